@@ -1,0 +1,163 @@
+"""Where a decoder keeps its layers, attention, MLP and output projection: read from one tiny forward pass, not from names.
+
+Works for any Hugging Face causal language model whose decoder is one list of layers: the attention module is the child of a
+layer that receives the key-value cache, the output projection is the last weight that the attention module calls, the MLP is
+the other child with weights. What comes after the last layer (final norm, unembedding, logit soft-capping) is run by the
+model's own code: see `logits`.
+"""
+
+import copy
+import inspect
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+STREAMS = ("resid_pre", "attn_out", "mlp_out", "resid_post", "heads")
+
+
+class Unreadable(Exception):
+    """This architecture cannot be taken apart, so the row engine cannot run it. Plain hooks may still."""
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """One decoder layer: the block, its attention and MLP, and the projection whose input is the heads' outputs."""
+
+    block: nn.Module
+    attention: nn.Module
+    mlp: nn.Module
+    projection: nn.Module
+
+
+class Anatomy:
+    """A causal language model, taken apart.
+
+    model: the model, in eval mode. layers: its decoder layers from 0. heads, width, head_width: counts.
+    Raises Unreadable if the model has no single list of decoder layers with attention and MLP.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model.eval()
+        self.decoder = model.get_decoder()
+        blocks = find_blocks(self.decoder)
+        self.layers, first_input = probe(model, blocks)
+        config = model.config.get_text_config()
+        self.width = config.hidden_size
+        self.heads = config.num_attention_heads
+        if first_input % self.heads:
+            raise Unreadable(f"the output projection's input ({first_input}) is not a multiple of the heads ({self.heads})")
+        self.head_width = first_input // self.heads
+        self.vocabulary = model.get_output_embeddings().weight.shape[0]
+        self.signatures = [inspect.signature(part.block.forward) for part in self.layers]
+        self._tail, self._tail_layer = tail(model, self.decoder, blocks)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def kernel(self) -> str:
+        """The attention kernel that the model runs with: eager, sdpa, ..."""
+        return self.model.config._attn_implementation
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Final norm and unembedding of states [n, width] that left the last layer; [n, vocabulary], by the model's own code."""
+        self._tail_layer.states = states.unsqueeze(1)
+        token = torch.zeros(1, 1, dtype=torch.long, device=states.device)
+        return self._tail(input_ids=token, use_cache=False).logits.squeeze(1)
+
+
+def find_blocks(decoder: nn.Module) -> nn.ModuleList:
+    depth = decoder.config.get_text_config().num_hidden_layers
+    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if not lists:
+        raise Unreadable(f"{type(decoder).__name__} has no list of {depth} layers")
+    return max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()))
+
+
+def has_weights(module: nn.Module) -> bool:
+    return any(p.ndim >= 2 for p in module.parameters())
+
+
+@torch.no_grad()
+def probe(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[LayerParts], int]:
+    """Run two tokens and watch who receives the cache and who is called last. Returns the parts and the heads' joint width."""
+    cache, attention = DynamicCache(), {}
+    calls, handles = defaultdict(list), []
+
+    def child_called(index):
+        def hook(module, args, kwargs):
+            calls[blocks[index]].append(module)
+            if any(value is cache for value in (*args, *kwargs.values())):
+                attention[index] = module
+
+        return hook
+
+    def grandchild_called(module, args, kwargs):
+        calls[parent[module]].append(module)
+        if args:
+            input_width[module] = args[0].shape[-1]
+
+    parent, input_width = {}, {}
+    for index, block in enumerate(blocks):
+        for child in block.children():
+            handles.append(child.register_forward_pre_hook(child_called(index), with_kwargs=True))
+            for grandchild in child.children():
+                parent[grandchild] = child
+                handles.append(grandchild.register_forward_pre_hook(grandchild_called, with_kwargs=True))
+    try:
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    parts = []
+    for index, block in enumerate(blocks):
+        attn = attention.get(index)
+        mlps = [m for m in calls[block] if m is not attn and has_weights(m)]
+        projections = [m for m in calls[attn] if has_weights(m)]
+        if attn is None or not mlps or not projections:
+            raise Unreadable(f"layer {index} of {type(model).__name__} has no attention and MLP modules that can be told apart")
+        parts.append(LayerParts(block, attn, mlps[-1], projections[-1]))
+    return parts, input_width[parts[0].projection]
+
+
+def tail(model: nn.Module, decoder: nn.Module, blocks: nn.ModuleList) -> tuple[nn.Module, nn.Module]:
+    """A view of the model, over the same weights, whose every layer hands out prepared states.
+
+    What is left is the model's own code after the last layer. Copies are shallow: no weight is duplicated.
+    """
+    replay = shallow(blocks[-1])
+    replay.states = None
+    replay.forward = lambda *args, **kwargs: replay.states
+    targets = {id(blocks): nn.ModuleList([replay] * len(blocks))}
+
+    def rebuild(module: nn.Module) -> nn.Module:
+        if id(module) in targets:
+            return targets[id(module)]
+        if not any(id(m) in targets for m in module.modules()):
+            return module
+        twin = shallow(module)
+        for name, child in module.named_children():
+            twin._modules[name] = rebuild(child)
+        return twin
+
+    return rebuild(model), replay
+
+
+def shallow(module: nn.Module) -> nn.Module:
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
+
+
+def first(output):
+    """A module's hidden states, whether it returns them alone or first in a tuple."""
+    return output[0] if isinstance(output, tuple) else output

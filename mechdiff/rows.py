@@ -1,0 +1,259 @@
+"""The row engine: many interventions over one shared clean pass.
+
+Patching at the decision token changes nothing before it. So an intervention needs one token, a **row**: it enters at its layer,
+attends to the clean pass's keys and values before it plus its own, and runs to the end. The layers are walked once; at
+layer l the rows patched there join those already on their way. Every row of every prompt shares each layer's weights.
+
+The model's own layer code runs throughout. A row's view of its prefix travels in the place of the attention mask, and reaches
+`row_attention`, which does the attention of n one-token rows in O(n x prefix), without a rows-by-rows mask.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from mechdiff.anatomy import Anatomy, Unreadable, first
+from mechdiff.trace import LayerCall, Trace
+
+KERNEL = "mechdiff_rows"
+HIDDEN = -1.0  # an additive mask is 0 where a key may be seen and hugely negative where not
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One intervention in each of m rows of every prompt: at a site, move the row's state towards a value.
+
+    layer, stream: the site. rows: [m], which rows. value: [b, m, width]. weight: [m, width], the share of the value in the
+    result, or None for all of it: own x (1 - weight) + value x weight.
+    """
+
+    layer: int
+    stream: str
+    rows: Tensor
+    value: Tensor
+    weight: Tensor | None = None
+
+    @property
+    def entry(self) -> int:
+        """When its rows must be on their way: 2 x layer if before the layer runs, one more if after."""
+        return 2 * self.layer + (self.stream == "resid_post")
+
+
+def blend(own: Tensor, value: Tensor, weight: Tensor | None) -> Tensor:
+    """own x (1 - weight) + value x weight, in own's dtype; the value itself where there is no weight."""
+    if weight is None:
+        return value.to(own)
+    weight = weight.to(own)
+    return own * (1 - weight) + value.to(own) * weight
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n rows for every prompt of a trace; each row is the edits that name it, at rising layers.
+
+    A row lies at the decision token of its prompt.
+    """
+
+    count: int
+    edits: list[Edit]
+    entry: Tensor = field(init=False)
+
+    def __post_init__(self):
+        entry = torch.full((self.count,), torch.iinfo(torch.long).max)
+        for edit in self.edits:
+            entry[edit.rows] = entry[edit.rows].clamp(max=edit.entry)
+        assert not self.count or entry.max() < torch.iinfo(torch.long).max, "a row without an edit"
+        object.__setattr__(self, "entry", entry)
+
+    def pick(self, chosen: Tensor) -> "Rows":
+        """The given rows alone, renumbered in the given order."""
+        place = torch.full((self.count,), -1)
+        place[chosen] = torch.arange(len(chosen))
+        edits = []
+        for edit in self.edits:
+            new = place[edit.rows]
+            keep = (new >= 0).nonzero().squeeze(1)
+            if len(keep):
+                weight = None if edit.weight is None else edit.weight[keep]
+                edits.append(Edit(edit.layer, edit.stream, new[keep], edit.value[:, keep], weight))
+        return Rows(len(chosen), edits)
+
+
+@dataclass
+class Prefix:
+    """What a row may attend to besides itself; takes the place of the attention mask in the layer's call.
+
+    keys, values: [b, key-value heads, tokens, head width]. hidden: bool [b, 1, 1, tokens], True where a key is out of sight.
+    """
+
+    keys: Tensor
+    values: Tensor
+    hidden: Tensor
+    used: bool = False
+
+
+def row_attention(module, query, key, value, attention_mask: Prefix, scaling=None, softcap=None, s_aux=None, **_):
+    """Attention of rows, each to its prompt's prefix and to its own key.
+
+    query: [b, heads, n, head width]; key, value: [b, key-value heads, n, head width], the rows' own.
+    Returns [b, n, heads, head width] and None, as transformers' attention functions do.
+    """
+    if s_aux is not None:
+        raise Unreadable("attention sinks are not supported by the row engine")
+    prefix, (b, heads, n, width) = attention_mask, query.shape
+    prefix.used = True
+    scaling = width**-0.5 if scaling is None else scaling
+    groups, shared = key.shape[1], heads // key.shape[1]
+    query = query.reshape(b, groups, shared, n, width)
+    to_prefix = query.reshape(b, groups, shared * n, width) @ prefix.keys.mT
+    to_self = (query * key.unsqueeze(2)).sum(-1)
+    scores = torch.cat([to_prefix.view(b, heads, n, -1), to_self.view(b, heads, n, 1)], -1) * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores[..., :-1].masked_fill_(prefix.hidden, -torch.inf)
+    share = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    from_prefix = share[..., :-1].reshape(b, groups, shared * n, -1) @ prefix.values
+    from_self = share[..., -1:].view(b, groups, shared, n, 1) * value.unsqueeze(2)
+    output = from_prefix.view(b, groups, shared, n, width) + from_self
+    return output.view(b, heads, n, width).transpose(1, 2), None
+
+
+AttentionInterface.register(KERNEL, row_attention)
+
+
+@contextmanager
+def row_kernel(anatomy: Anatomy):
+    """Let the model's attention modules call `row_attention`. The caller holds the lock of the weights."""
+    config = anatomy.model.config
+    before = config._attn_implementation
+    config._attn_implementation = KERNEL
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def hidden_keys(mask: Tensor | None, last: Tensor, tokens: int) -> Tensor:
+    """Which keys the decision token may not see, or sees as its own key: bool [b, 1, 1, tokens].
+
+    mask: the clean pass's attention mask of this layer, [b or 1, 1, tokens, tokens], bool or additive, or None for plain causal.
+    """
+    hidden = torch.arange(tokens, device=last.device) >= last[:, None]
+    if mask is not None:
+        seen = mask[:, 0].expand(len(last), -1, -1)[torch.arange(len(last), device=last.device), last]
+        if seen.dtype != torch.bool:
+            if ((seen != 0) & (seen > HIDDEN)).any():
+                raise Unreadable("the attention mask carries position biases")
+            seen = seen > HIDDEN
+        hidden = hidden | ~seen
+    return hidden[:, None, None]
+
+
+class Walk:
+    """The layer calls of a trace, re-made for rows at its decision tokens."""
+
+    def __init__(self, trace: Trace):
+        self.trace = trace
+        self.at = torch.arange(len(trace.last), device=trace.last.device), trace.last
+        self.gathered, self.hidden = {}, {}
+
+    def arguments(self, call: LayerCall, n: int) -> dict:
+        """The arguments of one layer's call for n rows a prompt."""
+        named = {name: self._for_rows(value, n) for name, value in call.arguments.items() if name != "attention_mask"}
+        mask = call.arguments.get("attention_mask")
+        if id(mask) not in self.hidden:
+            self.hidden[id(mask)] = hidden_keys(mask, self.trace.last, self.trace.tokens)
+        return named | {"attention_mask": Prefix(call.keys, call.values, self.hidden[id(mask)]), "use_cache": False}
+
+    def _for_rows(self, value, n: int):
+        """Whatever has one entry a token, at the decision token; anything else as it is."""
+        if isinstance(value, tuple):
+            return tuple(self._for_rows(v, n) for v in value)
+        if not isinstance(value, Tensor):
+            return value
+        prompts, tokens = len(self.trace.last), self.trace.tokens
+        if value.ndim < 2 or value.shape[1] != tokens or value.shape[0] not in (1, prompts):
+            return value
+        if id(value) not in self.gathered:
+            self.gathered[id(value)] = value.expand(prompts, *value.shape[1:])[self.at].unsqueeze(1)
+        return self.gathered[id(value)].expand(-1, n, *value.shape[2:])
+
+
+@contextmanager
+def editing(anatomy: Anatomy, layer: int, edits: list[Edit]):
+    """Apply the edits inside one layer (heads, attn_out, mlp_out) while it runs."""
+    part = anatomy.layers[layer]
+
+    def change(edit, states):
+        states[:, edit.rows] = blend(states[:, edit.rows], edit.value, edit.weight)
+
+    with ExitStack() as stack:
+        for edit in edits:
+            if edit.stream == "heads":
+                handle = part.projection.register_forward_pre_hook(lambda m, args, e=edit: change(e, args[0]))
+            elif edit.stream in ("attn_out", "mlp_out"):
+                module = part.attention if edit.stream == "attn_out" else part.mlp
+                handle = module.register_forward_hook(lambda m, args, output, e=edit: change(e, first(output)))
+            else:
+                continue
+            stack.callback(handle.remove)
+        yield
+
+
+@torch.no_grad()
+def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
+    """Run rows, sorted by entry, to the end of the last layer. Returns [b, n, width], before the final norm."""
+    walk, state = Walk(trace), None
+    joining = torch.bincount(rows.entry, minlength=2 * len(anatomy.layers)).tolist()
+
+    def join(count: int, clean: Tensor):
+        if not count:
+            return state
+        newcomers = clean.unsqueeze(1).expand(-1, count, -1)
+        return newcomers.contiguous() if state is None else torch.cat([state, newcomers], 1)
+
+    def replace(layer: int, stream: str):
+        for edit in rows.edits:
+            if (edit.layer, edit.stream) == (layer, stream):
+                state[:, edit.rows] = blend(state[:, edit.rows], edit.value, edit.weight)
+
+    with row_kernel(anatomy):
+        for layer, part in enumerate(anatomy.layers):
+            state = join(joining[2 * layer], trace.states["resid_pre"][layer])
+            if state is not None:
+                replace(layer, "resid_pre")
+                named = walk.arguments(trace.calls[layer], state.shape[1])
+                inside = [edit for edit in rows.edits if edit.layer == layer]
+                with editing(anatomy, layer, inside):
+                    state = first(part.block(state, **named))
+                if not named["attention_mask"].used:
+                    raise Unreadable("its attention does not go through transformers' attention interface")
+            state = join(joining[2 * layer + 1], trace.states["resid_post"][layer])
+            if state is not None:
+                replace(layer, "resid_post")
+    return state
+
+
+def run_rows(
+    anatomy: Anatomy, trace: Trace, rows: Rows, measure: Callable, row_tokens: int, logit_rows: int
+) -> Iterator[int]:
+    """Run rows in pieces and measure each row's next-token distribution.
+
+    measure(logits [k, vocabulary], prompts [k], rows [k]) is called for k rows at a time, in no particular order.
+    row_tokens: the most rows, over all prompts, that walk together. logit_rows: the most rows that are unembedded together.
+    Yields the number of rows done after each piece, so that the caller can let go of the weights' lock or stop.
+    """
+    prompts = len(trace.last)
+    order = torch.argsort(rows.entry, stable=True)
+    for chosen in order.split(max(1, row_tokens // prompts)):
+        with torch.no_grad():
+            state = walk_rows(anatomy, trace, rows.pick(chosen)).flatten(0, 1)
+            which_prompt = torch.arange(prompts).repeat_interleave(len(chosen))
+            which_row = chosen.repeat(prompts)
+            for part in torch.arange(len(state)).split(logit_rows):
+                measure(anatomy.logits(state[part]), which_prompt[part], which_row[part])
+        yield len(chosen) * prompts
