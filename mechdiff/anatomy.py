@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-STREAMS = ("resid_pre", "attn_out", "mlp_out", "resid_post", "heads")
-
 
 class Unreadable(Exception):
     """This architecture cannot be taken apart, so the row engine cannot run it. Plain hooks may still."""

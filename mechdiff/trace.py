@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mechdiff.anatomy import STREAMS, Anatomy, first
+from mechdiff.anatomy import Anatomy, first
+from mechdiff.terms import STREAMS
 
 
 @dataclass

@@ -25,9 +25,9 @@ import random
 import string
 import tomllib
 from collections import defaultdict
-from pathlib import Path
+from mechdiff.paths import DATA
 
-DATA = Path(__file__).parents[1] / "data"
+
 SIZES = {"train": 350, "val": 150}
 MAX_COMBINATIONS = 20_000
 

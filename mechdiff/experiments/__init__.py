@@ -1,0 +1,26 @@
+"""The experiments: a typed request becomes one tidy table."""
+
+import pandas as pd
+
+from mechdiff.experiments.request import Run
+from mechdiff.experiments.task import Task
+from mechdiff.store import Store, default
+
+
+def task(run: Run, store: Store | None = None) -> Task:
+    """The request as a task, with what the store already holds. Raises UserError for a request that cannot be."""
+    from mechdiff.experiments import drift, heads, patch
+
+    kinds = {"drift": drift.DriftTask, "patch": patch.patch_task, "heads": heads.heads_task}
+    return kinds[run.question](run, store or default())
+
+
+def run(request: Run, store: Store | None = None) -> pd.DataFrame:
+    """Answer a request, computing what the store does not hold.
+
+    Returns a row per prompt and condition (drift: per layer and stream). Raises UserError for a request that cannot be.
+    """
+    asked = task(request, store)
+    for _ in asked.steps():
+        pass
+    return asked.table()

@@ -1,0 +1,78 @@
+"""RQ1, drift: where do the two models' representations part? Linear CKA per layer and stream."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from mechdiff import prompts
+from mechdiff.errors import UserError
+from mechdiff.experiments.identity import Identity
+from mechdiff.experiments.request import Run
+from mechdiff.experiments.states import States
+from mechdiff.store import Store, key
+from mechdiff.terms import SIDES
+
+MIN_PROMPTS = 4
+COLUMNS = ["layer", "stream", "cka", "cka_debiased", "low", "high", "low_plain", "high_plain", "n"]
+
+
+class DriftTask:
+    """Columns: cka, cka_debiased, low, high (of the debiased), low_plain, high_plain, n; a line per layer and stream."""
+
+    def __init__(self, run: Run, store: Store):
+        self.run, self.store, self.notices = run, store, []
+        run.chosen_layers  # a wrong layer fails here, before any work
+        self.clusters = [prompt.template for prompt in run.chosen_prompts]
+        if len(run.chosen_prompts) < MIN_PROMPTS:
+            raise UserError(f"CKA needs at least {MIN_PROMPTS} prompts; there are {len(run.chosen_prompts)}.\nTry:  --limit 32")
+        self.identity = Identity(run)
+        self.found = {stream: store.table(self._key(stream)) for stream in run.streams}
+        self.total = 0 if self._complete() else 2 * len(run.chosen_prompts)
+        self.done = 0
+
+    def _key(self, stream: str) -> str:
+        asked = {"what": "drift", "stream": stream, "texts": prompts.digest(self.run.chosen_prompts)}
+        return key(**asked, clusters=self.clusters, **self.identity.pair)
+
+    def _complete(self) -> bool:
+        return all(table is not None for table in self.found.values())
+
+    def steps(self) -> Iterator[None]:
+        if self._complete():
+            return
+        states = States(self.identity, self.run.chosen_prompts, self.store)
+        self.done = self.total - sum(len(block) for _, block in states.missing())
+        for count in states.steps():
+            self.done += count
+            yield
+        for stream, table in self.found.items():
+            if table is None:
+                base, tuned = (states.read(side, stream) for side in SIDES)
+                self.found[stream] = self._similarity(stream, base, tuned)
+                self.store.put_table(self._key(stream), self.found[stream])
+                yield
+
+    def _similarity(self, stream: str, base, tuned) -> pd.DataFrame:
+        from mechdiff import metrics
+
+        result = {name: value.numpy() for name, value in metrics.cka_with_interval(base, tuned, self.clusters).items()}
+        return pd.DataFrame(
+            {
+                "layer": range(len(base)),
+                "stream": stream,
+                "cka": result["cka"],
+                "cka_debiased": result["cka_debiased"],
+                "low": result["low_debiased"],
+                "high": result["high_debiased"],
+                "low_plain": result["low"],
+                "high_plain": result["high"],
+                "n": base.shape[1],
+            }
+        )
+
+    def table(self) -> pd.DataFrame:
+        there = [table for table in self.found.values() if table is not None]
+        table = pd.concat(there) if there else pd.DataFrame(columns=COLUMNS)
+        table = table[table.layer.isin(self.run.chosen_layers)]
+        named = {"pair": self.run.spec.name, "domain": self.run.chosen_domain, "question": self.run.question}
+        return pd.DataFrame(named, index=table.index).join(table) if len(table) else table

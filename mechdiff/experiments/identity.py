@@ -1,0 +1,28 @@
+"""What a stored value depends on, apart from what was asked: the pair's content, the precision, the device, the kernel."""
+
+from functools import cached_property
+
+from mechdiff import models, prompts
+from mechdiff.experiments.request import Run
+
+
+class Identity:
+    """The parts of a cache key that a run's pair and settings give. Needs no model, and no tokenizer."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.device = models.resolve_device(run.device)
+        self.dtype = models.resolve_dtype(run.dtype, run.spec, self.device)
+
+    @cached_property
+    def numerics(self) -> dict:
+        spec = self.run.spec
+        return {"dtype": self.dtype, "device": self.device, "kernel": spec.kernel, "template": spec.chat_template}
+
+    @cached_property
+    def pair(self) -> dict:
+        return {"base": self.run.spec.base.fingerprint(), "tuned": self.run.spec.tuned.fingerprint()} | self.numerics
+
+    def states(self, side: str, block: list[prompts.Prompt], stream: str) -> dict:
+        """Which states: of one side, on these prompts. The text a model sees depends on both sides' templates."""
+        return {"what": "states", "side": side, "stream": stream, "texts": prompts.digest(block)} | self.pair

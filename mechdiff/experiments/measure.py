@@ -1,0 +1,91 @@
+"""Running rows under the weights' lock, and what is read from each row's next-token distribution."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mechdiff import metrics
+from mechdiff.hooks import run_hooks
+from mechdiff.models import LoadedPair, memory_errors
+from mechdiff.rows import Rows, run_rows
+from mechdiff.trace import Trace
+
+CPU_BUDGET = 1 << 30
+GPU_SHARE = 0.25  # of the free memory, for the states and logits of one piece
+CPU_PIECE = 384  # rows that walk together on a CPU: about a third of a second for the demo pair, so that others get their turn
+
+
+class Measure:
+    """Collects KL(patched || clean), KL(donor || patched) and the target's log-probability for every row and prompt.
+
+    count: rows a prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient share a vocabulary;
+    without it what compares them is nan.
+    """
+
+    def __init__(self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool):
+        self.clean, self.donor = recipient.logprobs, donor.logprobs.to(recipient.logprobs.device) if shared else None
+        self.tokens, prompts = tokens, len(recipient.last)
+        names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
+        self.found = {name: np.full((count, prompts), np.nan, np.float32) for name in names}
+        self.seen = np.zeros((count, prompts), bool)
+
+    def __call__(self, logits: Tensor, prompts: Tensor, rows: Tensor) -> None:
+        logprobs = logits.float().log_softmax(-1)
+        values = {"kl": metrics.kl(logprobs, self.clean[prompts])}
+        if self.donor is not None:
+            values["kl_to_donor"] = metrics.kl(self.donor[prompts], logprobs)
+        values |= self._about_tokens(logprobs)
+        rows, prompts = rows.numpy(), prompts.numpy()
+        for name, value in values.items():
+            self.found[name][rows, prompts] = value.cpu().numpy()
+        self.seen[rows, prompts] = True
+
+    def _about_tokens(self, logprobs: Tensor) -> dict[str, Tensor]:
+        values = {}
+        if len(self.tokens) > 0:
+            values["target_logprob"] = logprobs[:, self.tokens[0]]
+        if len(self.tokens) > 1:
+            values["logit_difference"] = logprobs[:, self.tokens[0]] - logprobs[:, self.tokens[1]]
+        return values
+
+    def complete(self, span: slice) -> bool:
+        return bool(self.seen[span].all())
+
+    def arrays(self, span: slice) -> dict[str, np.ndarray]:
+        """The measures of some rows, [rows, prompts], with what is the same for all of them beside them."""
+        arrays = {name: values[span] for name, values in self.found.items()}
+        same = {"kl_donor_clean": metrics.kl(self.donor, self.clean)} if self.donor is not None else {}
+        same |= {f"{name}_clean": value for name, value in self._about_tokens(self.clean).items()}
+        shape = arrays["kl"].shape
+        if self.donor is None:
+            arrays["kl_donor_clean"] = np.full(shape, np.nan, np.float32)
+        return arrays | {name: np.broadcast_to(value.cpu().numpy(), shape) for name, value in same.items()}
+
+
+def piece_sizes(anatomy) -> tuple[int, int]:
+    """How many rows may walk together, and how many may be unembedded together, within the memory budget."""
+    budget, piece = CPU_BUDGET, CPU_PIECE
+    if anatomy.device.type == "cuda":
+        budget = int(GPU_SHARE * torch.cuda.mem_get_info(anatomy.device)[0])
+        piece = budget // (64 * anatomy.width)
+    return max(16, piece), max(16, budget // (16 * anatomy.vocabulary))
+
+
+def run_locked(
+    loaded: LoadedPair, side: str, texts: tuple[str, ...], recipient: Trace, rows: Rows, measure: Measure
+) -> Iterator[int]:
+    """Run rows in a recipient, holding the weights' lock for one piece at a time. Yields the cells done."""
+    anatomy = getattr(loaded, side)
+    if side in loaded.by_hooks:
+        ids = [loaded.tokenizers.encode(text, side) for text in texts]
+        pieces = run_hooks(anatomy, ids, rows, measure)
+    else:
+        pieces = run_rows(anatomy, recipient, rows, measure, *piece_sizes(anatomy))
+    while True:
+        with loaded.lock, memory_errors(loaded.pair, anatomy.device.type):
+            cells = next(pieces, None)
+        if cells is None:
+            return
+        yield cells

@@ -1,0 +1,204 @@
+"""Loaded pairs: weights in memory, each set once, with the lock that guards it.
+
+Hooks on a shared model are seen by every thread, so whoever runs a model holds the lock of its weights, and lets go between
+chunks. An adapter pair's tuned model is a second module tree over the same parameters, so it costs the adapter alone.
+"""
+
+import copy
+import gc
+import threading
+from collections import OrderedDict, deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from mechdiff.errors import UserError, one_of
+from mechdiff.pairs import Pair, read_pair
+from mechdiff.terms import DEVICES
+from mechdiff.tokens import Tokenizers, load_tokenizers
+
+TRACE_BYTES = 2 << 30
+PARITY = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}  # largest difference to plain hooks, in log-probability
+
+
+class FairLock:
+    """A lock that serves who waits longest, so that a long computation lets a short one in between its chunks."""
+
+    def __init__(self):
+        self._guard, self._queue, self._held = threading.Lock(), deque(), False
+
+    def __enter__(self):
+        with self._guard:
+            if not self._held and not self._queue:
+                self._held = True
+                return self
+            turn = threading.Event()
+            self._queue.append(turn)
+        turn.wait()
+        return self
+
+    def __exit__(self, *_):
+        with self._guard:
+            if self._queue:
+                self._queue.popleft().set()
+            else:
+                self._held = False
+
+
+@dataclass
+class LoadedPair:
+    """A pair in memory.
+
+    base, tuned: the models, taken apart. lock: hold it around every forward pass of either. notices: what a user should know,
+    such as that a model runs by plain hooks. parity: the row engine's largest difference to plain hooks, per recipient.
+    """
+
+    pair: Pair
+    tokenizers: Tokenizers
+    base: "Anatomy"  # noqa: F821
+    tuned: "Anatomy"  # noqa: F821
+    lock: FairLock
+    notices: list[str] = field(default_factory=list)
+    parity: dict[str, float] = field(default_factory=dict)
+    by_hooks: set[str] = field(default_factory=set)
+    _traces: OrderedDict = field(default_factory=OrderedDict)
+
+    def trace(self, side: str, texts: tuple[str, ...], keep_calls: bool):
+        """The clean pass of one side over these prompts: remembered, the least recently used dropped. Takes the lock."""
+        from mechdiff.trace import run_trace
+
+        for calls in {keep_calls, True}:
+            if (found := self._traces.get((side, texts, calls))) is not None:
+                self._traces.move_to_end((side, texts, calls))
+                return found
+        ids = [self.tokenizers.encode(text, side) for text in texts]
+        with self.lock:
+            trace = run_trace(getattr(self, side), ids, keep_calls)
+        self._traces[side, texts, keep_calls] = trace
+        while sum(t.nbytes for t in list(self._traces.values())) > TRACE_BYTES and len(self._traces) > 2:
+            self._traces.popitem(last=False)
+        return trace
+
+    def check_parity(self, side: str, texts: tuple[str, ...]) -> None:
+        """Pre-flight, once per recipient: a few rows against plain hooks. Falls back to hooks, with a notice, on a difference."""
+        from mechdiff.preflight import parity
+
+        if side in self.parity:
+            return
+        trace = self.trace(side, texts[:2], True)
+        ids = [self.tokenizers.encode(text, side) for text in texts[:2]]
+        with self.lock:
+            self.parity[side], why = parity(getattr(self, side), trace, ids)
+        limit = PARITY[str(getattr(self, side).dtype).removeprefix("torch.")]
+        if why is None and self.parity[side] > limit:
+            why = f"it differs from plain hooks by {self.parity[side]:.2g} in log-probability (limit {limit})"
+        if why is not None:
+            self.by_hooks.add(side)
+            self.notices.append(f"The {side} model runs by plain hooks, slowly but exactly, because the row engine cannot: {why}.")
+
+
+_weights: OrderedDict = OrderedDict()
+_pairs: dict = {}
+_loading = threading.RLock()
+
+
+def resolve_device(device: str) -> str:
+    """auto: a GPU if torch has one, else the CPU. Imports torch only where that could make a difference."""
+    if device not in DEVICES:
+        raise one_of("Device", device, DEVICES)
+    if device == "cpu" or (device == "auto" and version("torch").endswith("+cpu")):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise UserError("There is no CUDA GPU that torch can use here.\nTry:  --device cpu")
+    return "cpu"
+
+
+def resolve_dtype(dtype: str | None, pair: Pair, device: str) -> str:
+    return dtype or pair.dtype or ("float32" if device == "cpu" else "bfloat16")
+
+
+def load_pair(name: str | Pair, device: str = "auto", dtype: str | None = None) -> LoadedPair:
+    """Load a pair by name or pair file, once per process. Pairs on the same base share its weights.
+
+    Raises UserError if the weights are not on this machine, do not fit in memory, or cannot be taken apart.
+    """
+    pair = read_pair(name) if isinstance(name, str) else name
+    device = resolve_device(device)
+    dtype = resolve_dtype(dtype, pair, device)
+    with _loading:
+        identity = (pair, device, dtype)
+        if identity not in _pairs:
+            _pairs[identity] = _load(pair, device, dtype)
+        return _pairs[identity]
+
+
+def unload() -> None:
+    """Forget every loaded pair."""
+    with _loading:
+        _pairs.clear()
+        _weights.clear()
+        gc.collect()
+
+
+def _load(pair: Pair, device: str, dtype: str) -> LoadedPair:
+    from mechdiff.anatomy import Anatomy, Unreadable
+
+    try:
+        with memory_errors(pair, device):
+            model, lock = _base_weights(pair, pair.base, device, dtype)
+            if pair.tuned.weights == pair.base.weights and pair.tuned.adapter:
+                tuned = with_adapter(model, pair.tuned.adapter_folder())
+            else:
+                tuned, _ = _base_weights(pair, pair.tuned, device, dtype)
+            return LoadedPair(pair, load_tokenizers(pair), Anatomy(model), Anatomy(tuned), lock)
+    except Unreadable as error:
+        raise UserError(f"{pair.name}: mechdiff cannot read this architecture: {error}.") from error
+
+
+@contextmanager
+def memory_errors(pair: Pair, device: str):
+    """Turn running out of memory into a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+            where = "GPU" if device == "cuda" else "main"
+            raise UserError(
+                f"{pair.name} does not fit in the {where} memory.\nTry:  --device cpu, --dtype bfloat16, or --limit 8"
+            ) from error
+        raise
+
+
+def _base_weights(pair: Pair, source, device: str, dtype: str):
+    """A model without its adapter's sharing: loaded once per content, device, dtype and kernel, with its lock."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    identity = (source, device, dtype, pair.kernel)
+    if identity not in _weights:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.local(),
+            dtype=getattr(torch, dtype),
+            attn_implementation=pair.kernel,
+            trust_remote_code=pair.trust_remote_code,
+        )
+        if source.adapter:
+            model = with_adapter(model, source.adapter_folder())
+        _weights[identity] = model.to(device).eval().requires_grad_(False), FairLock()
+    return _weights[identity]
+
+
+def with_adapter(model, adapter):
+    """A second module tree over the same parameters, with the adapter injected there alone.
+
+    Never toggle an adapter on a shared model: every thread would see it.
+    """
+    from peft import PeftModel
+
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)
+    return PeftModel.from_pretrained(twin, str(adapter)).get_base_model().eval().requires_grad_(False)

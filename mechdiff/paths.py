@@ -1,0 +1,11 @@
+"""Where things lie on disk."""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+PAIRS = PACKAGE / "pairs"
+DATA = PACKAGE / "data"
+ARTIFACTS = PACKAGE / "artifacts"
+CACHE = Path(os.environ.get("MECHDIFF_CACHE", PACKAGE.parent / "cache"))
+MODELS = CACHE / "models"

@@ -1,0 +1,77 @@
+"""Prompts and domains: reading, checking, and cutting into blocks. Needs no torch and no tokenizer."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mechdiff.errors import UserError, one_of
+from mechdiff.paths import DATA
+
+BLOCK = 16  # prompts that are computed and cached together
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: its text, used verbatim, and the template it was filled from (prompts of one template are a cluster)."""
+
+    text: str
+    template: str
+
+
+def domains() -> list[str]:
+    return sorted(path.parent.name for path in DATA.glob("*/val.jsonl"))
+
+
+def read_domain(domain: str, split: str) -> list[Prompt]:
+    """The curated prompts of a domain: split is train or val."""
+    if domain not in domains():
+        raise one_of("Domain", domain or "(none)", domains())
+    return read_prompts(DATA / domain / f"{split}.jsonl")
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Prompts from a JSON-lines file: {"text": ...} a line, with an optional "template".
+
+    Raises UserError, naming the line, for a missing, empty or broken file.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"The prompts file {path} cannot be read: {error.strerror}.\nTry:  ls {path.parent}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The prompts file {path} is not UTF-8 text. It needs one JSON object a line: {example()}") from None
+    return parse_prompts(lines, str(path))
+
+
+def parse_prompts(lines: list[str], name: str) -> list[Prompt]:
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{name}, line {number} is not JSON ({error.msg}). Each line should look like {example()}") from None
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise UserError(f'{name}, line {number} has no "text". Each line should look like {example()}')
+        if not row["text"].strip():
+            raise UserError(f"{name}, line {number} has an empty text: there is no token to study. Remove the line.")
+        prompts.append(Prompt(row["text"], str(row.get("template", f"line {number}"))))
+    if not prompts:
+        raise UserError(f"{name} holds no prompts. Each line should look like {example()}")
+    return prompts
+
+
+def example() -> str:
+    return '{"text": "What is 3 + 4?"}'
+
+
+def digest(prompts: list[Prompt]) -> str:
+    """A hash of the texts, in order."""
+    return hashlib.sha256(json.dumps([p.text for p in prompts]).encode()).hexdigest()
+
+
+def blocks(prompts: list[Prompt]) -> list[list[Prompt]]:
+    return [prompts[start : start + BLOCK] for start in range(0, len(prompts), BLOCK)]
