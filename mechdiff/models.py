@@ -94,7 +94,7 @@ class LoadedPair:
             why = f"it differs from plain hooks by {self.parity[side]:.2g} in log-probability (limit {limit})"
         if why is not None:
             self.by_hooks.add(side)
-            self.notices.append(f"The {side} model runs by plain hooks, slowly but exactly, because the row engine cannot: {why}.")
+            self.notices.append(f"The {side} model runs by plain hooks, exact but slow: for the row engine, {why}.")
 
 
 _weights: OrderedDict = OrderedDict()

@@ -193,7 +193,7 @@ def parse_pair(table: dict, path: Path) -> Pair:
             raise one_of(f"{path}: key", key, ["name", "domain", "[base]", "[tuned]", "[options]"])
     for side in ("base", "tuned"):
         if side not in table:
-            raise UserError(f"{path} has no [{side}] table. Add one with a line such as  hub = \"org/model\"")
+            raise UserError(f'{path} has no [{side}] table. Add one with a line such as  hub = "org/model"')
     base, tuned = (parse_source(table[side], side, path) for side in ("base", "tuned"))
     if base.adapter and not (base.hub or base.folder or base.gguf):
         raise UserError(f"{path}: [base] needs exactly one of hub, folder, gguf.")

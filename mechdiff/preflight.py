@@ -13,13 +13,13 @@ STREAMS = ("resid_post", "attn_out", "mlp_out", "heads")
 def parity(anatomy: Anatomy, trace: Trace, prompts: list[list[int]]) -> tuple[float, str | None]:
     """The largest difference in log-probability over four rows a prompt (each stream, at four depths), and why it failed.
 
-    Each row halves a state, which is a large but ordinary change. The second value is None if the engine could run.
+    Each row takes its state from the next prompt: a large but natural change. The second value is None if the engine ran.
     """
     depth = len(anatomy.layers)
     edits = []
     for row, stream in enumerate(STREAMS):
         layer = (2 * row + 1) * depth // (2 * len(STREAMS))
-        edits.append(Edit(layer, stream, torch.tensor([row]), trace.states[stream][layer].unsqueeze(1) / 2))
+        edits.append(Edit(layer, stream, torch.tensor([row]), trace.states[stream][layer].roll(1, 0).unsqueeze(1)))
     rows = Rows(len(STREAMS), edits)
 
     def keep(into):

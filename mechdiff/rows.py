@@ -20,7 +20,6 @@ from mechdiff.anatomy import Anatomy, Unreadable, first
 from mechdiff.trace import LayerCall, Trace
 
 KERNEL = "mechdiff_rows"
-HIDDEN = -1.0  # an additive mask is 0 where a key may be seen and hugely negative where not
 
 
 @dataclass(frozen=True)
@@ -137,50 +136,18 @@ def row_kernel(anatomy: Anatomy):
         config._attn_implementation = before
 
 
-def hidden_keys(mask: Tensor | None, last: Tensor, tokens: int) -> Tensor:
-    """Which keys the decision token may not see, or sees as its own key: bool [b, 1, 1, tokens].
+def arguments_for(call: LayerCall, n: int) -> dict:
+    """The arguments of one layer's call for n rows a prompt."""
 
-    mask: the clean pass's attention mask of this layer, [b or 1, 1, tokens, tokens], bool or additive, or None for plain causal.
-    """
-    hidden = torch.arange(tokens, device=last.device) >= last[:, None]
-    if mask is not None:
-        seen = mask[:, 0].expand(len(last), -1, -1)[torch.arange(len(last), device=last.device), last]
-        if seen.dtype != torch.bool:
-            if ((seen != 0) & (seen > HIDDEN)).any():
-                raise Unreadable("the attention mask carries position biases")
-            seen = seen > HIDDEN
-        hidden = hidden | ~seen
-    return hidden[:, None, None]
-
-
-class Walk:
-    """The layer calls of a trace, re-made for rows at its decision tokens."""
-
-    def __init__(self, trace: Trace):
-        self.trace = trace
-        self.at = torch.arange(len(trace.last), device=trace.last.device), trace.last
-        self.gathered, self.hidden = {}, {}
-
-    def arguments(self, call: LayerCall, n: int) -> dict:
-        """The arguments of one layer's call for n rows a prompt."""
-        named = {name: self._for_rows(value, n) for name, value in call.arguments.items() if name != "attention_mask"}
-        mask = call.arguments.get("attention_mask")
-        if id(mask) not in self.hidden:
-            self.hidden[id(mask)] = hidden_keys(mask, self.trace.last, self.trace.tokens)
-        return named | {"attention_mask": Prefix(call.keys, call.values, self.hidden[id(mask)]), "use_cache": False}
-
-    def _for_rows(self, value, n: int):
-        """Whatever has one entry a token, at the decision token; anything else as it is."""
+    def for_rows(value):
         if isinstance(value, tuple):
-            return tuple(self._for_rows(v, n) for v in value)
-        if not isinstance(value, Tensor):
-            return value
-        prompts, tokens = len(self.trace.last), self.trace.tokens
-        if value.ndim < 2 or value.shape[1] != tokens or value.shape[0] not in (1, prompts):
-            return value
-        if id(value) not in self.gathered:
-            self.gathered[id(value)] = value.expand(prompts, *value.shape[1:])[self.at].unsqueeze(1)
-        return self.gathered[id(value)].expand(-1, n, *value.shape[2:])
+            return tuple(for_rows(v) for v in value)
+        if isinstance(value, Tensor) and value.ndim > 1:
+            return value.expand(-1, n, *value.shape[2:])
+        return value
+
+    named = {name: for_rows(value) for name, value in call.arguments.items()}
+    return named | {"attention_mask": Prefix(call.keys, call.values, call.hidden), "use_cache": False}
 
 
 @contextmanager
@@ -207,7 +174,7 @@ def editing(anatomy: Anatomy, layer: int, edits: list[Edit]):
 @torch.no_grad()
 def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
     """Run rows, sorted by entry, to the end of the last layer. Returns [b, n, width], before the final norm."""
-    walk, state = Walk(trace), None
+    state = None
     joining = torch.bincount(rows.entry, minlength=2 * len(anatomy.layers)).tolist()
 
     def join(count: int, clean: Tensor):
@@ -226,7 +193,7 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
             state = join(joining[2 * layer], trace.states["resid_pre"][layer])
             if state is not None:
                 replace(layer, "resid_pre")
-                named = walk.arguments(trace.calls[layer], state.shape[1])
+                named = arguments_for(trace.calls[layer], state.shape[1])
                 inside = [edit for edit in rows.edits if edit.layer == layer]
                 with editing(anatomy, layer, inside):
                     state = first(part.block(state, **named))
@@ -238,22 +205,21 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
     return state
 
 
-def run_rows(
-    anatomy: Anatomy, trace: Trace, rows: Rows, measure: Callable, row_tokens: int, logit_rows: int
-) -> Iterator[int]:
+def run_rows(anatomy: Anatomy, trace: Trace, rows: Rows, measure: Callable, row_tokens: int, logit_rows: int) -> Iterator[int]:
     """Run rows in pieces and measure each row's next-token distribution.
 
     measure(logits [k, vocabulary], prompts [k], rows [k]) is called for k rows at a time, in no particular order.
     row_tokens: the most rows, over all prompts, that walk together. logit_rows: the most rows that are unembedded together.
-    Yields the number of rows done after each piece, so that the caller can let go of the weights' lock or stop.
+    Yields the number of rows measured since, often, so that the caller can let go of the weights' lock or stop.
     """
     prompts = len(trace.last)
     order = torch.argsort(rows.entry, stable=True)
     for chosen in order.split(max(1, row_tokens // prompts)):
-        with torch.no_grad():
-            state = walk_rows(anatomy, trace, rows.pick(chosen)).flatten(0, 1)
-            which_prompt = torch.arange(prompts).repeat_interleave(len(chosen))
-            which_row = chosen.repeat(prompts)
-            for part in torch.arange(len(state)).split(logit_rows):
+        state = walk_rows(anatomy, trace, rows.pick(chosen)).flatten(0, 1)
+        yield 0
+        which_prompt = torch.arange(prompts).repeat_interleave(len(chosen))
+        which_row = chosen.repeat(prompts)
+        for part in torch.arange(len(state)).split(logit_rows):
+            with torch.no_grad():
                 measure(anatomy.logits(state[part]), which_prompt[part], which_row[part])
-        yield len(chosen) * prompts
+            yield len(part)

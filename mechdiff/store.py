@@ -4,6 +4,7 @@ A key is the hash of everything a value depends on (see `key`); a value is safet
 checksum. A damaged value is dropped and reads as missing; a full disk only means that nothing more is kept.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -92,10 +93,8 @@ class Store:
         return value
 
     def _drop(self, name: str) -> None:
-        try:
+        with contextlib.suppress(ValueError, OSError, sqlite3.DatabaseError):
             self._cache.delete(name)
-        except (ValueError, OSError, sqlite3.DatabaseError):
-            pass
 
     def _put(self, name: str, value: bytes) -> None:
         try:

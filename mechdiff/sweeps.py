@@ -61,7 +61,7 @@ def save(folder: Path, tables: dict[str, pd.DataFrame], about: dict) -> None:
             table.to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
         (folder / "manifest.json").write_text(json.dumps(about, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"The sweep's tables cannot be written to {folder}: {error}. They are in the cache; give --out.") from None
+        raise UserError(f"The tables cannot be written to {folder}: {error}. They are in the cache; give --out.") from None
 
 
 def manifest(request: Run, tables: dict[str, list[Run]], grid: str, command: list[str], seconds: float) -> dict:

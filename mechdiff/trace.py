@@ -1,7 +1,8 @@
 """The clean pass: what one forward pass of the unchanged model leaves behind at the decision token.
 
 Prompts of different lengths share a batch, cut at their decision token and padded on the right: under a causal mask nothing
-before a token sees the padding, so no padding mask is needed and position equals index.
+before a token sees the padding, so no padding mask is needed and position equals index. Prompts of like length run together,
+so that little is computed for the padding.
 """
 
 from contextlib import contextmanager
@@ -9,21 +10,29 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from mechdiff.anatomy import Anatomy, first
+from mechdiff.anatomy import Anatomy, Unreadable, first
 from mechdiff.terms import STREAMS
+
+HIDDEN = -1.0  # an additive mask is 0 where a key may be seen and hugely negative where not
+PADDING = 0.1  # the share of a batch that may be padding ...
+ENOUGH = 256  # ... unless the batch has fewer tokens than this
 
 
 @dataclass
 class LayerCall:
-    """How the model called one layer in the clean pass, and the keys and values the layer made.
+    """How the model called one layer, as far as a new token in the decision token's place needs it.
 
-    keys, values: [b, key-value heads, tokens, head width]. arguments: the layer's other arguments by name.
+    keys, values: [b, key-value heads, tokens, head width], of the clean pass. hidden: bool [b, 1, 1, tokens], True where the
+    decision token may not look, itself included. arguments: the layer's other arguments by name; what has an entry a token
+    is cut to the decision token's: [b, 1, ...].
     """
 
     keys: Tensor
     values: Tensor
+    hidden: Tensor
     arguments: dict
 
 
@@ -36,7 +45,6 @@ class Trace:
     """
 
     last: Tensor
-    tokens: int
     states: dict[str, Tensor]
     logprobs: Tensor
     calls: list[LayerCall]
@@ -82,20 +90,37 @@ def watching(anatomy: Anatomy, seen):
             handle.remove()
 
 
-@torch.no_grad()
+def like_lengths(lengths: list[int]) -> list[list[int]]:
+    """Prompt indices in batches of like length."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        batch = [*batches[-1], index] if batches else [index]
+        padded = len(batch) * lengths[index]
+        wasted = padded - sum(lengths[i] for i in batch)
+        if batches and (wasted <= PADDING * padded or padded <= ENOUGH):
+            batches[-1] = batch
+        else:
+            batches.append([index])
+    return batches
+
+
 def run_trace(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool = True) -> Trace:
     """The clean pass over prompts, each a list of token ids that ends at its decision token.
 
     keep_calls: keep keys, values and layer arguments too, which a recipient needs and a donor does not.
     """
-    device, size = anatomy.device, len(prompts)
-    lengths = torch.tensor([len(ids) for ids in prompts])
-    tokens = int(lengths.max())
-    padded = torch.zeros(size, tokens, dtype=torch.long)
-    for row, ids in enumerate(prompts):
-        padded[row, : len(ids)] = torch.tensor(ids)
-    last, index = (lengths - 1).to(device), torch.arange(size, device=device)
+    batches = like_lengths([len(ids) for ids in prompts])
+    if len(batches) == 1:
+        return run_batch(anatomy, prompts, keep_calls)
+    parts = [run_batch(anatomy, [prompts[i] for i in batch], keep_calls) for batch in batches]
+    return merge(parts, torch.tensor([i for batch in batches for i in batch]))
 
+
+@torch.no_grad()
+def run_batch(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool) -> Trace:
+    device, size = anatomy.device, len(prompts)
+    padded, last = pad_right(prompts)
+    padded, last, index = padded.to(device), last.to(device), torch.arange(size, device=device)
     states = {stream: [None] * len(anatomy.layers) for stream in STREAMS}
     arguments = [None] * len(anatomy.layers)
 
@@ -107,13 +132,96 @@ def run_trace(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool = Tru
 
     cache = DynamicCache()
     with watching(anatomy, seen):
-        anatomy.decoder(input_ids=padded.to(device), past_key_values=cache, use_cache=True)
+        anatomy.decoder(input_ids=padded, past_key_values=cache, use_cache=True)
     stacked = {stream: torch.stack(values) for stream, values in states.items()}
     logprobs = anatomy.logits(stacked["resid_post"][-1]).float().log_softmax(-1)
     calls = []
     if keep_calls:
+        at_token = AtDecisionToken(last, padded.shape[1])
         for layer, named in enumerate(arguments):
-            others = {name: value for name, value in named.items() if value is not cache}
-            entry = cache.layers[layer]
-            calls.append(LayerCall(entry.keys, entry.values, others))
-    return Trace(last, tokens, stacked, logprobs, calls)
+            mask = at_token.hidden(named.get("attention_mask"))
+            others = {name: at_token(v) for name, v in named.items() if v is not cache and name != "attention_mask"}
+            calls.append(LayerCall(cache.layers[layer].keys, cache.layers[layer].values, mask, others))
+    return Trace(last, stacked, logprobs, calls)
+
+
+def pad_right(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids [b, tokens], filled up with zeros, and the index of each prompt's last token."""
+    last = torch.tensor([len(ids) - 1 for ids in prompts])
+    padded = torch.zeros(len(prompts), int(last.max()) + 1, dtype=torch.long)
+    for row, ids in enumerate(prompts):
+        padded[row, : len(ids)] = torch.tensor(ids)
+    return padded, last
+
+
+class AtDecisionToken:
+    """Cuts layers' arguments to what concerns the decision token. Layers share arguments, so each tensor is cut once.
+
+    The caller keeps the arguments alive meanwhile: they are told apart by identity.
+    """
+
+    def __init__(self, last: Tensor, tokens: int):
+        self.last, self.tokens, self.cut = last, tokens, {}
+        self.at = torch.arange(len(last), device=last.device), last
+
+    def __call__(self, value):
+        """[b or 1, tokens, ...] -> [b, 1, ...]; anything without an entry a token as it is."""
+        if isinstance(value, tuple):
+            return tuple(self(v) for v in value)
+        if not isinstance(value, Tensor) or value.ndim < 2:
+            return value
+        if value.shape[1] != self.tokens or value.shape[0] not in (1, len(self.last)):
+            return value
+        if id(value) not in self.cut:
+            self.cut[id(value)] = value.expand(len(self.last), *value.shape[1:])[self.at].unsqueeze(1)
+        return self.cut[id(value)]
+
+    def hidden(self, mask: Tensor | None) -> Tensor:
+        """Which keys the decision token may not see, or sees as its own: bool [b, 1, 1, tokens].
+
+        mask: this layer's attention mask, [b or 1, 1, tokens, tokens], bool or additive, or None for plain causal.
+        """
+        if (None, id(mask)) not in self.cut:
+            hidden = torch.arange(self.tokens, device=self.last.device) >= self.last[:, None]
+            if mask is not None:
+                seen = mask[:, 0].expand(len(self.last), -1, -1)[self.at]
+                if seen.dtype != torch.bool:
+                    if ((seen != 0) & (seen > HIDDEN)).any():
+                        raise Unreadable("the attention mask carries position biases")
+                    seen = seen > HIDDEN
+                hidden = hidden | ~seen
+            self.cut[None, id(mask)] = hidden[:, None, None]
+        return self.cut[None, id(mask)]
+
+
+def merge(parts: list[Trace], order: Tensor) -> Trace:
+    """One trace out of several. order: the place of each part's prompts, one after the other, in the whole."""
+    place, joined = torch.argsort(order).to(parts[0].last.device), {}
+    tokens = max(int(part.last.max()) for part in parts) + 1
+
+    def join(tensors, dim=0):
+        return torch.cat(tensors, dim).index_select(dim, place)
+
+    def join_once(tensors, fill=lambda tensor: tensor):
+        """Layers share these tensors, so each is joined once; the parts keep them alive, so identity tells them apart."""
+        identity = tuple(map(id, tensors))
+        if identity not in joined:
+            joined[identity] = join([fill(tensor) for tensor in tensors])
+        return joined[identity]
+
+    def join_keys(tensors):
+        return join([pad(t, (0, 0, 0, tokens - t.shape[2])) for t in tensors])
+
+    def join_arguments(values):
+        if isinstance(values[0], tuple):
+            return tuple(join_arguments(v) for v in zip(*values))
+        return join_once(values) if isinstance(values[0], Tensor) and values[0].ndim > 1 else values[0]
+
+    calls = []
+    for layers in zip(*(part.calls for part in parts)):
+        hidden = join_once([call.hidden for call in layers], lambda h: pad(h, (0, tokens - h.shape[-1]), value=True))
+        arguments = {name: join_arguments([call.arguments[name] for call in layers]) for name in layers[0].arguments}
+        keys, values = join_keys([call.keys for call in layers]), join_keys([call.values for call in layers])
+        calls.append(LayerCall(keys, values, hidden, arguments))
+    states = {stream: join([part.states[stream] for part in parts], dim=1) for stream in STREAMS}
+    return Trace(join([p.last for p in parts]), states, join([p.logprobs for p in parts]), calls)

@@ -21,7 +21,7 @@ class DriftTask:
 
     def __init__(self, run: Run, store: Store):
         self.run, self.store, self.notices = run, store, []
-        run.chosen_layers  # a wrong layer fails here, before any work
+        self.layers = run.chosen_layers
         self.clusters = [prompt.template for prompt in run.chosen_prompts]
         if len(run.chosen_prompts) < MIN_PROMPTS:
             raise UserError(f"CKA needs at least {MIN_PROMPTS} prompts; there are {len(run.chosen_prompts)}.\nTry:  --limit 32")
@@ -73,6 +73,6 @@ class DriftTask:
     def table(self) -> pd.DataFrame:
         there = [table for table in self.found.values() if table is not None]
         table = pd.concat(there) if there else pd.DataFrame(columns=COLUMNS)
-        table = table[table.layer.isin(self.run.chosen_layers)]
+        table = table[table.layer.isin(self.layers)]
         named = {"pair": self.run.spec.name, "domain": self.run.chosen_domain, "question": self.run.question}
         return pd.DataFrame(named, index=table.index).join(table) if len(table) else table

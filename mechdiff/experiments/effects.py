@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from mechdiff import prompts
+from mechdiff.conditions import Condition
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import Run
 from mechdiff.experiments.states import States
-from mechdiff.conditions import Condition
 from mechdiff.models import LoadedPair, load_pair
 from mechdiff.prompts import Prompt
 from mechdiff.store import Store, key

@@ -12,9 +12,10 @@ from mechdiff.models import LoadedPair, memory_errors
 from mechdiff.rows import Rows, run_rows
 from mechdiff.trace import Trace
 
-CPU_BUDGET = 1 << 30
 GPU_SHARE = 0.25  # of the free memory, for the states and logits of one piece
-CPU_PIECE = 384  # rows that walk together on a CPU: about a third of a second for the demo pair, so that others get their turn
+SLICE = 16  # rows whose divergences are computed together on a CPU: their temporaries then stay in its caches
+CPU_LOGITS = 160  # rows that are unembedded together on a CPU: more cost memory traffic, fewer cost matrix speed
+CPU_PIECE = 512  # rows that walk together on a CPU: under half a second for the demo pair, so that others get their turn
 
 
 class Measure:
@@ -32,15 +33,21 @@ class Measure:
         self.seen = np.zeros((count, prompts), bool)
 
     def __call__(self, logits: Tensor, prompts: Tensor, rows: Tensor) -> None:
+        most = SLICE if logits.device.type == "cpu" else len(rows)
+        for prompt, count in zip(*(found.tolist() for found in torch.unique_consecutive(prompts, return_counts=True))):
+            for some, which in zip(logits[:count].split(most), rows[:count].split(most)):
+                self._one_prompt(some, prompt, which.numpy())
+            logits, rows = logits[count:], rows[count:]
+
+    def _one_prompt(self, logits: Tensor, prompt: int, rows: np.ndarray) -> None:
         logprobs = logits.float().log_softmax(-1)
-        values = {"kl": metrics.kl(logprobs, self.clean[prompts])}
+        values = self._about_tokens(logprobs)
         if self.donor is not None:
-            values["kl_to_donor"] = metrics.kl(self.donor[prompts], logprobs)
-        values |= self._about_tokens(logprobs)
-        rows, prompts = rows.numpy(), prompts.numpy()
+            values["kl_to_donor"] = metrics.kl(self.donor[prompt], logprobs)
+        values["kl"] = metrics.kl(logprobs, self.clean[prompt])
         for name, value in values.items():
-            self.found[name][rows, prompts] = value.cpu().numpy()
-        self.seen[rows, prompts] = True
+            self.found[name][rows, prompt] = value.cpu().numpy()
+        self.seen[rows, prompt] = True
 
     def _about_tokens(self, logprobs: Tensor) -> dict[str, Tensor]:
         values = {}
@@ -66,11 +73,10 @@ class Measure:
 
 def piece_sizes(anatomy) -> tuple[int, int]:
     """How many rows may walk together, and how many may be unembedded together, within the memory budget."""
-    budget, piece = CPU_BUDGET, CPU_PIECE
-    if anatomy.device.type == "cuda":
-        budget = int(GPU_SHARE * torch.cuda.mem_get_info(anatomy.device)[0])
-        piece = budget // (64 * anatomy.width)
-    return max(16, piece), max(16, budget // (16 * anatomy.vocabulary))
+    if anatomy.device.type == "cpu":
+        return CPU_PIECE, CPU_LOGITS
+    budget = int(GPU_SHARE * torch.cuda.mem_get_info(anatomy.device)[0])
+    return max(16, budget // (64 * anatomy.width)), max(16, budget // (16 * anatomy.vocabulary))
 
 
 def run_locked(

@@ -100,8 +100,9 @@ def parse_heads(text: str, count: int, pair: str) -> tuple[int, ...]:
     try:
         heads = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
-        raise UserError(f'Head sets \'{text}\' cannot be read.\nTry:  --head-sets each, all, or "0;3;0,5,7"') from None
+        raise UserError(f"Head sets '{text}' cannot be read.\nTry:  --head-sets each, all, or \"0;3;0,5,7\"") from None
     for head in heads:
         if not 0 <= head < count:
-            raise UserError(f"Head {head} does not exist: {pair} has {count} heads a layer, 0 to {count - 1}.\nTry:  --head-sets each")
+            last = count - 1
+            raise UserError(f"Head {head} does not exist: {pair} has {count} heads a layer, 0 to {last}.\nTry:  --head-sets each")
     return heads

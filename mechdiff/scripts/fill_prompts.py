@@ -25,8 +25,8 @@ import random
 import string
 import tomllib
 from collections import defaultdict
-from mechdiff.paths import DATA
 
+from mechdiff.paths import DATA
 
 SIZES = {"train": 350, "val": 150}
 MAX_COMBINATIONS = 20_000
