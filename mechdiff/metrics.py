@@ -7,6 +7,7 @@ from torch import Tensor
 from mechdiff.errors import UserError
 
 JACKKNIFE_SUBSETS = 200
+CONSTANT = 1e-12  # a site whose variance is below this share of its square size does not vary
 
 
 def kl(p: Float[Tensor, "... v"], q: Float[Tensor, "... v"]) -> Float[Tensor, "..."]:
@@ -17,15 +18,14 @@ def kl(p: Float[Tensor, "... v"], q: Float[Tensor, "... v"]) -> Float[Tensor, ".
 def grams(x: Float[Tensor, "sites n d"]) -> Float[Tensor, "sites n n"]:
     """Inner products of the centred rows at each site, in float64, scaled to a mean diagonal of 1.
 
-    Raises UserError if a site is constant over the prompts.
+    nan at a site that is constant over the prompts: no similarity is defined there.
     """
     x = x.double()
     centred = x - x.mean(1, keepdim=True)
     gram = centred @ centred.mT
     scale = gram.diagonal(dim1=1, dim2=2).mean(1)
-    if (scale <= 1e-12 * x.square().mean((1, 2)) * x.shape[2]).any():
-        raise UserError("A site has the same state for every prompt, so no similarity is defined there. Use different prompts.")
-    return gram / scale[:, None, None]
+    constant = scale <= CONSTANT * x.square().sum(2).mean(1)
+    return gram / scale.masked_fill(constant, torch.nan)[:, None, None]
 
 
 def hsic(k: Tensor, l: Tensor) -> Tensor:
@@ -63,7 +63,10 @@ def linear_cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool 
     Source: Kornblith et al. 2019, arXiv:1905.00414, linear kernel, n-by-n Gram form; debiased: Murphy et al. 2024.
     """
     check_enough(len(x))
-    return cka_of_grams(grams(x[None]), grams(y[None]), debiased).item()
+    similarity = cka_of_grams(grams(x[None]), grams(y[None]), debiased).item()
+    if similarity != similarity:
+        raise UserError("One side has the same state for every prompt, so no similarity is defined. Use different prompts.")
+    return similarity
 
 
 def check_enough(n: int) -> None:
@@ -93,7 +96,7 @@ def cka_with_interval(x: Float[Tensor, "sites n p"], y: Float[Tensor, "sites n q
 
     clusters: the template of each prompt. Returns cka, low, high, cka_debiased, low_debiased, high_debiased: [sites].
     Resampling with replacement would duplicate prompts and put the removed bias back, so subsets are drawn without.
-    Intervals are nan where too few templates (under 5) are left to delete from.
+    Intervals are nan where too few templates (under 5) are left to delete from; everything is where one side is constant.
     """
     check_enough(x.shape[1])
     k, l = grams(x), grams(y)

@@ -20,7 +20,7 @@ class DriftTask:
     """Columns: cka, cka_debiased, low, high (of the debiased), low_plain, high_plain, n; a line per layer and stream."""
 
     def __init__(self, run: Run, store: Store):
-        self.run, self.store, self.notices = run, store, []
+        self.run, self.store = run, store
         self.layers = run.chosen_layers
         self.clusters = [prompt.template for prompt in run.chosen_prompts]
         if len(run.chosen_prompts) < MIN_PROMPTS:
@@ -51,6 +51,17 @@ class DriftTask:
                 self.found[stream] = self._similarity(stream, base, tuned)
                 self.store.put_table(self._key(stream), self.found[stream])
                 yield
+
+    @property
+    def notices(self) -> list[str]:
+        """Which sites have no similarity: the embedding of one and the same decision token, for instance."""
+        notices = []
+        for stream, table in self.found.items():
+            constant = [] if table is None else table.layer[table.cka.isna() & table.layer.isin(self.layers)].tolist()
+            if constant:
+                where = ", ".join(map(str, constant))
+                notices.append(f"{stream} is the same for every prompt at layer {where}: no similarity is defined there.")
+        return notices
 
     def _similarity(self, stream: str, base, tuned) -> pd.DataFrame:
         from mechdiff import metrics

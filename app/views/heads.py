@@ -1,0 +1,103 @@
+"""Heads: which attention heads carry the change?"""
+
+import charts
+import controls
+import pandas as pd
+import session
+import streamlit as st
+
+from mechdiff.stats import bootstrap_weights, ratio, summarise
+from mechdiff.terms import sides
+
+
+def page() -> None:
+    st.header("Heads: which attention heads carry the change?")
+    shared = st.session_state["_shared"]
+    donor, recipient = sides(shared["direction"])
+    st.caption(
+        f"Chosen heads' outputs in the **{recipient}** model are replaced by the **{donor}** model's, at the decision token. "
+        "**Coverage** is a set's effect as a share of replacing all heads of that layer; it can exceed 100 %, since heads cancel."
+    )
+    if session.ready(controls.read_pair(shared["pair"])):
+        everything(shared)
+
+
+@session.panel
+def everything(shared: dict) -> None:
+    pair = controls.read_pair(shared["pair"])
+    take_click()
+    one, two, three = st.columns([2, 3, 1.5])
+    with one:
+        layer = controls.layer(pair)
+    with two:
+        chosen = controls.heads(pair)
+    with three:
+        blend = controls.blend()
+    chosen_set(shared, layer, chosen, blend)
+    every = controls.request("heads", shared, head_sets="each", blend=blend)
+    table = session.answer(every)
+    if table.empty:
+        session.waiting("The map of all heads fills in as layers are computed.")
+        return
+    chart = charts.heads_map(single_means(table), layer, chosen)
+    st.altair_chart(chart, width="stretch", key="map_click", on_select="rerun", selection_mode="cell")
+    session.provenance(every, table)
+
+
+def take_click() -> None:
+    """A clicked cell of the map: go to its layer, and add or drop its head."""
+    clicked = st.session_state.get("map_click", {}).get("selection", {}).get("cell") or []
+    if not clicked or st.session_state.get("_clicked") == clicked:
+        return
+    st.session_state["_clicked"] = clicked
+    layer, head = int(clicked[0]["layer"]), int(clicked[0]["head"])
+    same = st.session_state.get("layer") == layer
+    before = set(st.session_state.get("heads") or []) if same else set()
+    st.session_state["layer"], st.session_state["heads"] = layer, sorted(before ^ {head}) or [head]
+
+
+def chosen_set(shared: dict, layer: int, chosen: list[int], blend: float) -> None:
+    """The chosen heads together, beside each head alone and all of them."""
+    sets = "each" if not chosen else ",".join(map(str, chosen))
+    together = controls.request("heads", shared, layers=(layer,), head_sets=sets, blend=blend)
+    singles = controls.request("heads", shared, layers=(layer,), head_sets="each", blend=blend)
+    table = pd.concat([session.answer(singles), session.answer(together)]).drop_duplicates(["prompt", "heads", "control"])
+    if table.empty or not (table["heads"] == "all").any():
+        session.waiting("The chosen layer's heads appear in a moment.")
+        return
+    clusters = [prompt.template for prompt in singles.chosen_prompts]
+    summary = summarise(table, ["heads"], clusters)
+    name = "all" if len(chosen) == singles.spec.heads else "-".join(map(str, chosen))
+    show_coverage(table, clusters, name, layer, chosen)
+    summary["kind"] = ["all" if h == "all" else "chosen" if h == name and len(chosen) > 1 else "single" for h in summary["heads"]]
+    summary["label"] = [h.replace("-", " + ") if len(h) < 12 else "chosen" for h in summary["heads"]]
+    order = {"single": 0, "chosen": 1, "all": 2}
+    summary = summary.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable")
+    st.altair_chart(charts.head_bars(summary, layer), width="stretch")
+
+
+def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: int, chosen: list[int]) -> None:
+    mine = table[table["heads"] == name].sort_values("prompt") if chosen else table.iloc[:0]
+    full = table[table["heads"] == "all"].sort_values("prompt")
+    columns = st.columns(3)
+    columns[0].metric(
+        f"All heads of layer {layer}", f"{full['kl'].mean():.5f} nats", help="The full effect: every head replaced."
+    )
+    if mine.empty:
+        columns[1].info("Choose heads above, or click cells of the map.")
+        return
+    weights = bootstrap_weights([clusters[i] for i in mine["prompt"]])
+    share, low, high = ratio(mine["kl"].to_numpy(float), mine["kl_reference"].to_numpy(float), weights)
+    label = "Head" if len(chosen) == 1 else "Heads"
+    columns[1].metric(f"{label} {name.replace('-', ', ')}", f"{mine['kl'].mean():.5f} nats", help="KL(patched || clean)")
+    shown = "—" if share != share else f"{share:.0%}"
+    interval = "the full effect is at the floor" if share != share else f"95 % interval {low:.0%} to {high:.0%}"
+    columns[2].metric("Coverage", shown, delta=interval, delta_color="off", delta_arrow="off", help="Share of the full effect.")
+
+
+def single_means(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per layer and head: mean effect, and its share of all heads' effect at that layer."""
+    means = table.groupby(["layer", "heads"], as_index=False)[["kl", "kl_reference"]].mean()
+    singles = means[means["heads"] != "all"].copy()
+    singles["head"], singles["share"] = singles["heads"].astype(int), singles["kl"] / singles["kl_reference"]
+    return singles.rename(columns={"kl": "mean"})[["layer", "head", "mean", "share"]]

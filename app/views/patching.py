@@ -1,0 +1,93 @@
+"""Patching: where does the difference matter?"""
+
+import charts
+import controls
+import session
+import streamlit as st
+
+from mechdiff.conditions import Condition
+from mechdiff.experiments import NextTokens
+from mechdiff.stats import summarise
+from mechdiff.terms import sides
+
+PATCHED = ("resid_post", "resid_pre", "attn_out", "mlp_out", "heads")
+MAP_NAMES = {"none": "as it is", "zscore": "mean and scale matched (zscore)"}
+
+
+def page() -> None:
+    st.header("Patching: where does the difference matter?")
+    shared = st.session_state["_shared"]
+    donor, recipient = sides(shared["direction"])
+    st.caption(
+        f"At one layer, the **{recipient}** model's state at the decision token is replaced by the **{donor}** model's. The "
+        "**effect** is how far that moves the next token's distribution. Patching the model's own state gives the **floor**: "
+        "rounding alone."
+    )
+    if session.ready(controls.read_pair(shared["pair"])):
+        layers(shared)
+
+
+@session.panel
+def layers(shared: dict) -> None:
+    pair = controls.read_pair(shared["pair"])
+    one, two, three = st.columns([2, 1.4, 2])
+    with one:
+        stream = controls.stream(PATCHED)
+    with two:
+        names = MAP_NAMES.get
+        chosen_map = st.selectbox("Donor's state", list(MAP_NAMES), format_func=names, key="map", bind="query-params")
+    with three:
+        layer = controls.layer(pair)
+    run = controls.request("patch", shared, streams=(stream,), map=chosen_map, controls=("self",))
+    table = session.answer(run)
+    if table.empty:
+        session.waiting("The first layers appear in a moment.")
+        return
+    clusters = [prompt.template for prompt in run.chosen_prompts]
+    summary = summarise(table, ["layer", "control"], clusters)
+    if summary.empty:
+        session.waiting("The first layers appear in a moment.")
+        return
+    prompts, templates = summary[["prompts", "templates"]].iloc[0]
+    st.altair_chart(
+        charts.layer_curve(
+            summary, layer, f"Mean over {prompts} prompts from {templates} templates; band: 95 % bootstrap interval"
+        ),
+        width="stretch",
+    )
+    here = table[(table["layer"] == layer) & (table["control"] == "none")]
+    mean = summary[(summary["layer"] == layer) & (summary["control"] == "none")]
+    if not here.empty and not mean.empty:
+        one_layer(run, Condition(layer, stream, chosen_map, heads=heads(stream, pair)), here, mean.iloc[0])
+    session.provenance(run, table)
+
+
+def heads(stream: str, pair) -> tuple[int, ...] | None:
+    return tuple(range(pair.heads)) if stream == "heads" else None
+
+
+def one_layer(run, condition: Condition, here, mean) -> None:
+    """The chosen layer: its spread over prompts, and one prompt's next tokens."""
+    share = st.columns(3)
+    share[0].metric(f"Mean effect at layer {condition.layer}", f"{mean['mean']:.4f} nats", help="KL(patched || clean)")
+    share[1].metric(
+        "95 % interval over prompts", f"{mean.low:.4f} to {mean.high:.4f}", help="It speaks of prompts, not of other fine-tunes."
+    )
+    recovery = 1 - here["kl_to_donor"].mean() / here["kl_donor_clean"].mean()
+    share[2].metric("Recovery", f"{recovery:.0%}", help="How much of the difference between the two models the patch removes.")
+    left, right = st.columns(2)
+    with right:
+        picked = controls.prompt(len(run.chosen_prompts))
+        text = run.chosen_prompts[picked].text
+        st.markdown(f"> {text[:400].replace(chr(10), '  ' + chr(10) + '> ')}{' …' if len(text) > 400 else ''}")
+        tokens = session.answer(NextTokens(run, condition, picked)) if condition.map == "none" else None
+        if tokens is None:
+            st.caption("Next tokens are shown for the donor's state as it is.")
+        elif tokens.empty:
+            session.waiting("The next tokens appear in a moment.")
+        else:
+            st.altair_chart(charts.token_bars(tokens, condition.layer), width="stretch")
+    with left:
+        texts = here.assign(text=[run.chosen_prompts[i].text[:120] for i in here["prompt"]])[["prompt", "kl", "text"]]
+        spread = charts.prompt_spread(texts, mean["mean"], mean.low, mean.high, condition.layer, picked)
+        st.altair_chart(spread, width="stretch")

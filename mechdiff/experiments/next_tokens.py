@@ -1,0 +1,86 @@
+"""For one prompt: the likeliest next tokens of donor and recipient, and of the recipient with one site patched."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+from mechdiff import prompts
+from mechdiff.conditions import Condition
+from mechdiff.errors import UserError
+from mechdiff.experiments.identity import Identity
+from mechdiff.experiments.request import Run
+from mechdiff.models import load_pair
+from mechdiff.store import Store, key
+from mechdiff.terms import sides
+
+COLUMNS = ["token", "model", "probability"]
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """What to show: run gives pair, prompts and direction; condition the site; prompt the index among the run's prompts."""
+
+    run: Run
+    condition: Condition
+    prompt: int
+    top: int = 6
+
+    def __post_init__(self):
+        count = len(self.run.chosen_prompts)
+        if not 0 <= self.prompt < count:
+            raise UserError(f"Prompt {self.prompt} does not exist: there are {count}, 0 to {count - 1}.")
+
+
+class NextTokensTask:
+    """A table with columns token, model (base, tuned, patched) and probability, for the union of each model's top tokens."""
+
+    def __init__(self, request: NextTokens, store: Store):
+        self.request, self.store, self.run, self.notices = request, store, request.run, []
+        self.identity = Identity(self.run)
+        self.block = prompts.blocks(self.run.chosen_prompts)[request.prompt // prompts.BLOCK]
+        self.place = request.prompt % prompts.BLOCK
+        asked = {"what": "next tokens", "top": request.top, "condition": asdict(request.condition), "place": self.place}
+        asked |= {"direction": self.run.direction, "texts": prompts.digest(self.block)}
+        self.key = key(**asked, **self.identity.pair)
+        self.found = store.table(self.key)
+        self.total, self.done = 1, int(self.found is not None)
+
+    def steps(self) -> Iterator[None]:
+        if self.found is not None:
+            return
+        from mechdiff.experiments.measure import run_locked
+        from mechdiff.interventions import as_rows
+
+        loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
+        donor_side, recipient_side = sides(self.run.direction)
+        texts = tuple(prompt.text for prompt in self.block)
+        loaded.check_parity(recipient_side, texts)
+        donor = loaded.trace(donor_side, texts, keep_calls=False)
+        recipient = loaded.trace(recipient_side, texts, keep_calls=True)
+        rows = as_rows([self.request.condition], getattr(loaded, recipient_side), donor, recipient, {})
+        patched = []
+
+        def measure(logits, which, _):
+            patched.extend(logits[which == self.place].float().log_softmax(-1))
+
+        for _ in run_locked(loaded, recipient_side, texts, recipient, rows, measure):
+            yield
+        found = {donor_side: donor.logprobs[self.place], recipient_side: recipient.logprobs[self.place], "patched": patched[0]}
+        self.found = self._likeliest(found, loaded.tokenizers, recipient_side)
+        self.store.put_table(self.key, self.found)
+        self.done = 1
+
+    def _likeliest(self, logprobs: dict, tokenizers, side: str) -> pd.DataFrame:
+        shown = {}
+        for values in logprobs.values():
+            for token in values.topk(self.request.top).indices.tolist():
+                shown[token] = max(values[token].item() for values in logprobs.values())
+        lines = []
+        for token in sorted(shown, key=shown.get, reverse=True):
+            for model in ("base", "tuned", "patched"):
+                lines.append((tokenizers.label(token, side), model, logprobs[model][token].exp().item()))
+        return pd.DataFrame(lines, columns=COLUMNS)
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(columns=COLUMNS) if self.found is None else self.found
