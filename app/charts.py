@@ -24,10 +24,8 @@ def drift_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "
     table: a row per layer and stream, with columns layer, stream, cka, cka_debiased, low, high, n.
     """
     names = {"cka_debiased": "debiased", "cka": "plain"}
-    long = table.melt(["layer", "stream", "low", "high", "n"], list(names), "estimator", "similarity").replace(
-        {"estimator": names}
-    )
-    long["line"] = long["stream"] + ", " + long["estimator"]
+    long = table.melt(["layer", "stream", "low", "high", "n"], list(names), "estimator", "similarity")
+    long["estimator"] = long["estimator"].map(names)
     base = alt.Chart(long).encode(layer_axis())
     colour = alt.Color("stream:N").title("Stream").legend(None if table["stream"].nunique() == 1 else alt.Legend(orient="bottom"))
     dash = alt.StrokeDash("estimator:N").title("CKA").scale(domain=["debiased", "plain"], range=[[1, 0], [4, 3]])
@@ -73,25 +71,24 @@ def prompt_spread(table: pd.DataFrame, mean: float, low: float, high: float, lay
     table: a row per prompt, with columns prompt, kl (nats), text.
     """
     axis = alt.X("kl:Q").title(KL)
-    tip = ["prompt", alt.Tooltip("kl:Q", format=".4f"), "text"]
-    bars = alt.Chart(table).mark_bar(opacity=0.55, color=BLUE).encode(axis.bin(maxbins=24), alt.Y("count()").title("Prompts"))
+    count = alt.Y("count()").title("Prompts").axis(tickMinStep=1)
+    bars = alt.Chart(table).mark_bar(opacity=0.55, color=BLUE).encode(axis.bin(maxbins=24), count)
     interval = pd.DataFrame({"mean": [mean], "low": [low], "high": [high]})
     rule = alt.Chart(interval).mark_rule(color=ORANGE, size=2).encode(alt.X("mean:Q").title(KL))
     span = alt.Chart(interval).mark_rect(color=ORANGE, opacity=0.18).encode(alt.X("low:Q"), alt.X2("high:Q"))
     ticks = (
         alt.Chart(table)
-        .mark_point(size=60, filled=True, yOffset=-4)
+        .mark_tick(thickness=2, size=14)
         .encode(
             alt.X("kl:Q"),
-            y=alt.value(HEIGHT - 2),
-            tooltip=tip,
+            y=alt.value(HEIGHT - 7),
+            tooltip=["prompt", alt.Tooltip("kl:Q", format=".4f"), "text"],
             color=alt.condition(f"datum.prompt == {picked}", alt.value(ORANGE), alt.value(GREY)),
-            opacity=alt.condition(f"datum.prompt == {picked}", alt.value(1), alt.value(0.35)),
+            size=alt.condition(f"datum.prompt == {picked}", alt.value(40), alt.value(14)),
         )
     )
-    return titled(
-        bars + span + rule + ticks, f"How does layer {layer} differ from prompt to prompt?", "Bar: mean with 95 % interval"
-    )
+    subtitle = "A tick a prompt, orange: the one on the right; line and shade: mean with 95 % interval"
+    return titled(bars + span + rule + ticks, f"How does layer {layer} differ from prompt to prompt?", subtitle)
 
 
 def token_bars(table: pd.DataFrame, layer: int) -> alt.Chart:
@@ -147,7 +144,8 @@ def head_bars(table: pd.DataFrame, layer: int) -> alt.LayerChart:
     table: columns label, kind (single, chosen, all), mean, low, high (nats), in the order to show.
     """
     kinds, colours = ["single", "chosen", "all"], [BLUE, ORANGE, GREY]
-    base = alt.Chart(table).encode(alt.X("label:N").title(f"Heads replaced at layer {layer}").sort(None).axis(labelAngle=0))
+    order = list(table["label"])
+    base = alt.Chart(table).encode(alt.X("label:N").title(f"Heads replaced at layer {layer}").sort(order).axis(labelAngle=0))
     colour = alt.Color("kind:N").title(None).scale(domain=kinds, range=colours).legend(orient="bottom")
     tip = ["label", *(alt.Tooltip(f"{name}:Q", format=".5f") for name in ("mean", "low", "high"))]
     bars = base.mark_bar().encode(alt.Y("mean:Q").title(KL), colour, tooltip=tip)

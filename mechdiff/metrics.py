@@ -11,8 +11,11 @@ CONSTANT = 1e-12  # a site whose variance is below this share of its square size
 
 
 def kl(p: Float[Tensor, "... v"], q: Float[Tensor, "... v"]) -> Float[Tensor, "..."]:
-    """KL(p || q) in nats between two distributions given as log-probabilities. Never below zero."""
-    return (p.exp() * (p - q)).sum(-1).clamp(min=0)
+    """KL(p || q) in nats between two distributions given as log-probabilities. Never below zero.
+
+    The difference is taken before the sum, so that a small divergence keeps its digits.
+    """
+    return torch.einsum("...v,...v->...", p.exp(), p - q).clamp(min=0)
 
 
 def grams(x: Float[Tensor, "sites n d"]) -> Float[Tensor, "sites n n"]:

@@ -18,7 +18,7 @@ from mechdiff.terms import DEVICES
 from mechdiff.tokens import Tokenizers, load_tokenizers
 
 TRACE_BYTES = 2 << 30
-PARITY = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}  # largest difference to plain hooks, in log-probability
+PARITY = {"float32": 1e-3, "bfloat16": 1.5, "float16": 0.3}  # largest difference to plain hooks, in log-probability
 
 
 class FairLock:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from mechdiff import store
 from mechdiff.errors import UserError, one_of
 from mechdiff.paths import MODELS, PAIRS
 from mechdiff.terms import DTYPES
@@ -155,9 +156,14 @@ def snapshot(hub_id: str, revision: str | None, file: str) -> Path:
 
 @lru_cache(maxsize=4096)
 def file_hash(path: Path, size: int, modified: int) -> str:
-    """sha256 of a file; size and modification time only make the memory of it safe."""
+    """sha256 of a file, remembered on disk too; size and modification time make the memory of it safe."""
+    memory, name = store.default(), store.key(what="file hash", path=str(path.resolve()), size=size, modified=modified)
+    if (known := memory.text(name)) is not None:
+        return known
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    memory.put_text(name, found)
+    return found
 
 
 def folder_hash(folder: Path) -> str:

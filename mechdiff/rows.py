@@ -41,6 +41,13 @@ class Edit:
         """When its rows must be on their way: 2 x layer if before the layer runs, one more if after."""
         return 2 * self.layer + (self.stream == "resid_post")
 
+    def apply(self, states: Tensor) -> None:
+        """Edit these rows' states [b, n, width] in place. Neighbouring rows, the usual case, need no index on the device."""
+        start, stop = int(self.rows[0]), int(self.rows[-1]) + 1
+        consecutive = stop - start == len(self.rows) and bool((self.rows.diff() == 1).all())
+        where = slice(start, stop) if consecutive else self.rows
+        states[:, where] = blend(states[:, where], self.value, self.weight)
+
 
 def blend(own: Tensor, value: Tensor, weight: Tensor | None) -> Tensor:
     """own x (1 - weight) + value x weight, in own's dtype; the value itself where there is no weight."""
@@ -106,19 +113,22 @@ def row_attention(module, query, key, value, attention_mask: Prefix, scaling=Non
     prefix, (b, heads, n, width) = attention_mask, query.shape
     prefix.used = True
     scaling = width**-0.5 if scaling is None else scaling
-    groups, shared = key.shape[1], heads // key.shape[1]
+    groups, shared, seen = key.shape[1], heads // key.shape[1], prefix.keys.shape[2]
     query = query.reshape(b, groups, shared, n, width)
-    to_prefix = query.reshape(b, groups, shared * n, width) @ prefix.keys.mT
-    to_self = (query * key.unsqueeze(2)).sum(-1)
-    scores = torch.cat([to_prefix.view(b, heads, n, -1), to_self.view(b, heads, n, 1)], -1) * scaling
+    to_self = (query * key.unsqueeze(2)).sum(-1).view(b, heads, n, 1) * scaling
+    queries, keys = query.reshape(b * groups, shared * n, width), prefix.keys.reshape(b * groups, seen, width)
+    to_prefix = torch.baddbmm(query.new_empty(()).expand(1, 1, 1), queries, keys.mT, beta=0, alpha=scaling)
+    scores = torch.cat([to_prefix.view(b, heads, n, seen), to_self], -1)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     scores[..., :-1].masked_fill_(prefix.hidden, -torch.inf)
-    share = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-    from_prefix = share[..., :-1].reshape(b, groups, shared * n, -1) @ prefix.values
-    from_self = share[..., -1:].view(b, groups, shared, n, 1) * value.unsqueeze(2)
-    output = from_prefix.view(b, groups, shared, n, width) + from_self
-    return output.view(b, heads, n, width).transpose(1, 2), None
+    share = scores.softmax(-1)
+    from_prefix = share[..., :-1].reshape(b, groups, shared * n, seen) @ prefix.values
+    output = query.new_empty(b, n, groups, shared, width)
+    own = share[..., -1:].view(b, groups, shared, n, 1)
+    by_head = output.permute(0, 2, 3, 1, 4)
+    torch.addcmul(from_prefix.view(b, groups, shared, n, width), own, value.unsqueeze(2), out=by_head)
+    return output.view(b, n, heads, width), None
 
 
 AttentionInterface.register(KERNEL, row_attention)
@@ -154,17 +164,13 @@ def arguments_for(call: LayerCall, n: int) -> dict:
 def editing(anatomy: Anatomy, layer: int, edits: list[Edit]):
     """Apply the edits inside one layer (heads, attn_out, mlp_out) while it runs."""
     part = anatomy.layers[layer]
-
-    def change(edit, states):
-        states[:, edit.rows] = blend(states[:, edit.rows], edit.value, edit.weight)
-
     with ExitStack() as stack:
         for edit in edits:
             if edit.stream == "heads":
-                handle = part.projection.register_forward_pre_hook(lambda m, args, e=edit: change(e, args[0]))
+                handle = part.projection.register_forward_pre_hook(lambda m, args, e=edit: e.apply(args[0]))
             elif edit.stream in ("attn_out", "mlp_out"):
                 module = part.attention if edit.stream == "attn_out" else part.mlp
-                handle = module.register_forward_hook(lambda m, args, output, e=edit: change(e, first(output)))
+                handle = module.register_forward_hook(lambda m, args, output, e=edit: e.apply(first(output)))
             else:
                 continue
             stack.callback(handle.remove)
@@ -186,7 +192,7 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
     def replace(layer: int, stream: str):
         for edit in rows.edits:
             if (edit.layer, edit.stream) == (layer, stream):
-                state[:, edit.rows] = blend(state[:, edit.rows], edit.value, edit.weight)
+                edit.apply(state)
 
     with row_kernel(anatomy):
         for layer, part in enumerate(anatomy.layers):

@@ -131,6 +131,13 @@ class Store:
     def put_table(self, name: str, table: pd.DataFrame) -> None:
         self._put(name, table.to_parquet(index=False))
 
+    def text(self, name: str) -> str | None:
+        value = self._get(name)
+        return None if value is None else value.decode()
+
+    def put_text(self, name: str, value: str) -> None:
+        self._put(name, value.encode())
+
     @property
     def size(self) -> int:
         """Bytes on disk."""

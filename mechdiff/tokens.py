@@ -53,8 +53,11 @@ class Tokenizers:
         return ids[0]
 
     def label(self, token: int, side: str) -> str:
-        """A token as one can read it: its text, with quotes' escapes for spaces and line ends."""
-        return repr(getattr(self, side).decode([token]))[1:-1]
+        """A token as one can read it: its text, with visible spaces and line ends; its raw piece if it is part of a letter."""
+        text = getattr(self, side).decode([token])
+        if "\ufffd" in text or not text:
+            return f"<{getattr(self, side).convert_ids_to_tokens(token)}>"
+        return repr(text)[1:-1].replace(" ", "␣")
 
 
 def special_ids(tokenizer) -> set[int]:

@@ -18,8 +18,8 @@ def page() -> None:
     st.markdown(
         "**Where and how did fine-tuning change this language model?** Pick a pair (a base model and its fine-tune) and a domain "
         "of prompts on the left. **Drift** compares the two models' states layer by layer; **Patching** puts one model's state "
-        "into the other and measures what that does to the next token; **Heads** does it for single attention heads. Everything is "
-        "computed on this machine, by the same code as the command line."
+        "into the other and measures what that does to the next token; **Heads** does it for single attention heads. Everything "
+        "is computed on this machine, by the same code as the command line."
     )
     for column, name in zip(st.columns(2, gap="large"), SHOWN):
         with column:

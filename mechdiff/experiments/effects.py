@@ -5,7 +5,7 @@ computed; what is missing is computed block by block, all chunks of a block in o
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -47,18 +47,25 @@ class EffectsTask:
         if run.spec.tuned.weights != run.spec.base.weights:
             run.spec.check_same_shape()
         self.blocks = prompts.blocks(run.chosen_prompts)
-        self.chunks = [self._chunk(b, group) for b in range(len(self.blocks)) for group in groups]
+        self.whole_key = self._key("answer", prompts.digest(run.chosen_prompts), groups)
+        self.whole = store.table(self.whole_key)
+        self.chunks = (
+            [] if self.whole is not None else [self._chunk(b, group) for b in range(len(self.blocks)) for group in groups]
+        )
         self.total = sum(self._cells(chunk) for chunk in self.chunks)
         self.done = sum(self._cells(chunk) for chunk in self.chunks if chunk.found)
 
     def _chunk(self, block: int, group: tuple[Condition, ...]) -> Chunk:
-        asked = {"what": "effects", "direction": self.run.direction, "texts": self.digests[block]}
+        name = self._key("effects", self.digests[block], group)
+        return Chunk(block, group, name, self.store.arrays(name))
+
+    def _key(self, what: str, texts: str, conditions) -> str:
+        asked = {"what": what, "direction": self.run.direction, "texts": texts, "conditions": repr(conditions)}
         if self.run.target is not None:
             asked |= {"target": self.run.target, "foil": self.run.foil}
-        if any(condition.map != "none" for condition in group):
+        if self.run.map != "none":
             asked |= {"train": self.train_digest}
-        name = key(conditions=[asdict(condition) for condition in group], **asked, **self.identity.pair)
-        return Chunk(block, group, name, self.store.arrays(name))
+        return key(**asked, **self.identity.pair)
 
     @cached_property
     def digests(self) -> list[str]:
@@ -144,14 +151,27 @@ class EffectsTask:
         return tuple(loaded.tokenizers.token_id(text, self.recipient) for text in texts)
 
     def table(self) -> pd.DataFrame:
-        """A line per prompt and condition, of the chunks that are there; columns as far as they apply."""
+        """A line per prompt and condition, of what is there; columns as far as they apply.
+
+        A whole answer is kept beside its chunks, so that a repeat is one look-up.
+        """
+        if self.whole is None:
+            table = self._join()
+            if not all(chunk.found for chunk in self.chunks):
+                return self._named(table)
+            self.whole = table
+            self.store.put_table(self.whole_key, table)
+        return self._named(self.whole)
+
+    def _join(self) -> pd.DataFrame:
         parts = [self._lines(chunk) for chunk in self.chunks if chunk.found]
-        named = {"pair": self.run.spec.name, "domain": self.run.chosen_domain, "question": self.run.question}
-        named["direction"] = self.run.direction
         if not parts:
-            return pd.DataFrame(columns=[*named, "prompt", "layer", "stream", "map", "heads", "blend", "control", *MEASURES])
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        table = pd.DataFrame(columns)
+            return pd.DataFrame(columns=["prompt", "layer", "stream", "map", "heads", "blend", "control", *MEASURES])
+        return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+    def _named(self, table: pd.DataFrame) -> pd.DataFrame:
+        run, table = self.run, table.copy()
+        named = {"pair": run.spec.name, "domain": run.chosen_domain, "question": run.question, "direction": run.direction}
         for place, (name, value) in enumerate(named.items()):
             table.insert(place, name, value)
         return table

@@ -1,7 +1,7 @@
 """For one prompt: the likeliest next tokens of donor and recipient, and of the recipient with one site patched."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -40,7 +40,7 @@ class NextTokensTask:
         self.identity = Identity(self.run)
         self.block = prompts.blocks(self.run.chosen_prompts)[request.prompt // prompts.BLOCK]
         self.place = request.prompt % prompts.BLOCK
-        asked = {"what": "next tokens", "top": request.top, "condition": asdict(request.condition), "place": self.place}
+        asked = {"what": "next tokens", "top": request.top, "condition": repr(request.condition), "place": self.place}
         asked |= {"direction": self.run.direction, "texts": prompts.digest(self.block)}
         self.key = key(**asked, **self.identity.pair)
         self.found = store.table(self.key)
