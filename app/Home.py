@@ -1,5 +1,7 @@
 """mechdiff's app: `streamlit run app/Home.py`. The frame of every page: settings, navigation, the shared selection."""
 
+from pathlib import Path
+
 import controls
 import session
 import streamlit as st
@@ -14,7 +16,7 @@ PAGES = [
     st.Page(heads.page, title="Heads", icon=":material/grid_view:", url_path="heads"),
 ]
 
-st.set_page_config("mechdiff", page_icon=":material/difference:", layout="wide")
+st.set_page_config("mechdiff", page_icon=str(Path(__file__).with_name("icon.png")), layout="wide")
 chosen = st.navigation(PAGES)
 st.session_state["_shared"] = controls.selection()
 session.begin_page()

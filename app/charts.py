@@ -33,7 +33,9 @@ def drift_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "
     similarity = alt.Y("similarity:Q").title("Linear CKA, base against tuned").scale(zero=True)
     band = base.transform_filter("datum.estimator == 'debiased'").mark_area(opacity=0.18)
     band = band.encode(alt.Y("low:Q").title("Linear CKA, base against tuned"), alt.Y2("high:Q"), colour)
-    line = base.mark_line(point={"size": 24}).encode(similarity, colour, dash.legend(orient="bottom"), tooltip=tip)
+    line = base.mark_line(point={"size": 24}).encode(
+        similarity, colour, dash.legend(orient="bottom", symbolType="stroke", symbolSize=400), tooltip=tip
+    )
     layers = [band, line] if layer is None else [band, line, chosen_layer(layer)]
     return titled(alt.layer(*layers), "Where do the two models' representations part?", subtitle)
 
@@ -57,7 +59,7 @@ def layer_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "
     base = alt.Chart(table).encode(layer_axis())
     kinds = ["patched" if kind == "none" else f"{kind} (floor)" for kind in table["control"].unique()]
     colour = alt.Color("shown:N").title(None).scale(domain=kinds, range=[BLUE, GREY][: len(kinds)])
-    colour = colour.legend(None if len(kinds) == 1 else alt.Legend(orient="bottom"))
+    colour = colour.legend(None if len(kinds) == 1 else alt.Legend(orient="bottom", symbolOpacity=1))
     base = base.transform_calculate(shown="datum.control == 'none' ? 'patched' : datum.control + ' (floor)'")
     band = base.mark_area(opacity=0.2).encode(alt.Y("low:Q").title(KL), alt.Y2("high:Q"), colour)
     line = base.mark_line(point={"size": 24}).encode(alt.Y("mean:Q").title(KL), colour, tooltip=tip)

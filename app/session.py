@@ -34,6 +34,7 @@ class Job:
     """Work in a thread. done, total, label: its progress. future: its end."""
 
     label: str
+    stage: str = ""
     done: int = 0
     total: int = 1
     task: Task | None = None
@@ -49,7 +50,7 @@ class Job:
         """Run the task to its end, or until nobody wants it."""
         first = self.task.done
         for _ in self.task.steps():
-            self.done, self.total = self.task.done, self.task.total
+            self.done, self.total, self.stage = self.task.done, self.task.total, self.task.stage
             if not self.wanted():
                 return
         self.done = max(self.task.done, first)
@@ -130,7 +131,8 @@ def show_notices(task: Task) -> None:
 
 def new_job(request, task: Task) -> tuple[Job, callable]:
     run = getattr(request, "run", request)
-    job = Job(f"Computing {run.question} on {len(run.chosen_prompts)} prompts", task.done, task.total, task)
+    where = "" if run.layers is None else f" at layer {', '.join(map(str, run.layers))}"
+    job = Job(f"Computing {run.question}{where} on {len(run.chosen_prompts)} prompts", "", task.done, task.total, task)
     return job, job.work
 
 
@@ -199,7 +201,8 @@ def poll() -> None:
         job.touched = time.monotonic()
         bar, cancel = st.columns([6, 1], vertical_alignment="center")
         share = min(1.0, job.done / max(1, job.total))
-        bar.progress(share, text=f"{job.label}: {share:.0%}{job.time_left()}")
+        stage = f", {job.stage}" if job.stage else ""
+        bar.progress(share, text=f"{job.label}: {share:.0%}{stage}{job.time_left()}")
         if job.task is not None and cancel.button("Cancel", key=f"cancel-{hash(identity)}"):
             job.cancelled = True
             stopped().add(identity)

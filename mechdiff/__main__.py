@@ -134,6 +134,7 @@ def follow(task, label: str) -> None:
     with tqdm(total=task.total, initial=task.done, desc=label, unit="cell", disable=None) as bar:
         for _ in task.steps():
             bar.total = task.total
+            bar.set_postfix_str(task.stage, refresh=False)
             bar.update(task.done - bar.n)
     for notice in task.notices:
         print(notice, file=sys.stderr)
@@ -175,20 +176,9 @@ def cmd_bench(args) -> None:
         args.out.write_text(text + "\n")
 
 
-def quiet() -> None:
-    """Silence the libraries' own bars and advice; mechdiff says what a user needs to know."""
-    import os
-    import warnings
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
-
-
 def main(argv: list[str] | None = None) -> int:
     commands = {"pairs": cmd_pairs, "demo": cmd_demo, "run": cmd_run, "sweep": cmd_sweep, "bench": cmd_bench}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    quiet()
     try:
         args = build_parser().parse_args(argv)
         commands[args.command](args)

@@ -7,6 +7,7 @@ chunks. An adapter pair's tuned model is a second module tree over the same para
 import copy
 import gc
 import threading
+import warnings
 from collections import OrderedDict, deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,17 +68,16 @@ class LoadedPair:
         """The clean pass of one side over these prompts: remembered, the least recently used dropped. Takes the lock."""
         from mechdiff.trace import run_trace
 
-        for calls in {keep_calls, True}:
-            if (found := self._traces.get((side, texts, calls))) is not None:
-                self._traces.move_to_end((side, texts, calls))
-                return found
-        ids = [self.tokenizers.encode(text, side) for text in texts]
-        with self.lock:
-            trace = run_trace(getattr(self, side), ids, keep_calls)
-        self._traces[side, texts, keep_calls] = trace
-        while sum(t.nbytes for t in list(self._traces.values())) > TRACE_BYTES and len(self._traces) > 2:
-            self._traces.popitem(last=False)
-        return trace
+        with self.lock, memory_errors(self.pair, getattr(self, side).device.type):
+            for calls in (keep_calls, True):
+                if (found := self._traces.get((side, texts, calls))) is not None:
+                    self._traces.move_to_end((side, texts, calls))
+                    return found
+            ids = [self.tokenizers.encode(text, side) for text in texts]
+            trace = self._traces[side, texts, keep_calls] = run_trace(getattr(self, side), ids, keep_calls)
+            while sum(t.nbytes for t in self._traces.values()) > TRACE_BYTES and len(self._traces) > 2:
+                self._traces.popitem(last=False)
+            return trace
 
     def check_parity(self, side: str, texts: tuple[str, ...]) -> None:
         """Pre-flight, once per recipient: a few rows against plain hooks. Falls back to hooks, with a notice, on a difference."""
@@ -97,7 +97,7 @@ class LoadedPair:
             self.notices.append(f"The {side} model runs by plain hooks, exact but slow: for the row engine, {why}.")
 
 
-_weights: OrderedDict = OrderedDict()
+_weights: dict = {}
 _pairs: dict = {}
 _loading = threading.RLock()
 
@@ -147,6 +147,7 @@ def unload() -> None:
 def _load(pair: Pair, device: str, dtype: str) -> LoadedPair:
     from mechdiff.anatomy import Anatomy, Unreadable
 
+    quiet()
     try:
         with memory_errors(pair, device):
             model, lock = _base_weights(pair, pair.base, device, dtype)
@@ -157,6 +158,15 @@ def _load(pair: Pair, device: str, dtype: str) -> LoadedPair:
             return LoadedPair(pair, load_tokenizers(pair), Anatomy(model), Anatomy(tuned), lock)
     except Unreadable as error:
         raise UserError(f"{pair.name}: mechdiff cannot read this architecture: {error}.") from error
+
+
+def quiet() -> None:
+    """Silence the libraries' own bars and advice; mechdiff says what a user needs to know."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
 
 
 @contextmanager

@@ -186,8 +186,8 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
     def join(count: int, clean: Tensor):
         if not count:
             return state
-        newcomers = clean.unsqueeze(1).expand(-1, count, -1)
-        return newcomers.contiguous() if state is None else torch.cat([state, newcomers], 1)
+        newcomers = clean.unsqueeze(1).repeat(1, count, 1)  # a copy: edits are made in place
+        return newcomers if state is None else torch.cat([state, newcomers], 1)
 
     def replace(layer: int, stream: str):
         for edit in rows.edits:

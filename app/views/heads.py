@@ -58,16 +58,16 @@ def take_click() -> None:
 
 def chosen_set(shared: dict, layer: int, chosen: list[int], blend: float) -> None:
     """The chosen heads together, beside each head alone and all of them."""
-    sets = "each" if not chosen else ",".join(map(str, chosen))
-    together = controls.request("heads", shared, layers=(layer,), head_sets=sets, blend=blend)
-    singles = controls.request("heads", shared, layers=(layer,), head_sets="each", blend=blend)
-    table = pd.concat([session.answer(singles), session.answer(together)]).drop_duplicates(["prompt", "heads", "control"])
+    pair = controls.read_pair(shared["pair"])
+    sets = [str(head) for head in range(pair.heads)] + ([",".join(map(str, chosen))] if len(chosen) > 1 else [])
+    run = controls.request("heads", shared, layers=(layer,), head_sets=";".join(sets), blend=blend)
+    table = session.answer(run)
     if table.empty or not (table["heads"] == "all").any():
         session.waiting("The chosen layer's heads appear in a moment.")
         return
-    clusters = [prompt.template for prompt in singles.chosen_prompts]
+    clusters = [prompt.template for prompt in run.chosen_prompts]
     summary = summarise(table, ["heads"], clusters)
-    name = "all" if len(chosen) == singles.spec.heads else "-".join(map(str, chosen))
+    name = "all" if len(chosen) == pair.heads else "-".join(map(str, chosen))
     show_coverage(table, clusters, name, layer, chosen)
     summary["kind"] = ["all" if h == "all" else "chosen" if h == name and len(chosen) > 1 else "single" for h in summary["heads"]]
     summary["label"] = [h.replace("-", " + ") if len(h) < 12 else "chosen" for h in summary["heads"]]

@@ -20,7 +20,7 @@ class DriftTask:
     """Columns: cka, cka_debiased, low, high (of the debiased), low_plain, high_plain, n; a line per layer and stream."""
 
     def __init__(self, run: Run, store: Store):
-        self.run, self.store = run, store
+        self.run, self.store, self.stage = run, store, "reading the prompts"
         self.layers = run.chosen_layers
         self.clusters = [prompt.template for prompt in run.chosen_prompts]
         if len(run.chosen_prompts) < MIN_PROMPTS:

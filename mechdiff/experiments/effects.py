@@ -42,7 +42,7 @@ class EffectsTask:
 
     def __init__(self, run: Run, groups: list[tuple[Condition, ...]], store: Store):
         self.run, self.groups, self.store = run, groups, store
-        self.identity, self.notices = Identity(run), []
+        self.identity, self.notices, self.stage = Identity(run), [], ""
         self.donor, self.recipient = sides(run.direction)
         if run.spec.tuned.weights != run.spec.base.weights:
             run.spec.check_same_shape()
@@ -82,7 +82,11 @@ class EffectsTask:
         missing = [chunk for chunk in self.chunks if not chunk.found]
         if not missing:
             return
+        self.stage = "loading the models"
+        yield
         loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
+        self.stage = "checking against plain hooks"
+        yield
         loaded.check_parity(self.recipient, tuple(prompt.text for prompt in self.blocks[missing[0].block]))
         self.notices = loaded.notices
         yield
@@ -99,6 +103,7 @@ class EffectsTask:
             return {}
         from mechdiff.transport import fit_zscore
 
+        self.stage = "fitting maps on the train split"
         states = States(self.identity, self.run.train_prompts, self.store)
         waiting = sum(len(block) for _, block in states.missing())
         self.total += waiting
@@ -117,12 +122,14 @@ class EffectsTask:
         from mechdiff.interventions import as_rows
 
         texts = tuple(prompt.text for prompt in block)
+        self.stage = "reading the prompts"
+        yield
         donor = loaded.trace(self.donor, texts, keep_calls=False)
         recipient = loaded.trace(self.recipient, texts, keep_calls=True)
         conditions = [condition for chunk in chunks for condition in chunk.conditions]
         measure = Measure(len(conditions), donor, recipient, self._tokens(loaded), loaded.tokenizers.shared)
         rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, maps)
-        pending = self._spans(chunks)
+        pending, self.stage = self._spans(chunks), "patching"
         for cells in run_locked(loaded, self.recipient, texts, recipient, rows, measure):
             self.done += cells
             pending = self._keep(pending, measure)

@@ -37,6 +37,7 @@ class NextTokensTask:
 
     def __init__(self, request: NextTokens, store: Store):
         self.request, self.store, self.run, self.notices = request, store, request.run, []
+        self.stage = "patching"
         self.identity = Identity(self.run)
         self.block = prompts.blocks(self.run.chosen_prompts)[request.prompt // prompts.BLOCK]
         self.place = request.prompt % prompts.BLOCK

@@ -1,0 +1,172 @@
+"""The row engine equals plain hooks, for every family, stream and layer."""
+
+import plain_hooks
+import pytest
+import torch
+from conftest import FAMILIES, tiny_model
+
+from mechdiff.anatomy import Anatomy, Unreadable
+from mechdiff.conditions import Condition
+from mechdiff.hooks import run_hooks
+from mechdiff.interventions import as_rows
+from mechdiff.preflight import parity
+from mechdiff.rows import Edit, Rows, run_rows
+from mechdiff.terms import STREAMS
+from mechdiff.trace import like_lengths, run_trace
+
+PROMPTS = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (3, 9, 14, 1)]
+LONG = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (60, 20, 58, 22, 7, 40, 41, 59)]
+TOLERANCE = 1e-4
+
+
+def collect(pieces_of, prompts: int, rows: int, vocabulary: int = 97) -> torch.Tensor:
+    """All log-probabilities [prompts, rows, vocabulary] of a run; nan where nothing was measured."""
+    table = torch.full((prompts, rows, vocabulary), torch.nan)
+
+    def measure(logits, which, row):
+        table[which, row] = logits.log_softmax(-1)
+
+    for _ in pieces_of(measure):
+        pass
+    return table
+
+
+def by_rows(anatomy, trace, rows, row_tokens=20, logit_rows=7):
+    return collect(lambda m: run_rows(anatomy, trace, rows, m, row_tokens, logit_rows), len(trace.last), rows.count)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pair(family):
+    return tiny_model(family, 0), tiny_model(family, 1)
+
+
+@pytest.mark.parametrize("swap", [False, True], ids=["base-to-tuned", "tuned-to-base"])
+def test_every_stream_and_layer_equals_plain_hooks(pair, swap):
+    donor, recipient = pair[::-1] if swap else pair
+    donor_trace, trace = run_trace(Anatomy(donor), PROMPTS, False), run_trace(Anatomy(recipient), PROMPTS)
+    sites = [(layer, stream) for stream in STREAMS for layer in range(4)]
+    heads = tuple(range(4))
+    conditions = [Condition(layer, s, heads=heads if s == "heads" else None) for layer, s in sites]
+    found = by_rows(Anatomy(recipient), trace, as_rows(conditions, Anatomy(recipient), donor_trace, trace, {}))
+    for p, ids in enumerate(PROMPTS):
+        clean = plain_hooks.run(recipient, ids)
+        torch.testing.assert_close(trace.logprobs[p], clean, atol=TOLERANCE, rtol=0)
+        for row, (layer, stream) in enumerate(sites):
+            value = plain_hooks.state(donor, ids, layer, stream)
+            expected = plain_hooks.run(recipient, ids, [(layer, stream, lambda own, value=value: value)])
+            assert (found[p, row] - expected).abs().max() <= TOLERANCE, (p, layer, stream)
+            assert (expected - clean).abs().max() > 100 * TOLERANCE, "the intervention must matter for the test to mean something"
+
+
+def test_single_heads_and_blends_equal_plain_hooks(pair):
+    donor, recipient = pair
+    anatomy = Anatomy(recipient)
+    donor_trace, trace = run_trace(Anatomy(donor), PROMPTS, False), run_trace(anatomy, PROMPTS)
+    cells = [(layer, heads, blend) for layer in range(4) for heads, blend in (((0,), 1.0), ((1, 3), 0.3))]
+    conditions = [Condition(layer, "heads", heads=heads, blend=blend) for layer, heads, blend in cells]
+    found = by_rows(anatomy, trace, as_rows(conditions, anatomy, donor_trace, trace, {}))
+    for p, ids in enumerate(PROMPTS):
+        for row, (layer, heads, blend) in enumerate(cells):
+            value = plain_hooks.state(donor, ids, layer, "heads").view(4, 8)
+
+            def mix(own, value=value, heads=heads, blend=blend):
+                own = own.view(4, 8).clone()
+                for head in heads:
+                    own[head] = (1 - blend) * own[head] + blend * value[head]
+                return own.flatten()
+
+            expected = plain_hooks.run(recipient, ids, [(layer, "heads", mix)])
+            assert (found[p, row] - expected).abs().max() <= TOLERANCE, (p, layer, heads)
+
+
+def test_a_stack_of_interventions_equals_plain_hooks(pair):
+    donor, recipient = pair
+    anatomy = Anatomy(recipient)
+    donor_trace, trace = run_trace(Anatomy(donor), PROMPTS, False), run_trace(anatomy, PROMPTS)
+    first, second = donor_trace.states["attn_out"][1], donor_trace.states["resid_post"][2]
+    half = torch.full((1, 32), 0.5)
+    edits = [Edit(1, "attn_out", torch.tensor([0]), first[:, None]), Edit(2, "resid_post", torch.tensor([0]), second[:, None], half)]
+    found = by_rows(anatomy, trace, Rows(1, edits))
+    for p, ids in enumerate(PROMPTS):
+        chain = [(1, "attn_out", lambda own, p=p: first[p]), (2, "resid_post", lambda own, p=p: (own + second[p]) / 2)]
+        assert (found[p, 0] - plain_hooks.run(recipient, ids, chain)).abs().max() <= TOLERANCE
+
+
+def test_the_models_own_state_changes_nothing(pair):
+    anatomy = Anatomy(pair[1])
+    trace = run_trace(anatomy, PROMPTS)
+    conditions = [Condition(layer, stream, control="self") for stream in STREAMS[:4] for layer in range(4)]
+    found = by_rows(anatomy, trace, as_rows(conditions, anatomy, trace, trace, {}))
+    assert (found - trace.logprobs[:, None]).abs().max() <= TOLERANCE
+
+
+def test_our_own_hooks_equal_the_rows(pair):
+    anatomy = Anatomy(pair[1])
+    trace = run_trace(anatomy, PROMPTS)
+    difference, why = parity(anatomy, trace, PROMPTS)
+    assert why is None and difference <= TOLERANCE
+
+
+@pytest.mark.parametrize(("row_tokens", "logit_rows"), [(1, 1), (5, 3), (10_000, 10_000)])
+def test_the_size_of_the_pieces_does_not_matter(row_tokens, logit_rows):
+    anatomy = Anatomy(tiny_model("llama", 1))
+    trace = run_trace(anatomy, PROMPTS)
+    conditions = [Condition(layer, "heads", heads=(head,)) for layer in range(4) for head in range(4)]
+    donor = run_trace(Anatomy(tiny_model("llama", 0)), PROMPTS, False)
+    rows = as_rows(conditions, anatomy, donor, trace, {})
+    whole = by_rows(anatomy, trace, rows)
+    torch.testing.assert_close(by_rows(anatomy, trace, rows, row_tokens, logit_rows), whole, atol=1e-5, rtol=0)
+
+
+def test_batches_of_like_length_merge_into_the_same_trace():
+    batches = like_lengths([len(ids) for ids in LONG])
+    assert len(batches) > 1 and sorted(i for batch in batches for i in batch) == list(range(len(LONG)))
+    anatomy = Anatomy(tiny_model("gemma3_text", 0))
+    trace = run_trace(anatomy, LONG)
+    rows = Rows(1, [Edit(1, "mlp_out", torch.tensor([0]), trace.states["mlp_out"][1].roll(1, 0)[:, None])])
+    found = by_rows(anatomy, trace, rows)
+    expected = collect(lambda m: run_hooks(anatomy, LONG, rows, m), len(LONG), 1)
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    for p, ids in enumerate(LONG):
+        torch.testing.assert_close(trace.logprobs[p], plain_hooks.run(anatomy.model, ids), atol=TOLERANCE, rtol=0)
+
+
+def test_bfloat16_stays_near_plain_hooks():
+    anatomy = Anatomy(tiny_model("llama", 0).to(torch.bfloat16))
+    difference, why = parity(anatomy, run_trace(anatomy, PROMPTS), PROMPTS)
+    assert why is None and 0 < difference < 0.5
+
+
+def test_running_rows_leaves_the_model_as_it_was():
+    model = tiny_model("llama", 0)
+    anatomy, before = Anatomy(model), plain_hooks.run(model, PROMPTS[1])
+    trace = run_trace(anatomy, PROMPTS)
+    by_rows(anatomy, trace, Rows(1, [Edit(0, "heads", torch.tensor([0]), trace.states["heads"][0][:, None])]))
+    assert torch.equal(plain_hooks.run(model, PROMPTS[1]), before)
+    assert anatomy.kernel == "sdpa"
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_model_whose_attention_bypasses_the_interface_says_so():
+    anatomy = Anatomy(tiny_model("llama", 0))
+    trace = run_trace(anatomy, PROMPTS)
+    block = anatomy.layers[2].block
+    block.forward = lambda hidden_states, **kwargs: hidden_states
+    with pytest.raises(Unreadable, match="attention interface"):
+        by_rows(anatomy, trace, Rows(1, [Edit(0, "resid_post", torch.tensor([0]), trace.states["resid_post"][0][:, None])]))
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_running_rows_leaves_the_trace_as_it_was(stream):
+    """One row alone starts from the clean state itself; editing it in place must not reach the trace."""
+    anatomy = Anatomy(tiny_model("llama", 0))
+    trace = run_trace(anatomy, PROMPTS)
+    before = {name: states.clone() for name, states in trace.states.items()}
+    by_rows(anatomy, trace, Rows(1, [Edit(1, stream, torch.tensor([0]), trace.states[stream][1].roll(1, 0)[:, None])]))
+    for name, states in trace.states.items():
+        assert torch.equal(states, before[name]), name
