@@ -1,13 +1,10 @@
-"""mechdiff's app: `streamlit run app/Home.py`. The frame of every page: settings, navigation, the shared selection."""
+"""mechdiff's app: `streamlit run app/Home.py`. Settings and navigation; `session.frame` is what surrounds every page."""
 
 from pathlib import Path
 
-import controls
 import session
 import streamlit as st
 from views import drift, heads, home, patching
-
-from mechdiff.errors import UserError
 
 PAGES = [
     st.Page(home.page, title="Home", icon=":material/home:", url_path="home", default=True),
@@ -17,14 +14,4 @@ PAGES = [
 ]
 
 st.set_page_config("mechdiff", page_icon=str(Path(__file__).with_name("icon.png")), layout="wide")
-chosen = st.navigation(PAGES)
-st.session_state["_shared"] = controls.selection()
-session.begin_page()
-progress = st.container()
-try:
-    chosen.run()
-except UserError as error:
-    st.error(str(error).replace("\n", "\n\n"), icon=":material/error:")
-with progress:
-    session.end_page()
-session.foot()
+session.frame(st.navigation(PAGES).run)

@@ -5,19 +5,19 @@ import streamlit as st
 from mechdiff import prompts
 from mechdiff.experiments import Run
 from mechdiff.pairs import Pair, read_pair, shipped
-from mechdiff.terms import DIRECTIONS
+from mechdiff.terms import DIRECTIONS, MAPS
 
 OWN = "own"
 COUNTS = [8, 16, 32, 64, 150]
-STREAM_NAMES = {
-    "resid_post": "residual stream, after the layer",
-    "resid_pre": "residual stream, before the layer",
-    "attn_out": "attention output",
-    "mlp_out": "MLP output",
-    "heads": "all heads (attention's input to its output projection)",
-}
-DIRECTION_NAMES = {"base-to-tuned": "base → tuned", "tuned-to-base": "tuned → base"}
-STREAM_HELP = "The state that is compared or replaced, at the decision token: the last token of the prompt before the answer."
+STREAM_HELP = """The state that is compared or replaced, at the decision token: the prompt's last token that is not special.
+
+- `resid_post`, `resid_pre`: the residual stream after and before the layer
+- `attn_out`, `mlp_out`: what the attention or MLP module returns
+- `heads`: all heads' outputs, before the output projection"""
+MAP_HELP = """What is done to the donor's state first.
+
+- `none`: nothing
+- `zscore`: each dimension gets the mean and scale that the recipient has on the train split"""
 
 
 def pair() -> Pair:
@@ -32,32 +32,24 @@ def pair() -> Pair:
 
 
 def domain(chosen: Pair) -> str:
-    def show(option: str) -> str:
-        return f"{chosen.domain} (the pair's own)" if option == OWN else option
-
     picked = st.sidebar.selectbox(
         "Domain",
         [OWN, *prompts.domains()],
-        format_func=show,
         key="domain",
         bind="query-params",
-        help="The curated prompts to study the pair on. Another domain than its own is a control.",
+        help=f"The curated prompts to study the pair on. own: {chosen.domain}. Another domain than its own is a control.",
     )
     return chosen.domain if picked == OWN else picked
 
 
 def direction() -> str:
-    picked = st.sidebar.segmented_control(
+    return st.sidebar.radio(
         "Direction",
         DIRECTIONS,
-        format_func=DIRECTION_NAMES.get,
-        default=DIRECTIONS[0],
         key="direction",
         bind="query-params",
-        required=True,
-        help="Whose state goes into whom. base → tuned: the tuned model runs with the base model's state.",
+        help="Whose state goes into whom. `base-to-tuned`: the tuned model runs with the base model's state.",
     )
-    return picked or DIRECTIONS[0]
 
 
 def count() -> int:
@@ -72,9 +64,11 @@ def count() -> int:
 
 
 def stream(options: tuple[str, ...]) -> str:
-    return st.selectbox(
-        "Stream", options, format_func=lambda s: STREAM_NAMES[s], key="stream", bind="query-params", help=STREAM_HELP
-    )
+    return st.selectbox("Stream", options, key="stream", bind="query-params", help=STREAM_HELP)
+
+
+def donor_map() -> str:
+    return st.selectbox("Map", MAPS, key="map", bind="query-params", help=MAP_HELP)
 
 
 def layer(chosen: Pair) -> int:

@@ -97,9 +97,10 @@ def finish(identity) -> None:
         job.future.result()
 
 
-def answer(request) -> pd.DataFrame:
+def answer(request, patience: float | None = None) -> pd.DataFrame:
     """The request's table: whole if it is known or quickly computed, else as far as it is there, with a progress bar.
 
+    patience: seconds to wait for a job before showing what is there; default PATIENCE.
     Raises UserError for a request that cannot be.
     """
     started = time.perf_counter()
@@ -111,7 +112,7 @@ def answer(request) -> pd.DataFrame:
     if request in stopped() and not resumed(request):
         return task.table()
     job = start(request, lambda: new_job(request, task))
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + (PATIENCE if patience is None else patience)
     while not job.future.done() and time.monotonic() < deadline:
         time.sleep(0.01)
     if job.future.done():
@@ -161,9 +162,25 @@ def resumed(request) -> bool:
     return True
 
 
-def begin_page() -> None:
-    pending().clear()
+def frame(page) -> None:
+    """What surrounds every page: the shared selection, the page, the progress of what it waits for, the foot."""
+    st.session_state["_shared"] = controls.selection()
     st.session_state["_drawn"], st.session_state["_whole"] = time.monotonic(), True
+    pending().clear()
+    progress = st.container()
+    try:
+        page()
+    except UserError as error:
+        show_error(error)
+    st.session_state["_whole"] = False
+    if pending():
+        with progress:
+            poll()
+    foot()
+
+
+def show_error(error: UserError) -> None:
+    st.error(str(error).replace("\n", "\n\n"), icon=":material/error:")
 
 
 def ready(pair: Pair) -> bool:
@@ -187,15 +204,9 @@ def ready(pair: Pair) -> bool:
     return False
 
 
-def end_page() -> None:
-    """Draw the progress of what the page waits for, and redraw the page as results arrive."""
-    st.session_state["_whole"] = False
-    if pending():
-        poll()
-
-
 @st.fragment(run_every=0.5)
 def poll() -> None:
+    """The progress of what the page waits for; redraws the page as results arrive."""
     jobs = pending()
     for identity, job in jobs.items():
         job.touched = time.monotonic()
@@ -251,7 +262,7 @@ def panel(draw):
         try:
             draw(*args, **kwargs)
         except UserError as error:
-            st.error(str(error).replace("\n", "\n\n"), icon=":material/error:")
+            show_error(error)
         if pending() and not st.session_state["_whole"]:
             st.rerun()
 

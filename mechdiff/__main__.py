@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--tokens", type=int, default=128, help="tokens a prompt, for --shape (default: 128)")
     bench.add_argument("--device", default="auto", help=", ".join(DEVICES))
     bench.add_argument("--dtype", help=", ".join(DTYPES))
+    bench.add_argument("--live", action="store_true", help="time the app's own calls instead: 20 changes of layer, heads, blend")
     bench.add_argument("--out", type=Path, help="write the figures to FILE.json")
     return parser
 
@@ -169,7 +170,12 @@ def cmd_sweep(args) -> None:
 def cmd_bench(args) -> None:
     from mechdiff import bench
 
-    figures = bench.measure(args.pair, args.shape, args.prompts, args.tokens, args.device, args.dtype)
+    if args.out and not args.out.parent.is_dir():
+        raise UserError(f"There is no folder {args.out.parent} for {args.out.name}.\nTry:  mkdir -p {args.out.parent}")
+    if args.live:
+        figures = bench.measure_live(args.pair, args.device, args.dtype)
+    else:
+        figures = bench.measure(args.pair, args.shape, args.prompts, args.tokens, args.device, args.dtype)
     text = json.dumps(figures, indent=2)
     print(text)
     if args.out:

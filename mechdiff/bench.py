@@ -4,23 +4,31 @@ The work is the full head sweep: every head of every layer, one at a time. Rows 
 sample of cells on every prompt, extrapolated to the sweep. Rows measure the effect of every cell; hooks only run the model.
 """
 
+import importlib
+import random
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
+from mechdiff import experiments
 from mechdiff.anatomy import Anatomy
 from mechdiff.conditions import Condition
 from mechdiff.errors import UserError, one_of
+from mechdiff.experiments import Run
 from mechdiff.experiments.measure import Measure, piece_sizes
 from mechdiff.hooks import run_hooks
 from mechdiff.interventions import as_rows
-from mechdiff.models import load_pair, resolve_device
+from mechdiff.models import load_pair, resolve_device, resolve_dtype
+from mechdiff.pairs import read_pair
 from mechdiff.prompts import read_domain
 from mechdiff.rows import Rows, run_rows
+from mechdiff.store import Store
 from mechdiff.trace import run_trace
 
 SHAPES = {
@@ -62,7 +70,7 @@ def subject(pair: str, shape: str | None, prompts: int, tokens: int, device: str
         texts = [prompt.text for prompt in read_domain(loaded.pair.domain, "val")[:prompts]]
         return loaded.base, loaded.tuned, [loaded.tokenizers.encode(text, "tuned") for text in texts]
     device = resolve_device(device)
-    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    dtype = resolve_dtype(dtype, None, device)
     anatomy = Anatomy(random_model(shape, device, getattr(torch, dtype)))
     ids = torch.randint(anatomy.vocabulary, (prompts, tokens), generator=torch.Generator().manual_seed(0)).tolist()
     return anatomy, anatomy, ids
@@ -172,3 +180,40 @@ def sweep_flops(anatomy: Anatomy) -> float:
     depth = len(anatomy.layers)
     passes = sum(depth - index for index in range(depth)) * anatomy.heads
     return 2 * (layer * passes + anatomy.width * anatomy.vocabulary * depth * anatomy.heads)
+
+
+def measure_live(pair: str, device: str, dtype: str | None, changes: int = 20, prompts: int = 32) -> dict:
+    """Seconds that the app's call takes after a change of layer, heads or blend, with the clean passes there, and from disk.
+
+    load_s: loading the pair (imports aside). first_*: each change asked for the first time. repeat_*: asked for again, of a
+    store opened afresh, without a model.
+    """
+    rng, layers, heads = random.Random(0), read_pair(pair).layers, read_pair(pair).heads
+    import_s = timed(lambda: importlib.import_module("transformers.models.llama.modeling_llama"))
+    load_s = timed(lambda: load_pair(pair, device, dtype))
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+
+        def ask(layer: int, chosen: list[int], blend: float, store: Store) -> float:
+            sets = ",".join(map(str, sorted(chosen)))
+            run = Run("heads", pair, limit=prompts, layers=(layer,), head_sets=sets, blend=blend, device=device, dtype=dtype)
+            return timed(lambda: experiments.run(run, store))
+
+        cold_s = ask(0, [0], 1.0, store)
+        changed = [
+            (rng.randrange(layers), rng.sample(range(heads), rng.randint(1, heads - 1)), rng.choice([0.25, 0.5, 0.75, 1.0]))
+            for _ in range(changes)
+        ]
+        first = [ask(*change, store) for change in changed]
+        again = [ask(*change, Store(Path(folder))) for change in changed]
+    return {
+        "import_s": import_s,
+        "load_s": load_s,
+        "cold_s": cold_s,
+        "first_median_s": statistics.median(first),
+        "first_worst_s": max(first),
+        "repeat_median_s": statistics.median(again),
+        "repeat_worst_s": max(again),
+        "changes": changes,
+        "prompts": prompts,
+    }

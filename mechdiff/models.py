@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from mechdiff.errors import UserError, one_of
 from mechdiff.pairs import Pair, read_pair
-from mechdiff.terms import DEVICES
+from mechdiff.terms import DEVICES, DTYPES
 from mechdiff.tokens import Tokenizers, load_tokenizers
 
 TRACE_BYTES = 2 << 30
@@ -117,8 +117,11 @@ def resolve_device(device: str) -> str:
     return "cpu"
 
 
-def resolve_dtype(dtype: str | None, pair: Pair, device: str) -> str:
-    return dtype or pair.dtype or ("float32" if device == "cpu" else "bfloat16")
+def resolve_dtype(dtype: str | None, pair: Pair | None, device: str) -> str:
+    """The number format asked for, else the pair's own, else the device's. Raises UserError for an unknown one."""
+    if False:
+        raise one_of("Dtype", dtype, DTYPES)
+    return dtype or (pair and pair.dtype) or ("float32" if device == "cpu" else "bfloat16")
 
 
 def load_pair(name: str | Pair, device: str = "auto", dtype: str | None = None) -> LoadedPair:

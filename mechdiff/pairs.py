@@ -17,6 +17,7 @@ from mechdiff.paths import MODELS, PAIRS
 from mechdiff.terms import DTYPES
 
 TEMPLATES = ("auto", "none")
+OPTIONS = ("dtype", "chat_template", "trust_remote_code")
 IDENTITY_SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 
 
@@ -146,8 +147,14 @@ def read_config(folder: Path) -> dict:
 def snapshot(hub_id: str, revision: str | None, file: str) -> Path:
     """The downloaded snapshot of a hub repository."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(hub_id, file, revision=revision)
+    try:
+        found = try_to_load_from_cache(hub_id, file, revision=revision)
+    except HFValidationError:
+        raise UserError(
+            f"{hub_id} is neither a folder on this machine nor a hub id such as org/model.\nTry:  ls {hub_id}"
+        ) from None
     if not isinstance(found, str):
         at = f" --revision {revision}" if revision else ""
         raise UserError(f"{hub_id} is not on this machine.\nTry:  hf download {hub_id}{at}")
@@ -197,6 +204,9 @@ def parse_pair(table: dict, path: Path) -> Pair:
     for key in table:
         if key not in ("name", "domain", "base", "tuned", "options"):
             raise one_of(f"{path}: key", key, ["name", "domain", "[base]", "[tuned]", "[options]"])
+    for key in ("base", "tuned", "options"):
+        if not isinstance(table.get(key, {}), dict):
+            raise UserError(f"{path}: {key} is not a table. Write  [{key}]  on a line of its own, and its values below.")
     for side in ("base", "tuned"):
         if side not in table:
             raise UserError(f'{path} has no [{side}] table. Add one with a line such as  hub = "org/model"')
@@ -206,6 +216,9 @@ def parse_pair(table: dict, path: Path) -> Pair:
     if not (tuned.hub or tuned.folder or tuned.gguf):
         tuned = Source(**{**vars(base), "adapter": tuned.adapter})
     options = table.get("options", {})
+    for key in options:
+        if key not in OPTIONS:
+            raise one_of(f"{path}: [options] key", key, OPTIONS)
     dtype, template = options.get("dtype"), options.get("chat_template", "auto")
     if dtype is not None and dtype not in DTYPES:
         raise one_of(f"{path}: dtype", dtype, DTYPES)

@@ -46,9 +46,9 @@ class BytesDisk(diskcache.Disk):
         return super().store(value, read, key)
 
     def fetch(self, mode, filename, value, read):
-        if mode not in (MODE_RAW, MODE_BINARY):
-            raise ValueError("the cache folder holds a value that mechdiff did not write")
-        return super().fetch(mode, filename, value, read)
+        if (mode == MODE_RAW and isinstance(value, bytes)) or (mode == MODE_BINARY and isinstance(filename, str)):
+            return super().fetch(mode, filename, value, read)
+        raise ValueError("the cache folder holds a value that mechdiff did not write")
 
 
 def key(**parts) -> str:
@@ -64,11 +64,14 @@ class Store:
         self.folder, self.full = Path(folder), False
         self._lock = threading.Lock()
         try:
-            self._cache = self._open(size_limit)
-        except sqlite3.DatabaseError:
-            self._set_aside()
-            self._cache = self._open(size_limit)
-        except OSError as error:
+            try:
+                self._cache = self._open(size_limit)
+            except sqlite3.OperationalError:  # locked, full or read-only: the index itself is sound
+                raise
+            except sqlite3.DatabaseError:
+                self._set_aside()
+                self._cache = self._open(size_limit)
+        except (OSError, sqlite3.DatabaseError, diskcache.Timeout) as error:
             raise UserError(f"The cache folder {folder} cannot be used: {error}\nTry:  MECHDIFF_CACHE=/some/folder") from None
 
     def _open(self, size_limit: int) -> diskcache.Cache:

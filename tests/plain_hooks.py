@@ -1,4 +1,4 @@
-"""Plain hooks by the modules' own names, one prompt and one intervention at a time: a reference that shares no code with mechdiff."""
+"""Plain hooks by the modules' own names, one prompt at a time: a reference that shares no code with mechdiff."""
 
 import torch
 
@@ -68,10 +68,20 @@ def run(model, ids: list[int], edits=()):
 
 
 @torch.no_grad()
-def state(model, ids: list[int], layer: int, stream: str):
-    """The state at the last token of a clean pass."""
-    kept = []
-    handle = hook(*site(model, layer, stream), lambda s: kept.append(s[0, -1].clone()))
+def states(model, ids: list[int], sites) -> dict:
+    """The states of one clean pass at the last token: (layer, stream) -> [width]."""
+    kept, handles = {}, []
+    for one in sites:
+
+        def keep(state, one=one):
+            kept[one] = state[0, -1].clone()
+
+        handles.append(hook(*site(model, *one), keep))
     model(input_ids=torch.tensor([ids]))
-    handle.remove()
-    return kept[0]
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
+def state(model, ids: list[int], layer: int, stream: str):
+    return states(model, ids, [(layer, stream)])[layer, stream]

@@ -9,8 +9,13 @@ from mechdiff.metrics import cka_with_interval, grams, hsic_debiased, jackknife_
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def seeded_on_one_thread():
+    """Threads only get in each other's way on tensors this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
 
 
 def normal(*shape):
@@ -117,19 +122,17 @@ def test_a_constant_site_is_nan_and_leaves_the_other_sites_alone():
         assert_close(value[[0, 2]], untouched[name][[0, 2]])
 
 
-@pytest.mark.parametrize("suffix", ["", "_debiased"])
-def test_intervals_are_wider_with_fewer_prompts(suffix):
-    widths = []
-    for n in (20, 60, 180):
-        result = cka_with_interval(*related(n, sites=5), [str(i) for i in range(n)])
-        widths.append((result[f"high{suffix}"] - result[f"low{suffix}"]).mean().item())
-    assert widths[0] > 1.3 * widths[1] > 1.3**2 * widths[2] > 0
+def test_intervals_are_wider_with_fewer_prompts():
+    results = [cka_with_interval(*related(n, sites=8), [str(i) for i in range(n)]) for n in (16, 64)]
+    for suffix in ("", "_debiased"):
+        few, many = ((r[f"high{suffix}"] - r[f"low{suffix}"]).mean().item() for r in results)
+        assert few > 1.5 * many > 0
 
 
 def test_the_interval_covers_the_population_value():
     x, y = related(4000)
     truth = textbook_features(x[0], y[0])
-    result = cka_with_interval(*related(60, sites=100), [str(i) for i in range(60)])
+    result = cka_with_interval(*related(40, sites=60), [str(i) for i in range(40)])
     covered = (result["low_debiased"] < truth) & (truth < result["high_debiased"])
     assert covered.double().mean() >= 0.85
     assert abs(result["cka_debiased"].mean().item() - truth) < 0.02
@@ -166,7 +169,9 @@ def test_kl_of_equal_distributions_is_zero():
 def test_kl_is_that_of_torch():
     p, q = (torch.distributions.Categorical(logits=3 * normal(6, 40)) for _ in range(2))
     assert_close(kl(p.logits, q.logits), torch.distributions.kl_divergence(p, q))
-    assert_close(kl(p.logits, q.logits[0]), torch.distributions.kl_divergence(p, torch.distributions.Categorical(logits=q.logits[0])))
+    assert_close(
+        kl(p.logits, q.logits[0]), torch.distributions.kl_divergence(p, torch.distributions.Categorical(logits=q.logits[0]))
+    )
 
 
 def test_kl_is_never_negative():

@@ -90,7 +90,8 @@ def test_a_stack_of_interventions_equals_plain_hooks(pair):
     donor_trace, trace = run_trace(Anatomy(donor), PROMPTS, False), run_trace(anatomy, PROMPTS)
     first, second = donor_trace.states["attn_out"][1], donor_trace.states["resid_post"][2]
     half = torch.full((1, 32), 0.5)
-    edits = [Edit(1, "attn_out", torch.tensor([0]), first[:, None]), Edit(2, "resid_post", torch.tensor([0]), second[:, None], half)]
+    row = torch.tensor([0])
+    edits = [Edit(1, "attn_out", row, first[:, None]), Edit(2, "resid_post", row, second[:, None], half)]
     found = by_rows(anatomy, trace, Rows(1, edits))
     for p, ids in enumerate(PROMPTS):
         chain = [(1, "attn_out", lambda own, p=p: first[p]), (2, "resid_post", lambda own, p=p: (own + second[p]) / 2)]

@@ -83,7 +83,9 @@ def test_a_ratio_is_blank_where_its_denominator_touches_the_floor():
 
 def effects(prompts=12, layers=(0, 3, 7)):
     rng = np.random.default_rng(0)
-    return pd.DataFrame([{"prompt": p, "layer": l, "map": "none", "kl": rng.exponential()} for p in range(prompts) for l in layers])
+    return pd.DataFrame(
+        [{"prompt": p, "layer": l, "map": "none", "kl": rng.exponential()} for p in range(prompts) for l in layers]
+    )
 
 
 @pytest.mark.parametrize("by", [["layer"], ["layer", "map"]])

@@ -33,9 +33,12 @@ def everything(shared: dict) -> None:
         chosen = controls.heads(pair)
     with three:
         blend = controls.blend()
-    chosen_set(shared, layer, chosen, blend)
     every = controls.request("heads", shared, head_sets="each", blend=blend)
-    table = session.answer(every)
+    sets = "all" if not chosen else ",".join(map(str, chosen))
+    together = session.answer(controls.request("heads", shared, layers=(layer,), head_sets=sets, blend=blend))
+    table = session.answer(every, patience=0.05)
+    singles = table[table["layer"] == layer]
+    chosen_set(pd.concat([together, singles]).drop_duplicates(["prompt", "heads"]), every, layer, chosen)
     if table.empty:
         session.waiting("The map of all heads fills in as layers are computed.")
         return
@@ -56,23 +59,21 @@ def take_click() -> None:
     st.session_state["layer"], st.session_state["heads"] = layer, sorted(before ^ {head}) or [head]
 
 
-def chosen_set(shared: dict, layer: int, chosen: list[int], blend: float) -> None:
-    """The chosen heads together, beside each head alone and all of them."""
-    pair = controls.read_pair(shared["pair"])
-    sets = [str(head) for head in range(pair.heads)] + ([",".join(map(str, chosen))] if len(chosen) > 1 else [])
-    run = controls.request("heads", shared, layers=(layer,), head_sets=";".join(sets), blend=blend)
-    table = session.answer(run)
-    if table.empty or not (table["heads"] == "all").any():
-        session.waiting("The chosen layer's heads appear in a moment.")
+def chosen_set(table: pd.DataFrame, run, layer: int, chosen: list[int]) -> None:
+    """The chosen heads together, beside each head alone and all of them. table: what is there of this layer."""
+    if not (table["heads"] == "all").any():
+        session.waiting("The chosen heads' effect appears in a moment.")
         return
     clusters = [prompt.template for prompt in run.chosen_prompts]
-    summary = summarise(table, ["heads"], clusters)
-    name = "all" if len(chosen) == pair.heads else "-".join(map(str, chosen))
+    name = "all" if len(chosen) == run.spec.heads else "-".join(map(str, chosen))
     show_coverage(table, clusters, name, layer, chosen)
-    summary["kind"] = ["all" if h == "all" else "chosen" if h == name and len(chosen) > 1 else "single" for h in summary["heads"]]
+    complete = table[table.groupby("heads")["prompt"].transform("size") == (table["heads"] == "all").sum()]
+    summary = summarise(complete, ["heads"], clusters)
+    summary["kind"] = ["all" if h == "all" else "chosen" if h == name else "single" for h in summary["heads"]]
     summary["label"] = [h.replace("-", " + ") if len(h) < 12 else "chosen" for h in summary["heads"]]
-    order = {"single": 0, "chosen": 1, "all": 2}
-    summary = summary.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable")
+    singles = ~summary["heads"].str.contains("all|-")
+    numbers = pd.to_numeric(summary["heads"].where(singles), errors="coerce").fillna(1000 + (summary["heads"] == "all"))
+    summary = summary.iloc[numbers.argsort()]
     st.altair_chart(charts.head_bars(summary, layer), width="stretch")
 
 

@@ -11,7 +11,6 @@ from mechdiff.stats import summarise
 from mechdiff.terms import sides
 
 PATCHED = ("resid_post", "resid_pre", "attn_out", "mlp_out", "heads")
-MAP_NAMES = {"none": "as it is", "zscore": "mean and scale matched (zscore)"}
 
 
 def page() -> None:
@@ -34,8 +33,7 @@ def layers(shared: dict) -> None:
     with one:
         stream = controls.stream(PATCHED)
     with two:
-        names = MAP_NAMES.get
-        chosen_map = st.selectbox("Donor's state", list(MAP_NAMES), format_func=names, key="map", bind="query-params")
+        chosen_map = controls.donor_map()
     with three:
         layer = controls.layer(pair)
     run = controls.request("patch", shared, streams=(stream,), map=chosen_map, controls=("self",))

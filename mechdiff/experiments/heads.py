@@ -1,5 +1,7 @@
 """RQ4, heads: which attention heads carry the change? Chosen heads at one layer, against all heads of that layer."""
 
+from dataclasses import replace
+
 from mechdiff.conditions import Condition
 from mechdiff.experiments.effects import EffectsTask
 from mechdiff.experiments.request import Run
@@ -19,14 +21,25 @@ def heads_task(run: Run, store: Store) -> EffectsTask:
         every = condition(full)
         groups.append((every,))
         groups += [(every.as_control(control),) for control in run.controls]
-        if singles:
-            groups.append(tuple(condition((head,)) for head in full))
+        if len(singles) == len(full):
+            groups.append(tuple(condition(heads) for heads in singles))
+        else:
+            groups += [(condition(heads),) for heads in singles]
         groups += [(condition(heads),) for heads in others]
     return HeadsTask(run, groups, store)
 
 
 class HeadsTask(EffectsTask):
     """Effects of head sets, with the effect of replacing all heads beside each as kl_reference."""
+
+    def _chunk(self, block, group):
+        """A single head's chunk, or its part of the chunk that holds every single head of its layer."""
+        chunk = super()._chunk(block, group)
+        if chunk.found is None and len(group) == 1 and len(group[0].heads) == 1:
+            (head,) = group[0].heads
+            every = super()._chunk(block, tuple(replace(group[0], heads=(h,)) for h in range(self.run.spec.heads)))
+            chunk.found = every.found and {name: values[head : head + 1] for name, values in every.found.items()}
+        return chunk
 
     def table(self):
         table = super().table()

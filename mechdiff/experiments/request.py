@@ -42,6 +42,8 @@ class Run:
                 raise one_of(name.capitalize(), getattr(self, name), choices)
         if self.dtype is not None and self.dtype not in DTYPES:
             raise one_of("Dtype", self.dtype, DTYPES)
+        if not self.streams:
+            raise UserError("No stream is named.\nTry:  --streams resid_post")
         for stream in self.streams:
             if stream not in STREAMS:
                 raise one_of("Stream", stream, (*STREAMS, "all"))
