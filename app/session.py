@@ -114,6 +114,7 @@ def answer(request, patience: float | None = None) -> pd.DataFrame:
     job = start(request, lambda: new_job(request, task))
     deadline = time.monotonic() + (PATIENCE if patience is None else patience)
     while not job.future.done() and time.monotonic() < deadline:
+        job.touched = time.monotonic()
         time.sleep(0.01)
     if job.future.done():
         finish(request)

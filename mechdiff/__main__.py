@@ -71,7 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="every question of a pair on a domain, into mechdiff/artifacts")
     sweep.add_argument("--pair", required=True)
     sweep.add_argument("--domain")
-    sweep.add_argument("--grid", default="quick", help="quick (32 prompts, residual stream) or full (default: quick)")
+    sweep.add_argument(
+        "--grid", default="quick", help="quick (RQ1, residual stream) or full (all streams, heads; default: quick)"
+    )
     sweep.add_argument("--out", type=Path, help="another folder than mechdiff/artifacts")
 
     bench = commands.add_parser("bench", help="the row engine against plain hooks, in one run")

@@ -9,6 +9,7 @@ model's own code: see `logits`.
 import copy
 import inspect
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,7 @@ class Anatomy:
         self.vocabulary = model.get_output_embeddings().weight.shape[0]
         self.signatures = [inspect.signature(part.block.forward) for part in self.layers]
         self._tail, self._tail_layer = tail(model, self.decoder, blocks)
+        self._fused: list[tuple[nn.Module, object]] = []
 
     @property
     def device(self) -> torch.device:
@@ -64,6 +66,27 @@ class Anatomy:
     def kernel(self) -> str:
         """The attention kernel that the model runs with: eager, sdpa, ..."""
         return self.model.config._attn_implementation
+
+    @contextmanager
+    def fused(self):
+        """On a GPU, let norms and MLPs run compiled: what they do element by element then costs one pass over memory.
+
+        Where the compiler is missing or fails, they run as they are.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        if not self._fused:
+            torch._dynamo.config.suppress_errors = True
+            modules = [m for part in self.layers for m in part.block.children() if m is not part.attention]
+            self._fused = [(module, torch.compile(module.forward, dynamic=True)) for module in modules]
+        try:
+            for module, forward in self._fused:
+                module.forward = forward
+            yield
+        finally:
+            for module, _ in self._fused:
+                del module.forward
 
     def logits(self, states: Tensor) -> Tensor:
         """Final norm and unembedding of states [n, width] that left the last layer; [n, vocabulary], by the model's own code."""

@@ -18,7 +18,7 @@ from mechdiff.pairs import Pair, read_pair
 from mechdiff.terms import DEVICES, DTYPES
 from mechdiff.tokens import Tokenizers, load_tokenizers
 
-TRACE_BYTES = 2 << 30
+TRACE_BYTES = 1 << 30
 PARITY = {"float32": 1e-3, "bfloat16": 1.5, "float16": 0.3}  # largest difference to plain hooks, in log-probability
 
 
@@ -119,7 +119,7 @@ def resolve_device(device: str) -> str:
 
 def resolve_dtype(dtype: str | None, pair: Pair | None, device: str) -> str:
     """The number format asked for, else the pair's own, else the device's. Raises UserError for an unknown one."""
-    if False:
+    if dtype is not None and dtype not in DTYPES:
         raise one_of("Dtype", dtype, DTYPES)
     return dtype or (pair and pair.dtype) or ("float32" if device == "cpu" else "bfloat16")
 

@@ -37,7 +37,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut a text at U+2028
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut a text at U+2028
     except OSError as error:
         raise UserError(f"The prompts file {path} cannot be read: {error.strerror}.\nTry:  ls {path.parent}") from None
     except UnicodeDecodeError:

@@ -194,7 +194,7 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
             if (edit.layer, edit.stream) == (layer, stream):
                 edit.apply(state)
 
-    with row_kernel(anatomy):
+    with row_kernel(anatomy), anatomy.fused():
         for layer, part in enumerate(anatomy.layers):
             state = join(joining[2 * layer], trace.states["resid_pre"][layer])
             if state is not None:

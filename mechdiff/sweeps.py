@@ -19,20 +19,19 @@ from mechdiff.paths import ARTIFACTS
 from mechdiff.prompts import digest
 from mechdiff.terms import DIRECTIONS, STREAMS
 
-GRIDS = {
-    "quick": {"limit": 32, "streams": ("resid_post",)},
-    "full": {"limit": None, "streams": STREAMS},
-}
+GRIDS = {"quick": ("resid_post",), "full": STREAMS}
 LIBRARIES = ("mechdiff", "torch", "transformers", "peft", "numpy")
 
 
 def plan(pair: str, domain: str | None, grid: str) -> dict[str, dict[str, list[Run]]]:
-    """Folder -> table -> the requests that the table joins."""
-    common = {"pair": pair, "domain": domain, "limit": GRIDS[grid]["limit"]}
-    streams = GRIDS[grid]["streams"]
+    """Folder -> table -> the requests that the table joins. quick: RQ1 on the residual stream; full: all streams, and heads."""
+    common, streams = {"pair": pair, "domain": domain}, GRIDS[grid]
     patch = [Run("patch", streams=streams, direction=d, controls=("self",), **common) for d in DIRECTIONS]
-    heads = [Run("heads", direction=d, controls=("self",), **common) for d in DIRECTIONS]
-    return {"rq1": {"drift": [Run("drift", streams=streams, **common)], "patch": patch}, "rq4": {"heads": heads}}
+    folders = {"rq1": {"drift": [Run("drift", streams=streams, **common)], "patch": patch}}
+    if grid == "full":
+        heads = [Run("heads", direction=d, controls=("self",), **common) for d in DIRECTIONS]
+        folders["rq4"] = {"heads": heads}
+    return folders
 
 
 def sweep(pair: str, domain: str | None, grid: str, out: Path | None, command: list[str]) -> Iterator[tuple[Task, str]]:

@@ -66,19 +66,17 @@ def test_a_prompt_without_a_template_is_one_of_its_own(tmp_path):
 
 
 def test_the_digest_depends_on_texts_and_order_alone():
-    a, b = prompts.Prompt("a", "t"), prompts.Prompt("b", "t")
+    a, b, ab, c, bc = (prompts.Prompt(text, "t") for text in ("a", "b", "ab", "c", "bc"))
     assert digest([a, b]) != digest([b, a]) != digest([a])
     assert digest([a]) == digest([prompts.Prompt("a", "another")])
-    assert digest([prompts.Prompt("ab", ""), prompts.Prompt("c", "")]) != digest(
-        [prompts.Prompt("a", ""), prompts.Prompt("bc", "")]
-    )
+    assert digest([ab, c]) != digest([a, bc])
 
 
 def test_blocks_hold_every_prompt_in_order():
     many = [prompts.Prompt(str(i), "t") for i in range(2 * prompts.BLOCK + 3)]
     blocks = prompts.blocks(many)
     assert [len(block) for block in blocks] == [prompts.BLOCK, prompts.BLOCK, 3]
-    assert sum(blocks, []) == many
+    assert [prompt for block in blocks for prompt in block] == many
 
 
 @pytest.mark.parametrize("name", ["weather", "", "../data"])

@@ -201,7 +201,7 @@ def test_a_busy_or_full_disk_at_the_start_is_told_and_the_index_stays(cache, mon
         raise sqlite3.OperationalError("database or disk is full")
 
     cache.put_text("k", "value")
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="disk is full\n.*MECHDIFF_CACHE"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"disk is full\n.*MECHDIFF_CACHE"):
         patch.setattr(diskcache, "Cache", refuse)
         Store(cache.folder)
     assert reopened(cache).text("k") == "value"
