@@ -77,7 +77,6 @@ class Anatomy:
             yield
             return
         if not self._fused:
-            torch._dynamo.config.suppress_errors = True
             modules = [m for part in self.layers for m in part.block.children() if m is not part.attention]
             self._fused = [(module, torch.compile(module.forward, dynamic=True)) for module in modules]
         try:

@@ -125,6 +125,7 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
         return timed(lambda: run_all(run_hooks(tuned, ids[index : index + 1], one, ignore, batch))) / one.count
 
     sweep()
+    sweep()  # the first may have compiled
     seconds, error = defaultdict(list), 0.0
     for index in range(prompts):  # all in turn, so that a machine whose speed drifts treats them alike
         if index % max(1, prompts // REPEATS) == 0:

@@ -1,5 +1,7 @@
 """Similarity and divergence: tensors in, tensors out."""
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,7 +17,19 @@ def kl(p: Float[Tensor, "... v"], q: Float[Tensor, "... v"]) -> Float[Tensor, ".
 
     The difference is taken before the sum, so that a small divergence keeps its digits.
     """
-    return torch.einsum("...v,...v->...", p.exp(), p - q).clamp(min=0)
+    return (p.exp() * (p - q)).sum(-1).clamp(min=0)
+
+
+def divergences(logits: Float[Tensor, "n v"], clean: Float[Tensor, " v"], donor: Float[Tensor, " v"]) -> tuple[Tensor, Tensor]:
+    """KL(patched || clean) and KL(donor || patched), [n] each, of rows of logits against two rows of log-probabilities."""
+    patched = logits.log_softmax(-1, dtype=torch.float32)
+    return kl(patched, clean), kl(donor, patched)
+
+
+@lru_cache(maxsize=2)
+def divergences_on(device: str):
+    """`divergences`, on a GPU compiled into one pass over the logits; as it is where the compiler is missing or fails."""
+    return torch.compile(divergences, dynamic=True) if device == "cuda" else divergences
 
 
 def grams(x: Float[Tensor, "sites n d"]) -> Float[Tensor, "sites n n"]:

@@ -111,10 +111,20 @@ def resolve_device(device: str) -> str:
     import torch
 
     if torch.cuda.is_available():
+        settle_compiler()
         return "cuda"
     if device == "cuda":
         raise UserError("There is no CUDA GPU that torch can use here.\nTry:  --device cpu")
     return "cpu"
+
+
+def settle_compiler() -> None:
+    """How torch.compile behaves: no pool of compilers, which would starve the thread that feeds the GPU; no error if it fails."""
+    import torch._dynamo.config
+    import torch._inductor.config
+
+    torch._dynamo.config.suppress_errors = True
+    torch._inductor.config.compile_threads = 1
 
 
 def resolve_dtype(dtype: str | None, pair: Pair | None, device: str) -> str:

@@ -117,11 +117,13 @@ def row_attention(module, query, key, value, attention_mask: Prefix, scaling=Non
     query = query.reshape(b, groups, shared, n, width)
     to_self = (query * key.unsqueeze(2)).sum(-1).view(b, heads, n, 1) * scaling
     queries, keys = query.reshape(b * groups, shared * n, width), prefix.keys.reshape(b * groups, seen, width)
-    to_prefix = torch.baddbmm(query.new_empty(()).expand(1, 1, 1), queries, keys.mT, beta=0, alpha=scaling)
+    out_of_sight = query.new_zeros(b, 1, 1, seen).masked_fill_(prefix.hidden, -torch.inf)
+    out_of_sight = out_of_sight.expand(b, groups, 1, seen).reshape(b * groups, 1, seen)
+    to_prefix = torch.baddbmm(out_of_sight, queries, keys.mT, alpha=scaling)
     scores = torch.cat([to_prefix.view(b, heads, n, seen), to_self], -1)
     if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores[..., :-1].masked_fill_(prefix.hidden, -torch.inf)
+        scores = softcap * torch.tanh(scores / softcap)  # turns minus infinity into -softcap
+        scores[..., :-1].masked_fill_(prefix.hidden, -torch.inf)
     share = scores.softmax(-1)
     from_prefix = share[..., :-1].reshape(b, groups, shared * n, seen) @ prefix.values
     output = query.new_empty(b, n, groups, shared, width)

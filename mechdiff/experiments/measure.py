@@ -27,7 +27,7 @@ class Measure:
 
     def __init__(self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool):
         self.clean, self.donor = recipient.logprobs, donor.logprobs.to(recipient.logprobs.device) if shared else None
-        self.donor_p = None if self.donor is None else self.donor.exp()
+        self.divergences = metrics.divergences_on(self.clean.device.type)
         self.tokens, prompts = tokens, len(recipient.last)
         names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
         self.found = {name: np.full((count, prompts), np.nan, np.float32) for name in names}
@@ -41,12 +41,11 @@ class Measure:
             logits, rows = logits[count:], rows[count:]
 
     def _one_prompt(self, logits: Tensor, prompt: int, rows: np.ndarray) -> None:
-        logprobs = logits.log_softmax(-1, dtype=torch.float32)
-        values = self._about_tokens(logprobs)
-        if self.donor is not None:
-            own_entropy = (self.donor_p[prompt] * self.donor[prompt]).sum()
-            values["kl_to_donor"] = (own_entropy - logprobs @ self.donor_p[prompt]).clamp(min=0)
-        values["kl"] = metrics.kl(logprobs, self.clean[prompt])
+        other = self.clean if self.donor is None else self.donor
+        effect, to_donor = self.divergences(logits, self.clean[prompt], other[prompt])
+        values = {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor})
+        if self.tokens:
+            values |= self._about_tokens(logits.log_softmax(-1, dtype=torch.float32))
         for name, value in values.items():
             self.found[name][rows, prompt] = value.cpu().numpy()
         self.seen[rows, prompt] = True
