@@ -14,7 +14,9 @@ def layer_axis(title: str = "Layer") -> alt.X:
 
 
 def titled(chart, title: str, subtitle: str = ""):
-    title = alt.TitleParams(title, subtitle=subtitle or [], anchor="start", fontSize=16, subtitleFontSize=12, offset=12)
+    title = alt.TitleParams(
+        title, subtitle=subtitle or [], anchor="start", fontSize=16, subtitleFontSize=12, subtitleColor=GREY, offset=12
+    )
     return chart.properties(title=title, height=HEIGHT, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
 
 
@@ -34,7 +36,10 @@ def drift_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "
     band = base.transform_filter("datum.estimator == 'debiased'").mark_area(opacity=0.18)
     band = band.encode(alt.Y("low:Q").title("Linear CKA, base against tuned"), alt.Y2("high:Q"), colour)
     line = base.mark_line(point={"size": 24}).encode(
-        similarity, colour, dash.legend(orient="bottom", symbolType="stroke", symbolSize=400), tooltip=tip
+        similarity,
+        colour,
+        dash.legend(orient="bottom", symbolType="stroke", symbolSize=400, symbolStrokeColor=GREY, symbolStrokeWidth=2),
+        tooltip=tip,
     )
     layers = [band, line] if layer is None else [band, line, chosen_layer(layer)]
     return titled(alt.layer(*layers), "Where do the two models' representations part?", subtitle)
@@ -151,7 +156,7 @@ def head_bars(table: pd.DataFrame, layer: int) -> alt.LayerChart:
     colour = alt.Color("kind:N").title(None).scale(domain=kinds, range=colours).legend(orient="bottom")
     tip = ["label", *(alt.Tooltip(f"{name}:Q", format=".5f") for name in ("mean", "low", "high"))]
     bars = base.mark_bar().encode(alt.Y("mean:Q").title(KL), colour, tooltip=tip)
-    whiskers = base.mark_rule(size=1.5).encode(alt.Y("low:Q").title(KL), alt.Y2("high:Q"))
+    whiskers = base.mark_rule(size=1.5, color=GREY).encode(alt.Y("low:Q").title(KL), alt.Y2("high:Q"))
     return titled(
         bars + whiskers, "How much do the chosen heads carry, beside each alone?", "Whiskers: 95 % interval over prompts"
     )

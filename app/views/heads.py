@@ -25,7 +25,6 @@ def page() -> None:
 @session.panel
 def everything(shared: dict) -> None:
     pair = controls.read_pair(shared["pair"])
-    take_click()
     one, two, three = st.columns([2, 3, 1.5])
     with one:
         layer = controls.layer(pair)
@@ -43,16 +42,15 @@ def everything(shared: dict) -> None:
         session.waiting("The map of all heads fills in as layers are computed.")
         return
     chart = charts.heads_map(single_means(table), layer, chosen)
-    st.altair_chart(chart, width="stretch", key="map_click", on_select="rerun", selection_mode="cell")
+    st.altair_chart(chart, width="stretch", key="map_click", on_select=take_click, selection_mode="cell")
     session.provenance(every, table)
 
 
 def take_click() -> None:
-    """A clicked cell of the map: go to its layer, and add or drop its head."""
+    """A clicked cell of the map: go to its layer, and add or drop its head. Runs before the page is drawn again."""
     clicked = st.session_state.get("map_click", {}).get("selection", {}).get("cell") or []
-    if not clicked or st.session_state.get("_clicked") == clicked:
+    if not clicked:
         return
-    st.session_state["_clicked"] = clicked
     layer, head = int(clicked[0]["layer"]), int(clicked[0]["head"])
     same = st.session_state.get("layer") == layer
     before = set(st.session_state.get("heads") or []) if same else set()
