@@ -30,7 +30,7 @@ def drift_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "
     long["estimator"] = long["estimator"].map(names)
     base = alt.Chart(long).encode(layer_axis())
     colour = alt.Color("stream:N").title("Stream").legend(None if table["stream"].nunique() == 1 else alt.Legend(orient="bottom"))
-    dash = alt.StrokeDash("estimator:N").title("CKA").scale(domain=["debiased", "plain"], range=[[1, 0], [4, 3]])
+    dash = alt.StrokeDash("estimator:N").scale(domain=["debiased", "plain"], range=[[1, 0], [4, 3]]).legend(None)
     tip = ["stream", "layer", "estimator", alt.Tooltip("similarity:Q", format=".3f"), "n"]
     similarity = alt.Y("similarity:Q").title("Linear CKA, base against tuned").scale(zero=True)
     band = base.transform_filter("datum.estimator == 'debiased'").mark_area(opacity=0.18)
@@ -38,11 +38,12 @@ def drift_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "
     line = base.mark_line(point={"size": 24}).encode(
         similarity,
         colour,
-        dash.legend(orient="bottom", symbolType="stroke", symbolSize=400, symbolStrokeColor=GREY, symbolStrokeWidth=2),
+        dash,
         tooltip=tip,
     )
     layers = [band, line] if layer is None else [band, line, chosen_layer(layer)]
-    return titled(alt.layer(*layers), "Where do the two models' representations part?", subtitle)
+    about = f"Solid: debiased CKA; dashed: plain. {subtitle}"
+    return titled(alt.layer(*layers), "Where do the two models' representations part?", about)
 
 
 def chosen_layer(layer: int) -> alt.Chart:
