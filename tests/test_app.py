@@ -65,6 +65,10 @@ def test_patching_shows_the_command_lines_number(tmp_path):
     at.slider(key="layer").set_value(21).run()
     table = from_cli(tmp_path, "patch", "--streams", "mlp_out", "--layers", "21", "--direction", "tuned-to-base")
     assert metric(at, "Mean effect at layer 21") == f"{table['kl'].mean():.4f} nats"
+    recovery = 1 - table["kl_to_donor"].mean() / table["kl_donor_clean"].mean()
+    shown = next(m for m in at.metric if m.label == "Recovery")
+    low, high = (float(part.rstrip("%")) / 100 for part in shown.delta.removeprefix("95 % interval ").split(" to "))
+    assert shown.value == f"{recovery:.0%}" and low <= recovery <= high and low < high
 
 
 @pytest.mark.usefixtures("demo")

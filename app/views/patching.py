@@ -2,12 +2,13 @@
 
 import charts
 import controls
+import numpy as np
 import session
 import streamlit as st
 
 from mechdiff.conditions import Condition
 from mechdiff.experiments import NextTokens
-from mechdiff.stats import summarise
+from mechdiff.stats import bootstrap_weights, ratio, summarise
 from mechdiff.terms import sides
 
 PATCHED = ("resid_post", "resid_pre", "attn_out", "mlp_out", "heads")
@@ -71,8 +72,7 @@ def one_layer(run, condition: Condition, here, mean) -> None:
     share[1].metric(
         "95 % interval over prompts", f"{mean.low:.4f} to {mean.high:.4f}", help="It speaks of prompts, not of other fine-tunes."
     )
-    recovery = 1 - here["kl_to_donor"].mean() / here["kl_donor_clean"].mean()
-    share[2].metric("Recovery", f"{recovery:.0%}", help="How much of the difference between the two models the patch removes.")
+    show_recovery(share[2], here, [run.chosen_prompts[i].template for i in here["prompt"]])
     left, right = st.columns(2)
     with right:
         picked = controls.prompt(len(run.chosen_prompts))
@@ -89,3 +89,14 @@ def one_layer(run, condition: Condition, here, mean) -> None:
         texts = here.assign(text=[run.chosen_prompts[i].text[:120] for i in here["prompt"]])[["prompt", "kl", "text"]]
         spread = charts.prompt_spread(texts, mean["mean"], mean.low, mean.high, condition.layer, picked)
         st.altair_chart(spread, width="stretch")
+
+
+def show_recovery(column, here, clusters: list[str]) -> None:
+    """One minus a ratio of means, with the interval of both means resampled together; blank where the models do not differ."""
+    left, between = (here[name].to_numpy(float) for name in ("kl_to_donor", "kl_donor_clean"))
+    recovered, high, low = 1 - np.array(ratio(left, between, bootstrap_weights(clusters)))
+    shown, interval = f"{recovered:.0%}", f"95 % interval {low:.0%} to {high:.0%}"
+    if np.isnan(recovered):
+        shown, interval = "—", "the models do not differ here"
+    about = "How much of the difference between the two models the patch removes."
+    column.metric("Recovery", shown, delta=interval, delta_color="off", delta_arrow="off", help=about)
