@@ -54,7 +54,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def show(value) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """From conditions to rows: which state goes in at each site, for every prompt of a block."""
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,15 +10,44 @@ from mechdiff.anatomy import Anatomy
 from mechdiff.conditions import Condition
 from mechdiff.rows import Edit, Rows
 from mechdiff.trace import Trace
+from mechdiff.transport import Map, cut
+
+Site = tuple[str, str, int, str]  # map, control, layer, stream
 
 
-def donor_state(condition: Condition, donor: Trace, recipient: Trace, maps: dict) -> Tensor:
-    """The state [b, width] that a condition puts in, before heads are chosen. maps: (map, layer, stream) -> fitted map."""
-    site = condition.stream, condition.layer
-    if condition.control == "self":
-        return recipient.states[site[0]][site[1]]
-    state = donor.states[site[0]][site[1]].to(recipient.last.device)
-    return state if condition.map == "none" else maps[condition.map, condition.layer, condition.stream](state)
+@dataclass(frozen=True)
+class SiteMap:
+    """A fitted map at one site, and what scales and cuts need.
+
+    full: the map. mean: [d], the recipient's train mean. alpha: the out-of-fold scale, if it was asked for. directions: [d, r],
+    of the map's outputs in order of variance, if a cut was asked for.
+    """
+
+    full: Map
+    mean: Tensor
+    alpha: float | None
+    directions: Tensor | None
+
+    def states(self, donor: Tensor, own: Tensor, conditions: list[Condition]) -> Tensor:
+        """Mapped, scaled and cut states [b, m, d], in the recipient's dtype. donor, own: [b, d]."""
+        ways = [(self.alpha if alpha is None else alpha, rank, complement) for alpha, rank, complement in map(way, conditions)]
+        directions = self.mean.new_zeros(len(self.mean), 1) if self.directions is None else self.directions
+        return cut(self.full.apply(donor.double()), own.double(), self.mean, directions, ways).to(own.dtype)
+
+
+def way(condition: Condition) -> tuple[float | None, int | None, str]:
+    return condition.way
+
+
+def site_of(condition: Condition) -> Site:
+    """Which fitted map a condition needs."""
+    control = "none" if condition.control == "mean" else condition.control
+    return condition.map, control, condition.layer, condition.stream
+
+
+def edited_stream(condition: Condition) -> str:
+    """Where the state goes in: single heads' weights change what their attention module returns."""
+    return "attn_out" if condition.transplant and condition.stream == "heads" else condition.stream
 
 
 def head_weight(condition: Condition, anatomy: Anatomy) -> Tensor:
@@ -27,20 +57,41 @@ def head_weight(condition: Condition, anatomy: Anatomy) -> Tensor:
     return weight.flatten()
 
 
-def as_rows(conditions: list[Condition], anatomy: Anatomy, donor: Trace, recipient: Trace, maps: dict) -> Rows:
-    """A row for each condition, in order."""
+def values(members: list[Condition], donor: Trace, recipient: Trace, maps: dict[Site, SiteMap], transplants) -> Tensor:
+    """The states [b, m, width] that conditions of one site put in, before heads are chosen."""
+    layer, stream = members[0].layer, members[0].stream
+    own = recipient.states[edited_stream(members[0])][layer]
+    if members[0].transplant and members[0].control == "none":
+        if stream == "heads":
+            return transplants.heads[layer][:, [c.heads[0] for c in members]]
+        return getattr(transplants, stream)[layer].unsqueeze(1).expand(-1, len(members), -1)
+    if members[0].control == "self":
+        return own.unsqueeze(1).expand(-1, len(members), -1)
+    other = donor.states[stream][layer].to(own.device)
+    if members[0].plain:
+        return other.to(own.dtype).unsqueeze(1).expand(-1, len(members), -1)
+    return maps[site_of(members[0])].states(other, own, members)
+
+
+def as_rows(
+    conditions: list[Condition], anatomy: Anatomy, donor: Trace, recipient: Trace, maps: dict[Site, SiteMap], transplants=None
+) -> Rows:
+    """A row for each condition, in order. maps: those of every condition that is not plain."""
     sites = defaultdict(list)
     for row, condition in enumerate(conditions):
-        sites[condition.layer, condition.stream].append((row, condition))
+        kind = site_of(condition), condition.plain, condition.transplant
+        sites[condition.layer, edited_stream(condition)].append((kind, row, condition))
     edits = []
     for (layer, stream), members in sites.items():
-        rows = torch.tensor([row for row, _ in members])
-        states = {}
-        for _, c in members:
-            states.setdefault((c.map, c.control), donor_state(c, donor, recipient, maps))
-        value = torch.stack([states[c.map, c.control] for _, c in members], 1)
+        alike = defaultdict(list)
+        for kind, row, condition in members:
+            alike[kind].append((row, condition))
+        rows = torch.tensor([row for some in alike.values() for row, _ in some])
+        parts = [values([c for _, c in some], donor, recipient, maps, transplants) for some in alike.values()]
+        order = torch.argsort(rows)
+        value = torch.cat(parts, 1)[:, order.to(parts[0].device)] if len(parts) > 1 else parts[0]
         weight = None
         if stream == "heads":
-            weight = torch.stack([head_weight(c, anatomy) for _, c in members])
-        edits.append(Edit(layer, stream, rows, value, weight))
+            weight = torch.stack([head_weight(c, anatomy) for _, _, c in members])
+        edits.append(Edit(layer, stream, rows[order], value, weight))
     return Rows(len(conditions), edits)

@@ -18,7 +18,7 @@ from mechdiff.pairs import Pair, read_pair
 from mechdiff.terms import DEVICES, DTYPES
 from mechdiff.tokens import Tokenizers, load_tokenizers
 
-TRACE_BYTES = 1 << 30
+TRACE_BYTES = 2 << 30
 PARITY = {"float32": 1e-3, "bfloat16": 1.5, "float16": 0.3}  # largest difference to plain hooks, in log-probability
 
 
@@ -63,6 +63,7 @@ class LoadedPair:
     parity: dict[str, float] = field(default_factory=dict)
     by_hooks: set[str] = field(default_factory=set)
     _traces: OrderedDict = field(default_factory=OrderedDict)
+    _transplants: dict = field(default_factory=dict)
 
     def trace(self, side: str, texts: tuple[str, ...], keep_calls: bool):
         """The clean pass of one side over these prompts: remembered, the least recently used dropped. Takes the lock."""
@@ -78,6 +79,18 @@ class LoadedPair:
             while sum(t.nbytes for t in self._traces.values()) > TRACE_BYTES and len(self._traces) > 2:
                 self._traces.popitem(last=False)
             return trace
+
+    def transplants(self, side: str, texts: tuple[str, ...]):
+        """What the other side's modules make of this side's inputs on these prompts. Remembered for one block. Takes the lock."""
+        from mechdiff.transplant import run_transplants
+
+        donor = self.base if side == "tuned" else self.tuned
+        with self.lock, memory_errors(self.pair, donor.device.type):
+            if (side, texts) not in self._transplants:
+                ids = [self.tokenizers.encode(text, side) for text in texts]
+                self._transplants.clear()
+                self._transplants[side, texts] = run_transplants(getattr(self, side), donor, ids)
+            return self._transplants[side, texts]
 
     def check_parity(self, side: str, texts: tuple[str, ...]) -> None:
         """Pre-flight, once per recipient: a few rows against plain hooks. Falls back to hooks, with a notice, on a difference."""

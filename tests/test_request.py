@@ -64,7 +64,7 @@ def test_a_head_that_does_not_exist_is_named_with_those_that_do(pair, sets, head
 
 @pytest.mark.parametrize("sets", ["", "0;", ";", "0,,1", "0;x", "every", "0-5", "0;all", "1.5"])
 def test_head_sets_that_cannot_be_read_never_mean_no_heads(pair, sets):
-    with pytest.raises(UserError, match=r'cannot be read\.\nTry:  --head-sets each, all, or "0;3;0,5,7"'):
+    with pytest.raises(UserError, match=r'cannot be read\.\nTry:  --head-sets each, all, topk, greedy, random, or "0;3;0,5,7"'):
         Run("heads", pair, head_sets=sets).chosen_sets  # noqa: B018
 
 

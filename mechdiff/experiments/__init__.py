@@ -10,11 +10,18 @@ from mechdiff.store import Store, default
 
 def task(run: Run | NextTokens, store: Store | None = None) -> Task:
     """The request as a task, with what the store already holds. Raises UserError for a request that cannot be."""
-    from mechdiff.experiments import drift, heads, patch
+    from mechdiff.experiments import drift, heads, patch, transport
 
     if isinstance(run, NextTokens):
         return NextTokensTask(run, store or default())
-    kinds = {"drift": drift.DriftTask, "patch": patch.patch_task, "heads": heads.heads_task}
+    kinds = {
+        "drift": drift.DriftTask,
+        "patch": patch.patch_task,
+        "transport": transport.transport_task,
+        "rank": transport.rank_task,
+        "heads": heads.heads_task,
+        "transplant": patch.transplant_task,
+    }
     return kinds[run.question](run, store or default())
 
 

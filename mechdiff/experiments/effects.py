@@ -1,7 +1,9 @@
-"""What patching, and later transport and rank, have in common: effects of conditions on prompts, in cached chunks.
+"""What patching, transport, rank, heads and transplants have in common: effects of conditions on prompts, in cached chunks.
 
 A chunk is a block of prompts under the conditions of one site. A later request finds every chunk that an earlier one
-computed; what is missing is computed block by block, all chunks of a block in one walk of the row engine.
+computed. What is missing is computed in passes: some chunks of one block, which walk through the recipient together. How
+chunks are divided into passes depends on the request alone, and a pass is computed whole: a request that was stopped goes on
+to the same numbers, bit for bit.
 """
 
 from collections.abc import Iterator
@@ -14,14 +16,15 @@ import pandas as pd
 from mechdiff import prompts
 from mechdiff.conditions import Condition
 from mechdiff.experiments.identity import Identity
-from mechdiff.experiments.request import Run
-from mechdiff.experiments.states import States
+from mechdiff.experiments.request import AUTO, FULL, Run
 from mechdiff.models import LoadedPair, load_pair
 from mechdiff.prompts import Prompt
 from mechdiff.store import Store, key
 from mechdiff.terms import sides
 
 MEASURES = ("kl", "kl_to_donor", "kl_donor_clean")
+SITE = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend", "control")
+Group = tuple[Condition, ...]
 
 
 @dataclass
@@ -29,33 +32,35 @@ class Chunk:
     """The conditions of one site on one block of prompts, and their effects once known: measure -> [conditions, prompts]."""
 
     block: int
-    conditions: tuple[Condition, ...]
+    conditions: Group
     key: str
     found: dict[str, np.ndarray] | None = field(default=None, repr=False)
 
 
 class EffectsTask:
-    """Effects of groups of conditions on a run's prompts.
+    """Effects of groups of conditions on prompts.
 
-    groups: conditions that are stored together; each group has one layer and stream.
+    groups: conditions that are stored together; each group has one layer and stream. texts: the prompts, by default the run's.
     """
 
-    def __init__(self, run: Run, groups: list[tuple[Condition, ...]], store: Store):
-        self.run, self.groups, self.store = run, groups, store
+    def __init__(self, run: Run, groups: list[Group], store: Store, texts: list[Prompt] | None = None):
+        self.run, self.store = run, store
+        self.groups = sorted(dict.fromkeys(groups), key=lambda group: group[0].layer)
         self.identity, self.notices, self.stage = Identity(run), [], ""
         self.donor, self.recipient = sides(run.direction)
         if run.spec.tuned.weights != run.spec.base.weights:
             run.spec.check_same_shape()
-        self.blocks = prompts.blocks(run.chosen_prompts)
-        self.whole_key = self._key("answer", prompts.digest(run.chosen_prompts), groups)
+        texts = run.chosen_prompts if texts is None else texts
+        self.blocks = prompts.blocks(texts)
+        self.whole_key = self._key("answer", prompts.digest(texts), tuple(self.groups))
         self.whole = store.table(self.whole_key)
         self.chunks = (
-            [] if self.whole is not None else [self._chunk(b, group) for b in range(len(self.blocks)) for group in groups]
+            [] if self.whole is not None else [self._chunk(b, group) for b in range(len(self.blocks)) for group in self.groups]
         )
         self.total = sum(self._cells(chunk) for chunk in self.chunks)
         self.done = sum(self._cells(chunk) for chunk in self.chunks if chunk.found)
 
-    def _chunk(self, block: int, group: tuple[Condition, ...]) -> Chunk:
+    def _chunk(self, block: int, group: Group) -> Chunk:
         name = self._key("effects", self.digests[block], group)
         return Chunk(block, group, name, self.store.arrays(name))
 
@@ -63,8 +68,9 @@ class EffectsTask:
         asked = {"what": what, "direction": self.run.direction, "texts": texts, "conditions": repr(conditions)}
         if self.run.target is not None:
             asked |= {"target": self.run.target, "foil": self.run.foil}
-        if self.run.map != "none":
-            asked |= {"train": self.train_digest}
+        flat = conditions if isinstance(conditions[0], Condition) else [c for group in conditions for c in group]
+        if not all(condition.plain for condition in flat):
+            asked |= self._train
         return key(**asked, **self.identity.pair)
 
     @cached_property
@@ -72,86 +78,101 @@ class EffectsTask:
         return [prompts.digest(block) for block in self.blocks]
 
     @cached_property
-    def train_digest(self) -> str:
-        return prompts.digest(self.run.train_prompts)
+    def _train(self) -> dict:
+        """What fitted maps depend on."""
+        train = prompts.digest(self.run.train_prompts)
+        return {"train": train, "positions": self.run.positions, "seed": self.run.seed}
 
     def _cells(self, chunk: Chunk) -> int:
         return len(chunk.conditions) * len(self.blocks[chunk.block])
 
     def steps(self) -> Iterator[None]:
-        missing = [chunk for chunk in self.chunks if not chunk.found]
-        if not missing:
+        if all(chunk.found for chunk in self.chunks):
             return
         self.stage = "loading the models"
         yield
         loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
         self.stage = "checking against plain hooks"
         yield
-        loaded.check_parity(self.recipient, tuple(prompt.text for prompt in self.blocks[missing[0].block]))
+        loaded.check_parity(self.recipient, tuple(prompt.text for prompt in self.blocks[0]))
         self.notices = loaded.notices
         yield
-        maps = yield from self._fit(missing)
-        for number, block in enumerate(self.blocks):
-            chunks = [chunk for chunk in missing if chunk.block == number]
-            if chunks:
-                yield from self._compute(loaded, block, chunks, maps)
+        maps = yield from self._fit()
+        for number in range(len(self.blocks)):
+            for chunks in self._passes(loaded, number):
+                if not all(chunk.found for chunk in chunks):
+                    yield from self._compute(loaded, chunks, maps)
 
-    def _fit(self, missing: list[Chunk]) -> Iterator[None]:
-        """Fit the maps that the missing conditions need, on the train split."""
-        sites = {(c.map, c.layer, c.stream) for chunk in missing for c in chunk.conditions if c.map != "none"}
+    def _fit(self) -> Iterator[None]:
+        """Fit the maps that the conditions need, on the train split."""
+        sites = {}
+        for group in self.groups:
+            for condition in group:
+                if not condition.plain:
+                    add_need(sites, condition)
         if not sites:
             return {}
-        from mechdiff.transport import fit_zscore
+        from mechdiff.experiments.maps import FittedMaps
 
-        self.stage = "fitting maps on the train split"
-        states = States(self.identity, self.run.train_prompts, self.store)
-        waiting = sum(len(block) for _, block in states.missing())
-        self.total += waiting
-        for count in states.steps():
+        self.stage = "reading the train split"
+        fitted, maps = FittedMaps(self.run, self.identity, self.store), {}
+        self.total += fitted.waiting()
+        for count in fitted.steps():
             self.done += count
             yield
-        maps = {}
-        for stream in {stream for _, _, stream in sites}:
-            x, y = (states.read(side, stream) for side in (self.donor, self.recipient))
-            for name, layer, _ in (site for site in sites if site[2] == stream):
-                maps[name, layer, stream] = fit_zscore(x[layer], y[layer]).to(self.identity.device)
+        self.stage = "fitting maps on the train split"
+        yield
+        for found in fitted.fit(sites):
+            maps |= found
+            yield
         return maps
 
-    def _compute(self, loaded: LoadedPair, block: list[Prompt], chunks: list[Chunk], maps: dict) -> Iterator[None]:
+    def _passes(self, loaded: LoadedPair, block: int) -> list[list[Chunk]]:
+        """The chunks of a block in passes of as many rows as may walk together, a larger chunk alone."""
+        from mechdiff.experiments.measure import piece_sizes
+
+        limit = piece_sizes(getattr(loaded, self.recipient))[0] // len(self.blocks[block])
+        passes, rows = [], limit
+        for chunk in (chunk for chunk in self.chunks if chunk.block == block):
+            if rows + len(chunk.conditions) > limit:
+                passes.append([])
+                rows = 0
+            passes[-1].append(chunk)
+            rows += len(chunk.conditions)
+        return passes
+
+    def _compute(self, loaded: LoadedPair, chunks: list[Chunk], maps: dict) -> Iterator[None]:
         from mechdiff.experiments.measure import Measure, run_locked
         from mechdiff.interventions import as_rows
 
-        texts = tuple(prompt.text for prompt in block)
+        texts = tuple(prompt.text for prompt in self.blocks[chunks[0].block])
         self.stage = "reading the prompts"
         yield
         donor = loaded.trace(self.donor, texts, keep_calls=False)
         recipient = loaded.trace(self.recipient, texts, keep_calls=True)
         conditions = [condition for chunk in chunks for condition in chunk.conditions]
+        transplants = loaded.transplants(self.recipient, texts) if any(c.transplant for c in conditions) else None
         measure = Measure(len(conditions), donor, recipient, self._tokens(loaded), loaded.tokenizers.shared)
-        rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, maps)
-        pending, self.stage = self._spans(chunks), "patching"
-        for cells in run_locked(loaded, self.recipient, texts, recipient, rows, measure):
-            self.done += cells
-            pending = self._keep(pending, measure)
+        rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, maps, transplants)
+        before, expected = self.done, sum(self._cells(chunk) for chunk in chunks if not chunk.found)
+        share, self.stage = expected / (len(conditions) * len(texts)), "patching"
+        cells = 0
+        for some in run_locked(loaded, self.recipient, texts, recipient, rows, measure):
+            cells += some
+            self.done = before + min(int(share * cells), expected - 1)  # the last one counts when all are kept
             yield
+        self._keep(chunks, measure, maps)
+        self.done = before + expected
+        yield
 
-    def _spans(self, chunks: list[Chunk]) -> list[tuple[Chunk, slice]]:
-        spans, start = [], 0
+    def _keep(self, chunks: list[Chunk], measure, maps: dict) -> None:
+        start = 0
         for chunk in chunks:
-            spans.append((chunk, slice(start, start + len(chunk.conditions))))
-            start += len(chunk.conditions)
-        return spans
-
-    def _keep(self, pending: list[tuple[Chunk, slice]], measure) -> list[tuple[Chunk, slice]]:
-        """Store the chunks that are complete; returns the others."""
-        rest = []
-        for chunk, span in pending:
-            if measure.complete(span):
-                chunk.found = measure.arrays(span)
+            stop = start + len(chunk.conditions)
+            if not chunk.found:
+                chunk.found = measure.arrays(slice(start, stop)) | used_alphas(chunk.conditions, maps)
                 self.store.put_arrays(chunk.key, chunk.found)
-            else:
-                rest.append((chunk, span))
-        return rest
+            start = stop
 
     def _tokens(self, loaded: LoadedPair) -> tuple[int, ...]:
         texts = [text for text in (self.run.target, self.run.foil) if text is not None]
@@ -173,8 +194,24 @@ class EffectsTask:
     def _join(self) -> pd.DataFrame:
         parts = [self._lines(chunk) for chunk in self.chunks if chunk.found]
         if not parts:
-            return pd.DataFrame(columns=["prompt", "layer", "stream", "map", "heads", "blend", "control", *MEASURES])
-        return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+            return pd.DataFrame(columns=["prompt", *SITE, *MEASURES])
+        others = sorted(
+            {name for part in parts for name in part} - {"prompt", *SITE, *MEASURES}
+        )  # what is read from disk is unordered
+
+        def column(name: str) -> np.ndarray:
+            return np.concatenate([part[name] if name in part else np.full(len(part["prompt"]), np.nan) for part in parts])
+
+        return pd.DataFrame({name: column(name) for name in ("prompt", *SITE, *MEASURES, *others)})
+
+    def effects(self, group: Group) -> dict[str, np.ndarray]:
+        """The measures of one complete group on all prompts: measure -> [conditions, prompts]."""
+        chunks = [chunk.found for chunk in self.chunks if chunk.conditions == group]
+        shapes = [(len(group), len(block)) for block in self.blocks]
+        return {
+            name: np.concatenate([np.broadcast_to(found[name], shape) for found, shape in zip(chunks, shapes)], 1)
+            for name in chunks[0]
+        }
 
     def _named(self, table: pd.DataFrame) -> pd.DataFrame:
         run, table = self.run, table.copy()
@@ -187,15 +224,43 @@ class EffectsTask:
         n, conditions = len(self.blocks[chunk.block]), chunk.conditions
         prompt = np.arange(n) + chunk.block * prompts.BLOCK
         lines = {"prompt": np.tile(prompt, len(conditions))}
-        for name in ("layer", "stream", "map", "control"):
-            lines[name] = np.repeat([getattr(condition, name) for condition in conditions], n)
-        lines["heads"] = np.repeat([heads_label(condition, self.run) for condition in conditions], n)
-        lines["blend"] = np.repeat([condition.blend for condition in conditions], n)
-        return lines | {name: values.ravel() for name, values in chunk.found.items()}
+        labels = [site_labels(condition, self.run) for condition in conditions]
+        for place, name in enumerate(SITE):
+            lines[name] = np.repeat([label[place] for label in labels], n)
+        return lines | {name: np.broadcast_to(values, (len(conditions), n)).ravel() for name, values in chunk.found.items()}
 
 
-def heads_label(condition: Condition, run: Run) -> str:
+def add_need(sites: dict, condition: Condition) -> None:
+    """Note which fitted map a condition needs, and whether it needs its alpha and its directions."""
+    from mechdiff.interventions import site_of
+
+    alpha, directions = sites.get(site_of(condition), (False, False))
+    sites[site_of(condition)] = alpha or condition.alpha is None, directions or bool(condition.rank)
+
+
+def used_alphas(conditions: Group, maps: dict) -> dict[str, np.ndarray]:
+    """The scale that each mapped condition used, [conditions, 1]; nothing where none is mapped."""
+    from mechdiff.interventions import site_of
+
+    if not any(condition.map != "none" for condition in conditions):
+        return {}
+    scales = [maps[site_of(c)].alpha if c.alpha is None else c.alpha for c in conditions]
+    return {"alpha_used": np.array(scales, np.float32)[:, None]}
+
+
+def site_labels(condition: Condition, run: Run) -> tuple:
+    """What a line says of its condition, in the order of SITE."""
+    c = condition
+    alpha = AUTO if c.alpha is None else str(c.alpha)
+    return c.layer, c.stream, c.map, rank_label(c.rank), c.complement, alpha, heads_label(c.heads, run), c.blend, c.control
+
+
+def rank_label(rank: int | None) -> str:
+    return FULL if rank is None else str(rank)
+
+
+def heads_label(heads: tuple[int, ...] | None, run: Run) -> str:
     """0-5-7, or all; empty for a whole state."""
-    if condition.heads is None:
+    if heads is None:
         return ""
-    return "all" if len(condition.heads) == run.spec.heads else "-".join(map(str, condition.heads))
+    return "all" if len(heads) == run.spec.heads else "-".join(map(str, heads))

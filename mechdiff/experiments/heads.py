@@ -1,36 +1,53 @@
-"""RQ4, heads: which attention heads carry the change? Chosen heads at one layer, against all heads of that layer."""
+"""RQ4, heads: which attention heads carry the change? Sets of heads at one layer, against all heads of that layer."""
 
-from dataclasses import replace
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pandas as pd
 
 from mechdiff.conditions import Condition
-from mechdiff.experiments.effects import EffectsTask
+from mechdiff.experiments.effects import EffectsTask, heads_label
 from mechdiff.experiments.request import Run
 from mechdiff.store import Store
+from mechdiff.terms import CHOICES
+
+DRAWS = 50  # random head sets of each size
+Heads = tuple[int, ...]
 
 
-def heads_task(run: Run, store: Store) -> EffectsTask:
-    """Every chosen set at every chosen layer, the full set as their reference, and the controls asked for."""
-    full, groups = tuple(range(run.spec.heads)), []
-    singles = [heads for heads in run.chosen_sets if len(heads) == 1]
-    others = [heads for heads in run.chosen_sets if 1 < len(heads) < len(full)]
-    for layer in run.chosen_layers:
+@dataclass(frozen=True)
+class Chosen:
+    """A head set at a layer, and how it was come by: given, topk, greedy, random, or all heads."""
 
-        def condition(heads, layer=layer):
-            return Condition(layer, "heads", heads=heads, blend=run.blend)
+    layer: int
+    heads: Heads
+    chosen: str = "given"
 
-        every = condition(full)
-        groups.append((every,))
-        groups += [(every.as_control(control),) for control in run.controls]
-        if len(singles) == len(full):
-            groups.append(tuple(condition(heads) for heads in singles))
-        else:
-            groups += [(condition(heads),) for heads in singles]
-        groups += [(condition(heads),) for heads in others]
-    return HeadsTask(run, groups, store)
+
+def heads_task(run: Run, store: Store) -> "HeadsTask | ChosenHeadsTask":
+    """Every chosen set at every chosen layer, all heads as their reference, and the controls asked for."""
+    if run.head_sets in CHOICES:
+        return ChosenHeadsTask(run, store)
+    given = [Chosen(layer, heads) for layer in run.chosen_layers for heads in run.chosen_sets]
+    return HeadsTask(run, given + (random_sets(run) if "random" in run.controls else []), store)
 
 
 class HeadsTask(EffectsTask):
     """Effects of head sets, with the effect of replacing all heads beside each as kl_reference."""
+
+    def __init__(self, run: Run, sets: list[Chosen], store: Store, texts=None):
+        self.sets, full, groups = sets, tuple(range(run.spec.heads)), []
+        for layer in run.chosen_layers:
+            every = Condition(layer, "heads", heads=full, blend=run.blend)
+            here = dict.fromkeys(chosen.heads for chosen in sets if chosen.layer == layer)
+            singles = tuple(replace(every, heads=heads) for heads in here if len(heads) == 1)
+            groups += [(every,), *((every.as_control(control),) for control in run.controls if control != "random")]
+            groups += [singles] if len(singles) == len(full) else [(single,) for single in singles]
+            groups += [(replace(every, heads=heads),) for heads in here if 1 < len(heads) < len(full)]
+        super().__init__(run, groups, store, texts)
 
     def _chunk(self, block, group):
         """A single head's chunk, or its part of the chunk that holds every single head of its layer."""
@@ -38,13 +55,113 @@ class HeadsTask(EffectsTask):
         if chunk.found is None and len(group) == 1 and len(group[0].heads) == 1:
             (head,) = group[0].heads
             every = super()._chunk(block, tuple(replace(group[0], heads=(h,)) for h in range(self.run.spec.heads)))
-            chunk.found = every.found and {name: values[head : head + 1] for name, values in every.found.items()}
+            chunk.found = every.found and {
+                name: values[head : head + 1] if len(values) > 1 else values for name, values in every.found.items()
+            }
         return chunk
 
-    def table(self):
-        table = super().table()
-        wanted = {"all"} | {"-".join(map(str, heads)) for heads in self.run.chosen_sets}
-        table = table[table["heads"].isin(wanted)].reset_index(drop=True)
-        reference = table[(table["heads"] == "all") & (table["control"] == "none")]
-        reference = reference.set_index(["layer", "prompt"])["kl"].rename("kl_reference")
-        return table.join(reference, on=["layer", "prompt"])
+    def table(self) -> pd.DataFrame:
+        """A line per prompt and set; `chosen` says how a set was come by, and random sets are a control."""
+        table, place = super().table(), ["layer", "prompt"]
+        every = [Chosen(layer, tuple(range(self.run.spec.heads)), "all") for layer in self.run.chosen_layers]
+        listing = [c for c in dict.fromkeys(self.sets) if len(c.heads) < self.run.spec.heads] + every
+        listed = [(c.layer, heads_label(c.heads, self.run), c.chosen) for c in listing]
+        table = table.merge(pd.DataFrame(listed, columns=["layer", "heads", "chosen"]), on=["layer", "heads"])
+        full = table[(table["chosen"] == "all") & (table["control"] == "none")]
+        table.loc[table["chosen"] == "random", "control"] = "random"
+        return table.join(full.set_index(place)["kl"].rename("kl_reference"), on=place)
+
+
+def random_sets(run: Run) -> list[Chosen]:
+    """Random sets of 1, 2, 4, 8, ... heads at every chosen layer: 50 of each size, or every set where there are no more."""
+    count, rng, sets = run.spec.heads, random.Random(run.seed), []
+    for layer in run.chosen_layers:
+        for size in itertools.takewhile(lambda size: size < count, (2**power for power in itertools.count())):
+            if math.comb(count, size) <= DRAWS:
+                drawn = set(itertools.combinations(range(count), size))
+            else:
+                drawn = set()
+                while len(drawn) < DRAWS:
+                    drawn.add(tuple(sorted(rng.sample(range(count), size))))
+            sets += [Chosen(layer, heads, "random") for heads in sorted(drawn)]
+    return sets
+
+
+class ChosenHeadsTask:
+    """Head sets of every size, scored on the run's prompts. topk and greedy sets are chosen on the train split first.
+
+    topk: the k heads with the largest single effects. greedy: one head at a time, always the one that adds most.
+    """
+
+    def __init__(self, run: Run, store: Store):
+        self.run, self.store, self.notices, self.stage = run, store, [], ""
+        self.heads = tuple(range(run.spec.heads))
+        self.orders: dict[int, Heads] = {}
+        self.scored: HeadsTask | None = None
+        self.before = 0  # cells done in earlier stages
+        self.current: HeadsTask | None = self._stage()
+
+    @property
+    def total(self) -> int:
+        return self.before + self.current.total + (0 if self.scored else self._to_come())
+
+    @property
+    def done(self) -> int:
+        return self.before + self.current.done
+
+    def _to_come(self) -> int:
+        """A guess at the cells of the stages after this one."""
+        layers, train = len(self.run.chosen_layers), len(self.run.train_prompts)
+        chosen = (
+            max((len(order) for order in self.orders.values()), default=0) if self.run.head_sets == "greedy" else len(self.heads)
+        )
+        sets = sum(len(self.heads) - k for k in range(chosen + 1, len(self.heads) - 1))
+        return layers * (sets * train + len(self.heads) * len(self.run.chosen_prompts))
+
+    def _stage(self) -> "HeadsTask":
+        """The next task: candidates on train while sets are being chosen, then the chosen sets on the run's prompts."""
+        run = self.run
+        if run.head_sets == "random":
+            self.scored = HeadsTask(run, random_sets(run), self.store)
+        elif all(len(self.orders.get(layer, ())) == len(self.heads) for layer in run.chosen_layers):
+            sets = [
+                Chosen(layer, tuple(sorted(order[:k])), run.head_sets)
+                for layer, order in self.orders.items()
+                for k in range(1, len(order) + 1)
+            ]
+            self.scored = HeadsTask(run, sets + (random_sets(run) if "random" in run.controls else []), self.store)
+        if self.scored:
+            return self.scored
+        candidates = []
+        for layer in run.chosen_layers:
+            order = self.orders.get(layer, ())
+            candidates += [Chosen(layer, tuple(sorted((*order, head)))) for head in self.heads if head not in order]
+        return HeadsTask(replace(run, controls=()), candidates, self.store, run.train_prompts)
+
+    def steps(self) -> Iterator[None]:
+        while True:
+            for _ in self.current.steps():
+                self.stage = self.current.stage if self.scored else f"choosing heads on the train split, {self.current.stage}"
+                self.notices = self.current.notices
+                yield
+            if self.scored:
+                return
+            self._choose(self.current.table())
+            self.before += self.current.total
+            self.current = self._stage()
+
+    def _choose(self, table: pd.DataFrame) -> None:
+        """Order the heads by their effects: all at once for topk, the best next one for greedy."""
+        means = table[table["control"] == "none"].groupby(["layer", "heads"])["kl"].mean()
+        for layer in self.run.chosen_layers:
+            order = self.orders.get(layer, ())
+            effect = {
+                head: means[layer, heads_label(tuple(sorted((*order, head))), self.run)]
+                for head in self.heads
+                if head not in order
+            }
+            ranked = sorted(effect, key=lambda head: (-effect[head], head))
+            self.orders[layer] = (*order, *(ranked if self.run.head_sets == "topk" else ranked[:1]))
+
+    def table(self) -> pd.DataFrame:
+        return self.scored.table() if self.scored else HeadsTask(self.run, [], self.store).table()

@@ -12,7 +12,7 @@ from mechdiff.models import LoadedPair, memory_errors
 from mechdiff.rows import Rows, run_rows
 from mechdiff.trace import Trace
 
-GPU_SHARE = 0.25  # of the free memory, for the states and logits of one piece
+GPU_SHARE = 0.2  # of the whole memory, for the states and logits of one piece; free memory would change from run to run
 SLICE = 16  # rows whose divergences are computed together on a CPU: their temporaries then stay in its caches
 CPU_LOGITS = 160  # rows that are unembedded together on a CPU: more cost memory traffic, fewer cost matrix speed
 CPU_PIECE = 512  # rows that walk together on a CPU: under half a second for the demo pair, so that others get their turn
@@ -31,7 +31,6 @@ class Measure:
         self.tokens, prompts = tokens, len(recipient.last)
         names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
         self.found = {name: np.full((count, prompts), np.nan, np.float32) for name in names}
-        self.seen = np.zeros((count, prompts), bool)
 
     def __call__(self, logits: Tensor, prompts: Tensor, rows: Tensor) -> None:
         most = SLICE if logits.device.type == "cpu" else len(rows)
@@ -48,7 +47,6 @@ class Measure:
             values |= self._about_tokens(logits.log_softmax(-1, dtype=torch.float32))
         for name, value in values.items():
             self.found[name][rows, prompt] = value.cpu().numpy()
-        self.seen[rows, prompt] = True
 
     def _about_tokens(self, logprobs: Tensor) -> dict[str, Tensor]:
         values = {}
@@ -58,25 +56,20 @@ class Measure:
             values["logit_difference"] = logprobs[:, self.tokens[0]] - logprobs[:, self.tokens[1]]
         return values
 
-    def complete(self, span: slice) -> bool:
-        return bool(self.seen[span].all())
-
     def arrays(self, span: slice) -> dict[str, np.ndarray]:
-        """The measures of some rows, [rows, prompts], with what is the same for all of them beside them."""
+        """The measures of some rows, [rows, prompts], with what is the same for all of them, [1, prompts], beside them."""
         arrays = {name: values[span] for name, values in self.found.items()}
-        same = {"kl_donor_clean": metrics.kl(self.donor, self.clean)} if self.donor is not None else {}
+        unknown = torch.full((len(self.clean),), torch.nan)
+        same = {"kl_donor_clean": unknown if self.donor is None else metrics.kl(self.donor, self.clean)}
         same |= {f"{name}_clean": value for name, value in self._about_tokens(self.clean).items()}
-        shape = arrays["kl"].shape
-        if self.donor is None:
-            arrays["kl_donor_clean"] = np.full(shape, np.nan, np.float32)
-        return arrays | {name: np.broadcast_to(value.cpu().numpy(), shape) for name, value in same.items()}
+        return arrays | {name: value[None].cpu().numpy() for name, value in same.items()}
 
 
 def piece_sizes(anatomy) -> tuple[int, int]:
     """How many rows may walk together, and how many may be unembedded together, within the memory budget."""
     if anatomy.device.type == "cpu":
         return CPU_PIECE, CPU_LOGITS
-    budget = int(GPU_SHARE * torch.cuda.mem_get_info(anatomy.device)[0])
+    budget = int(GPU_SHARE * torch.cuda.mem_get_info(anatomy.device)[1])
     return max(16, budget // (64 * anatomy.width)), max(16, budget // (16 * anatomy.vocabulary))
 
 

@@ -15,3 +15,15 @@ def patch_task(run: Run, store: Store) -> EffectsTask:
             condition = Condition(layer, stream, run.map, heads=heads)
             conditions += [condition, *(condition.as_control(control) for control in run.controls)]
     return EffectsTask(run, [(condition,) for condition in conditions], store)
+
+
+def transplant_task(run: Run, store: Store) -> EffectsTask:
+    """Every chosen layer's attention, MLP or single heads: the donor's weights on the recipient's own input."""
+    groups = []
+    for stream in run.streams:
+        for layer in run.chosen_layers:
+            sets = [(head,) for head in range(run.spec.heads)] if stream == "heads" else [None]
+            groups.append(tuple(Condition(layer, stream, heads=heads, transplant=True) for heads in sets))
+            whole = tuple(range(run.spec.heads)) if stream == "heads" else None
+            groups += [(Condition(layer, stream, heads=whole).as_control(control),) for control in run.controls]
+    return EffectsTask(run, groups, store)

@@ -2,11 +2,30 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 
 from mechdiff.errors import UserError, one_of
 from mechdiff.pairs import Pair, read_pair
 from mechdiff.prompts import Prompt, read_domain, read_prompts
-from mechdiff.terms import CONTROLS, DEVICES, DIRECTIONS, DTYPES, MAPS, QUESTIONS, STREAMS
+from mechdiff.terms import (
+    CHOICES,
+    COMPLEMENTS,
+    CONTROLS,
+    DEVICES,
+    DIRECTIONS,
+    DTYPES,
+    MAP_CONTROLS,
+    MAPS,
+    MODULE_STREAMS,
+    QUESTIONS,
+    STREAMS,
+)
+
+FULL = "full"
+AUTO = "auto"
+DEFAULT_MAP = {"transport": "procrustes_scaled", "rank": "procrustes_scaled"}
+DEFAULT_STREAMS = {"transplant": ("attn_out", "mlp_out")}
+NOT_FOR = {"drift": CONTROLS, "transplant": ("mean", *MAP_CONTROLS), "heads": ("shuffled", "other-layer")}
 
 
 def flag(default, text: str, **details):
@@ -24,10 +43,24 @@ class Run:
     train: str | None = flag(None, "JSONL file to fit maps on, in place of the domain's train split")
     limit: int | None = flag(None, "use the first N prompts", convert=int)
     layers: tuple[int, ...] | None = flag(None, "layers from 0, as 0,4,8; default: all", convert="ints")
-    streams: tuple[str, ...] = flag(("resid_post",), f"streams, or all: {','.join(STREAMS)}", convert="names")
+    streams: tuple[str, ...] | None = flag(
+        None, f"streams, or all: {','.join(STREAMS)}; default: resid_post, and attn_out,mlp_out for transplant", convert="names"
+    )
     direction: str = flag("base-to-tuned", "whose state goes into whom", choices=DIRECTIONS)
-    map: str = flag("none", "what is done to the donor's state first", choices=MAPS)
-    head_sets: str = flag("each", 'each, all, or sets such as "0;3;0,5,7" (each is reported with all as its reference)')
+    map: str | None = flag(
+        None,
+        f"what is done to the donor's state first: {', '.join(MAPS)}; default: none, but procrustes_scaled for transport, rank",
+    )
+    ranks: tuple[str, ...] = flag(
+        ("0", "1", "2", "4", "8", "16", "32", "64", FULL), "ranks that a map is cut to, numbers or full", convert="names"
+    )
+    complement: tuple[str, ...] = flag(COMPLEMENTS, "what fills the rest of the space after a cut", convert="names")
+    alpha: tuple[str, ...] = flag((AUTO,), "scales of the mapped state: auto (out of fold on train) or numbers", convert="names")
+    positions: int = flag(1, "positions a train prompt that maps are fitted on: 1 (the decision token) or 16", convert=int)
+    head_sets: str = flag(
+        "each",
+        'each, all, sets such as "0;3;0,5,7", or for every size: topk, greedy (chosen on train), random; all is the reference',
+    )
     blend: float = flag(1.0, "the share of the donor in replaced heads, 0 to 1", convert=float)
     controls: tuple[str, ...] = flag((), f"controls, computed beside the rest: {','.join(CONTROLS)}", convert="names")
     target: str | None = flag(None, "a token whose log-probability is reported too, as ' yes'")
@@ -37,25 +70,74 @@ class Run:
     dtype: str | None = flag(None, "number format; default: float32 on a CPU, bfloat16 on a GPU", choices=DTYPES)
 
     def __post_init__(self):
-        for name, choices in (("question", QUESTIONS), ("direction", DIRECTIONS), ("map", MAPS), ("device", DEVICES)):
+        if self.question not in QUESTIONS:
+            raise one_of("Question", self.question, QUESTIONS)
+        object.__setattr__(self, "map", self.map or DEFAULT_MAP.get(self.question, "none"))
+        if self.streams is None:
+            object.__setattr__(self, "streams", DEFAULT_STREAMS.get(self.question, ("resid_post",)))
+        for name, choices in (("direction", DIRECTIONS), ("map", MAPS), ("device", DEVICES)):
             if getattr(self, name) not in choices:
                 raise one_of(name.capitalize(), getattr(self, name), choices)
         if self.dtype is not None and self.dtype not in DTYPES:
             raise one_of("Dtype", self.dtype, DTYPES)
+        self._check_streams()
+        self._check_controls()
+        self._check_numbers()
+        if self.foil is not None and self.target is None:
+            raise UserError("A foil needs a target to be compared with.\nTry:  --target ' yes' --foil ' no'")
+
+    def _check_streams(self):
         if not self.streams:
             raise UserError("No stream is named.\nTry:  --streams resid_post")
+        allowed = MODULE_STREAMS if self.question == "transplant" else (*STREAMS, "all")
         for stream in self.streams:
-            if stream not in STREAMS:
-                raise one_of("Stream", stream, (*STREAMS, "all"))
+            if stream not in allowed:
+                raise one_of("Stream", stream, allowed)
+
+    def _check_controls(self):
+        barred = NOT_FOR.get(self.question, ())
+        allowed = tuple(c for c in CONTROLS if c not in barred)
         for control in self.controls:
-            if control not in CONTROLS:
-                raise one_of("Control", control, CONTROLS)
+            if control not in allowed:
+                raise one_of(f"Control of {self.question}", control, allowed or ("(none)",))
+        unfitted = self.map == "none" and self.question != "heads"
+        if unfitted and (named := [c for c in self.controls if c in ("shuffled", "other-layer")]):
+            raise UserError(f"The control {named[0]} stands in for a fitted map, and the map is none.\nTry:  --map ridge")
+        if self.map == "zscore" and "shuffled" in self.controls:
+            raise UserError("The zscore map uses no pairing of rows, so shuffling them changes nothing.\nTry:  --map ridge")
+
+    def _check_numbers(self):
         if not 0 <= self.blend <= 1:
             raise UserError(f"Blend {self.blend:g} is not between 0 (own state) and 1 (donor's state).\nTry:  --blend 1.0")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"Limit {self.limit} leaves no prompts.\nTry:  --limit 32")
-        if self.foil is not None and self.target is None:
-            raise UserError("A foil needs a target to be compared with.\nTry:  --target ' yes' --foil ' no'")
+        if self.positions < 1:
+            raise UserError(f"Positions {self.positions} leaves nothing to fit on.\nTry:  --positions 1  or  --positions 16")
+        for name in self.complement:
+            if name not in COMPLEMENTS:
+                raise one_of("Complement", name, COMPLEMENTS)
+        if not (self.ranks and self.complement and self.alpha):
+            raise UserError(
+                "A rank, a complement or an alpha is missing.\nTry:  --ranks 1,8,full --complement mean,own --alpha auto"
+            )
+        _ = self.chosen_ranks, self.chosen_alphas
+
+    @cached_property
+    def chosen_ranks(self) -> tuple[int | None, ...]:
+        """Ranks; None for the uncut map."""
+        for text in self.ranks:
+            if text != FULL and not text.isdigit():
+                raise UserError(f"Rank '{text}' is neither a number from 0 nor full.\nTry:  --ranks 0,1,8,32,full")
+        return tuple(dict.fromkeys(None if text == FULL else int(text) for text in self.ranks))
+
+    @cached_property
+    def chosen_alphas(self) -> tuple[float | None, ...]:
+        """Scales of the mapped state; None for the one found out of fold."""
+        try:
+            return tuple(dict.fromkeys(None if text == AUTO else finite(text) for text in self.alpha))
+        except ValueError:
+            wrong = ",".join(self.alpha)
+            raise UserError(f"Alpha '{wrong}' is neither auto nor numbers.\nTry:  --alpha auto,0.8,1.0") from None
 
     @cached_property
     def spec(self) -> Pair:
@@ -77,6 +159,8 @@ class Run:
     def chosen_sets(self) -> tuple[tuple[int, ...], ...]:
         """The head sets, each in rising order."""
         count = self.spec.heads
+        if self.head_sets in CHOICES:
+            return ()
         if self.head_sets == "each":
             return tuple((head,) for head in range(count))
         if self.head_sets == "all":
@@ -97,12 +181,21 @@ class Run:
         return read_prompts(self.train) if self.train else read_domain(self.chosen_domain, "train")
 
 
+def finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(text)
+    return value
+
+
 def parse_heads(text: str, count: int, pair: str) -> tuple[int, ...]:
     """ "0,5,7" as (0, 5, 7). Raises UserError for an empty set or a head that does not exist."""
     try:
         heads = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
-        raise UserError(f"Head sets '{text}' cannot be read.\nTry:  --head-sets each, all, or \"0;3;0,5,7\"") from None
+        raise UserError(
+            f"Head sets '{text}' cannot be read.\nTry:  --head-sets each, all, topk, greedy, random, or \"0;3;0,5,7\""
+        ) from None
     for head in heads:
         if not 0 <= head < count:
             last = count - 1

@@ -1,0 +1,38 @@
+"""Small problems, one a site, over the cores. Factorisations run on the CPU: LAPACK beats a GPU's batched solvers there."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
+
+import torch
+from torch import Tensor
+
+_alone = threading.Lock()
+
+
+def each_site(solve: Callable[..., tuple[Tensor, ...]], *stacks: Tensor) -> tuple[Tensor, ...]:
+    """solve(site of each stack) for every site, stacked. One thread a site: a result does not depend on the other sites.
+
+    torch's number of threads is the process's, so one caller at a time changes it.
+    """
+    with _alone:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(cpu_count()) as pool:
+                solved = list(pool.map(solve, *stacks))
+        finally:
+            torch.set_num_threads(threads)
+    return tuple(torch.stack(parts) for parts in zip(*solved))
+
+
+def descending_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, largest first, and eigenvectors of one symmetric matrix."""
+    values, vectors = torch.linalg.eigh(matrix.cpu())
+    return values.flip(-1).to(matrix.device), vectors.flip(-1).to(matrix.device)
+
+
+def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U, singular values and V' of one matrix, thin."""
+    return tuple(part.to(matrix.device) for part in torch.linalg.svd(matrix.cpu(), full_matrices=False))
