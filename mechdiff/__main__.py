@@ -72,9 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--pair", required=True)
     sweep.add_argument("--domain")
     sweep.add_argument(
-        "--grid", default="quick", help="quick (RQ1, residual stream) or full (all streams, heads; default: quick)"
+        "--grid", default="quick", help="quick (50 prompts, few ranks, single heads) or full (everything; default: quick)"
     )
     sweep.add_argument("--out", type=Path, help="another folder than mechdiff/artifacts")
+    sweep.add_argument("--seed", type=int, default=0)
+    sweep.add_argument("--device", default="auto", help=", ".join(DEVICES))
+    sweep.add_argument("--dtype", help=", ".join(DTYPES))
 
     bench = commands.add_parser("bench", help="the row engine against plain hooks, in one run")
     bench.add_argument("--pair", default="demo-cognitive")
@@ -152,12 +155,13 @@ def write(table, path: Path) -> None:
 
 def summary(request: Run, table):
     """A line per condition with the mean effect over prompts and its interval; drift as it is."""
-    from mechdiff.stats import summarise
+    from mechdiff.experiments.summary import summarise, wide
 
     if request.question == "drift":
         return table
-    clusters = [prompt.template for prompt in request.chosen_prompts]
-    return summarise(table, ["layer", "stream", "map", "heads", "control"], clusters)
+    lines = summarise(wide(table), [prompt.template for prompt in request.chosen_prompts])
+    same = [name for name in lines.columns[: list(lines).index("mean")] if name != "layer" and lines[name].nunique() <= 1]
+    return lines.drop(columns=same)
 
 
 def cmd_sweep(args) -> None:
@@ -165,7 +169,8 @@ def cmd_sweep(args) -> None:
 
     if args.grid not in sweeps.GRIDS:
         raise one_of("Grid", args.grid, sweeps.GRIDS)
-    for task, label in sweeps.sweep(args.pair, args.domain, args.grid, args.out, sys.argv[1:]):
+    settings = {"device": args.device, "dtype": args.dtype, "seed": args.seed}
+    for task, label in sweeps.sweep(args.pair, args.domain, args.grid, args.out, sys.argv[1:], **settings):
         follow(task, label)
 
 

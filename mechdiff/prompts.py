@@ -30,6 +30,23 @@ def read_domain(domain: str, split: str) -> list[Prompt]:
     return read_prompts(DATA / domain / f"{split}.jsonl")
 
 
+def read_positions(domain: str) -> dict[str, tuple[int, ...]]:
+    """The curated positions of a domain's train prompts: text -> characters of it, in rising order.
+
+    A position is the token that covers the character, in any tokenizer. Empty for a domain without such a file.
+    """
+    path = DATA / domain / "positions.jsonl"
+    if domain not in domains() or not path.exists():
+        return {}
+    texts = {row["id"]: row["text"] for row in read_rows(DATA / domain / "train.jsonl")}
+    return {texts[row["id"]]: tuple(row["characters"]) for row in read_rows(path)}
+
+
+def read_rows(path: Path) -> list[dict]:
+    """A shipped JSON-lines file, as it is."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Prompts from a JSON-lines file: {"text": ...} a line, with an optional "template".
 

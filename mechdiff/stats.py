@@ -29,21 +29,35 @@ def bootstrap_weights(clusters: Sequence, resamples: int = RESAMPLES, seed: int 
 def interval(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and 95 % bootstrap interval of each column. values: [n, m]. Returns three arrays [m]."""
     means = weights @ values / weights.sum(1, keepdims=True)
-    low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0)
-    return values.mean(0), low, high
+    return values.mean(0), *span(means)
 
 
-def ratio(top: np.ndarray, bottom: np.ndarray, weights: np.ndarray, floor: float = 0.0) -> tuple[float, float, float]:
+def span(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % interval of each column of resampled values [resamples, m]."""
+    low, high = np.percentile(resampled, [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0)
+    return low, high
+
+
+def ratio(top: np.ndarray, bottom: np.ndarray, weights: np.ndarray, floor=0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ratio of two means over the same prompts, resampled jointly, and its 95 % interval.
 
-    top, bottom: [n]. All three are nan where the denominator's interval touches the floor: the ratio then says nothing.
+    top, bottom: [n], or [n, m] for m ratios at once. floor: the self-patch effect, one or m. All three results are nan where
+    the denominator's interval touches the floor: the ratio then says nothing.
     """
-    below = weights @ bottom / weights.sum(1)
-    if np.percentile(below, (100 - LEVEL) / 2) <= floor:
-        return np.nan, np.nan, np.nan
-    ratios = (weights @ top / weights.sum(1)) / below
-    low, high = np.percentile(ratios, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return top.mean() / bottom.mean(), low, high
+    total = weights.sum(1).reshape(-1, *[1] * (top.ndim - 1))
+    below, above = weights @ bottom / total, weights @ top / total
+    blank = np.percentile(below, (100 - LEVEL) / 2, axis=0) <= floor
+    safe = np.where(blank, 1.0, below)
+    low, high = span(above / safe)
+    middle = top.mean(0) / np.where(blank, 1.0, bottom.mean(0))
+    return tuple(np.where(blank, np.nan, value) for value in (middle, low, high))
+
+
+def difference(one: np.ndarray, other: np.ndarray, clusters: Sequence, other_clusters: Sequence, seed: int = 0) -> tuple:
+    """Mean of one sample minus the mean of another, independent one, and its 95 % bootstrap interval. one: [n]; other: [k]."""
+    means = [bootstrap_weights(c, seed=seed + i) for i, c in enumerate((clusters, other_clusters))]
+    resampled = [(w @ v) / w.sum(1) for w, v in zip(means, (one, other))]
+    return one.mean() - other.mean(), *span(resampled[0] - resampled[1])
 
 
 def summarise(table: pd.DataFrame, by: list[str], clusters: Sequence, value: str = "kl") -> pd.DataFrame:

@@ -1,70 +1,204 @@
-"""Full sweeps into artifacts: tidy tables with a manifest that says where every number comes from."""
+"""Full sweeps into artifacts: every question of a pair on a domain, in as few walks through the models as possible.
 
-import json
+All conditions of one direction are rows of the same walks, whichever question they belong to. Head sets that have to be
+chosen on the train split first come after. Whatever is finished is in the cache: a sweep that was stopped goes on from there,
+to the same tables.
+"""
+
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from mechdiff import experiments
-from mechdiff.errors import UserError
+from mechdiff import experiments, stored
+from mechdiff.experiments.effects import EffectsTask, Group
+from mechdiff.experiments.heads import ChosenHeadsTask
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import Run
+from mechdiff.experiments.summary import KEYS, summarise
 from mechdiff.experiments.task import Task
 from mechdiff.paths import ARTIFACTS
 from mechdiff.prompts import digest
-from mechdiff.terms import DIRECTIONS, STREAMS
+from mechdiff.store import Store, default
+from mechdiff.terms import DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS
 
-GRIDS = {"quick": ("resid_post",), "full": STREAMS}
 LIBRARIES = ("mechdiff", "torch", "transformers", "peft", "numpy")
+MAPPED_STREAMS = ("resid_post", "attn_out", "mlp_out")
+CONTROLLED = "procrustes_scaled"  # the study's own map: its rank curves have every control beside them
+UNCUT = ("self", "mean", *MAP_CONTROLS)
 
 
-def plan(pair: str, domain: str | None, grid: str) -> dict[str, dict[str, list[Run]]]:
-    """Folder -> table -> the requests that the table joins. quick: RQ1 on the residual stream; full: all streams, and heads."""
-    common, streams = {"pair": pair, "domain": domain}, GRIDS[grid]
-    patch = [Run("patch", streams=streams, direction=d, controls=("self",), **common) for d in DIRECTIONS]
-    folders = {"rq1": {"drift": [Run("drift", streams=streams, **common)], "patch": patch}}
-    if grid == "full":
-        heads = [Run("heads", direction=d, controls=("self",), **common) for d in DIRECTIONS]
-        folders["rq4"] = {"heads": heads}
-    return folders
+@dataclass(frozen=True)
+class Grid:
+    """How much of the study a sweep covers.
 
-
-def sweep(pair: str, domain: str | None, grid: str, out: Path | None, command: list[str]) -> Iterator[tuple[Task, str]]:
-    """Yields each task to be followed, with a label, and writes a folder's tables and manifest when its tasks are done.
-
-    Resumable: what a stopped sweep finished is in the cache.
+    limit: prompts, None for all. patched: streams that are patched as they are. ranks, alphas: beside auto. maps: those that are
+    cut. sets: how head sets are chosen, beside every single head.
     """
-    for folder, tables in plan(pair, domain, grid).items():
-        start, written = time.monotonic(), {}
-        for name, requests in tables.items():
-            parts = []
-            for request in requests:
-                task = experiments.task(request)
-                yield task, f"{folder} {name} {request.direction}"
-                parts.append(task.table())
-            written[name] = pd.concat(parts, ignore_index=True)
-        request = next(iter(tables.values()))[0]
-        place = (out or ARTIFACTS) / request.chosen_domain / folder / request.spec.name
-        save(place, written, manifest(request, tables, grid, command, time.monotonic() - start))
+
+    limit: int | None
+    patched: tuple[str, ...]
+    ranks: tuple[str, ...]
+    alphas: tuple[str, ...]
+    maps: tuple[str, ...]
+    sets: tuple[str, ...]
 
 
-def save(folder: Path, tables: dict[str, pd.DataFrame], about: dict) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, table in tables.items():
-            table.to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
-        (folder / "manifest.json").write_text(json.dumps(about, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"The tables cannot be written to {folder}: {error}. They are in the cache; give --out.") from None
+GRIDS = {
+    "quick": Grid(50, MAPPED_STREAMS, ("1", "8", "32", "full"), (), (CONTROLLED,), ()),
+    "full": Grid(
+        None,
+        STREAMS,
+        ("1", "2", "4", "8", "16", "32", "64", "full"),
+        ("0.3", "0.5", "0.8", "1.0", "1.2"),
+        FITTED,
+        ("topk", "greedy", "random"),
+    ),
+}
 
 
-def manifest(request: Run, tables: dict[str, list[Run]], grid: str, command: list[str], seconds: float) -> dict:
+@dataclass
+class Table:
+    """One table of a folder: the requests it joins, and which of their lines are kept prompt by prompt."""
+
+    folder: str
+    name: str
+    runs: list[Run]
+    by_prompt: bool = True
+    seconds: float = field(default=0.0, compare=False)
+
+
+def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
+    """Every table of a sweep."""
+    common = {"pair": pair, "domain": domain, "limit": grid.limit} | settings
+    both = [common | {"direction": direction} for direction in DIRECTIONS]
+    fitted = {"streams": MAPPED_STREAMS}
+    tables = [
+        Table("rq1", "drift", [Run("drift", streams=grid.patched, **common)]),
+        Table("rq1", "patch", [Run("patch", streams=grid.patched, controls=("self", "mean", "random"), **c) for c in both]),
+        Table("rq1", "transplant", [Run("transplant", streams=MODULE_STREAMS, controls=("self",), **c) for c in both]),
+        Table("rq2", "transport", [Run("transport", map=m, controls=controls_of(m), **fitted, **c) for c in both for m in MAPS]),
+    ]
+    cuts = {"ranks": grid.ranks} | fitted
+    named = [(m, c) for c in both for m in grid.maps]
+    tables.append(
+        Table(
+            "rq3", "rank", [Run("rank", map=m, controls=UNCUT if m == CONTROLLED else ("mean",), **cuts, **c) for m, c in named]
+        )
+    )
+    if grid.alphas:
+        scaled = {"alpha": grid.alphas}
+        tables.append(
+            Table("rq2", "alpha", [Run("transport", map=m, **scaled, **fitted, **c) for c in both for m in MAPS], False)
+        )
+        tables.append(Table("rq3", "alpha", [Run("rank", map=m, **scaled, **cuts, **c) for m, c in named], False))
+    tables.append(Table("rq4", "heads", [Run("heads", controls=("self", "mean"), **c) for c in both]))
+    if grid.sets:
+        tables.append(Table("rq4", "coverage", [Run("heads", head_sets=s, **c) for c in both for s in grid.sets], False))
+    return tables
+
+
+def controls_of(name: str) -> tuple[str, ...]:
+    """Controls of an uncut map. The fixed maps use no pairing of rows."""
+    return UNCUT if name in FITTED else ("self", "mean")
+
+
+class Kept:
+    """A store that also keeps in memory what passes through it, for as long as a sweep lasts."""
+
+    def __init__(self, store: Store):
+        self.store, self.kept = store, {}
+
+    def arrays(self, name: str):
+        return self.kept[name] if name in self.kept else self.store.arrays(name)
+
+    def put_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        self.kept[name] = arrays
+        self.store.put_arrays(name, arrays)
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+
+def sweep(
+    pair: str, domain: str | None, grid: str, out: Path | None, command: list[str], **settings
+) -> Iterator[tuple[Task, str]]:
+    """Yields each task to be followed, with a label; writes the tables and manifests when all are done."""
+    start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), Kept(default())
+    runs = [run for table in tables for run in table.runs]
+    for direction in DIRECTIONS:
+        joint = together([run for run in runs if run.direction == direction and run.question != "drift"], store)
+        yield joint, f"every question, {direction}"
+    for run in runs:
+        task = experiments.task(run, store)
+        if run.question == "drift" or (isinstance(task, ChosenHeadsTask) and task.done < task.total):
+            yield task, f"{run.question} {run.head_sets if run.question == 'heads' else ''} {run.direction}"
+    computed = time.monotonic() - start
+    for folder in dict.fromkeys(table.folder for table in tables):
+        here = [table for table in tables if table.folder == folder]
+        place = (out or ARTIFACTS) / runs[0].chosen_domain / folder / runs[0].spec.name
+        about = manifest(here, grid, command, computed)
+        stored.save(place, dict(part for table in here for part in collect(table, store)), about)
+
+
+def together(runs: list[Run], store: Store) -> EffectsTask:
+    """The conditions of many requests that differ in question alone, as one task."""
+    groups: list[Group] = []
+    for run in runs:
+        task = experiments.task(run, store)
+        if isinstance(task, ChosenHeadsTask):
+            if not task.scored:
+                continue
+            task = task.scored
+        groups += task.groups
+    return EffectsTask(runs[0], groups, store)
+
+
+def collect(table: Table, store: Store) -> Iterator[tuple[str, pd.DataFrame]]:
+    """A table's files: its lines by prompt, if they are kept, and its summary."""
+    tasks = [finished(run, store) for run in table.runs]
+    if table.runs[0].question == "drift":
+        yield table.name, pd.concat([task.table() for task in tasks], ignore_index=True)
+        return
+    effects = [task.wide() for task in tasks]
+    clusters = [prompt.template for prompt in table.runs[0].chosen_prompts]
+    summaries = [summarise(wide, clusters) for wide in effects]
+    yield f"{table.name}_summary", distinct(pd.concat(summaries, ignore_index=True))
+    if table.by_prompt:
+        lines = [by_prompt(wide) for wide in effects]
+        yield table.name, distinct(pd.concat(lines, ignore_index=True))
+
+
+def finished(run: Run, store: Store) -> Task:
+    """The request as a task with nothing left to compute; head choices are read again from what is kept."""
+    task = experiments.task(run, store)
+    for _ in task.steps():
+        pass
+    return task
+
+
+def by_prompt(wide) -> pd.DataFrame:
+    """A line per prompt and condition with its effect; rank cuts under a fitted map keep no more than that."""
+    names = (
+        ["kl", "kl_to_donor", "kl_donor_clean"] if (wide.conditions["question"].isin(["patch", "transplant"])).all() else ["kl"]
+    )
+    return replace(wide, values={name: wide.values[name] for name in names}).long()
+
+
+def distinct(table: pd.DataFrame) -> pd.DataFrame:
+    """Each condition once: requests that differ in map share their controls `self` and `mean`."""
+    keys = [name for name in ("direction", "prompt", *KEYS) if name in table]
+    return table.drop(columns=["pair", "domain", "question"]).loc[~table.duplicated(keys)].reset_index(drop=True)
+
+
+def manifest(tables: list[Table], grid: str, command: list[str], seconds: float) -> dict:
     """Everything a reader needs to trust or remake the tables."""
+    request = tables[0].runs[0]
     identity, spec = Identity(request), request.spec
     return {
         "pair": spec.name,
@@ -72,12 +206,15 @@ def manifest(request: Run, tables: dict[str, list[Run]], grid: str, command: lis
         "base": {"source": spec.base.describe(), "fingerprint": spec.base.fingerprint()},
         "tuned": {"source": spec.tuned.describe(), "fingerprint": spec.tuned.fingerprint()},
         **identity.numerics,
+        "device_name": device_name(identity.device),
         "prompts": len(request.chosen_prompts),
         "prompts_hash": digest(request.chosen_prompts),
+        "train_hash": digest(request.train_prompts),
         "templates": [prompt.template for prompt in request.chosen_prompts],
         "seed": request.seed,
         "grid": grid,
-        "requests": {name: [asdict(r) for r in requests] for name, requests in tables.items()},
+        "requests": {table.name: [asdict(run) for run in table.runs] for table in tables},
+        "mantissa_bits": stored.BITS,
         "versions": {name: version(name) for name in LIBRARIES},
         "command": " ".join(["python -m mechdiff", *command]),
         "seconds": round(seconds, 1),
@@ -85,9 +222,7 @@ def manifest(request: Run, tables: dict[str, list[Run]], grid: str, command: lis
     }
 
 
-def read(domain: str, folder: str, pair: str, table: str) -> tuple[pd.DataFrame | None, dict | None]:
-    """A stored table and its manifest; None for what is not there. Needs no torch."""
-    place = ARTIFACTS / domain / folder / pair
-    path, about = place / f"{table}.parquet", place / "manifest.json"
-    found = pd.read_parquet(path) if path.exists() else None
-    return found, json.loads(about.read_text()) if about.exists() else None
+def device_name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -1,9 +1,18 @@
-"""From a prompt's text to the token ids that both models see, cut at the decision token."""
+"""From a prompt's text to the token ids that both models see, cut at the decision token.
 
+A position before the decision token is a character of the prompt's own text: the token that covers it, in either tokenizer.
+So two tokenizers study the same place.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mechdiff.errors import UserError
 from mechdiff.pairs import Pair
+
+MARK = "\ue000"  # stands for a prompt, to see where the template puts it
+NEAR_END = 4  # the last tokens of a sequence, the decision token among them, are no curated positions
 
 
 @dataclass
@@ -38,11 +47,50 @@ class Tokenizers:
         if all(token in special for token in tokenizer(text, add_special_tokens=False).input_ids):
             raise UserError(f"The prompt {text!r} has no content token: nothing but special tokens. Write some words.")
         ids = tokenizer(self.render(text), add_special_tokens=False).input_ids
-        if adds_bos(tokenizer) and ids[0] != tokenizer.bos_token_id:
+        if lacks_bos(tokenizer, ids):
             ids = [tokenizer.bos_token_id, *ids]
         while ids[-1] in special:
             ids = ids[:-1]
         return ids
+
+    def spans(self, text: str, side: str) -> list[tuple[int, int]]:
+        """The characters of the prompt's own text that each token of `encode` covers: (start, end), (0, 0) if none.
+
+        Raises UserError if the tokenizer or the template does not let one know.
+        """
+        tokenizer, name = getattr(self, side), self.pair.name
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError(
+                f"{name}: the {side} tokenizer is not a fast one (tokenizer.json), so no place in a text is known.\n"
+                "Try:  --positions 1"
+            )
+        rendered = self.render(text)
+        after = max(self.render(MARK).find(MARK), 0)  # the template's own words may hold the text too
+        part = text if rendered.find(text, after) >= 0 else text.strip()
+        start = rendered.find(part, after)
+        if start < 0:
+            raise UserError(
+                f"{name}: the chat template rewrites the prompt {text!r}, so no place in it is known.\nTry:  --positions 1"
+            )
+        encoding = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        clipped = [(max(a, start), min(b, start + len(part))) for a, b in encoding.offset_mapping]
+        shift = text.find(part) - start
+        found = [(a + shift, b + shift) if a < b else (0, 0) for a, b in clipped]
+        return ([(0, 0)] * lacks_bos(tokenizer, encoding.input_ids) + found)[: len(self.encode(text, side))]
+
+    def positions(self, text: str, characters: Sequence[int], side: str) -> list[int]:
+        """For each character of the text, the index into `encode(text, side)` of the token that covers it.
+
+        Rising characters give rising indices; one token may cover several characters.
+        """
+        spans = self.spans(text, side)
+        return [covering(spans, character) for character in characters]
+
+    def choose(self, text: str, count: int, seed: int) -> tuple[int, ...]:
+        """At most `count` positions in a text, as characters in rising order, by the base tokenizer. See `eligible`."""
+        spans = self.spans(text, "base")
+        tokens = eligible(self.encode(text, "base"), spans, special_ids(self.base))
+        return pick([spans[i][1] - 1 for i in tokens], text, count, seed)
 
     def token_id(self, text: str, side: str) -> int:
         """The one token that a target or foil stands for. Raises UserError if the text is not one token."""
@@ -68,6 +116,33 @@ def special_ids(tokenizer) -> set[int]:
 
 def adds_bos(tokenizer) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+
+
+def lacks_bos(tokenizer, ids: list[int]) -> bool:
+    """Whether the tokenizer begins every sequence with a token that is not in ids."""
+    return adds_bos(tokenizer) and ids[0] != tokenizer.bos_token_id
+
+
+def covering(spans: list[tuple[int, int]], character: int) -> int:
+    """The last token that covers a character; the one before it if none does, as where a tokenizer drops white space."""
+    tokens = [i for i, (start, end) in enumerate(spans) if start < end]
+    return max((i for i in tokens if spans[i][0] <= character), default=tokens[0])
+
+
+def eligible(ids: list[int], spans: list[tuple[int, int]], special: set[int]) -> list[int]:
+    """Indices of the tokens that may be studied: in the prompt's text, not special, not among the sequence's last four.
+
+    ids: a whole sequence, up to its decision token. spans: the characters each token covers, (0, 0) for the template's.
+    """
+    early = range(len(ids) - NEAR_END)
+    return [i for i in early if spans[i][0] < spans[i][1] and ids[i] not in special]
+
+
+def pick(characters: Iterable[int], text: str, count: int, seed: int) -> tuple[int, ...]:
+    """At most `count` of the characters, in rising order: by chance, which seed and text settle. A larger count adds to them."""
+    order = sorted(set(characters))
+    random.Random(f"{seed}:{text}").shuffle(order)
+    return tuple(sorted(order[:count]))
 
 
 def load_tokenizers(pair: Pair) -> Tokenizers:

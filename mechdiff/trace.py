@@ -1,4 +1,4 @@
-"""The clean pass: what one forward pass of the unchanged model leaves behind at the decision token.
+"""The clean pass: what one forward pass of the unchanged model leaves behind at the decision token, or at chosen tokens.
 
 Prompts of different lengths share a batch, cut at their decision token and padded on the right: under a causal mask nothing
 before a token sees the padding, so no padding mask is needed and position equals index. Prompts of like length run together,
@@ -116,11 +116,30 @@ def run_trace(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool = Tru
     return merge(parts, torch.tensor([i for batch in batches for i in batch]))
 
 
+def run_states(anatomy: Anatomy, prompts: list[list[int]], positions: list[list[int]]) -> dict[str, Tensor]:
+    """The states of a clean pass at any tokens, and nothing else of it.
+
+    positions: for each prompt the indices of its tokens to read. Returns stream -> [layers, rows, width], a row per prompt
+    and position, in that order.
+    """
+    parts, owners = [], []
+    for batch in like_lengths([len(ids) for ids in prompts]):
+        padded, _ = pad_right([prompts[i] for i in batch])
+        row = torch.tensor([r for r, i in enumerate(batch) for _ in positions[i]], dtype=torch.long)
+        token = torch.tensor([t for i in batch for t in positions[i]], dtype=torch.long)
+        parts.append(run_forward(anatomy, padded, row, token)[0])
+        owners += [i for i in batch for _ in positions[i]]
+    place = torch.argsort(torch.tensor(owners, dtype=torch.long), stable=True).to(anatomy.device)
+    return {stream: torch.cat([part[stream] for part in parts], 1).index_select(1, place) for stream in STREAMS}
+
+
 @torch.no_grad()
-def run_batch(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool) -> Trace:
-    device, size = anatomy.device, len(prompts)
-    padded, last = pad_right(prompts)
-    padded, last, index = padded.to(device), last.to(device), torch.arange(size, device=device)
+def run_forward(anatomy: Anatomy, padded: Tensor, row: Tensor, token: Tensor, cache: DynamicCache | None = None):
+    """One forward pass over token ids [b, tokens], and the states at (row, token), two index tensors [n].
+
+    Returns stream -> [layers, n, width], and each layer's arguments by name. cache: filled with keys and values, if given.
+    """
+    row, token = row.to(anatomy.device), token.to(anatomy.device)
     states = {stream: [None] * len(anatomy.layers) for stream in STREAMS}
     arguments = [None] * len(anatomy.layers)
 
@@ -128,13 +147,19 @@ def run_batch(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool) -> T
         if stream == "call":
             arguments[layer] = value
         else:
-            states[stream][layer] = value[index, last]
+            states[stream][layer] = value[row, token]
 
-    cache = DynamicCache()
     with watching(anatomy, seen):
-        anatomy.decoder(input_ids=padded, past_key_values=cache, use_cache=True)
-    stacked = {stream: torch.stack(values) for stream, values in states.items()}
-    logprobs = anatomy.logits(stacked["resid_post"][-1]).float().log_softmax(-1)
+        anatomy.decoder(input_ids=padded.to(anatomy.device), past_key_values=cache, use_cache=cache is not None)
+    return {stream: torch.stack(values) for stream, values in states.items()}, arguments
+
+
+@torch.no_grad()
+def run_batch(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool) -> Trace:
+    padded, last = pad_right(prompts)
+    cache, last = DynamicCache(), last.to(anatomy.device)
+    states, arguments = run_forward(anatomy, padded, torch.arange(len(prompts)), last, cache)
+    logprobs = anatomy.logits(states["resid_post"][-1]).float().log_softmax(-1)
     calls = []
     if keep_calls:
         at_token = AtDecisionToken(last, padded.shape[1])
@@ -142,7 +167,7 @@ def run_batch(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool) -> T
             mask = at_token.hidden(named.get("attention_mask"))
             others = {name: at_token(v) for name, v in named.items() if v is not cache and name != "attention_mask"}
             calls.append(LayerCall(cache.layers[layer].keys, cache.layers[layer].values, mask, others))
-    return Trace(last, stacked, logprobs, calls)
+    return Trace(last, states, logprobs, calls)
 
 
 def pad_right(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -120,6 +120,16 @@ def test_drift_of_a_model_with_itself_is_one(pair, tmp_path):
     assert list(table["n"]) == [20] * 4
 
 
+def test_drift_of_several_streams_has_a_line_for_each_layer_and_stream(pair):
+    table = mechdiff.run(Run("drift", streams=("mlp_out", "resid_post"), layers=(0, 3), **pair))
+    assert table[["stream", "layer"]].to_numpy().tolist() == [
+        ["mlp_out", 0],
+        ["mlp_out", 3],
+        ["resid_post", 0],
+        ["resid_post", 3],
+    ]
+
+
 def test_a_site_that_is_the_same_for_every_prompt_has_no_similarity(pair, tmp_path):
     ending = tmp_path / "ending.jsonl"
     ending.write_text("\n".join(json.dumps({"text": f"w{i} w{2 * i} w7"}) for i in range(12)))

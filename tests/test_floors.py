@@ -12,10 +12,10 @@ FLOORS = [
     ["errors", "terms", "paths", "conditions"],
     ["store", "transport", "metrics", "stats"],
     ["models", "tokens", "gguf", "prompts", "pairs"],
-    ["hooks", "rows", "trace", "anatomy"],
+    ["hooks", "rows", "trace", "anatomy", "transplant"],
     ["interventions", "preflight"],
     ["experiments"],
-    ["sweeps", "bench", "__main__", "scripts", "__init__"],
+    ["sweeps", "bench", "planted", "__main__", "scripts", "__init__"],
     ["app"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -8,7 +8,7 @@ import pytest
 from mechdiff import prompts
 from mechdiff.errors import UserError
 from mechdiff.paths import DATA
-from mechdiff.prompts import digest, domains, read_domain, read_prompts
+from mechdiff.prompts import digest, domains, read_domain, read_positions, read_prompts
 from mechdiff.scripts import fill_prompts
 
 DOMAINS = domains()
@@ -119,6 +119,20 @@ def test_the_templates_give_exactly_the_shipped_files(domain, tmp_path, monkeypa
     fill_prompts.write(domain, seed=0)
     for split in ("train", "val"):
         assert (tmp_path / domain / f"{split}.jsonl").read_bytes() == (DATA / domain / f"{split}.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_every_train_prompt_has_its_positions(domain):
+    found = read_positions(domain)
+    assert list(found) == [prompt.text for prompt in read_domain(domain, "train")]
+    for text, characters in found.items():
+        assert 0 < len(characters) <= 16 and characters == tuple(sorted(set(characters)))
+        assert characters[0] >= 0 and characters[-1] < len(text)
+
+
+@pytest.mark.parametrize("name", ["none", "", "../data"])
+def test_another_domain_has_no_positions(name):
+    assert read_positions(name) == {}
 
 
 def test_slots_are_found_in_order_of_use():

@@ -84,6 +84,6 @@ class DriftTask:
     def table(self) -> pd.DataFrame:
         there = [table for table in self.found.values() if table is not None]
         table = pd.concat(there) if there else pd.DataFrame(columns=COLUMNS)
-        table = table[table.layer.isin(self.layers)]
+        table = table[table.layer.isin(self.layers)].reset_index(drop=True)
         named = {"pair": self.run.spec.name, "domain": self.run.chosen_domain, "question": self.run.question}
         return pd.DataFrame(named, index=table.index).join(table) if len(table) else table

@@ -24,6 +24,13 @@ from mechdiff.terms import sides
 
 MEASURES = ("kl", "kl_to_donor", "kl_donor_clean")
 SITE = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend", "control")
+NOT_OF = {  # columns that say nothing about a question
+    "patch": ("rank", "complement", "alpha"),
+    "heads": ("rank", "complement", "alpha"),
+    "transplant": ("map", "rank", "complement", "alpha", "blend"),
+    "transport": ("heads", "blend"),
+    "rank": ("heads", "blend"),
+}
 Group = tuple[Condition, ...]
 
 
@@ -35,6 +42,22 @@ class Chunk:
     conditions: Group
     key: str
     found: dict[str, np.ndarray] | None = field(default=None, repr=False)
+
+
+@dataclass
+class Wide:
+    """Effects, a row per condition. conditions: what each row is; values: measure -> [conditions, prompts], nan if not there."""
+
+    conditions: pd.DataFrame
+    values: dict[str, np.ndarray]
+
+    def long(self) -> pd.DataFrame:
+        """A line per prompt and condition, of what is there."""
+        row, prompt = np.nonzero(~np.isnan(self.values["kl"]))
+        lines = self.conditions.iloc[row].reset_index(drop=True)
+        lines.insert(list(self.conditions).index("direction") + 1, "prompt", prompt)
+        measures = pd.DataFrame({name: values[row, prompt] for name, values in self.values.items()})
+        return lines.join(measures)
 
 
 class EffectsTask:
@@ -52,8 +75,9 @@ class EffectsTask:
             run.spec.check_same_shape()
         texts = run.chosen_prompts if texts is None else texts
         self.blocks = prompts.blocks(texts)
+        self.prompts = len(texts)
         self.whole_key = self._key("answer", prompts.digest(texts), tuple(self.groups))
-        self.whole = store.table(self.whole_key)
+        self.whole = store.arrays(self.whole_key)
         self.chunks = (
             [] if self.whole is not None else [self._chunk(b, group) for b in range(len(self.blocks)) for group in self.groups]
         )
@@ -70,18 +94,12 @@ class EffectsTask:
             asked |= {"target": self.run.target, "foil": self.run.foil}
         flat = conditions if isinstance(conditions[0], Condition) else [c for group in conditions for c in group]
         if not all(condition.plain for condition in flat):
-            asked |= self._train
+            asked |= self.identity.train
         return key(**asked, **self.identity.pair)
 
     @cached_property
     def digests(self) -> list[str]:
         return [prompts.digest(block) for block in self.blocks]
-
-    @cached_property
-    def _train(self) -> dict:
-        """What fitted maps depend on."""
-        train = prompts.digest(self.run.train_prompts)
-        return {"train": train, "positions": self.run.positions, "seed": self.run.seed}
 
     def _cells(self, chunk: Chunk) -> int:
         return len(chunk.conditions) * len(self.blocks[chunk.block])
@@ -115,7 +133,7 @@ class EffectsTask:
         from mechdiff.experiments.maps import FittedMaps
 
         self.stage = "reading the train split"
-        fitted, maps = FittedMaps(self.run, self.identity, self.store), {}
+        fitted, maps = FittedMaps(self.run, self.identity, self.store, tuple(sorted({site[3] for site in sites}))), {}
         self.total += fitted.waiting()
         for count in fitted.steps():
             self.done += count
@@ -178,56 +196,53 @@ class EffectsTask:
         texts = [text for text in (self.run.target, self.run.foil) if text is not None]
         return tuple(loaded.tokenizers.token_id(text, self.recipient) for text in texts)
 
-    def table(self) -> pd.DataFrame:
-        """A line per prompt and condition, of what is there; columns as far as they apply.
+    @cached_property
+    def conditions(self) -> list[Condition]:
+        return [condition for group in self.groups for condition in group]
+
+    def values(self) -> dict[str, np.ndarray]:
+        """The measures of every condition on every prompt, [conditions, prompts]; nan where they are not there yet.
 
         A whole answer is kept beside its chunks, so that a repeat is one look-up.
         """
-        if self.whole is None:
-            table = self._join()
-            if not all(chunk.found for chunk in self.chunks):
-                return self._named(table)
-            self.whole = table
-            self.store.put_table(self.whole_key, table)
-        return self._named(self.whole)
+        if self.whole is not None:
+            return self.whole
+        names = {name: None for chunk in self.chunks if chunk.found for name in chunk.found} or dict.fromkeys(MEASURES)
+        values = {name: np.full((len(self.conditions), self.prompts), np.nan, np.float32) for name in names}
+        starts = dict(zip(self.groups, np.cumsum([0, *map(len, self.groups)])))
+        for chunk in (chunk for chunk in self.chunks if chunk.found):
+            rows = slice(starts[chunk.conditions], starts[chunk.conditions] + len(chunk.conditions))
+            first = chunk.block * prompts.BLOCK
+            for name, found in chunk.found.items():
+                values[name][rows, first : first + len(self.blocks[chunk.block])] = found
+        if all(chunk.found for chunk in self.chunks):
+            self.whole = values
+            self.store.put_arrays(self.whole_key, values)
+        return values
 
-    def _join(self) -> pd.DataFrame:
-        parts = [self._lines(chunk) for chunk in self.chunks if chunk.found]
-        if not parts:
-            return pd.DataFrame(columns=["prompt", *SITE, *MEASURES])
-        others = sorted(
-            {name for part in parts for name in part} - {"prompt", *SITE, *MEASURES}
-        )  # what is read from disk is unordered
+    def labels(self) -> pd.DataFrame:
+        """A row per line's condition, in the columns of SITE. row: its place among the conditions; reference: that of the
+        condition it is compared with, if any.
+        """
+        labels = pd.DataFrame([site_labels(condition, self.run) for condition in self.conditions], columns=list(SITE))
+        return labels.assign(row=range(len(labels)))
 
-        def column(name: str) -> np.ndarray:
-            return np.concatenate([part[name] if name in part else np.full(len(part["prompt"]), np.nan) for part in parts])
-
-        return pd.DataFrame({name: column(name) for name in ("prompt", *SITE, *MEASURES, *others)})
-
-    def effects(self, group: Group) -> dict[str, np.ndarray]:
-        """The measures of one complete group on all prompts: measure -> [conditions, prompts]."""
-        chunks = [chunk.found for chunk in self.chunks if chunk.conditions == group]
-        shapes = [(len(group), len(block)) for block in self.blocks]
-        return {
-            name: np.concatenate([np.broadcast_to(found[name], shape) for found, shape in zip(chunks, shapes)], 1)
-            for name in chunks[0]
+    def wide(self) -> Wide:
+        """What is there, with what the lines are compared with."""
+        labels, values = self.labels(), self.values()
+        found = {
+            name: values[name][labels["row"]] for name in (*MEASURES, *sorted(values.keys() - {*MEASURES})) if name in values
         }
-
-    def _named(self, table: pd.DataFrame) -> pd.DataFrame:
-        run, table = self.run, table.copy()
+        if "reference" in labels:
+            found["kl_reference"] = values["kl"][labels["reference"]]
+        run = self.run
         named = {"pair": run.spec.name, "domain": run.chosen_domain, "question": run.question, "direction": run.direction}
-        for place, (name, value) in enumerate(named.items()):
-            table.insert(place, name, value)
-        return table
+        shown = labels.drop(columns=["row", "reference", *NOT_OF[run.question]], errors="ignore").reset_index(drop=True)
+        return Wide(pd.DataFrame(named, index=shown.index).join(shown), found)
 
-    def _lines(self, chunk: Chunk) -> dict[str, np.ndarray]:
-        n, conditions = len(self.blocks[chunk.block]), chunk.conditions
-        prompt = np.arange(n) + chunk.block * prompts.BLOCK
-        lines = {"prompt": np.tile(prompt, len(conditions))}
-        labels = [site_labels(condition, self.run) for condition in conditions]
-        for place, name in enumerate(SITE):
-            lines[name] = np.repeat([label[place] for label in labels], n)
-        return lines | {name: np.broadcast_to(values, (len(conditions), n)).ravel() for name, values in chunk.found.items()}
+    def table(self) -> pd.DataFrame:
+        """A line per prompt and condition, of what is there."""
+        return self.wide().long()
 
 
 def add_need(sites: dict, condition: Condition) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from mechdiff.conditions import Condition
-from mechdiff.experiments.effects import EffectsTask, heads_label
+from mechdiff.experiments.effects import EffectsTask, Wide, heads_label
 from mechdiff.experiments.request import Run
 from mechdiff.store import Store
 from mechdiff.terms import CHOICES
@@ -60,16 +60,16 @@ class HeadsTask(EffectsTask):
             }
         return chunk
 
-    def table(self) -> pd.DataFrame:
-        """A line per prompt and set; `chosen` says how a set was come by, and random sets are a control."""
-        table, place = super().table(), ["layer", "prompt"]
+    def labels(self) -> pd.DataFrame:
+        """The sets, with all heads as their reference. `chosen` says how a set was come by; random sets are a control."""
+        labels = super().labels()
         every = [Chosen(layer, tuple(range(self.run.spec.heads)), "all") for layer in self.run.chosen_layers]
         listing = [c for c in dict.fromkeys(self.sets) if len(c.heads) < self.run.spec.heads] + every
         listed = [(c.layer, heads_label(c.heads, self.run), c.chosen) for c in listing]
-        table = table.merge(pd.DataFrame(listed, columns=["layer", "heads", "chosen"]), on=["layer", "heads"])
-        full = table[(table["chosen"] == "all") & (table["control"] == "none")]
-        table.loc[table["chosen"] == "random", "control"] = "random"
-        return table.join(full.set_index(place)["kl"].rename("kl_reference"), on=place)
+        labels = labels.merge(pd.DataFrame(listed, columns=["layer", "heads", "chosen"]), on=["layer", "heads"])
+        full = labels[(labels["chosen"] == "all") & (labels["control"] == "none")]
+        labels.loc[labels["chosen"] == "random", "control"] = "random"
+        return labels.join(full.set_index("layer")["row"].rename("reference"), on="layer")
 
 
 def random_sets(run: Run) -> list[Chosen]:
@@ -163,5 +163,8 @@ class ChosenHeadsTask:
             ranked = sorted(effect, key=lambda head: (-effect[head], head))
             self.orders[layer] = (*order, *(ranked if self.run.head_sets == "topk" else ranked[:1]))
 
+    def wide(self) -> Wide:
+        return (self.scored or HeadsTask(self.run, [], self.store)).wide()
+
     def table(self) -> pd.DataFrame:
-        return self.scored.table() if self.scored else HeadsTask(self.run, [], self.store).table()
+        return self.wide().long()

@@ -23,6 +23,13 @@ class Identity:
     def pair(self) -> dict:
         return {"base": self.run.spec.base.fingerprint(), "tuned": self.run.spec.tuned.fingerprint()} | self.numerics
 
+    @cached_property
+    def train(self) -> dict:
+        """What fitted maps, and what is drawn at random, depend on beside the pair."""
+        run = self.run
+        parts = {"train": prompts.digest(run.train_prompts), "positions": run.positions, "seed": run.seed}
+        return parts | ({"curated": sorted(prompts.read_positions(run.chosen_domain).items())} if run.positions > 1 else {})
+
     def states(self, side: str, block: list[prompts.Prompt], stream: str) -> dict:
         """Which states: of one side, on these prompts. The text a model sees depends on both sides' templates."""
         return {"what": "states", "side": side, "stream": stream, "texts": prompts.digest(block)} | self.pair

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mechdiff import prompts
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import Run
 from mechdiff.experiments.states import States
 from mechdiff.interventions import Site, SiteMap
 from mechdiff.store import Store, key
-from mechdiff.terms import FITTED, sides
+from mechdiff.terms import FITTED, STREAMS, sides
 from mechdiff.transport import FITS, Map, Spread, folds, output_directions, random_rotation, size_ratios, spread
 
 REMEMBERED = 1 << 30  # bytes of fitted maps kept in memory for the next request
@@ -26,16 +25,12 @@ _remembered: OrderedDict[str, SiteMap] = OrderedDict()
 class FittedMaps:
     """The maps of one run, from its train split. A site is (map, control, layer, stream)."""
 
-    def __init__(self, run: Run, identity: Identity, store: Store):
+    def __init__(self, run: Run, identity: Identity, store: Store, streams: tuple[str, ...]):
         self.run, self.identity = run, identity
-        self.states = States(identity, run.train_prompts, store, run.positions, run.seed)
+        kept = STREAMS if run.positions == 1 else streams  # many positions fill the disk: only what is asked for
+        self.states = States(identity, run.train_prompts, store, run.positions, run.seed, kept)
         self.donor, self.recipient = sides(run.direction)
         self.depth = run.spec.layers
-
-    @staticmethod
-    def depends_on(run: Run) -> dict:
-        """What a fitted map depends on beside the pair, as parts of a cache key."""
-        return {"train": prompts.digest(run.train_prompts), "positions": run.positions, "seed": run.seed}
 
     def waiting(self) -> int:
         """Train prompts, counted once a side, whose states are still to be computed."""
@@ -46,9 +41,8 @@ class FittedMaps:
 
     def fit(self, sites: dict[Site, tuple[bool, bool]]) -> Iterator[dict[Site, SiteMap]]:
         """Every site's map, a stream at a time. sites: the site -> whether its alpha, and its directions, are asked for."""
-        wanted = {
-            site: key(site=site, needs=needs, direction=self.run.direction, **self._basis()) for site, needs in sites.items()
-        }
+        basis = self.identity.train | self.identity.pair | {"direction": self.run.direction}
+        wanted = {site: key(site=site, needs=needs, **basis) for site, needs in sites.items()}
         for stream in dict.fromkeys(site[3] for site in sites):
             here = {site: name for site, name in wanted.items() if site[3] == stream}
             lacking = [site for site, name in here.items() if name not in _remembered]
@@ -56,9 +50,6 @@ class FittedMaps:
             found = {site: fitted[site] if site in fitted else _remembered[name] for site, name in here.items()}
             remember({name: found[site] for site, name in here.items()})
             yield found
-
-    def _basis(self) -> dict:
-        return self.depends_on(self.run) | self.identity.pair
 
     def _fit_stream(self, stream: str, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, SiteMap]:
         used = {layer for _, _, layer, _ in sites} | {self.other(layer) for _, control, layer, _ in sites if control == OTHER}

@@ -41,20 +41,23 @@ class MappedTask(EffectsTask):
             groups += [tuple(dict.fromkeys(c.as_control(control) for c in asked)) for control in run.controls]
         super().__init__(run, groups, store)
 
-    def table(self) -> pd.DataFrame:
-        table, run, place = super().table(), self.run, ["layer", "stream", "prompt"]
-        zscore = (table["map"] == "zscore") & (table["alpha"] == "1.0") & (table["rank"] == FULL) & (table["control"] == "none")
-        reference = table[zscore].drop_duplicates(place).set_index(place)["kl"].rename("kl_reference")
+    def labels(self) -> pd.DataFrame:
+        """The conditions asked for, and their controls, each with the zscore condition of its site."""
+        labels, run, site = super().labels(), self.run, ["layer", "stream"]
+        zscore = (
+            (labels["map"] == "zscore") & (labels["alpha"] == "1.0") & (labels["rank"] == FULL) & (labels["control"] == "none")
+        )
+        references = labels[zscore].set_index(site)["row"].rename("reference")
         alphas, ranks = [AUTO if a is None else str(a) for a in run.chosen_alphas], [rank_label(r) for r in run.chosen_ranks]
-        asked = (table["map"] == run.map) & table["alpha"].isin(alphas)
+        asked = (labels["map"] == run.map) & labels["alpha"].isin(alphas)
         if run.question == "rank":
-            asked &= table["rank"].isin(ranks)
-        table = table[asked | (table["control"] != "none")].join(reference, on=place)
-        return under_each_complement(table, run) if run.question == "rank" else table.reset_index(drop=True)
+            asked &= labels["rank"].isin(ranks)
+        labels = labels[asked | (labels["control"] != "none")].join(references, on=site)
+        return under_each_complement(labels, run) if run.question == "rank" else labels
 
 
-def under_each_complement(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+def under_each_complement(labels: pd.DataFrame, run: Run) -> pd.DataFrame:
     """The uncut map leaves nothing to fill: its lines stand under every complement asked for."""
-    uncut = (table["rank"] == FULL) & (table["map"] == run.map) & (table["control"] != "self")
-    copies = [table[uncut].assign(complement=complement) for complement in run.complement]
-    return pd.concat([table[~uncut], *copies], ignore_index=True)
+    uncut = (labels["rank"] == FULL) & (labels["map"] == run.map) & (labels["control"] != "self")
+    copies = [labels[uncut].assign(complement=complement) for complement in run.complement]
+    return pd.concat([labels[~uncut], *copies]).sort_values("row", kind="stable")

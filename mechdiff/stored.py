@@ -1,0 +1,47 @@
+"""Stored sweeps: tidy tables beside a manifest that says where every number comes from. Reading them needs no torch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mechdiff.errors import UserError
+from mechdiff.paths import ARTIFACTS
+
+BITS = 12  # of a stored value's mantissa: about three and a half digits
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """float32 values with BITS bits of mantissa: a relative error of at most 2^-13, and bytes that compress."""
+    mantissa, exponent = np.frexp(values.astype(np.float64))
+    return np.ldexp(np.round(mantissa * (1 << BITS)) / (1 << BITS), exponent).astype(np.float32)
+
+
+def save(folder: Path, tables: dict[str, pd.DataFrame], about: dict) -> None:
+    """Write tables and their manifest, the manifest last. Raises UserError if the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        for name, table in tables.items():
+            write(table, folder / f"{name}.parquet")
+        (folder / "manifest.json").write_text(json.dumps(about, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"The tables cannot be written to {folder}: {error}. They are in the cache; give --out.") from None
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    numbers = [name for name in table if table[name].dtype.kind == "f"]
+    table = table.assign(**{name: rounded(table[name].to_numpy()) for name in numbers})
+    others = [name for name in table if name not in numbers]
+    table.to_parquet(
+        path, index=False, compression="zstd", compression_level=19, use_dictionary=others, use_byte_stream_split=numbers
+    )
+
+
+def read(domain: str, folder: str, pair: str, table: str) -> tuple[pd.DataFrame | None, dict | None]:
+    """A stored table and its manifest; None for what is not there."""
+    place = ARTIFACTS / domain / folder / pair
+    path, about = place / f"{table}.parquet", place / "manifest.json"
+    found = pd.read_parquet(path) if path.exists() else None
+    return found, json.loads(about.read_text()) if about.exists() else None

@@ -1,0 +1,146 @@
+"""Sweeps on a tiny pair: every question in few walks, killed and resumed to the same tables, stored with a manifest."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_experiments import pair  # noqa: F401
+from test_study import study  # noqa: F401
+
+import mechdiff
+from mechdiff import Run, stored, sweeps
+from mechdiff.stats import bootstrap_weights
+
+SMALL = replace(sweeps.GRIDS["full"], limit=None, ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
+
+
+@pytest.fixture
+def small(study, monkeypatch):  # noqa: F811
+    """A sweep of the tiny pair. Returns what runs it, and its settings."""
+    monkeypatch.setitem(sweeps.GRIDS, "small", SMALL)
+    settings = {name: value for name, value in study.items() if name not in ("pair", "limit")}
+
+    def run(out, **more):
+        for task, _ in sweeps.sweep(study["pair"], "none", "small", out, ["sweep"], **settings, **more):
+            for _ in task.steps():
+                pass
+
+    return run, study
+
+
+def tables(folder):
+    return {str(path.relative_to(folder)): pd.read_parquet(path) for path in sorted(folder.rglob("*.parquet"))}
+
+
+def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
+    sweep, study = small  # noqa: F811
+    sweep(tmp_path / "out")
+    found = tables(tmp_path / "out")
+    place = "none/{}/tiny/{}.parquet"
+    assert {name.split("/")[1] for name in found} == {"rq1", "rq2", "rq3", "rq4"}
+    settings = study | {"limit": None}
+    rank = mechdiff.run(
+        Run("rank", map="ridge", ranks=("4",), complement=("own",), layers=(2,), streams=("mlp_out",), **settings)
+    )
+    kept = found[place.format("rq3", "rank")].query(
+        "map == 'ridge' and rank == '4' and complement == 'own' and layer == 2 and stream == 'mlp_out' and "
+        "direction == 'base-to-tuned' and control == 'none'"
+    )
+    np.testing.assert_allclose(kept["kl"], rank["kl"], rtol=2**-12, atol=1e-6)
+    heads = mechdiff.run(Run("heads", direction="tuned-to-base", layers=(1,), **settings)).query("heads == '3'")
+    single = found[place.format("rq4", "heads")].query("direction == 'tuned-to-base' and layer == 1 and heads == '3'")
+    np.testing.assert_allclose(single["kl"], heads["kl"], rtol=2**-12, atol=1e-6)
+    summary = found[place.format("rq4", "heads_summary")].query("direction == 'tuned-to-base' and layer == 1 and heads == '3'")
+    weights = bootstrap_weights([f"t{i % 5}" for i in range(20)])
+    low, high = np.percentile(weights @ heads["kl"] / weights.sum(1), [2.5, 97.5])
+    assert summary[["mean", "low", "high"]].to_numpy()[0] == pytest.approx([heads["kl"].mean(), low, high], rel=1e-3)
+    assert summary[["prompts", "templates"]].to_numpy().tolist() == [[20, 5]]
+    alpha = found[place.format("rq3", "alpha_summary")]
+    assert set(alpha["alpha"]) == {"0.5"} and len(alpha) == 2 * 3 * 4 * 2 * (2 * 3)
+    coverage = found[place.format("rq4", "coverage_summary")]
+    assert set(coverage["chosen"]) == {"topk", "greedy", "random", "all"}
+    assert coverage.query("chosen == 'all'")["coverage"].to_numpy() == pytest.approx(1)
+
+
+def test_every_condition_is_stored_once(small, tmp_path):
+    sweep, _ = small
+    sweep(tmp_path / "out")
+    for name, table in tables(tmp_path / "out").items():
+        keys = [column for column in table if table[column].dtype.kind not in "f" and column not in ("prompts", "templates", "n")]
+        assert not table.duplicated(keys).any(), name
+        assert not table.filter(regex="^(kl|mean|low|high)$").isna().any(axis=None), name
+
+
+SCRIPT = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, {tests!r})
+from mechdiff import sweeps
+sweeps.GRIDS["small"] = replace(sweeps.GRIDS["full"], ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
+settings = dict(prompts={prompts!r}, train={train!r}, device="cpu")
+print("ready", flush=True)
+for task, _ in sweeps.sweep({pair!r}, "none", "small", __import__("pathlib").Path({out!r}), ["sweep"], **settings):
+    for _ in task.steps():
+        pass
+"""
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_tables_bit_for_bit(small, tmp_path):
+    sweep, study = small  # noqa: F811
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def script(out):
+        text = SCRIPT.format(tests=os.path.dirname(__file__), out=str(out), **{k: study[k] for k in ("pair", "prompts", "train")})
+        environment = os.environ | {"MECHDIFF_CACHE": str(tmp_path / f"cache-{out.name}"), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-c", text], env=environment, stdout=subprocess.PIPE)
+
+    started = time.monotonic()
+    assert script(whole).wait() == 0
+    lasted, rng = time.monotonic() - started, np.random.default_rng()
+    for _ in range(3):
+        process = script(killed)
+        process.stdout.readline()
+        time.sleep(lasted * rng.uniform(0.05, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert script(killed).wait() == 0
+    one, two = tables(whole), tables(killed)
+    assert one.keys() == two.keys() and len(one) > 8
+    for name in one:
+        pd.testing.assert_frame_equal(one[name], two[name], check_exact=True, obj=name)
+
+
+def test_a_manifest_says_what_is_needed_to_remake_the_tables(small, tmp_path):
+    sweep, _ = small
+    sweep(tmp_path / "out", seed=3)
+    import json
+
+    for path in (tmp_path / "out").rglob("manifest.json"):
+        about = json.loads(path.read_text())
+        for name in (
+            "base",
+            "tuned",
+            "dtype",
+            "device",
+            "device_name",
+            "versions",
+            "prompts_hash",
+            "train_hash",
+            "command",
+            "seconds",
+        ):
+            assert about[name], name
+        assert about["seed"] == 3 and about["prompts"] == 20 == len(about["templates"])
+        assert set(about["requests"]) and about["base"]["fingerprint"] != about["tuned"]["fingerprint"]
+
+
+def test_stored_values_keep_twelve_bits():
+    values = np.float32(np.random.default_rng(0).lognormal(-3, 4, 10_000))
+    assert (np.abs(stored.rounded(values) - values) <= 2**-13 * 2 * values).all()
+    assert stored.rounded(np.float32([0, np.nan, 1])).tolist()[::2] == [0, 1]
