@@ -87,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="auto", help=", ".join(DEVICES))
     bench.add_argument("--dtype", help=", ".join(DTYPES))
     bench.add_argument("--live", action="store_true", help="time the app's own calls instead: 20 changes of layer, heads, blend")
+    bench.add_argument("--fit", action="store_true", help="time the fits of every site's maps instead, on random states")
     bench.add_argument("--out", type=Path, help="write the figures to FILE.json")
     return parser
 
@@ -179,7 +180,9 @@ def cmd_bench(args) -> None:
 
     if args.out and not args.out.parent.is_dir():
         raise UserError(f"There is no folder {args.out.parent} for {args.out.name}.\nTry:  mkdir -p {args.out.parent}")
-    if args.live:
+    if args.fit:
+        figures = bench.measure_fit(args.pair, args.shape, args.device)
+    elif args.live:
         figures = bench.measure_live(args.pair, args.device, args.dtype)
     else:
         figures = bench.measure(args.pair, args.shape, args.prompts, args.tokens, args.device, args.dtype)

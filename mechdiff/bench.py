@@ -29,7 +29,9 @@ from mechdiff.pairs import read_pair
 from mechdiff.prompts import read_domain
 from mechdiff.rows import Rows, run_rows
 from mechdiff.store import Store
+from mechdiff.terms import FITTED
 from mechdiff.trace import run_trace
+from mechdiff.transport import FITS, folds, output_directions, size_ratios, spread
 
 SHAPES = {
     "tiny": dict(vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4),
@@ -95,7 +97,7 @@ def ignore(logits, prompts, rows) -> None:
     """Plain hooks are timed without measuring anything, in their favour."""
 
 
-def spread(rows: Rows, count: int) -> Rows:
+def sample(rows: Rows, count: int) -> Rows:
     """`count` of the rows, evenly spread over them."""
     return rows.pick(torch.linspace(0, rows.count - 1, min(count, rows.count)).long())
 
@@ -131,9 +133,9 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
         if index % max(1, prompts // REPEATS) == 0:
             seconds["rows"].append(timed(sweep) / prompts)
             seconds["trace"].append(timed(lambda: run_trace(tuned, ids)) / prompts)
-        error = max(error, difference(tuned, ids[index], one_prompt(spread(rows, SAMPLE), index)))
-        seconds["batch1"].append(hooks(index, spread(rows, SAMPLE), 1))
-        seconds["batched"].append(hooks(index, spread(rows, 2 * BATCH), BATCH))
+        error = max(error, difference(tuned, ids[index], one_prompt(sample(rows, SAMPLE), index)))
+        seconds["batch1"].append(hooks(index, sample(rows, SAMPLE), 1))
+        seconds["batched"].append(hooks(index, sample(rows, 2 * BATCH), BATCH))
     rows_s, trace_s = statistics.median(seconds["rows"]), statistics.median(seconds["trace"])
     batch1_s, batched_s = (statistics.mean(seconds[name]) * rows.count for name in ("batch1", "batched"))
     return {
@@ -218,3 +220,34 @@ def measure_live(pair: str, device: str, dtype: str | None, changes: int = 20, p
         "changes": changes,
         "prompts": prompts,
     }
+
+
+def measure_fit(pair: str, shape: str | None, device: str, n: int = 350) -> dict:
+    """Seconds to fit every site (three streams of every layer) on n random train states of a pair's or a shape's width.
+
+    fit_s: map -> both sides' spectra and the map; alpha_s: its scale, out of fold; directions_s: what rank cuts need.
+    """
+    device = resolve_device(device)
+    spec = None if shape else read_pair(pair)
+    layers = SHAPES[shape]["num_hidden_layers"] if shape else spec.layers
+    width = SHAPES[shape]["hidden_size"] if shape else spec.config["hidden_size"]
+    sites, generator = 3 * layers, torch.Generator(device).manual_seed(0)
+    x = torch.randn(sites, n, width, generator=generator, device=device) * torch.logspace(1, -2, width, device=device)
+    y = x.roll(1, -1) + 0.1 * torch.randn(sites, n, width, generator=generator, device=device)
+    groups = torch.arange(n)
+    spread(x[:2])  # warm
+
+    def alpha(name: str):
+        for rest, held in folds(groups, 0):
+            part = FITS[name](spread(x[:, rest]), spread(y[:, rest]))
+            size_ratios(part, x[:, held], y[:, held]).median(-1).values.tolist()
+
+    seconds = {"fit_s": {}, "alpha_s": {}, "directions_s": {}}
+    for name in FITTED:
+        seconds["fit_s"][name] = timed(lambda name=name: FITS[name](spread(x), spread(y)))
+        seconds["alpha_s"][name] = timed(lambda name=name: alpha(name))
+        side = spread(x)
+        fitted = FITS[name](side, spread(y))
+        seconds["directions_s"][name] = timed(lambda fitted=fitted, side=side: output_directions(fitted, side))
+    device = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return seconds | {"sites": sites, "prompts": n, "width": width, "device": device}
