@@ -5,6 +5,7 @@ import dataclasses
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 from tqdm import tqdm
@@ -137,12 +138,15 @@ def cmd_run(args) -> None:
 
 
 def follow(task, label: str) -> None:
-    """Run a task to its end under a progress bar, and pass its notices on."""
-    with tqdm(total=task.total, initial=task.done, desc=label, unit="cell", disable=None) as bar:
+    """Run a task to its end under a progress bar, a line where there is no terminal, and pass its notices on."""
+    start, before = time.monotonic(), task.done
+    with tqdm(total=task.total, initial=before, desc=label, unit="cell", disable=None) as bar:
         for _ in task.steps():
             bar.total = task.total
             bar.set_postfix_str(task.stage, refresh=False)
             bar.update(task.done - bar.n)
+        if bar.disable:
+            print(f"{label}: {task.done - before} cells in {time.monotonic() - start:.1f} s", file=sys.stderr)
     for notice in task.notices:
         print(notice, file=sys.stderr)
 

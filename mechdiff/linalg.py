@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ def each_site(solve: Callable[..., tuple[Tensor, ...]], *stacks: Tensor) -> tupl
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            with ThreadPoolExecutor(cpu_count()) as pool:
+            with ThreadPoolExecutor(threads) as pool:
                 solved = list(pool.map(solve, *stacks))
         finally:
             torch.set_num_threads(threads)

@@ -7,16 +7,16 @@ to the same tables.
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from mechdiff import experiments, stored
-from mechdiff.experiments.effects import EffectsTask, Group
+from mechdiff.conditions import Condition
+from mechdiff.experiments.effects import EffectsTask
 from mechdiff.experiments.heads import ChosenHeadsTask
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import Run
@@ -70,7 +70,6 @@ class Table:
     name: str
     runs: list[Run]
     by_prompt: bool = True
-    seconds: float = field(default=0.0, compare=False)
 
 
 def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
@@ -108,60 +107,58 @@ def controls_of(name: str) -> tuple[str, ...]:
     return UNCUT if name in FITTED else ("self", "mean")
 
 
-class Kept:
-    """A store that also keeps in memory what passes through it, for as long as a sweep lasts."""
+class Joint(EffectsTask):
+    """The conditions of many requests that differ in question alone. A chunk holds every condition of its layer and stream."""
 
-    def __init__(self, store: Store):
-        self.store, self.kept = store, {}
+    def __init__(self, runs: list[Run], store: Store):
+        sites: dict[tuple[int, str], dict[Condition, None]] = {}
+        for run in runs:
+            task = experiments.task(run, store)
+            for condition in getattr(task, "scored", task).conditions if settled(task) else ():
+                sites.setdefault((condition.layer, condition.stream), {})[condition] = None
+        super().__init__(runs[0], [tuple(group) for group in sites.values()], store)
 
-    def arrays(self, name: str):
-        return self.kept[name] if name in self.kept else self.store.arrays(name)
+    def answer(self, task: EffectsTask) -> None:
+        """Give a task the effects of its conditions."""
+        place = {condition: row for row, condition in enumerate(self.conditions)}
+        rows = [place[condition] for condition in task.conditions]
+        task.whole = {name: values[rows] for name, values in self.values().items()}
 
-    def put_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        self.kept[name] = arrays
-        self.store.put_arrays(name, arrays)
 
-    def __getattr__(self, name):
-        return getattr(self.store, name)
+def settled(task: Task) -> bool:
+    """Whether it is known which conditions a task has: head sets may yet have to be chosen."""
+    return isinstance(task, EffectsTask) or (isinstance(task, ChosenHeadsTask) and task.scored is not None)
 
 
 def sweep(
     pair: str, domain: str | None, grid: str, out: Path | None, command: list[str], **settings
 ) -> Iterator[tuple[Task, str]]:
     """Yields each task to be followed, with a label; writes the tables and manifests when all are done."""
-    start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), Kept(default())
-    runs = [run for table in tables for run in table.runs]
+    start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), default()
+    runs, tasks = [run for table in tables for run in table.runs], {}
     for direction in DIRECTIONS:
-        joint = together([run for run in runs if run.direction == direction and run.question != "drift"], store)
+        here = [run for run in runs if run.direction == direction and run.question != "drift"]
+        joint = Joint(here, store)
         yield joint, f"every question, {direction}"
-    for run in runs:
-        task = experiments.task(run, store)
-        if run.question == "drift" or (isinstance(task, ChosenHeadsTask) and task.done < task.total):
-            yield task, f"{run.question} {run.head_sets if run.question == 'heads' else ''} {run.direction}"
+        for run in here:
+            tasks[run] = task = experiments.task(run, store)
+            if settled(task):
+                joint.answer(getattr(task, "scored", task))
+            else:
+                yield task, f"{run.question} {run.head_sets}, {direction}"
+    for run in (run for run in runs if run.question == "drift"):
+        tasks[run] = experiments.task(run, store)
+        yield tasks[run], run.question
     computed = time.monotonic() - start
     for folder in dict.fromkeys(table.folder for table in tables):
         here = [table for table in tables if table.folder == folder]
         place = (out or ARTIFACTS) / runs[0].chosen_domain / folder / runs[0].spec.name
-        about = manifest(here, grid, command, computed)
-        stored.save(place, dict(part for table in here for part in collect(table, store)), about)
+        files = dict(part for table in here for part in collect(table, [tasks[run] for run in table.runs]))
+        stored.save(place, files, manifest(here, grid, command, computed))
 
 
-def together(runs: list[Run], store: Store) -> EffectsTask:
-    """The conditions of many requests that differ in question alone, as one task."""
-    groups: list[Group] = []
-    for run in runs:
-        task = experiments.task(run, store)
-        if isinstance(task, ChosenHeadsTask):
-            if not task.scored:
-                continue
-            task = task.scored
-        groups += task.groups
-    return EffectsTask(runs[0], groups, store)
-
-
-def collect(table: Table, store: Store) -> Iterator[tuple[str, pd.DataFrame]]:
+def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame]]:
     """A table's files: its lines by prompt, if they are kept, and its summary."""
-    tasks = [finished(run, store) for run in table.runs]
     if table.runs[0].question == "drift":
         yield table.name, pd.concat([task.table() for task in tasks], ignore_index=True)
         return
@@ -172,14 +169,6 @@ def collect(table: Table, store: Store) -> Iterator[tuple[str, pd.DataFrame]]:
     if table.by_prompt:
         lines = [by_prompt(wide) for wide in effects]
         yield table.name, distinct(pd.concat(lines, ignore_index=True))
-
-
-def finished(run: Run, store: Store) -> Task:
-    """The request as a task with nothing left to compute; head choices are read again from what is kept."""
-    task = experiments.task(run, store)
-    for _ in task.steps():
-        pass
-    return task
 
 
 def by_prompt(wide) -> pd.DataFrame:

@@ -10,17 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "terms", "paths", "conditions"],
-    ["store", "transport", "metrics", "stats"],
+    ["linalg", "store", "transport", "metrics", "stats", "stored"],
     ["models", "tokens", "gguf", "prompts", "pairs"],
     ["hooks", "rows", "trace", "anatomy", "transplant"],
     ["interventions", "preflight"],
     ["experiments"],
-    ["sweeps", "bench", "planted", "__main__", "scripts", "__init__"],
+    ["sweeps", "bench", "edits", "planted", "__main__", "scripts", "__init__"],
     ["app"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # The one way up: a loaded pair makes its own clean passes and pre-flight, and imports them when it does.
-UPWARD = {("models", name) for name in ("trace", "anatomy", "preflight")}
+UPWARD = {("models", name) for name in ("trace", "anatomy", "preflight", "transplant")}
 FILES = sorted(path for folder in ("mechdiff", "app") for path in (ROOT / folder).rglob("*.py"))
 APP_MODULES = {path.stem for path in (ROOT / "app").rglob("*.py")} | {"views"}
 

@@ -12,8 +12,9 @@ from conftest import tiny_model
 
 from mechdiff import planted
 from mechdiff.anatomy import Anatomy
+from mechdiff.edits import KINDS, Plant, plant
 from mechdiff.errors import UserError
-from mechdiff.planted import KINDS, OPEN, Bench, Plant, check_pairs, judge, plant
+from mechdiff.planted import OPEN, Bench, check_pairs, judge
 from mechdiff.prompts import Prompt
 from mechdiff.trace import run_trace
 from mechdiff.transplant import run_transplants

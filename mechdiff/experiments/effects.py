@@ -73,16 +73,30 @@ class EffectsTask:
         self.donor, self.recipient = sides(run.direction)
         if run.spec.tuned.weights != run.spec.base.weights:
             run.spec.check_same_shape()
-        texts = run.chosen_prompts if texts is None else texts
-        self.blocks = prompts.blocks(texts)
-        self.prompts = len(texts)
-        self.whole_key = self._key("answer", prompts.digest(texts), tuple(self.groups))
-        self.whole = store.arrays(self.whole_key)
-        self.chunks = (
-            [] if self.whole is not None else [self._chunk(b, group) for b in range(len(self.blocks)) for group in self.groups]
-        )
-        self.total = sum(self._cells(chunk) for chunk in self.chunks)
-        self.done = sum(self._cells(chunk) for chunk in self.chunks if chunk.found)
+        self.texts = run.chosen_prompts if texts is None else texts
+        self.blocks = prompts.blocks(self.texts)
+
+    @cached_property
+    def whole_key(self) -> str:
+        return self._key("answer", prompts.digest(self.texts), tuple(self.groups))
+
+    @cached_property
+    def whole(self) -> dict[str, np.ndarray] | None:
+        """The effects of all conditions on all prompts, once they are known."""
+        return self.store.arrays(self.whole_key)
+
+    @cached_property
+    def chunks(self) -> list[Chunk]:
+        blocks = range(len(self.blocks)) if self.whole is None else ()
+        return [self._chunk(block, group) for block in blocks for group in self.groups]
+
+    @cached_property
+    def total(self) -> int:
+        return sum(self._cells(chunk) for chunk in self.chunks)
+
+    @cached_property
+    def done(self) -> int:
+        return sum(self._cells(chunk) for chunk in self.chunks if chunk.found)
 
     def _chunk(self, block: int, group: Group) -> Chunk:
         name = self._key("effects", self.digests[block], group)
@@ -208,7 +222,7 @@ class EffectsTask:
         if self.whole is not None:
             return self.whole
         names = {name: None for chunk in self.chunks if chunk.found for name in chunk.found} or dict.fromkeys(MEASURES)
-        values = {name: np.full((len(self.conditions), self.prompts), np.nan, np.float32) for name in names}
+        values = {name: np.full((len(self.conditions), len(self.texts)), np.nan, np.float32) for name in names}
         starts = dict(zip(self.groups, np.cumsum([0, *map(len, self.groups)])))
         for chunk in (chunk for chunk in self.chunks if chunk.found):
             rows = slice(starts[chunk.conditions], starts[chunk.conditions] + len(chunk.conditions))

@@ -20,7 +20,7 @@ Heads = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Chosen:
-    """A head set at a layer, and how it was come by: given, topk, greedy, random, or all heads."""
+    """A head set at a layer, and how it was come by: given, topk, greedy, random, candidate, or all heads."""
 
     layer: int
     heads: Heads
@@ -46,7 +46,11 @@ class HeadsTask(EffectsTask):
             singles = tuple(replace(every, heads=heads) for heads in here if len(heads) == 1)
             groups += [(every,), *((every.as_control(control),) for control in run.controls if control != "random")]
             groups += [singles] if len(singles) == len(full) else [(single,) for single in singles]
-            groups += [(replace(every, heads=heads),) for heads in here if 1 < len(heads) < len(full)]
+            given = {chosen.heads for chosen in sets if chosen.layer == layer and chosen.chosen == "given"}
+            larger = [replace(every, heads=heads) for heads in here if 1 < len(heads) < len(full)]
+            groups += [(condition,) for condition in larger if condition.heads in given]
+            if drawn := tuple(condition for condition in larger if condition.heads not in given):
+                groups.append(drawn)
         super().__init__(run, groups, store, texts)
 
     def _chunk(self, block, group):
@@ -135,7 +139,7 @@ class ChosenHeadsTask:
         candidates = []
         for layer in run.chosen_layers:
             order = self.orders.get(layer, ())
-            candidates += [Chosen(layer, tuple(sorted((*order, head)))) for head in self.heads if head not in order]
+            candidates += [Chosen(layer, tuple(sorted((*order, head))), "candidate") for head in self.heads if head not in order]
         return HeadsTask(replace(run, controls=()), candidates, self.store, run.train_prompts)
 
     def steps(self) -> Iterator[None]:
