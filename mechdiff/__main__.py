@@ -15,6 +15,7 @@ from mechdiff.experiments.request import Run
 from mechdiff.terms import DEVICES, DTYPES, QUESTIONS, STREAMS
 
 SUFFIXES = (".csv", ".parquet")
+LOG_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 
 
 class Parser(argparse.ArgumentParser):
@@ -138,15 +139,18 @@ def cmd_run(args) -> None:
 
 
 def follow(task, label: str) -> None:
-    """Run a task to its end under a progress bar, a line where there is no terminal, and pass its notices on."""
-    start, before = time.monotonic(), task.done
+    """Run a task to its end under a progress bar, or with a line now and then where there is no terminal; pass notices on."""
+    start, before, said = time.monotonic(), task.done, time.monotonic()
     with tqdm(total=task.total, initial=before, desc=label, unit="cell", disable=None) as bar:
         for _ in task.steps():
             bar.total = task.total
             bar.set_postfix_str(task.stage, refresh=False)
             bar.update(task.done - bar.n)
-        if bar.disable:
-            print(f"{label}: {task.done - before} cells in {time.monotonic() - start:.1f} s", file=sys.stderr)
+            if bar.disable and time.monotonic() - said > LOG_EVERY:
+                said = time.monotonic()
+                print(f"{label}: {task.done} of {task.total} cells, {task.stage}, {said - start:.0f} s", file=sys.stderr)
+    if bar.disable:
+        print(f"{label}: {task.done - before} cells in {time.monotonic() - start:.1f} s", file=sys.stderr)
     for notice in task.notices:
         print(notice, file=sys.stderr)
 
