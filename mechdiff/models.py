@@ -18,7 +18,8 @@ from mechdiff.pairs import Pair, read_pair
 from mechdiff.terms import DEVICES, DTYPES
 from mechdiff.tokens import Tokenizers, load_tokenizers
 
-TRACE_BYTES = 2 << 30
+TRACE_BYTES = 2 << 30  # of clean passes remembered on a CPU; on a GPU a share of its memory
+TRACE_SHARE = 0.1
 PARITY = {"float32": 1e-3, "bfloat16": 1.5, "float16": 0.3}  # largest difference to plain hooks, in log-probability
 
 
@@ -76,7 +77,7 @@ class LoadedPair:
                     return found
             ids = [self.tokenizers.encode(text, side) for text in texts]
             trace = self._traces[side, texts, keep_calls] = run_trace(getattr(self, side), ids, keep_calls)
-            while sum(t.nbytes for t in self._traces.values()) > TRACE_BYTES and len(self._traces) > 2:
+            while sum(t.nbytes for t in self._traces.values()) > trace_bytes(trace.last.device) and len(self._traces) > 2:
                 self._traces.popitem(last=False)
             return trace
 
@@ -108,6 +109,12 @@ class LoadedPair:
         if why is not None:
             self.by_hooks.add(side)
             self.notices.append(f"The {side} model runs by plain hooks, exact but slow: for the row engine, {why}.")
+
+
+def trace_bytes(device) -> int:
+    import torch
+
+    return TRACE_BYTES if device.type == "cpu" else int(TRACE_SHARE * torch.cuda.mem_get_info(device)[1])
 
 
 _weights: dict = {}

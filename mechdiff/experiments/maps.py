@@ -19,6 +19,9 @@ REMEMBERED = 1 << 30  # bytes of fitted maps kept in memory for the next request
 OTHER = "other-layer"
 Kind = tuple[str, str]  # map, control
 
+SPREADS = 60  # of train states kept on a GPU
+
+_spreads: OrderedDict[str, Spread] = OrderedDict()
 _remembered: OrderedDict[str, SiteMap] = OrderedDict()
 
 
@@ -54,15 +57,15 @@ class FittedMaps:
     def _fit_stream(self, stream: str, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, SiteMap]:
         used = {layer for _, _, layer, _ in sites} | {self.other(layer) for _, control, layer, _ in sites if control == OTHER}
         used = sorted(used)
-        x, y = (self.states.read(side, stream)[used].to(self.identity.device) for side in (self.donor, self.recipient))
-        x, y = spread(x), spread(y)
+        x, y = (self._spread(side, stream, used) for side in (self.donor, self.recipient))
         kinds: dict[Kind, list[Site]] = defaultdict(list)
         for site in sites:
             kinds[site[:2]].append(site)
         place = {kind: [used.index(site[2]) for site in members] for kind, members in kinds.items()}
         source = {k: [used.index(self.other(used[i])) for i in p] if k[1] == OTHER else p for k, p in place.items()}
         fitted = {kind: self._controlled(*kind, x.at(source[kind]), y.at(source[kind])) for kind in kinds}
-        alphas = self._alphas({k: fitted[k] for k in kinds if any(sites[s][0] for s in kinds[k])}, place, x, y)
+        scaled = {kind: fitted[kind] for kind in kinds if any(sites[site][0] for site in kinds[kind])}
+        alphas = self._alphas(scaled, place, x, y, (stream, used))
         found = {}
         for kind, members in kinds.items():
             cuts = any(sites[site][1] for site in members)
@@ -70,6 +73,22 @@ class FittedMaps:
             for i, site in enumerate(members):
                 alpha = alphas[kind][i] if kind in alphas else None
                 found[site] = SiteMap(fitted[kind][i], y.mean[place[kind][i]], alpha, directions[i])
+        return found
+
+    def _spread(self, side: str, stream: str, used: list[int], rows: Tensor | None = None, of: Spread | None = None) -> Spread:
+        """One side's states at some layers, of some train rows. Remembered on a GPU: the other direction asks for them again."""
+        chosen = "all" if rows is None else rows.tolist()
+        name = key(side=side, stream=stream, used=used, rows=chosen, **self.identity.train, **self.identity.pair)
+        if name in _spreads:
+            return _spreads[name]
+        if of is None:
+            found = spread(self.states.read(side, stream)[used].to(self.identity.device))
+        else:
+            found = spread(of.states[:, rows])
+        if self.identity.device != "cpu":
+            _spreads[name] = found
+            while len(_spreads) > SPREADS:
+                _spreads.popitem(last=False)
         return found
 
     def other(self, layer: int) -> int:
@@ -84,23 +103,24 @@ class FittedMaps:
             y = y.pick(shuffle(y.states.shape[-2], self.run.seed))
         return FITS[name](x, y)
 
-    def _alphas(self, fitted: dict[Kind, Map], place: dict[Kind, list[int]], x: Spread, y: Spread) -> dict[Kind, list[float]]:
+    def _alphas(self, fitted: dict[Kind, Map], place: dict[Kind, list[int]], x: Spread, y: Spread, where) -> dict[Kind, list]:
         """The median of ||y|| / ||mapped|| over train rows, each mapped by a fit without it. Fixed maps keep their scale.
 
         A random rotation, or another layer's map, has not seen these pairs, so it needs no folds.
         """
         order = shuffle(y.states.shape[-2], self.run.seed)
-        pairing = {"none": y.states, "shuffled": y.states[:, order]}
+        pairing = {"none": torch.arange(len(order)), "shuffled": order}
         folded = [kind for kind in fitted if kind[0] in FITTED and kind[1] in pairing]
         ratios = defaultdict(list)
         for rest, held in folds(self.states.groups, self.run.seed) if folded else ():
-            part_x = spread(x.states[:, rest])
+            part_x = self._spread(self.donor, *where, rest, x)
             for control in sorted({control for _, control in folded}):
-                part_y = spread(pairing[control][:, rest])
+                partner = pairing[control]
+                part_y = self._spread(self.recipient, *where, partner[rest], y)
                 for name, _ in (kind for kind in folded if kind[1] == control):
                     at = place[name, control]
                     part = FITS[name](part_x.at(at), part_y.at(at))
-                    ratios[name, control].append(size_ratios(part, x.states[at][:, held], pairing[control][at][:, held]))
+                    ratios[name, control].append(size_ratios(part, x.states[at][:, held], y.states[at][:, partner[held]]))
         for kind in fitted.keys() - ratios.keys():
             at = place[kind]
             fixed = torch.ones(len(at), 1, dtype=torch.float64)

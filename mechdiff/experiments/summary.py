@@ -1,12 +1,14 @@
 """A line per condition: mean effect with its 95 % interval, and the ratios that apply, with theirs. Needs no torch."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 
 from mechdiff.experiments.effects import SITE, Wide
 from mechdiff.stats import bootstrap_weights, interval, ratio
 
-AT_ONCE = 512  # conditions whose resamples are in memory together
+AT_ONCE = 256  # conditions whose resamples are in memory together, a thread
 KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen"]
 
 
@@ -37,12 +39,14 @@ def summarise(effects: Wide, clusters: list[str]) -> pd.DataFrame:
     weights = bootstrap_weights(chosen)
     values = {name: found[:, complete].T.astype(float) for name, found in effects.values.items()}
     floor = floors(effects.conditions, values["kl"])
-    parts = []
-    for start in range(0, len(effects.conditions), AT_ONCE):
+
+    def part(start: int) -> pd.DataFrame:
         some = slice(start, start + AT_ONCE)
         few = {name: found[:, some] for name, found in values.items()}
-        parts.append(measures(effects.conditions.iloc[some], few, weights, floor[some]))
-    found = pd.concat(parts, ignore_index=True)
+        return measures(effects.conditions.iloc[some], few, weights, floor[some])
+
+    with ThreadPoolExecutor() as pool:
+        found = pd.concat(pool.map(part, range(0, len(effects.conditions), AT_ONCE)), ignore_index=True)
     counts = {"prompts": len(chosen), "templates": len(set(chosen))}
     return effects.conditions.reset_index(drop=True).join(found).assign(**counts)
 
