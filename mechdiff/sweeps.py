@@ -49,16 +49,18 @@ class Grid:
     sets: tuple[str, ...]
 
 
+FULL_GRID = Grid(
+    None,
+    STREAMS,
+    ("1", "2", "4", "8", "16", "32", "64", "full"),
+    ("0.3", "0.5", "0.8", "1.0", "1.2"),
+    FITTED,
+    ("topk", "greedy", "random"),
+)
 GRIDS = {
     "quick": Grid(50, MAPPED_STREAMS, ("1", "8", "32", "full"), (), (CONTROLLED,), ()),
-    "full": Grid(
-        None,
-        STREAMS,
-        ("1", "2", "4", "8", "16", "32", "64", "full"),
-        ("0.3", "0.5", "0.8", "1.0", "1.2"),
-        FITTED,
-        ("topk", "greedy", "random"),
-    ),
+    "auto": replace(FULL_GRID, alphas=()),
+    "full": FULL_GRID,
 }
 
 
