@@ -1,11 +1,14 @@
 """Widgets to typed values, bound to the URL: a link reopens the same view."""
 
+import shlex
+from dataclasses import fields
+
 import streamlit as st
 
 from mechdiff import prompts
 from mechdiff.experiments import Run
 from mechdiff.pairs import Pair, read_pair, shipped
-from mechdiff.terms import DIRECTIONS, MAPS
+from mechdiff.terms import COMPLEMENTS, DIRECTIONS, MAPS
 
 OWN = "own"
 COUNTS = [8, 16, 32, 64, 150]
@@ -17,7 +20,22 @@ STREAM_HELP = """The state that is compared or replaced, at the decision token: 
 MAP_HELP = """What is done to the donor's state first.
 
 - `none`: nothing
-- `zscore`: each dimension gets the mean and scale that the recipient has on the train split"""
+- `zscore`: each dimension gets the mean and scale that the recipient has on the train split; the reference of *drop*
+- `ridge`: the linear map with the least error on the train split, penalised as cross-validation asks
+- `procrustes`: a rotation and one scale
+- `procrustes_scaled`: the same between whitened states, then the recipient's own spread
+
+A fitted map has to read the train split with both models first: a minute or more on a CPU, once for every pair and domain."""
+MAPPED = ("resid_post", "attn_out", "mlp_out")
+ALPHAS = ("auto", "0.3", "0.5", "0.8", "1.0", "1.2")
+ALPHA_HELP = """The mapped state is multiplied by this. `auto`: the median of the recipient's size over the mapped size, on train
+prompts that the map was not fitted on."""
+RANKS = [*map(str, (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)), "full"]
+COMPLEMENT_HELP = """What fills the dimensions that the cut leaves out.
+
+- `mean`: the recipient's train mean. The rest is deleted, so a low rank also does damage; rank 0 is mean ablation.
+- `own`: the recipient's own state. Rank 0 changes nothing, so no drop is shown."""
+ALWAYS = ("pair", "domain", "limit")  # flags that a shown command has even where they are the default
 
 
 def pair() -> Pair:
@@ -69,6 +87,35 @@ def stream(options: tuple[str, ...]) -> str:
 
 def donor_map() -> str:
     return st.selectbox("Map", MAPS, key="map", bind="query-params", help=MAP_HELP)
+
+
+def fitted_map(options: tuple[str, ...] = MAPS) -> str:
+    """The map of the pages that are about maps: their default is the study's own."""
+    return st.selectbox("Map", options, index=options.index("procrustes_scaled"), key="fit", bind="query-params", help=MAP_HELP)
+
+
+def alpha() -> str:
+    return st.selectbox("Scale alpha", ALPHAS, key="alpha", bind="query-params", help=ALPHA_HELP)
+
+
+def rank() -> str:
+    return st.select_slider(
+        "Rank",
+        RANKS,
+        value="8",
+        key="rank",
+        bind="query-params",
+        help="How many of the map's leading directions are kept; full is the uncut map.",
+    )
+
+
+def complement() -> str:
+    return st.radio("Complement", COMPLEMENTS, key="complement", bind="query-params", horizontal=True, help=COMPLEMENT_HELP)
+
+
+def compute(key: str, text: str) -> bool:
+    """Whether something that takes longer is to be computed on the page's own prompts."""
+    return st.toggle("Compute on these prompts", key=key, bind="query-params", help=text)
 
 
 def layer(chosen: Pair) -> int:
@@ -127,18 +174,12 @@ def request(question: str, shared: dict, **details) -> Run:
 
 
 def command(run: Run) -> str:
-    """The command line that gives the same numbers."""
-    parts = [f"python -m mechdiff run {run.question} --pair {run.pair} --domain {run.domain} --limit {run.limit}"]
-    if run.question != "drift":
-        parts.append(f"--direction {run.direction}")
-    if run.layers is not None:
-        parts.append(f"--layers {','.join(map(str, run.layers))}")
-    if run.question != "heads":
-        parts.append(f"--streams {','.join(run.streams)}")
-    if run.map != "none":
-        parts.append(f"--map {run.map}")
-    if run.question == "heads":
-        parts.append(f'--head-sets "{run.head_sets}" --blend {run.blend:g}')
-    if run.controls:
-        parts.append(f"--controls {','.join(run.controls)}")
+    """The command line that gives the same numbers: what is not the default, and always pair, domain and limit."""
+    parts, plain = [f"python -m mechdiff run {run.question}"], Run(run.question)
+    for spec in fields(Run):
+        value = getattr(run, spec.name)
+        if value is None or spec.name == "question" or (spec.name not in ALWAYS and value == getattr(plain, spec.name)):
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        parts.append(f"--{spec.name.replace('_', '-')} {shlex.quote(text)}")
     return " ".join(parts)

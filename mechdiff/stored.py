@@ -39,9 +39,10 @@ def write(table: pd.DataFrame, path: Path) -> None:
     )
 
 
-def read(domain: str, folder: str, pair: str, table: str) -> tuple[pd.DataFrame | None, dict | None]:
-    """A stored table and its manifest; None for what is not there."""
+def read(domain: str, folder: str, pair: str, table: str, where: dict | None = None) -> tuple[pd.DataFrame | None, dict | None]:
+    """A stored table and its manifest; None for what is not there. where: the values that some columns of its lines have."""
     place = ARTIFACTS / domain / folder / pair
     path, about = place / f"{table}.parquet", place / "manifest.json"
-    found = pd.read_parquet(path) if path.exists() else None
+    filters = [(column, "==", value) for column, value in where.items()] if where else None
+    found = pd.read_parquet(path, filters=filters) if path.exists() else None
     return found, json.loads(about.read_text()) if about.exists() else None

@@ -37,31 +37,25 @@ UNCUT = ("self", "mean", *MAP_CONTROLS)
 class Grid:
     """How much of the study a sweep covers.
 
-    limit: prompts, None for all. patched: streams that are patched as they are. ranks, alphas: beside auto. maps: those that are
-    cut. sets: how head sets are chosen, beside every single head.
+    limit: prompts, None for all. patched, transplanted, cut: streams of patches, module transplants and rank cuts. moved: maps
+    that are carried over whole; maps: those that are cut. ranks, alphas: beside auto. sets: how head sets are chosen, beside
+    every single head.
     """
 
-    limit: int | None
-    patched: tuple[str, ...]
-    ranks: tuple[str, ...]
-    alphas: tuple[str, ...]
-    maps: tuple[str, ...]
-    sets: tuple[str, ...]
+    limit: int | None = None
+    patched: tuple[str, ...] = STREAMS
+    transplanted: tuple[str, ...] = MODULE_STREAMS
+    cut: tuple[str, ...] = MAPPED_STREAMS
+    moved: tuple[str, ...] = MAPS
+    maps: tuple[str, ...] = FITTED
+    ranks: tuple[str, ...] = ("1", "2", "4", "8", "16", "32", "64", "full")
+    alphas: tuple[str, ...] = ("0.3", "0.5", "0.8", "1.0", "1.2")
+    sets: tuple[str, ...] = ("topk", "greedy", "random")
 
 
-FULL_GRID = Grid(
-    None,
-    STREAMS,
-    ("1", "2", "4", "8", "16", "32", "64", "full"),
-    ("0.3", "0.5", "0.8", "1.0", "1.2"),
-    FITTED,
-    ("topk", "greedy", "random"),
-)
-GRIDS = {
-    "quick": Grid(50, MAPPED_STREAMS, ("1", "8", "32", "full"), (), (CONTROLLED,), ()),
-    "auto": replace(FULL_GRID, alphas=()),
-    "full": FULL_GRID,
-}
+QUICK = {"limit": 50, "patched": MAPPED_STREAMS, "transplanted": ("attn_out", "mlp_out"), "cut": ("resid_post",)}
+QUICK |= {"moved": ("zscore", CONTROLLED), "maps": (CONTROLLED,), "ranks": ("1", "8", "32", "full"), "alphas": (), "sets": ()}
+GRIDS = {"quick": Grid(**QUICK), "auto": Grid(alphas=()), "full": Grid()}
 
 
 @dataclass
@@ -78,27 +72,22 @@ def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
     """Every table of a sweep."""
     common = {"pair": pair, "domain": domain, "limit": grid.limit} | settings
     both = [common | {"direction": direction} for direction in DIRECTIONS]
-    fitted = {"streams": MAPPED_STREAMS}
+    drift = Table("rq1", "drift", [Run("drift", streams=grid.patched, **common)])
+    patch = [Run("patch", streams=grid.patched, controls=("self", "mean", "random"), **c) for c in both]
+    transplant = [Run("transplant", streams=grid.transplanted, controls=("self",), **c) for c in both]
+    moved = [{"map": m, "streams": MAPPED_STREAMS} | c for c in both for m in grid.moved]
+    cuts = [{"map": m, "streams": grid.cut, "ranks": grid.ranks} | c for c in both for m in grid.maps]
     tables = [
-        Table("rq1", "drift", [Run("drift", streams=grid.patched, **common)]),
-        Table("rq1", "patch", [Run("patch", streams=grid.patched, controls=("self", "mean", "random"), **c) for c in both]),
-        Table("rq1", "transplant", [Run("transplant", streams=MODULE_STREAMS, controls=("self",), **c) for c in both]),
-        Table("rq2", "transport", [Run("transport", map=m, controls=controls_of(m), **fitted, **c) for c in both for m in MAPS]),
+        drift,
+        Table("rq1", "patch", patch),
+        Table("rq1", "transplant", transplant),
+        Table("rq2", "transport", [Run("transport", controls=controls_of(c["map"]), **c) for c in moved]),
+        Table("rq3", "rank", [Run("rank", controls=UNCUT if c["map"] == CONTROLLED else ("mean",), **c) for c in cuts]),
+        Table("rq4", "heads", [Run("heads", controls=("self", "mean"), **c) for c in both]),
     ]
-    cuts = {"ranks": grid.ranks} | fitted
-    named = [(m, c) for c in both for m in grid.maps]
-    tables.append(
-        Table(
-            "rq3", "rank", [Run("rank", map=m, controls=UNCUT if m == CONTROLLED else ("mean",), **cuts, **c) for m, c in named]
-        )
-    )
     if grid.alphas:
-        scaled = {"alpha": grid.alphas}
-        tables.append(
-            Table("rq2", "alpha", [Run("transport", map=m, **scaled, **fitted, **c) for c in both for m in MAPS], False)
-        )
-        tables.append(Table("rq3", "alpha", [Run("rank", map=m, **scaled, **cuts, **c) for m, c in named], False))
-    tables.append(Table("rq4", "heads", [Run("heads", controls=("self", "mean"), **c) for c in both]))
+        tables.append(Table("rq2", "alpha", [Run("transport", alpha=grid.alphas, **c) for c in moved], False))
+        tables.append(Table("rq3", "alpha", [Run("rank", alpha=grid.alphas, **c) for c in cuts], False))
     if grid.sets:
         tables.append(Table("rq4", "coverage", [Run("heads", head_sets=s, **c) for c in both for s in grid.sets], False))
     return tables

@@ -1,16 +1,27 @@
-"""Every page, as a user sees it: choose a layer, and the number on the page is the command line's."""
+"""Every page, as a user sees it: choose a layer, and the number on the page is the command line's.
 
+What needs a fitted map is tested on a tiny pair, with a small stored sweep of it.
+"""
+
+import shlex
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
+from test_experiments import pair  # noqa: F401
+from test_study import study  # noqa: F401
 
-from mechdiff.__main__ import main
+import mechdiff
+from mechdiff import Run, stored, sweeps
+from mechdiff.__main__ import build_parser, main
+from mechdiff.experiments.summary import summarise, wide
 
 APP = Path(__file__).parents[1] / "app"
 sys.path.insert(0, str(APP))
+import archive  # noqa: E402
 import controls  # noqa: E402
 import session  # noqa: E402
 
@@ -90,7 +101,7 @@ def test_a_link_reopens_the_same_view():
     assert [m.value for m in again.metric] == [m.value for m in first.metric]
 
 
-@pytest.mark.parametrize("view", ["drift", "patching", "heads"])
+@pytest.mark.parametrize("view", ["drift", "patching", "transport", "rank", "heads"])
 def test_a_pair_that_is_not_here_says_what_to_type(view):
     at = open_page(view, pair="llama-8b-cognitive")
     assert any("hf download meta-llama/Llama-3.1-8B-Instruct" in i.value for i in at.info)
@@ -132,13 +143,130 @@ def test_a_page_waits_no_longer_than_its_patience(monkeypatch):
     release.set()
 
 
-def test_the_shown_command_is_the_request():
-    shared = {"pair": "demo-cultural", "domain": "cognitive", "direction": "tuned-to-base", "limit": 16}
-    run = controls.request("heads", shared, layers=(3,), head_sets="1,2", blend=0.5)
-    import shlex
-
-    from mechdiff.__main__ import build_parser
-
+def cli_fields(run: Run) -> dict:
+    """What the command line makes of a shown command."""
     args = build_parser().parse_args(shlex.split(controls.command(run))[3:])
-    for name, value in {**shared, "question": "heads", "layers": (3,), "head_sets": "1,2", "blend": 0.5}.items():
-        assert getattr(args, name) == value
+    return {spec.name: getattr(args, spec.name) for spec in fields(Run) if hasattr(args, spec.name)}
+
+
+@pytest.mark.parametrize(
+    ("question", "details"),
+    [
+        ("heads", {"layers": (3,), "head_sets": "1,2", "blend": 0.5}),
+        ("heads", {"layers": (3,), "head_sets": "0;3;0,5", "controls": ("self", "random")}),
+        ("transport", {"map": "none", "alpha": ("0.3", "auto"), "controls": ("self", "mean"), "positions": 16}),
+        ("rank", {"map": "ridge", "ranks": ("0", "full"), "complement": ("own",), "streams": ("mlp_out",), "seed": 3}),
+        ("patch", {"map": "zscore", "prompts": "my prompts.jsonl", "target": " yes"}),
+        ("transplant", {"streams": ("heads",), "dtype": "float32"}),
+    ],
+)
+def test_the_shown_command_is_the_request(question, details):
+    shared = {"pair": "demo-cultural", "domain": "cognitive", "direction": "tuned-to-base", "limit": 16}
+    run = controls.request(question, shared, **details)
+    assert Run(**cli_fields(run)) == run
+
+
+def test_a_shown_command_names_what_is_not_the_default():
+    shared = {"pair": "demo-cultural", "domain": "cultural", "direction": "base-to-tuned", "limit": 8}
+    run = controls.request("rank", shared, ranks=("8",), complement=("mean",), alpha=("0.8",), controls=("self",))
+    shown = "run rank --pair demo-cultural --domain cultural --limit 8 --ranks 8 --complement mean --alpha 0.8 --controls self"
+    assert controls.command(run) == f"python -m mechdiff {shown}"
+
+
+@pytest.fixture
+def tiny(study, tmp_path, monkeypatch):  # noqa: F811
+    """The app on a tiny pair, and nothing stored. Returns what its sidebar gives."""
+    shared = {name: value for name, value in study.items() if name != "limit"}
+    shared |= {"domain": "none", "direction": "base-to-tuned", "limit": PROMPTS}
+    monkeypatch.setattr(controls, "selection", lambda: shared)
+    monkeypatch.setattr(stored, "ARTIFACTS", tmp_path / "artifacts")
+    return shared
+
+
+@pytest.fixture
+def swept(tiny, monkeypatch):
+    """The same with a small sweep stored."""
+    small = replace(sweeps.GRIDS["full"], limit=None, ranks=("1", "4", "full"), alphas=("0.5",), maps=("procrustes_scaled",))
+    monkeypatch.setitem(sweeps.GRIDS, "small", small)
+    settings = {name: tiny[name] for name in ("prompts", "train", "device")}
+    for task, _ in sweeps.sweep(tiny["pair"], "none", "small", stored.ARTIFACTS, ["sweep"], **settings):
+        for _ in task.steps():
+            pass
+    return tiny
+
+
+def answer(shared: dict, question: str, **details) -> pd.Series:
+    """The summary of the one condition asked for, as the command line prints it."""
+    run = Run(question, controls=("self",), **details, **shared)
+    lines = summarise(wide(mechdiff.run(run)), [prompt.template for prompt in run.chosen_prompts])
+    (line,) = lines[lines["control"] == "none"].itertuples()
+    return line
+
+
+def badges(at: AppTest) -> list[str]:
+    return [m.value for m in at.markdown if "-badge[" in m.value]
+
+
+def test_transport_shows_the_command_lines_number(swept):
+    at = open_page("transport", layer="1", stream="mlp_out", fit="ridge", alpha="0.5")
+    line = answer(swept, "transport", map="ridge", layers=(1,), streams=("mlp_out",), alpha=("0.5",))
+    assert metric(at, "Effect at layer 1") == f"{line.mean:.4f} nats"
+    assert metric(at, "Drop") == f"{line.drop:z.0f} %" and metric(at, "Recovery") == f"{100 * line.recovery:z.0f} %"
+    delta = next(m.delta for m in at.metric if m.label == "Drop")
+    assert delta == f"95 % interval {line.drop_low:z.0f} to {line.drop_high:z.0f} %"
+    at.selectbox(key="alpha").set_value("auto").run()
+    assert [b for b in badges(at) if "green" in b and "8 of 8 prompts" in b]
+
+
+def test_rank_shows_the_command_lines_number(swept):
+    at = open_page("rank", layer="2", rank="4", complement="own")
+    details = {"map": "procrustes_scaled", "layers": (2,)}
+    line = answer(swept, "rank", ranks=("4",), complement=("own",), **details)
+    assert metric(at, "Effect at rank 4") == f"{line.mean:.4f} nats" and metric(at, "Drop") == "—"
+    assert [b for b in badges(at) if "green" in b and "8 of 8 prompts" in b]
+    at.radio(key="complement").set_value("mean").run()
+    line = answer(swept, "rank", ranks=("4",), complement=("mean",), **details)
+    assert metric(at, "Drop") == f"{line.drop:z.0f} %"
+    at.select_slider(key="rank").set_value("0").run()
+    assert [b for b in badges(at) if "8 of 8 prompts" in b], "rank nought under the mean is the control mean"
+    at.select_slider(key="rank").set_value("3").run()
+    assert metric(at, "Effect at rank 3") and not badges(at)
+
+
+@pytest.mark.parametrize("view", ["patching", "heads"])
+def test_a_live_number_is_compared_with_the_stored_one(swept, view):
+    at = open_page(view, layer="1")
+    assert [b for b in badges(at) if "green" in b and "8 of 8 prompts" in b]
+    path = stored.ARTIFACTS / "none" / {"patching": "rq1/tiny/patch", "heads": "rq4/tiny/heads"}[view]
+    table = pd.read_parquet(path.with_suffix(".parquet"))
+    table.assign(kl=table["kl"] * 1.5).to_parquet(path.with_suffix(".parquet"))
+    archive.read.clear()
+    assert [b for b in badges(open_page(view, layer="1")) if "orange" in b and "differs" in b]
+
+
+def test_stored_and_live_parts_draw(swept):
+    for view, key in (("transport", "curve"), ("rank", "ranks"), ("patching", "transplants"), ("heads", "coverage")):
+        kept = open_page(view, layer="1")
+        assert not [i for i in kept.info if "No stored sweep" in i.value]
+        live = kept.toggle(key=key).set_value(True).run()
+        assert not live.exception and not live.error, view
+        assert len(charts_of(live)) == len(charts_of(kept)) > 1, view
+
+
+def charts_of(at: AppTest) -> list:
+    return [*at.get("vega_lite_chart"), *at.get("arrow_vega_lite_chart")]
+
+
+@pytest.mark.parametrize("view", ["transport", "rank", "patching", "heads"])
+def test_without_a_stored_sweep_a_page_says_so_and_works_alone(tiny, view):
+    at = open_page(view, layer="1")
+    assert any("No stored sweep" in i.value and "--domain none --grid full" in i.value for i in at.info)
+    assert at.metric and not badges(at)
+
+
+def test_a_mapped_view_reopens_from_its_link(tiny):
+    link = {"layer": "1", "fit": "ridge", "alpha": "0.8", "rank": "16", "complement": "own", "stream": "attn_out"}
+    first, again = (open_page("rank", **link) for _ in range(2))
+    assert first.select_slider(key="rank").value == "16" and first.selectbox(key="fit").value == "ridge"
+    assert first.radio(key="complement").value == "own" and first.selectbox(key="alpha").value == "0.8"
+    assert [m.value for m in again.metric] == [m.value for m in first.metric]

@@ -15,7 +15,7 @@ FLOORS = [
     ["hooks", "rows", "trace", "anatomy", "transplant"],
     ["interventions", "preflight"],
     ["experiments"],
-    ["sweeps", "bench", "edits", "planted", "__main__", "scripts", "__init__"],
+    ["sweeps", "compare", "bench", "edits", "planted", "__main__", "scripts", "__init__"],
     ["app"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -105,7 +105,9 @@ def test_the_instrument_knows_no_browser(path):
 
 
 def test_charts_know_no_streamlit():
-    assert "streamlit" not in {name.split(".")[0] for name, _ in imports(tree_of(ROOT / "app" / "charts.py"))}
+    paths = sorted((ROOT / "app" / "charts").glob("*.py"))
+    assert len(paths) > 3
+    assert "streamlit" not in {name.split(".")[0] for path in paths for name, _ in imports(tree_of(path))}
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if module_of(path) != "scripts"], ids=label)

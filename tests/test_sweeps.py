@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ import mechdiff
 from mechdiff import Run, stored, sweeps
 from mechdiff.stats import bootstrap_weights
 
-SMALL = replace(sweeps.GRIDS["full"], limit=None, ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
+SMALL = sweeps.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Heads: which attention heads carry the change?"""
 
+import archive
 import charts
 import controls
 import pandas as pd
@@ -8,6 +9,7 @@ import streamlit as st
 
 from mechdiff.stats import bootstrap_weights, ratio, summarise
 from mechdiff.terms import sides
+from views import coverage
 
 
 def page() -> None:
@@ -34,16 +36,17 @@ def everything(shared: dict) -> None:
         blend = controls.blend()
     every = controls.request("heads", shared, head_sets="each", blend=blend)
     sets = "all" if not chosen else ",".join(map(str, chosen))
-    together = session.answer(controls.request("heads", shared, layers=(layer,), head_sets=sets, blend=blend))
+    together = session.answer(controls.request("heads", shared, layers=(layer,), head_sets=sets, blend=blend, controls=("self",)))
     table = session.answer(every, patience=0.05)
     singles = table[table["layer"] == layer]
-    chosen_set(pd.concat([together, singles]).drop_duplicates(["prompt", "heads"]), every, layer, chosen)
+    chosen_set(pd.concat([together, singles]).drop_duplicates(["prompt", "heads", "control"]), every, layer, chosen)
     if table.empty:
         session.waiting("The map of all heads fills in as layers are computed.")
         return
     chart = charts.heads_map(single_means(table), layer, chosen)
     st.altair_chart(chart, width="stretch", key="map_click", on_select=take_click, selection_mode="cell")
     session.provenance(every, table)
+    coverage.section(shared, layer, blend)
 
 
 def take_click() -> None:
@@ -62,9 +65,13 @@ def chosen_set(table: pd.DataFrame, run, layer: int, chosen: list[int]) -> None:
     if not (table["heads"] == "all").any():
         session.waiting("The chosen heads' effect appears in a moment.")
         return
+    own = table.loc[table["control"] == "self", "kl"]
+    table, floor = table[table["control"] == "none"], own.mean() if len(own) else 0.0
     clusters = [prompt.template for prompt in run.chosen_prompts]
     name = "all" if len(chosen) == run.spec.heads else "-".join(map(str, chosen))
-    show_coverage(table, clusters, name, layer, chosen)
+    show_coverage(table, clusters, name, layer, floor)
+    if run.blend == 1:
+        archive.badge(run, table[table["heads"] == name], "rq4", "heads", layer=layer, heads=name, control="none")
     complete = table[table.groupby("heads")["prompt"].transform("size") == (table["heads"] == "all").sum()]
     summary = summarise(complete, ["heads"], clusters)
     summary["kind"] = ["all" if h == "all" else "chosen" if h == name else "single" for h in summary["heads"]]
@@ -75,8 +82,9 @@ def chosen_set(table: pd.DataFrame, run, layer: int, chosen: list[int]) -> None:
     st.altair_chart(charts.head_bars(summary, layer), width="stretch")
 
 
-def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: int, chosen: list[int]) -> None:
-    mine = table[table["heads"] == name].sort_values("prompt") if chosen else table.iloc[:0]
+def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: int, floor: float) -> None:
+    """The chosen set's effect as a share of all heads'; blank where that is at the floor, the self-patch effect (nats)."""
+    mine = table[table["heads"] == name].sort_values("prompt")
     full = table[table["heads"] == "all"].sort_values("prompt")
     columns = st.columns(3)
     columns[0].metric(
@@ -86,8 +94,8 @@ def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: in
         columns[1].info("Choose heads above, or click cells of the map.")
         return
     weights = bootstrap_weights([clusters[i] for i in mine["prompt"]])
-    share, low, high = ratio(mine["kl"].to_numpy(float), mine["kl_reference"].to_numpy(float), weights)
-    label = "Head" if len(chosen) == 1 else "Heads"
+    share, low, high = ratio(mine["kl"].to_numpy(float), mine["kl_reference"].to_numpy(float), weights, floor)
+    label = "Head" if name.isdigit() else "Heads"
     columns[1].metric(f"{label} {name.replace('-', ', ')}", f"{mine['kl'].mean():.5f} nats", help="KL(patched || clean)")
     shown = "—" if share != share else f"{share:.0%}"
     interval = "the full effect is at the floor" if share != share else f"95 % interval {low:.0%} to {high:.0%}"

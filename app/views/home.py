@@ -6,7 +6,7 @@ import pandas as pd
 import session
 import streamlit as st
 
-from mechdiff import sweeps
+from mechdiff import stored
 from mechdiff.stats import summarise
 
 SHOWN = ("demo-cultural", "demo-cognitive")
@@ -18,27 +18,27 @@ def page() -> None:
     st.markdown(
         "**Where and how did fine-tuning change this language model?** Pick a pair (a base model and its fine-tune) and a domain "
         "of prompts on the left. **Drift** compares the two models' states layer by layer; **Patching** puts one model's state "
-        "into the other and measures what that does to the next token; **Heads** does it for single attention heads. Everything "
-        "is computed on this machine, by the same code as the command line."
+        "into the other and measures what that does to the next token; **Transport** asks whether a linear map explains it, and "
+        "**Rank** in how many dimensions; **Heads** does it for single attention heads. Everything is computed on this machine, "
+        "by the same code as the command line."
     )
     for column, name in zip(st.columns(2, gap="large"), SHOWN):
         with column:
-            stored(name)
+            pair_curves(name)
     session.ready(controls.read_pair(st.session_state["_shared"]["pair"]))
 
 
-def stored(name: str) -> None:
+def pair_curves(name: str) -> None:
     """A pair's stored curves on its own domain, with one sentence of reading each."""
     domain = controls.read_pair(name).domain
     st.subheader(f"{domain.capitalize()} fine-tune", help=f"The pair {name} on its own {domain} prompts.")
-    drift, about = sweeps.read(domain, "rq1", name, "drift")
-    patch, _ = sweeps.read(domain, "rq1", name, "patch")
+    drift, about = stored.read(domain, "rq1", name, "drift", {"stream": STREAM})
+    patch, _ = stored.read(domain, "rq1", name, "patch", {"stream": STREAM, "direction": DIRECTION})
     if drift is None or patch is None:
-        st.info(f"No stored sweep of {name}.\n\nTry:  `python -m mechdiff sweep --pair {name}`")
+        st.info(f"No stored sweep of {name}.\n\nTry:  `python -m mechdiff sweep --pair {name} --grid full`")
         return
     if about is None:
         st.warning(f"The stored sweep of {name} has no manifest, so where its numbers come from is unknown.")
-    drift = drift[drift["stream"] == STREAM]
     st.altair_chart(charts.drift_curve(drift, subtitle="Band: 95 % jackknife interval"), width="stretch")
     st.markdown(read_drift(drift))
     summary = patch_summary(patch, about)
@@ -56,7 +56,7 @@ def stored(name: str) -> None:
 
 @st.cache_data(show_spinner=False)
 def patch_summary(patch: pd.DataFrame, about: dict | None) -> pd.DataFrame:
-    chosen = patch[(patch["stream"] == STREAM) & (patch["direction"] == DIRECTION)]
+    chosen = patch[patch["control"].isin(["none", "self"])]
     clusters = about["templates"] if about else [str(i) for i in range(chosen["prompt"].max() + 1)]
     return summarise(chosen, ["layer", "control"], clusters)
 

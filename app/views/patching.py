@@ -1,5 +1,6 @@
 """Patching: where does the difference matter?"""
 
+import archive
 import charts
 import controls
 import numpy as np
@@ -10,6 +11,7 @@ from mechdiff.conditions import Condition
 from mechdiff.experiments import NextTokens
 from mechdiff.stats import bootstrap_weights, ratio, summarise
 from mechdiff.terms import sides
+from views import transplants
 
 PATCHED = ("resid_post", "resid_pre", "attn_out", "mlp_out", "heads")
 
@@ -59,6 +61,7 @@ def layers(shared: dict) -> None:
     if not here.empty and not mean.empty:
         one_layer(run, Condition(layer, stream, chosen_map, heads=heads(stream, pair)), here, mean.iloc[0])
     session.provenance(run, table)
+    transplants.section(shared, layer)
 
 
 def heads(stream: str, pair) -> tuple[int, ...] | None:
@@ -73,6 +76,8 @@ def one_layer(run, condition: Condition, here, mean) -> None:
         "95 % interval over prompts", f"{mean.low:.4f} to {mean.high:.4f}", help="It speaks of prompts, not of other fine-tunes."
     )
     show_recovery(share[2], here, [run.chosen_prompts[i].template for i in here["prompt"]])
+    site = {"layer": condition.layer, "stream": condition.stream, "map": condition.map, "control": "none"}
+    archive.badge(run, here, "rq1", "patch", **site)
     left, right = st.columns(2)
     with right:
         picked = controls.prompt(len(run.chosen_prompts))
