@@ -1,4 +1,4 @@
-"""The command line: python -m mechdiff pairs | demo | run | sweep | bench."""
+"""The command line: python -m mechdiff pairs | demo | run | sweep | planted | bench."""
 
 import argparse
 import dataclasses
@@ -59,15 +59,37 @@ def show(value) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def add_planted(commands) -> None:
+    planted = commands.add_parser(
+        "planted", help="how often are edits of known place and size found, and nothing where there is none"
+    )
+    planted.add_argument("--pairs", type=int, default=48)
+    planted.add_argument("--prompts", type=int, default=16)
+    planted.add_argument("--device", default="auto", help=", ".join(DEVICES))
+    planted.add_argument("--seed", type=int, default=0)
+    planted.add_argument("--out", type=Path, help="write the figures to FILE.json")
+
+
+def cmd_planted(args) -> None:
+    from mechdiff import planted
+
+    with tqdm(total=args.pairs, desc="planted pairs", disable=None) as bar:
+        report = planted.report(args.pairs, args.prompts, args.device, args.seed, lambda done, pairs: bar.update(done - bar.n))
+    print(planted.lines(report))
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m mechdiff", description="Where and how did fine-tuning change this language model?")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{pairs,demo,run,sweep,bench}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{pairs,demo,run,sweep,planted,bench}")
     commands.add_parser("pairs", help="what can be studied, and whether its weights are here")
     commands.add_parser("demo", help="fetch and convert the demo base model (once, about 100 MB)")
 
     run = commands.add_parser("run", help="answer one question")
     run.add_argument("question", metavar="QUESTION", help=", ".join(QUESTIONS))
     add_run_flags(run)
+    run.add_argument("--diagnostics", help="transport, rank: write to FILE.csv or FILE.parquet how well the maps fit")
     run.add_argument("--out", help="write the table to FILE.csv or FILE.parquet; without it a summary is printed")
 
     sweep = commands.add_parser("sweep", help="every question of a pair on a domain, into mechdiff/artifacts")
@@ -81,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--device", default="auto", help=", ".join(DEVICES))
     sweep.add_argument("--dtype", help=", ".join(DTYPES))
 
+    add_planted(commands)
     bench = commands.add_parser("bench", help="the row engine against plain hooks, in one run")
     bench.add_argument("--pair", default="demo-cognitive")
     bench.add_argument("--shape", help="a model with random weights of this shape in place of a pair: llama-8b, tiny")
@@ -125,9 +148,18 @@ def cmd_run(args) -> None:
     given = {spec.name: getattr(args, spec.name) for spec in dataclasses.fields(Run) if hasattr(args, spec.name)}
     if given.get("streams") == ("all",):
         given["streams"] = STREAMS
-    if args.out and not args.out.endswith(SUFFIXES):
-        raise UserError(f"The table cannot be written as '{args.out}'. Choose a name that ends in {' or '.join(SUFFIXES)}.")
+    for name in (args.out, args.diagnostics):
+        if name and not name.endswith(SUFFIXES):
+            raise UserError(f"The table cannot be written as '{name}'. Choose a name that ends in {' or '.join(SUFFIXES)}.")
     request = Run(**given)
+    if args.diagnostics:
+        if request.question not in ("transport", "rank"):
+            raise UserError(
+                f"There is no fitted map in {request.question} to diagnose.\nTry:  run transport --diagnostics FILE.csv"
+            )
+        maps = experiments.task(experiments.Diagnostics(request))
+        follow(maps, "maps")
+        write(maps.table(), Path(args.diagnostics))
     task = experiments.task(request)
     follow(task, request.question)
     table = task.table()
@@ -201,7 +233,14 @@ def cmd_bench(args) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    commands = {"pairs": cmd_pairs, "demo": cmd_demo, "run": cmd_run, "sweep": cmd_sweep, "bench": cmd_bench}
+    commands = {
+        "pairs": cmd_pairs,
+        "demo": cmd_demo,
+        "run": cmd_run,
+        "sweep": cmd_sweep,
+        "planted": cmd_planted,
+        "bench": cmd_bench,
+    }
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         args = build_parser().parse_args(argv)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from mechdiff import experiments, stored
 from mechdiff.conditions import Condition
+from mechdiff.experiments import Diagnostics
 from mechdiff.experiments.effects import EffectsTask
 from mechdiff.experiments.heads import ChosenHeadsTask
 from mechdiff.experiments.identity import Identity
@@ -64,7 +65,7 @@ class Table:
 
     folder: str
     name: str
-    runs: list[Run]
+    runs: list[Run | Diagnostics]
     by_prompt: bool = True
 
 
@@ -81,6 +82,7 @@ def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
         drift,
         Table("rq1", "patch", patch),
         Table("rq1", "transplant", transplant),
+        Table("rq2", "maps", [Diagnostics(Run("transport", **c)) for c in moved]),
         Table("rq2", "transport", [Run("transport", controls=controls_of(c["map"]), **c) for c in moved]),
         Table("rq3", "rank", [Run("rank", controls=UNCUT if c["map"] == CONTROLLED else ("mean",), **c) for c in cuts]),
         Table("rq4", "heads", [Run("heads", controls=("self", "mean"), **c) for c in both]),
@@ -127,8 +129,9 @@ def sweep(
     """Yields each task to be followed, with a label; writes the tables and manifests when all are done."""
     start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), default()
     runs, tasks = [run for table in tables for run in table.runs], {}
+    alone = [run for run in runs if isinstance(run, Diagnostics) or run.question == "drift"]
     for direction in DIRECTIONS:
-        here = [run for run in runs if run.direction == direction and run.question != "drift"]
+        here = [run for run in runs if run not in alone and run.direction == direction]
         joint = Joint(here, store)
         yield joint, f"every question, {direction}"
         for run in here:
@@ -137,9 +140,9 @@ def sweep(
                 joint.answer(getattr(task, "scored", task))
             else:
                 yield task, f"{run.question} {run.head_sets}, {direction}"
-    for run in (run for run in runs if run.question == "drift"):
+    for run in alone:
         tasks[run] = experiments.task(run, store)
-        yield tasks[run], run.question
+        yield tasks[run], f"{run.run.map} map, {run.run.direction}" if isinstance(run, Diagnostics) else run.question
     computed = time.monotonic() - start
     for folder in dict.fromkeys(table.folder for table in tables):
         here = [table for table in tables if table.folder == folder]
@@ -150,7 +153,7 @@ def sweep(
 
 def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame]]:
     """A table's files: its lines by prompt, if they are kept, and its summary."""
-    if table.runs[0].question == "drift":
+    if not hasattr(tasks[0], "wide"):
         yield table.name, pd.concat([task.table() for task in tasks], ignore_index=True)
         return
     effects = [task.wide() for task in tasks]
@@ -178,7 +181,7 @@ def distinct(table: pd.DataFrame) -> pd.DataFrame:
 
 def manifest(tables: list[Table], grid: str, command: list[str], seconds: float) -> dict:
     """Everything a reader needs to trust or remake the tables."""
-    request = tables[0].runs[0]
+    request = next(run for table in tables for run in table.runs if isinstance(run, Run))
     identity, spec = Identity(request), request.spec
     return {
         "pair": spec.name,

@@ -102,12 +102,13 @@ class Scaling(Map):
 
 @dataclass(frozen=True)
 class Linear(Map):
-    """(x - mean_x) into out' + mean_y. into: [..., d, r]; out: [..., d, r]; mean_x, mean_y: [..., d]."""
+    """(x - mean_x) into out' + mean_y. into, out: [..., d, r]; mean_x, mean_y: [..., d]. size: [...], its one scale, or nan."""
 
     mean_x: Tensor
     into: Tensor
     out: Tensor
     mean_y: Tensor
+    size: Tensor
 
     def apply(self, x: Tensor) -> Tensor:
         return (x - self.mean_x.unsqueeze(-2)) @ self.into @ self.out.mT + self.mean_y.unsqueeze(-2)
@@ -143,14 +144,14 @@ def fit_ridge(x: Spread, y: Spread) -> Linear:
     best = (residual / freedom.square().clamp(min=1e-300)).argmin(-1, keepdim=True)
     chosen = lambdas.gather(-1, best)
     core = cross * inverse(x.scale.square() + chosen).unsqueeze(-1)
-    return linear(x, core, y)
+    return linear(x, core, y, torch.full_like(x.scale[..., 0], torch.nan))
 
 
 def fit_procrustes(x: Spread, y: Spread) -> Linear:
     """Orthogonal map between the centred states times the least-squares scale. Source: Schoenemann 1966."""
     rotation, sigma = paired(x.scores.mT @ y.scores)
     size = sigma.sum(-1) * inverse(x.scale.square().sum(-1))
-    return linear(x, rotation * size[..., None, None], y)
+    return linear(x, rotation * size[..., None, None], y, size)
 
 
 def fit_procrustes_scaled(x: Spread, y: Spread) -> Linear:
@@ -163,7 +164,7 @@ def fit_procrustes_scaled(x: Spread, y: Spread) -> Linear:
     rotation, sigma = paired(whitened.mT @ (y.scores * inverse(root_y).unsqueeze(-2)))
     size = sigma.sum(-1) * inverse(whitened.square().sum((-2, -1)))
     core = inverse(root_x).unsqueeze(-1) * rotation * root_y.unsqueeze(-2) * size[..., None, None]
-    return linear(x, core, y)
+    return linear(x, core, y, size)
 
 
 FITS = {
@@ -192,9 +193,9 @@ def paired_one(cross: Tensor) -> tuple[Tensor, Tensor]:
     return (left * (sigma > 0)) @ right, sigma
 
 
-def linear(x: Spread, core: Tensor, y: Spread) -> Linear:
+def linear(x: Spread, core: Tensor, y: Spread, size: Tensor) -> Linear:
     """The map whose matrix is `core` in the two sides' principal directions."""
-    return Linear(x.mean, x.directions @ core, y.directions, y.mean)
+    return Linear(x.mean, x.directions @ core, y.directions, y.mean, size)
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,17 @@ def random_rotation(like: Map, x: Spread, y: Spread, seed: int) -> Rotation:
     reach = (reach - reach.mean(-2, keepdim=True)).square().sum((-2, -1)).sqrt()
     size = reach * inverse(x.scale.square().sum(-1).sqrt())
     return Rotation(x.mean, rotation.expand(len(x.mean), d, d), size.unsqueeze(-1), y.mean)
+
+
+def effective_rank(scale: Float[Tensor, "sites r"]) -> Float[Tensor, " sites"]:
+    """The exponential of the entropy of the normalised singular values. Source: Roy & Vetterli 2007."""
+    share = scale / scale.sum(-1, keepdim=True)
+    return torch.special.entr(share).sum(-1).exp()
+
+
+def overlap(one: Float[Tensor, "sites d r"], other: Float[Tensor, "sites d s"], k: int) -> Float[Tensor, " sites"]:
+    """How far the first k directions of two bases span the same space: from k / d by chance to 1 for the same."""
+    return (one[..., :k].mT @ other[..., :k]).square().sum((-2, -1)) / k
 
 
 def output_directions(fitted: Map, x: Spread) -> Float[Tensor, "sites d r"]:

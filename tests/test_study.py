@@ -1,6 +1,8 @@
 """Transport, rank, head choices and controls on a tiny random pair: equal to the formulas by plain hooks, and invariances."""
 
 import json
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -53,10 +55,10 @@ def test_transport_patches_the_mapped_state(study, name):
         x, y = train_states(loaded, 1, stream)
         fitted, reference = FITS[name](x, y)[0], FITS["zscore"](x, y)[0]
         for line in lines.itertuples():
-            scale = float(line.alpha)
-            expected = effect(loaded, run, line.prompt, 1, stream, lambda d, _: scale * fitted(d[None])[0])
+            mapped = partial(lambda scale, by, donor, own: scale * by(donor[None])[0], float(line.alpha), fitted)
+            expected = effect(loaded, run, line.prompt, 1, stream, mapped)
             assert line.kl == pytest.approx(expected, abs=5e-5)
-            raw = effect(loaded, run, line.prompt, 1, stream, lambda d, _: reference(d[None])[0])
+            raw = effect(loaded, run, line.prompt, 1, stream, partial(lambda by, donor, own: by(donor[None])[0], reference))
             assert line.kl_reference == pytest.approx(raw, abs=5e-5)
 
 
@@ -110,7 +112,7 @@ def test_auto_alpha_is_the_median_ratio_out_of_fold_on_train(study):
 
 def test_nothing_of_val_reaches_the_maps(study, tmp_path):
     """The effect on one prompt is the same whatever the other prompts are."""
-    lines = open(study["prompts"]).read().splitlines()
+    lines = Path(study["prompts"]).read_text().splitlines()
     turned = tmp_path / "turned.jsonl"
     turned.write_text("\n".join(lines[::-1]))
     one = mechdiff.run(Run("transport", layers=(2,), **study | {"limit": None}))
@@ -216,3 +218,47 @@ def test_transplants_take_weights_and_not_states(study):
     loaded._transplants.clear()
     again = mechdiff.run(run).groupby(["stream", "layer"])["kl"].max()
     assert again["mlp_out", 2] < 1e-6 < again.drop(("mlp_out", 2)).min()
+
+
+# Diagnostics
+
+
+def test_a_model_maps_onto_itself_perfectly(study, tmp_path):
+    same = tmp_path / "same.toml"
+    same.write_text('domain = "none"\n[base]\nfolder = "base"\n[tuned]\nfolder = "base"\n')
+    run = Run(
+        "transport", map="procrustes_scaled", layers=(0, 3), streams=("resid_post", "mlp_out"), **study | {"pair": str(same)}
+    )
+    task = experiments.task(experiments.Diagnostics(run))
+    list(task.steps())
+    table = task.table()
+    assert table[["stream", "layer"]].to_numpy().tolist() == [[s, n] for s in ("resid_post", "mlp_out") for n in (0, 3)]
+    for name in ("r2_train", "r2_val", "cka", "cosine_mean", "cosine_p10", "cosine_p90", "scale"):
+        assert table[name].to_numpy() == pytest.approx(1, abs=1e-4), name
+    assert table["shrinkage"].to_numpy() == pytest.approx(0, abs=1e-4) and task.done == task.total
+
+
+def test_diagnostics_are_the_formulas_on_prompts_that_were_not_fitted_on(study):
+    run = Run("transport", map="ridge", layers=(2,), **study)
+    task = experiments.task(experiments.Diagnostics(run))
+    list(task.steps())
+    (line,) = task.table().itertuples()
+    loaded = load_pair(study["pair"], "cpu")
+    x, y = train_states(loaded, 2)
+    fitted = FITS["ridge"](x, y)[0]
+    tokens = [ids(loaded, run, prompt) for prompt in range(8)]
+    donor, own = (
+        torch.stack([plain_hooks.state(s.model, t, 2, "resid_post") for t in tokens]).double()
+        for s in (loaded.base, loaded.tuned)
+    )
+    mapped = fitted(donor)
+    r2 = 1 - (own - mapped).square().sum() / (own - y.mean[0]).square().sum()
+    cosine = torch.cosine_similarity(mapped, own).mean()
+    assert (line.r2_val, line.cosine_mean) == (pytest.approx(r2.item(), abs=1e-3), pytest.approx(cosine.item(), abs=1e-4))
+    assert line.r2_val < line.r2_train <= 1 and 0 < line.overlap_4 < 1 and 1 <= line.effective_rank <= 32
+
+
+def test_more_positions_widen_the_train_set_alone(study):
+    one, many = (mechdiff.run(Run("transport", map="ridge", layers=(1,), positions=k, **study)) for k in (1, 16))
+    assert len(one) == len(many) == 8 and not np.allclose(one["kl"], many["kl"], rtol=1e-3)
+    np.testing.assert_array_equal(one["kl_donor_clean"], many["kl_donor_clean"])

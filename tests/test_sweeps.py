@@ -78,10 +78,9 @@ def test_every_condition_is_stored_once(small, tmp_path):
 
 SCRIPT = """
 import sys
-from dataclasses import replace
 sys.path.insert(0, {tests!r})
 from mechdiff import sweeps
-sweeps.GRIDS["small"] = replace(sweeps.GRIDS["full"], ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
+sweeps.GRIDS["small"] = sweeps.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
 settings = dict(prompts={prompts!r}, train={train!r}, device="cpu")
 print("ready", flush=True)
 for task, _ in sweeps.sweep({pair!r}, "none", "small", __import__("pathlib").Path({out!r}), ["sweep"], **settings):
@@ -91,7 +90,7 @@ for task, _ in sweeps.sweep({pair!r}, "none", "small", __import__("pathlib").Pat
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_tables_bit_for_bit(small, tmp_path):
-    sweep, study = small  # noqa: F811
+    _, study = small  # noqa: F811
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
     def script(out):

@@ -2,16 +2,19 @@
 
 import pandas as pd
 
+from mechdiff.experiments.diagnostics import Diagnostics, DiagnosticsTask
 from mechdiff.experiments.next_tokens import NextTokens, NextTokensTask
 from mechdiff.experiments.request import Run
 from mechdiff.experiments.task import Task
 from mechdiff.store import Store, default
 
 
-def task(run: Run | NextTokens, store: Store | None = None) -> Task:
+def task(run: Run | NextTokens | Diagnostics, store: Store | None = None) -> Task:
     """The request as a task, with what the store already holds. Raises UserError for a request that cannot be."""
     from mechdiff.experiments import drift, heads, patch, transport
 
+    if isinstance(run, Diagnostics):
+        return DiagnosticsTask(run, store or default())
     if isinstance(run, NextTokens):
         return NextTokensTask(run, store or default())
     kinds = {
