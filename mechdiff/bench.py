@@ -189,7 +189,7 @@ def measure_live(pair: str, device: str, dtype: str | None, changes: int = 20, p
     """Seconds that the app's call takes after a change of layer, heads or blend, with the clean passes there, and from disk.
 
     load_s: loading the pair (imports aside). first_*: each change asked for the first time. repeat_*: asked for again, of a
-    store opened afresh, without a model.
+    store opened afresh, without a model. rank_*: each of as many changes of a map's rank, with the map fitted.
     """
     rng, layers, heads = random.Random(0), read_pair(pair).layers, read_pair(pair).heads
     import_s = timed(lambda: importlib.import_module("transformers.models.llama.modeling_llama"))
@@ -209,6 +209,15 @@ def measure_live(pair: str, device: str, dtype: str | None, changes: int = 20, p
         ]
         first = [ask(*change, store) for change in changed]
         again = [ask(*change, Store(Path(folder))) for change in changed]
+
+    def cut(rank: int) -> float:
+        """A scale that nobody asked for before, so that nothing but the train split's states comes from disk."""
+        alpha = f"{rng.uniform(0.5, 1.5):.9f}"
+        asked = {"layers": (2 * layers // 3,), "ranks": (str(rank),), "complement": ("own",), "alpha": (alpha,)}
+        return timed(lambda: experiments.run(Run("rank", pair, limit=prompts, device=device, dtype=dtype, **asked)))
+
+    cut(1)  # reads the train split and fits the map
+    ranks = [cut(rng.randint(0, 256)) for _ in range(changes)]
     return {
         "import_s": import_s,
         "load_s": load_s,
@@ -217,6 +226,8 @@ def measure_live(pair: str, device: str, dtype: str | None, changes: int = 20, p
         "first_worst_s": max(first),
         "repeat_median_s": statistics.median(again),
         "repeat_worst_s": max(again),
+        "rank_median_s": statistics.median(ranks),
+        "rank_worst_s": max(ranks),
         "changes": changes,
         "prompts": prompts,
     }
