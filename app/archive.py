@@ -1,0 +1,90 @@
+"""Stored sweeps beside live results: what a view needs of them, and whether both agree."""
+
+from dataclasses import replace
+
+import pandas as pd
+import streamlit as st
+
+from mechdiff import stored
+from mechdiff.compare import DIFFERS, SAME, compare
+from mechdiff.experiments import Run
+from mechdiff.experiments.identity import Identity
+from mechdiff.prompts import digest
+
+FRESH = 60.0  # seconds until the files are looked at again
+FINEST = ("float16", "bfloat16", "float32")  # from the coarsest
+
+
+@st.cache_data(ttl=FRESH, max_entries=256, show_spinner=False)
+def read(place: str, domain: str, folder: str, pair: str, name: str, where: tuple) -> tuple:
+    """A table's lines and its manifest, remembered for a while. place: the folder of all sweeps."""
+    return stored.read(domain, folder, pair, name, dict(where))
+
+
+def lines(run: Run, folder: str, name: str, **where) -> pd.DataFrame:
+    """The stored lines of the run's pair, domain and direction, as far as they match; an empty table if there are none."""
+    found, _ = look_up(run, folder, name, **where)
+    return found
+
+
+def look_up(run: Run, folder: str, name: str, **where) -> tuple[pd.DataFrame, dict | None]:
+    where = {"direction": run.direction} | where
+    found, about = read(str(stored.ARTIFACTS), run.chosen_domain, folder, run.spec.name, name, tuple(where.items()))
+    return pd.DataFrame() if found is None else found, about
+
+
+def missing(run: Run, what: str = "") -> None:
+    """What stands in place of a stored curve that is not there. what: which of its parts, if the rest may be."""
+    st.info(
+        f"No stored sweep of this pair on these prompts{what}.\n\n"
+        f"Try:  `python -m mechdiff sweep --pair {run.pair} --domain {run.chosen_domain} --grid full`"
+    )
+
+
+def origin(run: Run, folder: str, table: pd.DataFrame) -> str:
+    """A stored curve's part of a chart's subtitle: on how much it rests."""
+    if table.empty:
+        return ""
+    _, about = look_up(run, folder, "manifest")
+    if about is None:
+        return "stored sweep WITHOUT a manifest: where its numbers come from is unknown"
+    return f"stored sweep: {table['prompts'].iloc[0]} prompts, {table['templates'].iloc[0]} templates, {about['dtype']}"
+
+
+def badge(run: Run, live: pd.DataFrame, folder: str, name: str, what: str = "", **where) -> None:
+    """Whether one condition's live effects are the stored ones. live: a line per prompt. where: the condition's stored lines.
+
+    Says nothing where the condition is not stored.
+    """
+    kept, about = look_up(run, folder, name, **where)
+    if kept.empty or live.empty or about is None:
+        return
+    if other := other_origin(run, about):
+        st.badge(f"not compared with the stored sweep: it has other {other}", icon=":material/help:", color="gray")
+        return
+    here = run.chosen_prompts
+    same = digest(prompts_of(run, about["prompts"])) == about["prompts_hash"]
+    mine = Identity(run).dtype
+    dtype = min(mine, about["dtype"], key=FINEST.index)
+    verdict = compare(live, kept, same, [prompt.template for prompt in here], about["templates"], dtype)
+    if verdict is not None:
+        good = verdict.kind != DIFFERS
+        icon = ":material/check:" if verdict.kind == SAME else ":material/compare_arrows:"
+        text = f"{what} {verdict.text}".strip()
+        st.badge(text, icon=icon if good else ":material/warning:", color="green" if good else "orange")
+
+
+def prompts_of(run: Run, count: int) -> list:
+    """The first prompts of the run's source, as many as a sweep took."""
+    return replace(run, limit=count).chosen_prompts
+
+
+def other_origin(run: Run, about: dict) -> str | None:
+    """What was not the same when the sweep was made, so that nothing follows from a difference; None if nothing."""
+    for side in ("base", "tuned"):
+        if about[side]["fingerprint"] != getattr(run.spec, side).fingerprint():
+            return "weights"
+    mapped = run.question in ("transport", "rank") or run.map != "none"
+    if mapped and about.get("train_hash") != digest(run.train_prompts):
+        return "train prompts"
+    return "seed" if mapped and about["seed"] != run.seed else None
