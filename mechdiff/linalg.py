@@ -1,7 +1,7 @@
 """Small problems, one a site, over the cores. Factorisations run on the CPU: LAPACK beats a GPU's batched solvers there."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 _alone = threading.Lock()
 
 
-def each_site(solve: Callable[..., tuple[Tensor, ...]], *stacks: Tensor) -> tuple[Tensor, ...]:
-    """solve(site of each stack) for every site, stacked. One thread a site: a result does not depend on the other sites.
+def in_parallel(solve: Callable, items: Iterable) -> list:
+    """solve(item) for every item, over the cores, one thread each: a result does not depend on the others.
 
     torch's number of threads is the process's, so one caller at a time changes it.
     """
@@ -20,9 +20,16 @@ def each_site(solve: Callable[..., tuple[Tensor, ...]], *stacks: Tensor) -> tupl
         torch.set_num_threads(1)
         try:
             with ThreadPoolExecutor(threads) as pool:
-                solved = list(pool.map(solve, *stacks))
+                return list(pool.map(solve, items))
         finally:
             torch.set_num_threads(threads)
+
+
+def each_site(solve: Callable[..., tuple[Tensor, ...]], *stacks: Tensor) -> tuple[Tensor, ...]:
+    """solve(site of each stack) for every site, stacked."""
+    if len(stacks[0]) == 1:
+        return tuple(part.unsqueeze(0) for part in solve(*(stack[0] for stack in stacks)))
+    solved = in_parallel(lambda site: solve(*site), zip(*stacks))
     return tuple(torch.stack(parts) for parts in zip(*solved))
 
 

@@ -91,7 +91,9 @@ def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
         tables.append(Table("rq2", "alpha", [Run("transport", alpha=grid.alphas, **c) for c in moved], False))
         tables.append(Table("rq3", "alpha", [Run("rank", alpha=grid.alphas, **c) for c in cuts], False))
     if grid.sets:
-        tables.append(Table("rq4", "coverage", [Run("heads", head_sets=s, **c) for c in both for s in grid.sets], False))
+        tables.append(
+            Table("rq4", "coverage", [Run("heads", head_sets=s, controls=("self",), **c) for c in both for s in grid.sets], False)
+        )
     return tables
 
 

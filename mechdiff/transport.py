@@ -8,6 +8,7 @@ orthogonal W would be arbitrary; that part is dropped.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -40,9 +41,6 @@ class Spread:
     def pick(self, rows: Tensor) -> "Spread":
         """The same states in another order of rows, which changes no direction."""
         return Spread(self.states[:, rows], self.mean, self.scores[:, rows], self.scale, self.directions)
-
-    def at(self, sites: list[int]) -> "Spread":
-        return Spread(*(getattr(self, spec.name)[sites] for spec in fields(self)))
 
 
 def spread(states: Float[Tensor, "sites n d"]) -> Spread:
@@ -211,14 +209,19 @@ class Rotation(Map):
         return (x - self.mean_x.unsqueeze(-2)) @ self.rotation * self.size.unsqueeze(-2) + self.mean_y.unsqueeze(-2)
 
 
+@lru_cache(maxsize=2)
+def random_orthogonal(d: int, seed: int, device: torch.device) -> Float[Tensor, "d d"]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64).to(device)).Q
+
+
 def random_rotation(like: Map, x: Spread, y: Spread, seed: int) -> Rotation:
     """A control: a random rotation of the centred states, scaled so that it spreads the train states as far as `like` does.
 
     One rotation, by seed, for all sites.
     """
     d = x.states.shape[-1]
-    generator = torch.Generator().manual_seed(seed)
-    rotation = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64).to(x.mean.device)).Q
+    rotation = random_orthogonal(d, seed, x.mean.device)
     reach = like.apply(x.states.double())
     reach = (reach - reach.mean(-2, keepdim=True)).square().sum((-2, -1)).sqrt()
     size = reach * inverse(x.scale.square().sum(-1).sqrt())

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import Run
 from mechdiff.experiments.states import States
 from mechdiff.interventions import Site, SiteMap
+from mechdiff.linalg import in_parallel
 from mechdiff.store import Store, key
 from mechdiff.terms import FITTED, STREAMS, sides
 from mechdiff.transport import FITS, Map, Spread, folds, output_directions, random_rotation, size_ratios, spread
@@ -19,9 +21,6 @@ REMEMBERED = 1 << 30  # bytes of fitted maps kept in memory for the next request
 OTHER = "other-layer"
 Kind = tuple[str, str]  # map, control
 
-SPREADS = 60  # of train states kept on a GPU
-
-_spreads: OrderedDict[str, Spread] = OrderedDict()
 _remembered: OrderedDict[str, SiteMap] = OrderedDict()
 
 
@@ -55,40 +54,33 @@ class FittedMaps:
             yield found
 
     def _fit_stream(self, stream: str, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, SiteMap]:
-        used = {layer for _, _, layer, _ in sites} | {self.other(layer) for _, control, layer, _ in sites if control == OTHER}
-        used = sorted(used)
-        x, y = (self._spread(side, stream, used) for side in (self.donor, self.recipient))
-        kinds: dict[Kind, list[Site]] = defaultdict(list)
+        """Every layer by itself, over the cores: what one layer needs stays in a core's cache."""
+        x, y = (self.states.read(side, stream) for side in (self.donor, self.recipient))
+        layers: dict[int, list[Site]] = defaultdict(list)
         for site in sites:
-            kinds[site[:2]].append(site)
-        place = {kind: [used.index(site[2]) for site in members] for kind, members in kinds.items()}
-        source = {k: [used.index(self.other(used[i])) for i in p] if k[1] == OTHER else p for k, p in place.items()}
-        fitted = {kind: self._controlled(*kind, x.at(source[kind]), y.at(source[kind])) for kind in kinds}
-        scaled = {kind: fitted[kind] for kind in kinds if any(sites[site][0] for site in kinds[kind])}
-        alphas = self._alphas(scaled, place, x, y, (stream, used))
-        found = {}
-        for kind, members in kinds.items():
-            cuts = any(sites[site][1] for site in members)
-            directions = output_directions(fitted[kind], x.at(source[kind])) if cuts else [None] * len(members)
-            for i, site in enumerate(members):
-                alpha = alphas[kind][i] if kind in alphas else None
-                found[site] = SiteMap(fitted[kind][i], y.mean[place[kind][i]], alpha, directions[i])
-        return found
+            layers[site[2]].append(site)
+        parts = in_parallel(lambda here: self._fit_layer(x, y, {site: sites[site] for site in here}), layers.values())
+        return {site: found for part in parts for site, found in part.items()}
 
-    def _spread(self, side: str, stream: str, used: list[int], rows: Tensor | None = None, of: Spread | None = None) -> Spread:
-        """One side's states at some layers, of some train rows. Remembered on a GPU: the other direction asks for them again."""
-        chosen = "all" if rows is None else rows.tolist()
-        name = key(side=side, stream=stream, used=used, rows=chosen, **self.identity.train, **self.identity.pair)
-        if name in _spreads:
-            return _spreads[name]
-        if of is None:
-            found = spread(self.states.read(side, stream)[used].to(self.identity.device))
-        else:
-            found = spread(of.states[:, rows])
-        if self.identity.device != "cpu":
-            _spreads[name] = found
-            while len(_spreads) > SPREADS:
-                _spreads.popitem(last=False)
+    def _fit_layer(self, x: Tensor, y: Tensor, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, SiteMap]:
+        """The maps of one layer's sites. x, y: both sides' states, [layers, n, d]."""
+
+        @lru_cache
+        def at(layer: int) -> tuple[Spread, Spread]:
+            return tuple(spread(states[layer : layer + 1].to(self.identity.device)) for states in (x, y))
+
+        found, layer = {}, next(iter(sites))[2]
+        mean = at(layer)[1].mean[0]
+        ratios = self._ratios([site[:2] for site, (scaled, _) in sites.items() if scaled], *at(layer))
+        for site, (scaled, cuts) in sites.items():
+            name, control = site[:2]
+            source, partner = at(self.other(layer) if control == OTHER else layer)
+            fitted = self._controlled(name, control, source, partner)
+            alpha = None
+            if scaled:
+                unseen = ratios.get((name, control))
+                alpha = self._scale(name, control, fitted, *at(layer)) if unseen is None else unseen.quantile(0.5).item()
+            found[site] = SiteMap(fitted[0], mean, alpha, output_directions(fitted, source)[0] if cuts else None)
         return found
 
     def other(self, layer: int) -> int:
@@ -103,29 +95,25 @@ class FittedMaps:
             y = y.pick(shuffle(y.states.shape[-2], self.run.seed))
         return FITS[name](x, y)
 
-    def _alphas(self, fitted: dict[Kind, Map], place: dict[Kind, list[int]], x: Spread, y: Spread, where) -> dict[Kind, list]:
-        """The median of ||y|| / ||mapped|| over train rows, each mapped by a fit without it. Fixed maps keep their scale.
-
-        A random rotation, or another layer's map, has not seen these pairs, so it needs no folds.
-        """
+    def _ratios(self, kinds: list[Kind], x: Spread, y: Spread) -> dict[Kind, Tensor]:
+        """||y|| / ||mapped|| of every train row, mapped by a fit without it: kind -> [rows]. For maps fitted on these pairs."""
         order = shuffle(y.states.shape[-2], self.run.seed)
         pairing = {"none": torch.arange(len(order)), "shuffled": order}
-        folded = [kind for kind in fitted if kind[0] in FITTED and kind[1] in pairing]
+        kinds = [kind for kind in kinds if kind[0] in FITTED and kind[1] in pairing]
         ratios = defaultdict(list)
-        for rest, held in folds(self.states.groups, self.run.seed) if folded else ():
-            part_x = self._spread(self.donor, *where, rest, x)
-            for control in sorted({control for _, control in folded}):
+        for rest, held in folds(self.states.groups, self.run.seed) if kinds else ():
+            part_x = spread(x.states[:, rest])
+            for control in sorted({control for _, control in kinds}):
                 partner = pairing[control]
-                part_y = self._spread(self.recipient, *where, partner[rest], y)
-                for name, _ in (kind for kind in folded if kind[1] == control):
-                    at = place[name, control]
-                    part = FITS[name](part_x.at(at), part_y.at(at))
-                    ratios[name, control].append(size_ratios(part, x.states[at][:, held], y.states[at][:, partner[held]]))
-        for kind in fitted.keys() - ratios.keys():
-            at = place[kind]
-            fixed = torch.ones(len(at), 1, dtype=torch.float64)
-            ratios[kind] = [fixed if kind[1] == "none" else size_ratios(fitted[kind], x.states[at], y.states[at])]
-        return {kind: torch.cat(parts, -1).quantile(0.5, dim=-1).tolist() for kind, parts in ratios.items()}
+                part_y = spread(y.states[:, partner[rest]])
+                for kind in (kind for kind in kinds if kind[1] == control):
+                    part = FITS[kind[0]](part_x, part_y)
+                    ratios[kind].append(size_ratios(part, x.states[:, held], y.states[:, partner[held]])[0])
+        return {kind: torch.cat(parts) for kind, parts in ratios.items()}
+
+    def _scale(self, name: str, control: str, fitted: Map, x: Spread, y: Spread) -> float:
+        """Alpha of a map that has not seen these pairs: it needs no folds. Fixed maps keep their scale."""
+        return 1.0 if control == "none" else size_ratios(fitted, x.states, y.states).quantile(0.5).item()
 
 
 def shuffle(rows: int, seed: int) -> Tensor:
