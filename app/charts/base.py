@@ -31,7 +31,7 @@ def layer_axis(title: str = "Layer") -> alt.X:
     return alt.X("layer:Q").title(title).axis(tickMinStep=1, grid=False).scale(nice=False)
 
 
-def titled(chart, title: str, subtitle: str = ""):
+def titled(chart, title: str, subtitle: str | list[str] = ""):
     title = alt.TitleParams(
         title, subtitle=subtitle or [], anchor="start", fontSize=16, subtitleFontSize=12, subtitleColor=GREY, offset=12
     )
@@ -70,6 +70,15 @@ def curves(table: pd.DataFrame, x: alt.X, looks: dict[str, tuple], y: str, **sca
     base = alt.Chart(table[live]).encode(x, tooltip=tip)
     rule = base.mark_rule(size=2.5, clip=clip).encode(alt.Y("low:Q").title(y), alt.Y2("high:Q"), colour)
     return [*layers, rule, base.mark_point(size=110, filled=True, opacity=1, clip=clip).encode(axis, colour)]
+
+
+def room(table: pd.DataFrame) -> tuple[dict, str]:
+    """The scale of an effect axis, and what a reader is told of it: a control of another order would flatten all the rest."""
+    far = table["shown"] == CONTROL_NAMES["other-layer"]
+    top, most = table[~far][["mean", "high"]].max().max(), table[far]["mean"].max()
+    if not far.any() or far.all() or most <= 1.5 * top:
+        return {}, ""
+    return {"domain": [0, 1.1 * top]}, f"The other layer's map leaves the chart, up to {most:.3g} nats"
 
 
 def percent(table: pd.DataFrame) -> list[float]:

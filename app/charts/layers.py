@@ -20,6 +20,7 @@ from charts.base import (
     layer_axis,
     nought,
     percent,
+    room,
     titled,
 )
 
@@ -72,8 +73,9 @@ def transport_curve(table: pd.DataFrame, layer: int, name: str, subtitle: str = 
     looks = {name: (BLUE, SOLID, True), "zscore": (GREEN, SOLID, name != "zscore")} | MUTED | POINT
     if name == "zscore":
         looks["zscore"] = (BLUE, SOLID, True)
-    layers = [*curves(table, layer_axis(), looks, KL), chosen_layer(layer)]
-    return titled(alt.layer(*layers), "Does a linear map explain the change?", subtitle)
+    scale, told = room(table)
+    layers = [*curves(table, layer_axis(), looks, KL, **scale), chosen_layer(layer)]
+    return titled(alt.layer(*layers), "Does a linear map explain the change?", [subtitle, told] if told else subtitle)
 
 
 def drop_curve(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt.LayerChart:

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from charts.base import BLUE, DASHED, GREEN, KL, LIGHT, ORANGE, SOLID, curves, nought, numbers, percent, titled
+from charts.base import BLUE, DASHED, GREEN, KL, LIGHT, ORANGE, SOLID, curves, nought, numbers, percent, room, titled
 from charts.layers import MUTED, POINT
 
 UNCUT = "uncut map"
@@ -29,8 +29,9 @@ def rank_curve(table: pd.DataFrame, complement: str, subtitle: str = "") -> alt.
         f"complement {OTHERS[complement]}": (LIGHT, SOLID, False),
         UNCUT: (GREEN, DASHED, False),
     }
-    layers = curves(table, rank_axis(table), looks | MUTED | POINT, KL)
-    return titled(alt.layer(*layers), "How many dimensions does the change need?", subtitle)
+    scale, told = room(table)
+    layers = curves(table, rank_axis(table), looks | MUTED | POINT, KL, **scale)
+    return titled(alt.layer(*layers), "How many dimensions does the change need?", [subtitle, told] if told else subtitle)
 
 
 def share_curve(table: pd.DataFrame, subtitle: str = "") -> alt.LayerChart:
