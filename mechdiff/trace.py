@@ -18,7 +18,7 @@ from mechdiff.terms import STREAMS
 
 HIDDEN = -1.0  # an additive mask is 0 where a key may be seen and hugely negative where not
 PADDING = 0.1  # the share of a batch that may be padding ...
-ENOUGH = 256  # ... unless the batch has fewer tokens than this
+ENOUGH = {"cpu": 256, "cuda": 16384}  # ... unless the batch has fewer tokens than this: a GPU hardly feels them
 
 
 @dataclass
@@ -90,14 +90,14 @@ def watching(anatomy: Anatomy, seen):
             handle.remove()
 
 
-def like_lengths(lengths: list[int]) -> list[list[int]]:
+def like_lengths(lengths: list[int], device: torch.device) -> list[list[int]]:
     """Prompt indices in batches of like length."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         batch = [*batches[-1], index] if batches else [index]
         padded = len(batch) * lengths[index]
         wasted = padded - sum(lengths[i] for i in batch)
-        if batches and (wasted <= PADDING * padded or padded <= ENOUGH):
+        if batches and (wasted <= PADDING * padded or padded <= ENOUGH.get(device.type, 256)):
             batches[-1] = batch
         else:
             batches.append([index])
@@ -109,7 +109,7 @@ def run_trace(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool = Tru
 
     keep_calls: keep keys, values and layer arguments too, which a recipient needs and a donor does not.
     """
-    batches = like_lengths([len(ids) for ids in prompts])
+    batches = like_lengths([len(ids) for ids in prompts], anatomy.device)
     if len(batches) == 1:
         return run_batch(anatomy, prompts, keep_calls)
     parts = [run_batch(anatomy, [prompts[i] for i in batch], keep_calls) for batch in batches]
@@ -123,7 +123,7 @@ def run_states(anatomy: Anatomy, prompts: list[list[int]], positions: list[list[
     and position, in that order.
     """
     parts, owners = [], []
-    for batch in like_lengths([len(ids) for ids in prompts]):
+    for batch in like_lengths([len(ids) for ids in prompts], anatomy.device):
         padded, _ = pad_right([prompts[i] for i in batch])
         row = torch.tensor([r for r, i in enumerate(batch) for _ in positions[i]], dtype=torch.long)
         token = torch.tensor([t for i in batch for t in positions[i]], dtype=torch.long)

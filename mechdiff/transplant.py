@@ -43,7 +43,7 @@ def run_transplants(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]]
     Raises UserError if the models differ in layers, width or heads.
     """
     check_alike(recipient, donor)
-    batches = like_lengths([len(ids) for ids in prompts])
+    batches = like_lengths([len(ids) for ids in prompts], recipient.device)
     parts = [run_batch(recipient, donor, [prompts[i] for i in batch]) for batch in batches]
     place = torch.argsort(torch.tensor([i for batch in batches for i in batch])).to(recipient.device)
     return Transplants(*(torch.cat(same, 1).index_select(1, place) for same in zip(*parts)))

@@ -125,7 +125,7 @@ def test_the_size_of_the_pieces_does_not_matter(row_tokens, logit_rows):
 
 
 def test_batches_of_like_length_merge_into_the_same_trace():
-    batches = like_lengths([len(ids) for ids in LONG])
+    batches = like_lengths([len(ids) for ids in LONG], torch.device("cpu"))
     assert len(batches) > 1 and sorted(i for batch in batches for i in batch) == list(range(len(LONG)))
     anatomy = Anatomy(tiny_model("gemma3_text", 0))
     trace = run_trace(anatomy, LONG)
