@@ -1,5 +1,6 @@
 """The real demo pairs, end to end: exactness, shared weights, the command line."""
 
+import json
 import random
 
 import pandas as pd
@@ -104,3 +105,13 @@ def test_patching_recovers_more_the_later_the_layer(own_store):
     recovery = 1 - table.groupby("layer")["kl_to_donor"].mean() / table.groupby("layer")["kl_donor_clean"].mean()
     assert recovery[2] < 0.2 < recovery[16] < recovery[29]
     assert recovery[29] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_fitted_map_does_less_than_its_controls_and_the_floor_is_nothing(own_store, tmp_path):
+    train = tmp_path / "train.jsonl"
+    prompts = sorted(Run("patch").train_prompts, key=lambda prompt: len(prompt.text))[:48]
+    train.write_text("\n".join(json.dumps({"text": prompt.text}) for prompt in prompts))
+    controls = ("self", "mean", "random", "shuffled")
+    table = run(Run("transport", map="ridge", layers=(8,), limit=8, train=str(train), controls=controls))
+    mean = table.groupby("control")["kl"].mean()
+    assert mean["self"] <= 1e-5 < mean["none"] < 0.8 * mean.drop(["self", "none"]).min()
