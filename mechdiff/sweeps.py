@@ -130,11 +130,13 @@ def sweep(
 ) -> Iterator[tuple[Task, str]]:
     """Yields each task to be followed, with a label; writes the tables and manifests when all are done."""
     start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), default()
+    kept = 0  # cells that an earlier, stopped sweep left
     runs, tasks = [run for table in tables for run in table.runs], {}
     alone = [run for run in runs if isinstance(run, Diagnostics) or run.question == "drift"]
     for direction in DIRECTIONS:
         here = [run for run in runs if run not in alone and run.direction == direction]
         joint = Joint(here, store)
+        kept += joint.done
         yield joint, f"every question, {direction}"
         for run in here:
             tasks[run] = task = experiments.task(run, store)
@@ -150,7 +152,7 @@ def sweep(
         here = [table for table in tables if table.folder == folder]
         place = (out or ARTIFACTS) / runs[0].chosen_domain / folder / runs[0].spec.name
         files = dict(part for table in here for part in collect(table, [tasks[run] for run in table.runs]))
-        stored.save(place, files, manifest(here, grid, command, computed))
+        stored.save(place, files, manifest(here, grid, command, computed) | {"cells_from_cache": kept})
 
 
 def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -134,6 +134,7 @@ def test_a_manifest_says_what_is_needed_to_remake_the_tables(small, tmp_path):
             "seconds",
         ):
             assert about[name], name
+        assert about["cells_from_cache"] == 0
         assert about["seed"] == 3 and about["prompts"] == 20 == len(about["templates"])
         assert set(about["requests"]) and about["base"]["fingerprint"] != about["tuned"]["fingerprint"]
 
