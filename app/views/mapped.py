@@ -2,11 +2,13 @@
 
 import archive
 import charts
+import controls
 import pandas as pd
 import streamlit as st
 
 from mechdiff.experiments import Run
 from mechdiff.experiments.summary import summarise, wide
+from mechdiff.terms import MAPS
 
 DIAGNOSTICS = {
     "r2_train": "R² on train",
@@ -20,6 +22,20 @@ DIAGNOSTICS = {
     "effective_rank": "effective rank",
     "shrinkage": "narrower than own by",
 }
+
+
+def site(shared: dict, maps: tuple[str, ...] = MAPS) -> tuple[str, str, int, str]:
+    """The widgets that say which map at which site: map, stream, layer, alpha."""
+    one, two, three, four = st.columns([1.4, 1.2, 2, 1])
+    with one:
+        name = controls.fitted_map(maps)
+    with two:
+        stream = controls.stream(controls.MAPPED)
+    with three:
+        layer = controls.layer(controls.read_pair(shared["pair"]))
+    with four:
+        alpha = controls.alpha()
+    return name, stream, layer, alpha
 
 
 def summary(run: Run, table: pd.DataFrame) -> pd.DataFrame:

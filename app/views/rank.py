@@ -28,16 +28,7 @@ def page() -> None:
 
 @session.panel
 def cut(shared: dict) -> None:
-    pair = controls.read_pair(shared["pair"])
-    one, two, three, four = st.columns([1.4, 1.2, 2, 1])
-    with one:
-        name = controls.fitted_map(FITTED)
-    with two:
-        stream = controls.stream(controls.MAPPED)
-    with three:
-        layer = controls.layer(pair)
-    with four:
-        alpha = controls.alpha()
+    name, stream, layer, alpha = mapped.site(shared, FITTED)
     one, two = st.columns([3.4, 1.2])
     with one:
         rank = controls.rank()

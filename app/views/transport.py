@@ -26,16 +26,7 @@ def page() -> None:
 
 @session.panel
 def site(shared: dict) -> None:
-    pair = controls.read_pair(shared["pair"])
-    one, two, three, four = st.columns([1.4, 1.2, 2, 1])
-    with one:
-        name = controls.fitted_map()
-    with two:
-        stream = controls.stream(controls.MAPPED)
-    with three:
-        layer = controls.layer(pair)
-    with four:
-        alpha = controls.alpha()
+    name, stream, layer, alpha = mapped.site(shared)
     asked = {"map": name, "streams": (stream,), "alpha": (alpha,), "controls": ("self",)}
     run = controls.request("transport", shared, layers=(layer,), **asked)
     table = session.answer(run)
