@@ -4,7 +4,7 @@ Each pair is measured in both directions with the row engine: every layer's resi
 transplanted, the heads of the attention layer found.
 
 **The decision rule.** An effect is above the floor if the lower end of the 95 % bootstrap interval of its mean over prompts is
-above FLOOR_FACTOR times the largest self-patch effect, over all sites and prompts of the base, in that dtype. An edit counts as
+above stats.FLOOR_FACTOR times the largest self-patch effect, over all sites and prompts of the base, in that dtype. An edit counts as
 found if it is in both directions.
 """
 
@@ -32,7 +32,6 @@ from mechdiff.transplant import Transplants, run_transplants
 
 PAIR = "demo-cognitive"
 STREAMS = ("resid_post", *MODULES)
-FLOOR_FACTOR = 4  # no self-patch's mean comes near even the largest single one: on the demo base it is a fifth of it
 RANK_TOLERANCE = 64  # x the dtype's epsilon x the outputs' largest singular value: directions below that are rounding
 TEMPLATES, REPETITIONS = 45, 1000
 # Standard deviations of the logarithm of an effect, between templates and within. Patching resid_post of the demo pair, tuned to
@@ -102,7 +101,7 @@ class Bench:
     def above(self, values: np.ndarray) -> np.ndarray:
         """Which effects are above the floor, bool [sites]. values: [sites, prompts]."""
         _, low, _ = stats.interval(values.T, self.weights)
-        return low > FLOOR_FACTOR * self.floor
+        return low > stats.floor_of(self.self_patches)
 
     def look(self, recipient: Anatomy, trace: Trace, donor: Trace, transplants: Transplants) -> "Seen":
         """Everything at which one direction of a pair is judged."""
@@ -261,7 +260,7 @@ def report(pairs: int, prompts: int, device: str, seed: int, progress: Callable[
         "dtype": "float32",
         "device": str(bench.base.device),
         "floor": bench.floor,
-        "floor_factor": FLOOR_FACTOR,
+        "floor_factor": stats.FLOOR_FACTOR,
         "claims": {claim: wilson(*counts) | {"text": CLAIMS[claim], "open": claim in OPEN} for claim, counts in tally.items()},
         "coverage": {name: wilson(*counts) for name, counts in covered.items()},
         "misses": misses,

@@ -7,6 +7,7 @@ import pandas as pd
 
 RESAMPLES = 2000
 LEVEL = 95
+FLOOR_FACTOR = 4  # no self-patch's mean comes near even the largest single one: on the demo base it is a fifth of it
 
 
 def bootstrap_weights(clusters: Sequence, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -38,11 +39,19 @@ def span(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def ratio(top: np.ndarray, bottom: np.ndarray, weights: np.ndarray, floor=0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def floor_of(self_patches: np.ndarray) -> float:
+    """The size up to which an effect is rounding: FLOOR_FACTOR times the largest self-patch effect of any prompt and site.
+
+    Nought where there is none.
+    """
+    return FLOOR_FACTOR * self_patches.max(initial=0.0)
+
+
+def ratio(top: np.ndarray, bottom: np.ndarray, weights: np.ndarray, floor: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ratio of two means over the same prompts, resampled jointly, and its 95 % interval.
 
-    top, bottom: [n], or [n, m] for m ratios at once. floor: the self-patch effect, one or m. All three results are nan where
-    the denominator's interval touches the floor: the ratio then says nothing.
+    top, bottom: [n], or [n, m] for m ratios at once. floor: see floor_of. All three results are nan where the
+    denominator's interval touches the floor: the ratio then says nothing.
     """
     total = weights.sum(1).reshape(-1, *[1] * (top.ndim - 1))
     below, above = weights @ bottom / total, weights @ top / total

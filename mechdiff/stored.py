@@ -13,7 +13,7 @@ BITS = 12  # of a stored value's mantissa: about three and a half digits
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """float32 values with BITS bits of mantissa: a relative error of at most 2^-13, and bytes that compress."""
+    """float32 values with BITS bits of mantissa: a relative error of at most 2^-12, and bytes that compress."""
     mantissa, exponent = np.frexp(values.astype(np.float64))
     return np.ldexp(np.round(mantissa * (1 << BITS)) / (1 << BITS), exponent).astype(np.float32)
 

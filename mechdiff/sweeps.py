@@ -7,20 +7,21 @@ to the same tables.
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mechdiff import experiments, stored
 from mechdiff.conditions import Condition
 from mechdiff.experiments import Diagnostics
-from mechdiff.experiments.effects import EffectsTask
+from mechdiff.experiments.effects import EffectsTask, Wide
 from mechdiff.experiments.heads import ChosenHeadsTask
 from mechdiff.experiments.identity import Identity
-from mechdiff.experiments.request import Run
+from mechdiff.experiments.request import FULL, Run
 from mechdiff.experiments.summary import KEYS, summarise
 from mechdiff.experiments.task import Task
 from mechdiff.paths import ARTIFACTS
@@ -88,8 +89,8 @@ def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
         Table("rq4", "heads", [Run("heads", controls=("self", "mean"), **c) for c in both]),
     ]
     if grid.alphas:
-        tables.append(Table("rq2", "alpha", [Run("transport", alpha=grid.alphas, **c) for c in moved], False))
-        tables.append(Table("rq3", "alpha", [Run("rank", alpha=grid.alphas, **c) for c in cuts], False))
+        tables.append(Table("rq2", "alpha", [Run("transport", alpha=grid.alphas, controls=("self",), **c) for c in moved], False))
+        tables.append(Table("rq3", "alpha", [Run("rank", alpha=grid.alphas, controls=("self",), **c) for c in cuts], False))
     if grid.sets:
         tables.append(
             Table("rq4", "coverage", [Run("heads", head_sets=s, controls=("self",), **c) for c in both for s in grid.sets], False)
@@ -169,12 +170,17 @@ def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame
         yield table.name, distinct(pd.concat(lines, ignore_index=True))
 
 
-def by_prompt(wide) -> pd.DataFrame:
-    """A line per prompt and condition with its effect; rank cuts under a fitted map keep no more than that."""
+def by_prompt(wide: Wide) -> pd.DataFrame:
+    """A line per prompt and condition with its effect; rank cuts under a fitted map keep no more than that, their controls none.
+
+    Cut controls are two in five of all lines; what they are drawn for is in the summary.
+    """
     names = (
         ["kl", "kl_to_donor", "kl_donor_clean"] if (wide.conditions["question"].isin(["patch", "transplant"])).all() else ["kl"]
     )
-    return replace(wide, values={name: wide.values[name] for name in names}).long()
+    labels = wide.conditions.reset_index(drop=True)
+    cut = labels["control"].isin(MAP_CONTROLS) & (labels["rank"] != FULL) if "rank" in labels else np.zeros(len(labels), bool)
+    return Wide(labels[~cut], {name: wide.values[name][~cut] for name in names}).long()
 
 
 def distinct(table: pd.DataFrame) -> pd.DataFrame:

@@ -212,7 +212,7 @@ class Rotation(Map):
 @lru_cache(maxsize=2)
 def random_orthogonal(d: int, seed: int, device: torch.device) -> Float[Tensor, "d d"]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64).to(device)).Q
+    return torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q.to(device)
 
 
 def random_rotation(like: Map, x: Spread, y: Spread, seed: int) -> Rotation:

@@ -52,6 +52,10 @@ def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
         "direction == 'base-to-tuned' and control == 'none'"
     )
     np.testing.assert_allclose(kept["kl"], rank["kl"], rtol=2**-12, atol=1e-6)
+    controls = found[place.format("rq3", "rank")].query("control == 'shuffled'")
+    assert set(controls["rank"]) == {"full"}
+    summarised = found[place.format("rq3", "rank_summary")].query("control == 'shuffled'")
+    assert set(summarised["rank"]) == {"1", "4", "full"}
     heads = mechdiff.run(Run("heads", direction="tuned-to-base", layers=(1,), **settings)).query("heads == '3'")
     single = found[place.format("rq4", "heads")].query("direction == 'tuned-to-base' and layer == 1 and heads == '3'")
     np.testing.assert_allclose(single["kl"], heads["kl"], rtol=2**-12, atol=1e-6)
@@ -61,10 +65,18 @@ def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
     assert summary[["mean", "low", "high"]].to_numpy()[0] == pytest.approx([heads["kl"].mean(), low, high], rel=1e-3)
     assert summary[["prompts", "templates"]].to_numpy().tolist() == [[20, 5]]
     alpha = found[place.format("rq3", "alpha_summary")]
+    alpha = alpha[alpha["control"] == "none"]
     assert set(alpha["alpha"]) == {"0.5"} and len(alpha) == 2 * 3 * 4 * 2 * (2 * 3)
     coverage = found[place.format("rq4", "coverage_summary")]
     assert set(coverage["chosen"]) == {"topk", "greedy", "random", "all"}
     assert coverage.query("chosen == 'all' and control == 'none'")["coverage"].to_numpy() == pytest.approx(1)
+
+
+def test_every_table_with_a_ratio_has_the_floor_that_blanks_it(small, tmp_path):
+    sweep, _ = small
+    sweep(tmp_path / "out")
+    ratios = [table for table in tables(tmp_path / "out").values() if {"drop", "coverage"} & set(table)]
+    assert len(ratios) == 6 and all((table["control"] == "self").any() for table in ratios)
 
 
 def test_every_condition_is_stored_once(small, tmp_path):

@@ -7,7 +7,7 @@ import pandas as pd
 import session
 import streamlit as st
 
-from mechdiff.stats import bootstrap_weights, ratio, summarise
+from mechdiff.stats import bootstrap_weights, floor_of, ratio, summarise
 from mechdiff.terms import sides
 from views import coverage
 
@@ -65,8 +65,8 @@ def chosen_set(table: pd.DataFrame, run, layer: int, chosen: list[int]) -> None:
     if not (table["heads"] == "all").any():
         session.waiting("The chosen heads' effect appears in a moment.")
         return
-    own = table.loc[table["control"] == "self", "kl"]
-    table, floor = table[table["control"] == "none"], own.mean() if len(own) else 0.0
+    floor = floor_of(table.loc[table["control"] == "self", "kl"].to_numpy(float))
+    table = table[table["control"] == "none"]
     clusters = [prompt.template for prompt in run.chosen_prompts]
     name = "all" if len(chosen) == run.spec.heads else "-".join(map(str, chosen))
     show_coverage(table, clusters, name, layer, floor)
@@ -83,7 +83,7 @@ def chosen_set(table: pd.DataFrame, run, layer: int, chosen: list[int]) -> None:
 
 
 def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: int, floor: float) -> None:
-    """The chosen set's effect as a share of all heads'; blank where that is at the floor, the self-patch effect (nats)."""
+    """The chosen set's effect as a share of all heads'; blank where that is at the floor (nats)."""
     mine = table[table["heads"] == name].sort_values("prompt")
     full = table[table["heads"] == "all"].sort_values("prompt")
     columns = st.columns(3)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.experiments.effects import SITE, Wide
-from mechdiff.stats import bootstrap_weights, interval, ratio
+from mechdiff.stats import bootstrap_weights, floor_of, interval, ratio
 
 AT_ONCE = 256  # conditions whose resamples are in memory together, a thread
 KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen"]
@@ -29,7 +29,7 @@ def summarise(effects: Wide, clusters: list[str]) -> pd.DataFrame:
 
     recovery: 1 - mean KL(donor || patched) / mean KL(donor || clean). drop (transport, rank): per cent of the zscore effect;
     not under complement `own`, where rank nought would drop everything. coverage (heads): share of all heads' effect. All are
-    blank where their denominator is at the floor, the self-patch effect where it was asked for.
+    blank where their denominator is at the floor of the self-patches, if those were asked for.
     clusters: the template of each prompt. Prompts that not every condition has are left out.
     """
     complete = ~np.isnan(effects.values["kl"]).any(0) if len(effects.conditions) else np.zeros(0, bool)
@@ -38,12 +38,12 @@ def summarise(effects: Wide, clusters: list[str]) -> pd.DataFrame:
     chosen = [clusters[prompt] for prompt in np.flatnonzero(complete)]
     weights = bootstrap_weights(chosen)
     values = {name: found[:, complete].T.astype(float) for name, found in effects.values.items()}
-    floor = floors(effects.conditions, values["kl"])
+    floor = floor_of(values["kl"][:, (effects.conditions["control"] == "self").to_numpy()])
 
     def part(start: int) -> pd.DataFrame:
         some = slice(start, start + AT_ONCE)
         few = {name: found[:, some] for name, found in values.items()}
-        return measures(effects.conditions.iloc[some], few, weights, floor[some])
+        return measures(effects.conditions.iloc[some], few, weights, floor)
 
     with ThreadPoolExecutor() as pool:
         found = pd.concat(pool.map(part, range(0, len(effects.conditions), AT_ONCE)), ignore_index=True)
@@ -51,7 +51,7 @@ def summarise(effects: Wide, clusters: list[str]) -> pd.DataFrame:
     return effects.conditions.reset_index(drop=True).join(found).assign(**counts)
 
 
-def measures(conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor: np.ndarray) -> pd.DataFrame:
+def measures(conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor: float) -> pd.DataFrame:
     found = dict(zip(("mean", "low", "high"), interval(values["kl"], weights)))
 
     def add(name: str, middle, low, high) -> None:
@@ -68,10 +68,3 @@ def measures(conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor:
             shown = np.where(conditions["complement"] == "own", np.nan, 1.0) if "complement" in conditions else 1.0
             add("drop", 100 * (1 - share) * shown, 100 * (1 - high) * shown, 100 * (1 - low) * shown)
     return pd.DataFrame(found)
-
-
-def floors(conditions: pd.DataFrame, kl: np.ndarray) -> np.ndarray:
-    """The self-patch effect at each condition's layer and stream, nats; nought where it was not asked for. kl: [n, m]."""
-    site = list(zip(conditions["layer"], conditions["stream"]))
-    own = {place: kl[:, i].mean() for i, (place, control) in enumerate(zip(site, conditions["control"])) if control == "self"}
-    return np.array([own.get(place, 0.0) for place in site])
