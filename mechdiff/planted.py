@@ -4,8 +4,8 @@ Each pair is measured in both directions with the row engine: every layer's resi
 transplanted, the heads of the attention layer found.
 
 **The decision rule.** An effect is above the floor if the lower end of the 95 % bootstrap interval of its mean over prompts is
-above stats.FLOOR_FACTOR times the largest self-patch effect, over all sites and prompts of the base, in that dtype. An edit counts as
-found if it is in both directions.
+above stats.FLOOR_FACTOR times the largest self-patch effect, over all sites and prompts of the base, in that dtype. An edit
+counts as found if it is in both directions.
 """
 
 import gc

@@ -47,7 +47,7 @@ def floor_of(self_patches: np.ndarray) -> float:
     return FLOOR_FACTOR * self_patches.max(initial=0.0)
 
 
-def ratio(top: np.ndarray, bottom: np.ndarray, weights: np.ndarray, floor: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def ratio(top: np.ndarray, bottom: np.ndarray, weights: np.ndarray, floor: float = 0.0) -> tuple[np.ndarray, ...]:
     """Ratio of two means over the same prompts, resampled jointly, and its 95 % interval.
 
     top, bottom: [n], or [n, m] for m ratios at once. floor: see floor_of. All three results are nan where the
