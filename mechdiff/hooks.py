@@ -15,8 +15,8 @@ from mechdiff.trace import pad_right
 
 
 @contextmanager
-def patched(anatomy: Anatomy, edits: list[Edit], prompts: Tensor, rows: Tensor, last: Tensor):
-    """Hook the model so that item i of its next batch is row rows[i] of prompt prompts[i], edited at token last[i]."""
+def patched(anatomy: Anatomy, edits: list[Edit], prompts: Tensor, rows: Tensor, tokens: Tensor):
+    """Hook the model so that item i of its next batch is row rows[i] of prompt prompts[i], edited at token tokens[i]."""
     handles = []
 
     def hook(edit: Edit):
@@ -28,7 +28,7 @@ def patched(anatomy: Anatomy, edits: list[Edit], prompts: Tensor, rows: Tensor, 
 
         def change(states):
             states = states.clone()
-            states[items, last[items]] = blend(states[items, last[items]], value, weight)
+            states[items, tokens[items]] = blend(states[items, tokens[items]], value, weight)
             return states
 
         def before(module, args, kwargs):
@@ -54,14 +54,21 @@ def patched(anatomy: Anatomy, edits: list[Edit], prompts: Tensor, rows: Tensor, 
             handle.remove()
 
 
-def run_hooks(anatomy: Anatomy, prompts: list[list[int]], rows: Rows, measure: Callable, batch: int = 1) -> Iterator[int]:
-    """Every row of every prompt by a forward pass of the whole prompt, `batch` of them together. As `rows.run_rows`."""
+def run_hooks(
+    anatomy: Anatomy, prompts: list[list[int]], rows: Rows, measure: Callable, batch: int = 1, span: int = 1, read: int = 1
+) -> Iterator[int]:
+    """Every row of every prompt by a forward pass of the whole prompt, `batch` of them together. As `rows.run_rows`.
+
+    span, read: as in `trace.run_trace`; the edits are at the span's first token.
+    """
     item_prompt = torch.arange(len(prompts)).repeat_interleave(rows.count)
     item_row = torch.arange(rows.count).repeat(len(prompts))
     for items in torch.arange(len(item_row)).split(batch):
         chosen = [prompts[i] for i in item_prompt[items].tolist()]
         padded, last = pad_right(chosen)
-        with torch.no_grad(), patched(anatomy, rows.edits, item_prompt[items], item_row[items], last):
+        with torch.no_grad(), patched(anatomy, rows.edits, item_prompt[items], item_row[items], last - span + 1):
             logits = anatomy.model(input_ids=padded.to(anatomy.device), use_cache=False).logits
-        measure(logits[torch.arange(len(chosen)), last], item_prompt[items], item_row[items])
-        yield len(items)
+        for step in range(read):
+            at_step = logits[torch.arange(len(chosen)), last - read + 1 + step]
+            measure(at_step, item_prompt[items] * read + step, item_row[items])
+            yield len(items)

@@ -4,6 +4,9 @@ Patching at the decision token changes nothing before it. So an intervention nee
 attends to the clean pass's keys and values before it plus its own, and runs to the end. The layers are walked once; at
 layer l the rows patched there join those already on their way. Every row of every prompt shares each layer's weights.
 
+Where the patched token is an earlier one, or the answer is read further on, a row is the **span** of tokens from the patched
+one to the last: each attends to the clean prefix and to its own row's tokens before it.
+
 The model's own layer code runs throughout. A row's view of its prefix travels in the place of the attention mask, and reaches
 `row_attention`, which does the attention of n one-token rows in O(n x prefix), without a rows-by-rows mask.
 """
@@ -41,8 +44,12 @@ class Edit:
         """When its rows must be on their way: 2 x layer if before the layer runs, one more if after."""
         return 2 * self.layer + (self.stream == "resid_post")
 
-    def apply(self, states: Tensor) -> None:
-        """Edit these rows' states [b, n, width] in place. Neighbouring rows, the usual case, need no index on the device."""
+    def apply(self, states: Tensor, span: int = 1) -> None:
+        """Edit these rows' states [b, n x span, width] in place, at each row's first token.
+
+        Neighbouring rows, the usual case, need no index on the device.
+        """
+        states = states.unflatten(1, (-1, span))[:, :, 0]
         start, stop = int(self.rows[0]), int(self.rows[-1]) + 1
         consecutive = stop - start == len(self.rows) and bool((self.rows.diff() == 1).all())
         where = slice(start, stop) if consecutive else self.rows
@@ -61,7 +68,7 @@ def blend(own: Tensor, value: Tensor, weight: Tensor | None) -> Tensor:
 class Rows:
     """n rows for every prompt of a trace; each row is the edits that name it, at rising layers.
 
-    A row lies at the decision token of its prompt.
+    A row lies on its prompt's span, by default the decision token, and is edited at the first token of it.
     """
 
     count: int
@@ -93,12 +100,14 @@ class Rows:
 class Prefix:
     """What a row may attend to besides itself; takes the place of the attention mask in the layer's call.
 
-    keys, values: [b, key-value heads, tokens, head width]. hidden: bool [b, 1, 1, tokens], True where a key is out of sight.
+    keys, values: [b, key-value heads, tokens, head width]. hidden, inside: bool [b, 1, s, tokens] and [b, 1, s, s], True where
+    a key is out of a token's sight, in the prefix and in its own row of s tokens.
     """
 
     keys: Tensor
     values: Tensor
     hidden: Tensor
+    inside: Tensor
     used: bool = False
 
 
@@ -113,6 +122,8 @@ def row_attention(module, query, key, value, attention_mask: Prefix, scaling=Non
     prefix, (b, heads, n, width) = attention_mask, query.shape
     prefix.used = True
     scaling = width**-0.5 if scaling is None else scaling
+    if prefix.inside.shape[-1] > 1:
+        return span_attention(query, key, value, prefix, scaling, softcap), None
     groups, shared, seen = key.shape[1], heads // key.shape[1], prefix.keys.shape[2]
     query = query.reshape(b, groups, shared, n, width)
     to_self = (query * key.unsqueeze(2)).sum(-1).view(b, heads, n, 1) * scaling
@@ -133,6 +144,24 @@ def row_attention(module, query, key, value, attention_mask: Prefix, scaling=Non
     return output.view(b, n, heads, width), None
 
 
+def span_attention(query, key, value, prefix: Prefix, scaling: float, softcap: float | None) -> Tensor:
+    """Attention of rows of s tokens, each token to its prompt's prefix and to its own row. As row_attention, n in rows x s."""
+    (b, heads, n, width), groups, s = query.shape, key.shape[1], prefix.inside.shape[-1]
+    shared, rows, seen = heads // groups, n // s, prefix.keys.shape[2]
+    query = query.reshape(b, groups, shared, rows, s, width)
+    to_prefix = query.reshape(b, groups, shared * n, width) @ prefix.keys.mT
+    to_prefix = to_prefix.view(b, groups, shared, rows, s, seen)
+    to_row = query @ key.reshape(b, groups, 1, rows, s, width).mT
+    scores = torch.cat([to_prefix, to_row], -1) * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    out_of_sight = torch.cat([prefix.hidden, prefix.inside], -1).view(b, 1, 1, 1, s, seen + s)
+    share = scores.masked_fill_(out_of_sight, -torch.inf).softmax(-1)
+    output = (share[..., :seen].reshape(b, groups, shared * n, seen) @ prefix.values).view(b, groups, shared, rows, s, width)
+    output = output + share[..., seen:] @ value.reshape(b, groups, 1, rows, s, width)
+    return output.view(b, heads, n, width).transpose(1, 2).contiguous()
+
+
 AttentionInterface.register(KERNEL, row_attention)
 
 
@@ -149,30 +178,30 @@ def row_kernel(anatomy: Anatomy):
 
 
 def arguments_for(call: LayerCall, n: int) -> dict:
-    """The arguments of one layer's call for n rows a prompt."""
+    """The arguments of one layer's call for n rows a prompt. What has an entry a token of the span is repeated for every row."""
 
     def for_rows(value):
         if isinstance(value, tuple):
             return tuple(for_rows(v) for v in value)
         if isinstance(value, Tensor) and value.ndim > 1:
-            return value.expand(-1, n, *value.shape[2:])
+            return value.unsqueeze(1).expand(-1, n, *value.shape[1:]).flatten(1, 2)
         return value
 
     named = {name: for_rows(value) for name, value in call.arguments.items()}
-    return named | {"attention_mask": Prefix(call.keys, call.values, call.hidden), "use_cache": False}
+    return named | {"attention_mask": Prefix(call.keys, call.values, call.hidden, call.inside), "use_cache": False}
 
 
 @contextmanager
-def editing(anatomy: Anatomy, layer: int, edits: list[Edit]):
+def editing(anatomy: Anatomy, layer: int, edits: list[Edit], span: int):
     """Apply the edits inside one layer (heads, attn_out, mlp_out) while it runs."""
     part = anatomy.layers[layer]
     with ExitStack() as stack:
         for edit in edits:
             if edit.stream == "heads":
-                handle = part.projection.register_forward_pre_hook(lambda m, args, e=edit: e.apply(args[0]))
+                handle = part.projection.register_forward_pre_hook(lambda m, args, e=edit: e.apply(args[0], span))
             elif edit.stream in ("attn_out", "mlp_out"):
                 module = part.attention if edit.stream == "attn_out" else part.mlp
-                handle = module.register_forward_hook(lambda m, args, output, e=edit: e.apply(first(output)))
+                handle = module.register_forward_hook(lambda m, args, output, e=edit: e.apply(first(output), span))
             else:
                 continue
             stack.callback(handle.remove)
@@ -181,33 +210,33 @@ def editing(anatomy: Anatomy, layer: int, edits: list[Edit]):
 
 @torch.no_grad()
 def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
-    """Run rows, sorted by entry, to the end of the last layer. Returns [b, n, width], before the final norm."""
-    state = None
+    """Run rows, sorted by entry, to the end of the last layer. Returns [b, n x span, width], before the final norm."""
+    state, span = None, trace.span
     joining = torch.bincount(rows.entry, minlength=2 * len(anatomy.layers)).tolist()
 
     def join(count: int, clean: Tensor):
         if not count:
             return state
-        newcomers = clean.unsqueeze(1).repeat(1, count, 1)  # a copy: edits are made in place
+        newcomers = clean.repeat(1, count, 1)  # a copy: edits are made in place
         return newcomers if state is None else torch.cat([state, newcomers], 1)
 
     def replace(layer: int, stream: str):
         for edit in rows.edits:
             if (edit.layer, edit.stream) == (layer, stream):
-                edit.apply(state)
+                edit.apply(state, span)
 
     with row_kernel(anatomy), anatomy.fused():
         for layer, part in enumerate(anatomy.layers):
-            state = join(joining[2 * layer], trace.states["resid_pre"][layer])
+            state = join(joining[2 * layer], trace.entering["resid_pre"][layer])
             if state is not None:
                 replace(layer, "resid_pre")
-                named = arguments_for(trace.calls[layer], state.shape[1])
+                named = arguments_for(trace.calls[layer], state.shape[1] // span)
                 inside = [edit for edit in rows.edits if edit.layer == layer]
-                with editing(anatomy, layer, inside):
+                with editing(anatomy, layer, inside, span):
                     state = first(part.block(state, **named))
                 if not named["attention_mask"].used:
                     raise Unreadable("its attention does not go through transformers' attention interface")
-            state = join(joining[2 * layer + 1], trace.states["resid_post"][layer])
+            state = join(joining[2 * layer + 1], trace.entering["resid_post"][layer])
             if state is not None:
                 replace(layer, "resid_post")
     return state
@@ -216,18 +245,20 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
 def run_rows(anatomy: Anatomy, trace: Trace, rows: Rows, measure: Callable, row_tokens: int, logit_rows: int) -> Iterator[int]:
     """Run rows in pieces and measure each row's next-token distribution.
 
-    measure(logits [k, vocabulary], prompts [k], rows [k]) is called for k rows at a time, in no particular order.
-    row_tokens: the most rows, over all prompts, that walk together. logit_rows: the most rows that are unembedded together.
+    measure(logits [k, vocabulary], places [k], rows [k]) is called for k rows at a time, in no particular order. A place is a
+    line of the trace's logprobs: a prompt, or one of the last tokens of a prompt where more than one is read.
+    row_tokens: the most tokens, over all prompts, that walk together. logit_rows: the most rows that are unembedded together.
     Yields the number of rows measured since, often, so that the caller can let go of the weights' lock or stop.
     """
-    prompts = len(trace.last)
+    places, span = len(trace.last) * trace.read, trace.span
     order = torch.argsort(rows.entry, stable=True)
-    for chosen in order.split(max(1, row_tokens // prompts)):
-        state = walk_rows(anatomy, trace, rows.pick(chosen)).flatten(0, 1)
+    for chosen in order.split(max(1, row_tokens // (len(trace.last) * span))):
+        state = walk_rows(anatomy, trace, rows.pick(chosen)).unflatten(1, (-1, span))[:, :, -trace.read :]
+        state = state.transpose(1, 2).flatten(0, 2)
         yield 0
-        which_prompt = torch.arange(prompts).repeat_interleave(len(chosen))
-        which_row = chosen.repeat(prompts)
+        which_place = torch.arange(places).repeat_interleave(len(chosen))
+        which_row = chosen.repeat(places)
         for part in torch.arange(len(state)).split(logit_rows):
             with torch.no_grad():
-                measure(anatomy.logits(state[part]), which_prompt[part], which_row[part])
+                measure(anatomy.logits(state[part]), which_place[part], which_row[part])
             yield len(part)

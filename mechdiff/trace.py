@@ -3,6 +3,9 @@
 Prompts of different lengths share a batch, cut at their decision token and padded on the right: under a causal mask nothing
 before a token sees the padding, so no padding mask is needed and position equals index. Prompts of like length run together,
 so that little is computed for the padding.
+
+What is studied may also begin before the decision token, or go on after it: the **span** is the sequence's last tokens, from the
+one where a state may be replaced; everything before it is the prefix, which no replacement changes.
 """
 
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ from transformers import DynamicCache
 from mechdiff.anatomy import Anatomy, Unreadable, first
 from mechdiff.terms import STREAMS
 
+ENTERED = ("resid_pre", "resid_post")  # where a row may join the walk
 HIDDEN = -1.0  # an additive mask is 0 where a key may be seen and hugely negative where not
 PADDING = 0.1  # the share of a batch that may be padding ...
 ENOUGH = {"cpu": 256, "cuda": 16384}  # ... unless the batch has fewer tokens than this: a GPU hardly feels them
@@ -23,16 +27,18 @@ ENOUGH = {"cpu": 256, "cuda": 16384}  # ... unless the batch has fewer tokens th
 
 @dataclass
 class LayerCall:
-    """How the model called one layer, as far as a new token in the decision token's place needs it.
+    """How the model called one layer, as far as new tokens in the places of the span's s tokens need it.
 
-    keys, values: [b, key-value heads, tokens, head width], of the clean pass. hidden: bool [b, 1, 1, tokens], True where the
-    decision token may not look, itself included. arguments: the layer's other arguments by name; what has an entry a token
-    is cut to the decision token's: [b, 1, ...].
+    keys, values: [b, key-value heads, tokens, head width], of the clean pass. hidden: bool [b, 1, s, tokens], True where a token
+    of the span may not look, or must look at new keys in place of these: the span's own. inside: bool [b, 1, s, s], True where
+    it may not look within the span. arguments: the layer's other arguments by name; what has an entry a token is cut to the
+    span's: [b, s, ...].
     """
 
     keys: Tensor
     values: Tensor
     hidden: Tensor
+    inside: Tensor
     arguments: dict
 
 
@@ -40,18 +46,24 @@ class LayerCall:
 class Trace:
     """A clean pass over b prompts.
 
-    last: [b], the index of the decision token. states: stream -> [layers, b, width] at that token, where the width of
-    `heads` is heads x head width. logprobs: [b, vocabulary], float32, nats. calls: one a layer, empty if not kept.
+    last: [b], the index of the last token. states: stream -> [layers, b, width] at the span's first token (the decision token,
+    if the span is that alone), where the width of `heads` is heads x head width. logprobs: [b x read, vocabulary], float32, nats,
+    after each of the last `read` tokens. calls: one a layer, empty if not kept. entering: resid_pre and resid_post of the whole
+    span, [layers, b, s, width], if calls are kept. span: s.
     """
 
     last: Tensor
     states: dict[str, Tensor]
     logprobs: Tensor
     calls: list[LayerCall]
+    entering: dict[str, Tensor]
+    span: int = 1
+    read: int = 1
 
     @property
     def nbytes(self) -> int:
         tensors = [self.logprobs, *self.states.values(), *(t for call in self.calls for t in (call.keys, call.values))]
+        tensors += self.entering.values() if self.span > 1 else ()
         return sum(t.nbytes for t in tensors)
 
 
@@ -104,15 +116,16 @@ def like_lengths(lengths: list[int], device: torch.device) -> list[list[int]]:
     return batches
 
 
-def run_trace(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool = True) -> Trace:
-    """The clean pass over prompts, each a list of token ids that ends at its decision token.
+def run_trace(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool = True, span: int = 1, read: int = 1) -> Trace:
+    """The clean pass over prompts, each a list of token ids that ends with its span: by default at its decision token.
 
-    keep_calls: keep keys, values and layer arguments too, which a recipient needs and a donor does not.
+    keep_calls: keep keys, values and layer arguments too, which a recipient needs and a donor does not. span: how many tokens
+    at the end of each prompt may be run anew. read: after how many of them the next-token distribution is taken.
     """
     batches = like_lengths([len(ids) for ids in prompts], anatomy.device)
     if len(batches) == 1:
-        return run_batch(anatomy, prompts, keep_calls)
-    parts = [run_batch(anatomy, [prompts[i] for i in batch], keep_calls) for batch in batches]
+        return run_batch(anatomy, prompts, keep_calls, span, read)
+    parts = [run_batch(anatomy, [prompts[i] for i in batch], keep_calls, span, read) for batch in batches]
     return merge(parts, torch.tensor([i for batch in batches for i in batch]))
 
 
@@ -155,19 +168,22 @@ def run_forward(anatomy: Anatomy, padded: Tensor, row: Tensor, token: Tensor, ca
 
 
 @torch.no_grad()
-def run_batch(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool) -> Trace:
+def run_batch(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool, span: int, read: int) -> Trace:
     padded, last = pad_right(prompts)
-    cache, last = DynamicCache(), last.to(anatomy.device)
-    states, arguments = run_forward(anatomy, padded, torch.arange(len(prompts)), last, cache)
-    logprobs = anatomy.logits(states["resid_post"][-1]).float().log_softmax(-1)
-    calls = []
+    cache, last, b = DynamicCache(), last.to(anatomy.device), len(prompts)
+    tokens = last[:, None] + torch.arange(1 - span, 1, device=last.device)
+    states, arguments = run_forward(anatomy, padded, torch.arange(b).repeat_interleave(span), tokens.flatten(), cache)
+    whole = {stream: values.unflatten(1, (b, span)) for stream, values in states.items()}
+    logprobs = anatomy.logits(whole["resid_post"][-1][:, -read:].flatten(0, 1)).float().log_softmax(-1)
+    calls, entering = [], {}
     if keep_calls:
-        at_token = AtDecisionToken(last, padded.shape[1])
+        in_span = InSpan(tokens, padded.shape[1])
         for layer, named in enumerate(arguments):
-            mask = at_token.hidden(named.get("attention_mask"))
-            others = {name: at_token(v) for name, v in named.items() if v is not cache and name != "attention_mask"}
-            calls.append(LayerCall(cache.layers[layer].keys, cache.layers[layer].values, mask, others))
-    return Trace(last, states, logprobs, calls)
+            hidden, inside = in_span.hidden(named.get("attention_mask"))
+            others = {name: in_span(v) for name, v in named.items() if v is not cache and name != "attention_mask"}
+            calls.append(LayerCall(cache.layers[layer].keys, cache.layers[layer].values, hidden, inside, others))
+        entering = {stream: whole[stream] for stream in ENTERED}
+    return Trace(last, {stream: values[:, :, 0] for stream, values in whole.items()}, logprobs, calls, entering, span, read)
 
 
 def pad_right(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -179,43 +195,47 @@ def pad_right(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
     return padded, last
 
 
-class AtDecisionToken:
-    """Cuts layers' arguments to what concerns the decision token. Layers share arguments, so each tensor is cut once.
+class InSpan:
+    """Cuts layers' arguments to what concerns the span. Layers share arguments, so each tensor is cut once.
 
-    The caller keeps the arguments alive meanwhile: they are told apart by identity.
+    tokens: [b, s], the span's indices. The caller keeps the arguments alive meanwhile: they are told apart by identity.
     """
 
-    def __init__(self, last: Tensor, tokens: int):
-        self.last, self.tokens, self.cut = last, tokens, {}
-        self.at = torch.arange(len(last), device=last.device), last
+    def __init__(self, tokens: Tensor, total: int):
+        self.tokens, self.total, self.cut = tokens, total, {}
+        self.at = torch.arange(len(tokens), device=tokens.device)[:, None], tokens
 
     def __call__(self, value):
-        """[b or 1, tokens, ...] -> [b, 1, ...]; anything without an entry a token as it is."""
+        """[b or 1, tokens, ...] -> [b, s, ...]; anything without an entry a token as it is."""
         if isinstance(value, tuple):
             return tuple(self(v) for v in value)
         if not isinstance(value, Tensor) or value.ndim < 2:
             return value
-        if value.shape[1] != self.tokens or value.shape[0] not in (1, len(self.last)):
+        if value.shape[1] != self.total or value.shape[0] not in (1, len(self.tokens)):
             return value
         if id(value) not in self.cut:
-            self.cut[id(value)] = value.expand(len(self.last), *value.shape[1:])[self.at].unsqueeze(1)
+            self.cut[id(value)] = value.expand(len(self.tokens), *value.shape[1:])[self.at]
         return self.cut[id(value)]
 
-    def hidden(self, mask: Tensor | None) -> Tensor:
-        """Which keys the decision token may not see, or sees as its own: bool [b, 1, 1, tokens].
+    def hidden(self, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Which keys of the clean pass a token of the span may not see, and which of the span's own.
 
         mask: this layer's attention mask, [b or 1, 1, tokens, tokens], bool or additive, or None for plain causal.
+        Returns `hidden` and `inside` of LayerCall.
         """
         if (None, id(mask)) not in self.cut:
-            hidden = torch.arange(self.tokens, device=self.last.device) >= self.last[:, None]
+            every = torch.arange(self.total, device=self.tokens.device)
+            unseen = every > self.tokens[..., None]
             if mask is not None:
-                seen = mask[:, 0].expand(len(self.last), -1, -1)[self.at]
+                seen = mask[:, 0].expand(len(self.tokens), -1, -1)[self.at]
                 if seen.dtype != torch.bool:
                     if ((seen != 0) & (seen > HIDDEN)).any():
                         raise Unreadable("the attention mask carries position biases")
                     seen = seen > HIDDEN
-                hidden = hidden | ~seen
-            self.cut[None, id(mask)] = hidden[:, None, None]
+                unseen = ~seen
+            own = self.tokens[:, None].expand(-1, self.tokens.shape[1], -1)
+            hidden = unseen | (every >= self.tokens[:, :1, None])
+            self.cut[None, id(mask)] = hidden[:, None], unseen.gather(2, own)[:, None]
         return self.cut[None, id(mask)]
 
 
@@ -247,6 +267,9 @@ def merge(parts: list[Trace], order: Tensor) -> Trace:
         hidden = join_once([call.hidden for call in layers], lambda h: pad(h, (0, tokens - h.shape[-1]), value=True))
         arguments = {name: join_arguments([call.arguments[name] for call in layers]) for name in layers[0].arguments}
         keys, values = join_keys([call.keys for call in layers]), join_keys([call.values for call in layers])
-        calls.append(LayerCall(keys, values, hidden, arguments))
+        calls.append(LayerCall(keys, values, hidden, join_once([call.inside for call in layers]), arguments))
     states = {stream: join([part.states[stream] for part in parts], dim=1) for stream in STREAMS}
-    return Trace(join([p.last for p in parts]), states, join([p.logprobs for p in parts]), calls)
+    entering = {stream: join([part.entering[stream] for part in parts], dim=1) for stream in parts[0].entering}
+    span, read = parts[0].span, parts[0].read
+    logprobs = join([part.logprobs.unflatten(0, (-1, read)) for part in parts]).flatten(0, 1)
+    return Trace(join([p.last for p in parts]), states, logprobs, calls, entering, span, read)

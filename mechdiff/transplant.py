@@ -19,7 +19,7 @@ from mechdiff.trace import like_lengths, pad_right
 
 @dataclass
 class Transplants:
-    """The recipient's module outputs at the decision tokens of b prompts, if one module were the donor's.
+    """The recipient's module outputs at one token of each of b prompts, if one module were the donor's.
 
     attn_out, mlp_out: [layers, b, width], with that layer's attention, or MLP, from the donor.
     heads: [layers, b, heads, width], the attention's output with one of its heads from the donor. The differences to the
@@ -36,15 +36,15 @@ class Transplants:
         return self.attn_out.nbytes + self.mlp_out.nbytes + self.heads.nbytes
 
 
-def run_transplants(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]]) -> Transplants:
+def run_transplants(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]], span: int = 1) -> Transplants:
     """Transplant every module and head of the donor, one at a time, in one clean pass of the recipient.
 
-    prompts: b lists of token ids, each ending at its decision token.
+    prompts: b lists of token ids, each ending with its span, at whose first token the outputs are taken: by default the last.
     Raises UserError if the models differ in layers, width or heads.
     """
     check_alike(recipient, donor)
     batches = like_lengths([len(ids) for ids in prompts], recipient.device)
-    parts = [run_batch(recipient, donor, [prompts[i] for i in batch]) for batch in batches]
+    parts = [run_batch(recipient, donor, [prompts[i] for i in batch], span) for batch in batches]
     place = torch.argsort(torch.tensor([i for batch in batches for i in batch])).to(recipient.device)
     return Transplants(*(torch.cat(same, 1).index_select(1, place) for same in zip(*parts)))
 
@@ -57,11 +57,11 @@ def check_alike(recipient: Anatomy, donor: Anatomy) -> None:
 
 
 @torch.no_grad()
-def run_batch(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+def run_batch(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]], span: int) -> tuple[Tensor, Tensor, Tensor]:
     """attn_out, mlp_out and heads, as in Transplants, of prompts that share a batch."""
     device = recipient.device
     padded, last = (tensor.to(device) for tensor in pad_right(prompts))
-    at_token = torch.arange(len(prompts), device=device), last
+    at_token = torch.arange(len(prompts), device=device), last - span + 1
     outputs = {"attn_out": [], "mlp_out": [], "heads": []}
     with ExitStack() as stack:
         for own, other in zip(recipient.layers, donor.layers):

@@ -50,13 +50,13 @@ def hook(module, is_input: bool, change):
 
 @torch.no_grad()
 def run(model, ids: list[int], edits=()):
-    """Log-probabilities after the last token, with edits (layer, stream, function of the state at that token)."""
+    """Log-probabilities after the last token, with edits (layer, stream, function of the state there[, another token's index])."""
     handles = []
-    for layer, stream, function in edits:
+    for layer, stream, function, *token in edits:
 
-        def change(state, function=function):
+        def change(state, function=function, at=token[0] if token else -1):
             state = state.clone()
-            state[0, -1] = function(state[0, -1])
+            state[0, at] = function(state[0, at])
             return state
 
         handles.append(hook(*site(model, layer, stream), change))

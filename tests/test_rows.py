@@ -171,3 +171,45 @@ def test_running_rows_leaves_the_trace_as_it_was(stream):
     by_rows(anatomy, trace, Rows(1, [Edit(1, stream, torch.tensor([0]), trace.states[stream][1].roll(1, 0)[:, None])]))
     for name, states in trace.states.items():
         assert torch.equal(states, before[name]), name
+
+
+def test_spans_equal_plain_hooks(pair):
+    """Patched three tokens before the end, read at the last two: each row runs four tokens anew."""
+    donor, recipient = pair
+    anatomy, prompts = Anatomy(recipient), [ids for ids in PROMPTS if len(ids) > 4]
+    donor_trace = run_trace(Anatomy(donor), prompts, False, span=4, read=2)
+    trace = run_trace(anatomy, prompts, span=4, read=2)
+    sites = [(layer, stream) for stream in STREAMS for layer in range(4)]
+    conditions = [Condition(layer, s, heads=tuple(range(4)) if s == "heads" else None) for layer, s in sites]
+    rows = as_rows(conditions, anatomy, donor_trace, trace, {})
+    found = collect(lambda m: run_rows(anatomy, trace, rows, m, 50, 7), 2 * len(prompts), rows.count)
+    for p, ids in enumerate(prompts):
+        cut = [ids[: len(ids) - 1], ids]
+        for step in range(2):
+            assert (trace.logprobs[2 * p + step] - plain_hooks.run(recipient, cut[step])).abs().max() <= TOLERANCE
+        for row, (layer, stream) in enumerate(sites):
+            value = plain_hooks.state(donor, ids[:-3], layer, stream)
+            for step in range(2):
+                edit = (layer, stream, lambda own, value=value: value, len(ids) - 4)
+                expected = plain_hooks.run(recipient, cut[step], [edit])
+                assert (found[2 * p + step, row] - expected).abs().max() <= TOLERANCE, (p, layer, stream, step)
+    ours = collect(lambda m: run_hooks(anatomy, prompts, rows, m, 3, span=4, read=2), 2 * len(prompts), rows.count)
+    torch.testing.assert_close(ours, found, atol=TOLERANCE, rtol=0)
+
+
+def test_spans_of_many_lengths_merge_into_the_same_trace():
+    anatomy, prompts = Anatomy(tiny_model("gemma3_text", 0)), [ids for ids in LONG if len(ids) > 10]
+    trace = run_trace(anatomy, prompts, span=9, read=3)
+    rows = Rows(1, [Edit(1, "mlp_out", torch.tensor([0]), trace.states["mlp_out"][1].roll(1, 0)[:, None])])
+    found = collect(lambda m: run_rows(anatomy, trace, rows, m, 40, 7), 3 * len(prompts), 1)
+    expected = collect(lambda m: run_hooks(anatomy, prompts, rows, m, 1, span=9, read=3), 3 * len(prompts), 1)
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_a_span_of_the_models_own_state_changes_nothing(pair):
+    anatomy, prompts = Anatomy(pair[1]), [ids for ids in PROMPTS if len(ids) > 4]
+    trace = run_trace(anatomy, prompts, span=5, read=5)
+    conditions = [Condition(layer, stream, control="self") for stream in STREAMS[:4] for layer in range(4)]
+    rows = as_rows(conditions, anatomy, trace, trace, {})
+    found = collect(lambda m: run_rows(anatomy, trace, rows, m, 60, 7), 5 * len(prompts), rows.count)
+    assert (found - trace.logprobs[:, None]).abs().max() <= TOLERANCE
