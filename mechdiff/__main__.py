@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from mechdiff.errors import UserError, one_of
 from mechdiff.experiments.request import Run
+from mechdiff.stacks import read_stack
 from mechdiff.terms import DEVICES, DTYPES, QUESTIONS, STREAMS
 
 SUFFIXES = (".csv", ".parquet")
@@ -36,7 +37,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(",") if part)
 
 
-CONVERTERS = {"ints": lambda text: None if text == "all" else integers(text), "names": names}
+CONVERTERS = {"ints": lambda text: None if text == "all" else integers(text), "names": names, "stack": read_stack}
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,27 @@ from mechdiff.terms import MAP_CONTROLS
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where in a prompt states are replaced, and how far on the effect is read.
+
+    back: tokens before the decision token. horizon: how many next tokens, of the donor's own greedy answer, the effect is the
+    mean over. donor: the side that answers, if that is more than one.
+    """
+
+    back: int = 0
+    horizon: int = 1
+    donor: str = ""
+
+    @property
+    def span(self) -> int:
+        """Tokens from the one where states are replaced to the last one read."""
+        return self.back + self.horizon
+
+
+HERE = Place()
+
+
+@dataclass(frozen=True)
 class Condition:
     """One intervention, the same for every prompt.
 
@@ -40,6 +61,28 @@ class Condition:
         return self.control == "self" or self.transplant or (as_it_is and self.control == "none")
 
     @property
+    def parts(self) -> tuple["Condition", ...]:
+        return (self,)
+
+    @property
     def way(self) -> tuple[float | None, int | None, str]:
         """Scale, rank and complement."""
         return self.alpha, self.rank, self.complement
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Several interventions in one pass, at rising sites: each acts on what those before it have made of the state."""
+
+    parts: tuple[Condition, ...]
+
+    @property
+    def layer(self) -> int:
+        return self.parts[0].layer
+
+    @property
+    def plain(self) -> bool:
+        return all(part.plain for part in self.parts)
+
+    def as_control(self, control: str) -> "Stack":
+        return Stack(tuple(part.as_control(control) for part in self.parts))

@@ -76,9 +76,12 @@ def values(members: list[Condition], donor: Trace, recipient: Trace, maps: dict[
 def as_rows(
     conditions: list[Condition], anatomy: Anatomy, donor: Trace, recipient: Trace, maps: dict[Site, SiteMap], transplants=None
 ) -> Rows:
-    """A row for each condition, in order. maps: those of every condition that is not plain."""
+    """A row for each condition or stack, in order. maps: those of every condition that is not plain.
+
+    A map's own state, under complement `own`, is the recipient's clean one, in a stack too.
+    """
     sites = defaultdict(list)
-    for row, condition in enumerate(conditions):
+    for row, condition in ((row, part) for row, stack in enumerate(conditions) for part in stack.parts):
         kind = site_of(condition), condition.plain, condition.transplant
         sites[condition.layer, edited_stream(condition)].append((kind, row, condition))
     edits = []

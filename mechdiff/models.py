@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
+from mechdiff.conditions import HERE, Place
 from mechdiff.errors import UserError, one_of
 from mechdiff.pairs import Pair, read_pair
 from mechdiff.terms import DEVICES, DTYPES
@@ -65,33 +66,73 @@ class LoadedPair:
     by_hooks: set[str] = field(default_factory=set)
     _traces: OrderedDict = field(default_factory=OrderedDict)
     _transplants: dict = field(default_factory=dict)
+    _answers: dict = field(default_factory=dict)
 
-    def trace(self, side: str, texts: tuple[str, ...], keep_calls: bool):
+    def ids(self, side: str, texts: tuple[str, ...], place: Place = HERE) -> list[list[int]]:
+        """Each prompt's token ids, up to the last one that is read. Takes the lock if a donor has to answer first.
+
+        Raises UserError for a place that a prompt does not have, or that two tokenizers do not share.
+        """
+        found = [self.tokenizers.encode(text, side) for text in texts]
+        if place != HERE and not self.tokenizers.shared:
+            raise UserError(
+                f"{self.pair.name}: the two tokenizers differ, so only the decision token is the same place in both.\n"
+                "Try:  --back 0 --horizon 1"
+            )
+        for text, ids in zip(texts, found):
+            if place.back >= len(ids):
+                raise UserError(
+                    f"No token lies {place.back} before the decision token of {text[:40]!r}, which has {len(ids)} tokens.\n"
+                    f"Try:  --back {len(ids) - 1}  at most"
+                )
+        return [ids + answer for ids, answer in zip(found, self.answers(texts, place))]
+
+    def answers(self, texts: tuple[str, ...], place: Place) -> list[list[int]]:
+        """The donor's greedy answer to each prompt, horizon - 1 tokens: those after which the effect is read too."""
+        if place.horizon == 1:
+            return [[] for _ in texts]
+        from mechdiff.decoding import greedy
+
+        with self.lock, memory_errors(self.pair, getattr(self, place.donor).device.type):
+            if (texts, place.horizon, place.donor) not in self._answers:
+                ids = [self.tokenizers.encode(text, place.donor) for text in texts]
+                self._answers[texts, place.horizon, place.donor] = greedy(getattr(self, place.donor), ids, place.horizon - 1)
+            return self._answers[texts, place.horizon, place.donor]
+
+    def lengths(self, texts: tuple[str, ...], place: Place) -> list[int] | None:
+        """How many tokens of each prompt's horizon come before the donor's answer ends; None where only one is read."""
+        if place.horizon == 1:
+            return None
+        ends = self.tokenizers.ends(place.donor)
+        return [1 + next((i for i, token in enumerate(a) if token in ends), len(a)) for a in self.answers(texts, place)]
+
+    def trace(self, side: str, texts: tuple[str, ...], keep_calls: bool, place: Place = HERE):
         """The clean pass of one side over these prompts: remembered, the least recently used dropped. Takes the lock."""
         from mechdiff.trace import run_trace
 
+        ids = self.ids(side, texts, place)
         with self.lock, memory_errors(self.pair, getattr(self, side).device.type):
             for calls in (keep_calls, True):
-                if (found := self._traces.get((side, texts, calls))) is not None:
-                    self._traces.move_to_end((side, texts, calls))
+                if (found := self._traces.get((side, texts, place, calls))) is not None:
+                    self._traces.move_to_end((side, texts, place, calls))
                     return found
-            ids = [self.tokenizers.encode(text, side) for text in texts]
-            trace = self._traces[side, texts, keep_calls] = run_trace(getattr(self, side), ids, keep_calls)
+            trace = run_trace(getattr(self, side), ids, keep_calls, place.span, place.horizon)
+            self._traces[side, texts, place, keep_calls] = trace
             while sum(t.nbytes for t in self._traces.values()) > trace_bytes(trace.last.device) and len(self._traces) > 2:
                 self._traces.popitem(last=False)
             return trace
 
-    def transplants(self, side: str, texts: tuple[str, ...]):
+    def transplants(self, side: str, texts: tuple[str, ...], place: Place = HERE):
         """What the other side's modules make of this side's inputs on these prompts. Remembered for one block. Takes the lock."""
         from mechdiff.transplant import run_transplants
 
         donor = self.base if side == "tuned" else self.tuned
+        ids = self.ids(side, texts, place)
         with self.lock, memory_errors(self.pair, donor.device.type):
-            if (side, texts) not in self._transplants:
-                ids = [self.tokenizers.encode(text, side) for text in texts]
+            if (side, texts, place) not in self._transplants:
                 self._transplants.clear()
-                self._transplants[side, texts] = run_transplants(getattr(self, side), donor, ids)
-            return self._transplants[side, texts]
+                self._transplants[side, texts, place] = run_transplants(getattr(self, side), donor, ids, place.span)
+            return self._transplants[side, texts, place]
 
     def check_parity(self, side: str, texts: tuple[str, ...]) -> None:
         """Pre-flight, once per recipient: a few rows against plain hooks. Falls back to hooks, with a notice, on a difference."""

@@ -1,6 +1,6 @@
 """The words a request is made of. Needs no torch."""
 
-QUESTIONS = ("drift", "patch", "transport", "rank", "heads", "transplant")
+QUESTIONS = ("drift", "patch", "transport", "rank", "heads", "transplant", "stack")
 STREAMS = ("resid_pre", "attn_out", "mlp_out", "resid_post", "heads")
 MODULE_STREAMS = ("attn_out", "mlp_out", "heads")
 DIRECTIONS = ("base-to-tuned", "tuned-to-base")

@@ -92,6 +92,10 @@ class Tokenizers:
         tokens = eligible(self.encode(text, "base"), spans, special_ids(self.base))
         return pick([spans[i][1] - 1 for i in tokens], text, count, seed)
 
+    def ends(self, side: str) -> set[int]:
+        """The tokens that end a model's answer."""
+        return special_ids(getattr(self, side))
+
     def token_id(self, text: str, side: str) -> int:
         """The one token that a target or foil stands for. Raises UserError if the text is not one token."""
         ids = getattr(self, side)(text, add_special_tokens=False).input_ids

@@ -11,7 +11,7 @@ from mechdiff.store import Store, default
 
 def task(run: Run | NextTokens | Diagnostics, store: Store | None = None) -> Task:
     """The request as a task, with what the store already holds. Raises UserError for a request that cannot be."""
-    from mechdiff.experiments import drift, heads, patch, transport
+    from mechdiff.experiments import drift, heads, patch, stack, transport
 
     if isinstance(run, Diagnostics):
         return DiagnosticsTask(run, store or default())
@@ -24,6 +24,7 @@ def task(run: Run | NextTokens | Diagnostics, store: Store | None = None) -> Tas
         "rank": transport.rank_task,
         "heads": heads.heads_task,
         "transplant": patch.transplant_task,
+        "stack": stack.StackTask,
     }
     return kinds[run.question](run, store or default())
 

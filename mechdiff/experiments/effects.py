@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mechdiff import prompts
-from mechdiff.conditions import Condition
+from mechdiff.conditions import HERE, Condition, Place, Stack
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import AUTO, FULL, Run
 from mechdiff.models import LoadedPair, load_pair
@@ -30,8 +30,9 @@ NOT_OF = {  # columns that say nothing about a question
     "transplant": ("map", "rank", "complement", "alpha", "blend"),
     "transport": ("heads", "blend"),
     "rank": ("heads", "blend"),
+    "stack": tuple(name for name in SITE if name != "control"),
 }
-Group = tuple[Condition, ...]
+Group = tuple[Condition | Stack, ...]
 
 
 @dataclass
@@ -71,6 +72,7 @@ class EffectsTask:
         self.groups = sorted(dict.fromkeys(groups), key=lambda group: group[0].layer)
         self.identity, self.notices, self.stage = Identity(run), [], ""
         self.donor, self.recipient = sides(run.direction)
+        self.place = Place(run.back, run.horizon, self.donor if run.horizon > 1 else "")
         if run.spec.tuned.weights != run.spec.base.weights:
             run.spec.check_same_shape()
         self.texts = run.chosen_prompts if texts is None else texts
@@ -106,7 +108,9 @@ class EffectsTask:
         asked = {"what": what, "direction": self.run.direction, "texts": texts, "conditions": repr(conditions)}
         if self.run.target is not None:
             asked |= {"target": self.run.target, "foil": self.run.foil}
-        flat = conditions if isinstance(conditions[0], Condition) else [c for group in conditions for c in group]
+        if self.place != HERE:
+            asked |= {"back": self.place.back, "horizon": self.place.horizon}
+        flat = [c for group in conditions for c in group] if isinstance(conditions[0], tuple) else conditions
         if not all(condition.plain for condition in flat):
             asked |= self.identity.train
         return key(**asked, **self.identity.pair)
@@ -138,10 +142,9 @@ class EffectsTask:
     def _fit(self) -> Iterator[None]:
         """Fit the maps that the conditions need, on the train split."""
         sites = {}
-        for group in self.groups:
-            for condition in group:
-                if not condition.plain:
-                    add_need(sites, condition)
+        for condition in (part for group in self.groups for stack in group for part in stack.parts):
+            if not condition.plain:
+                add_need(sites, condition)
         if not sites:
             return {}
         from mechdiff.experiments.maps import FittedMaps
@@ -163,7 +166,7 @@ class EffectsTask:
         """The chunks of a block in passes of as many rows as may walk together, a larger chunk alone."""
         from mechdiff.experiments.measure import piece_sizes
 
-        limit = piece_sizes(getattr(loaded, self.recipient))[0] // len(self.blocks[block])
+        limit = piece_sizes(getattr(loaded, self.recipient))[0] // (len(self.blocks[block]) * self.place.span)
         passes, rows = [], limit
         for chunk in (chunk for chunk in self.chunks if chunk.block == block):
             if rows + len(chunk.conditions) > limit:
@@ -180,16 +183,18 @@ class EffectsTask:
         texts = tuple(prompt.text for prompt in self.blocks[chunks[0].block])
         self.stage = "reading the prompts"
         yield
-        donor = loaded.trace(self.donor, texts, keep_calls=False)
-        recipient = loaded.trace(self.recipient, texts, keep_calls=True)
+        donor = loaded.trace(self.donor, texts, False, self.place)
+        recipient = loaded.trace(self.recipient, texts, True, self.place)
         conditions = [condition for chunk in chunks for condition in chunk.conditions]
-        transplants = loaded.transplants(self.recipient, texts) if any(c.transplant for c in conditions) else None
-        measure = Measure(len(conditions), donor, recipient, self._tokens(loaded), loaded.tokenizers.shared)
+        transplanted = any(part.transplant for condition in conditions for part in condition.parts)
+        transplants = loaded.transplants(self.recipient, texts, self.place) if transplanted else None
+        lengths = loaded.lengths(texts, self.place)
+        measure = Measure(len(conditions), donor, recipient, self._tokens(loaded), loaded.tokenizers.shared, lengths)
         rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, maps, transplants)
         before, expected = self.done, sum(self._cells(chunk) for chunk in chunks if not chunk.found)
-        share, self.stage = expected / (len(conditions) * len(texts)), "patching"
+        share, self.stage = expected / (len(conditions) * len(texts) * self.place.horizon), "patching"
         cells = 0
-        for some in run_locked(loaded, self.recipient, texts, recipient, rows, measure):
+        for some in run_locked(loaded, self.recipient, texts, recipient, rows, measure, self.place):
             cells += some
             self.done = before + min(int(share * cells), expected - 1)  # the last one counts when all are kept
             yield
@@ -271,7 +276,7 @@ def used_alphas(conditions: Group, maps: dict) -> dict[str, np.ndarray]:
     """The scale that each mapped condition used, [conditions, 1]; nothing where none is mapped."""
     from mechdiff.interventions import site_of
 
-    if not any(condition.map != "none" for condition in conditions):
+    if not any(isinstance(c, Condition) and c.map != "none" for c in conditions):
         return {}
     scales = [maps[site_of(c)].alpha if c.alpha is None else c.alpha for c in conditions]
     return {"alpha_used": np.array(scales, np.float32)[:, None]}

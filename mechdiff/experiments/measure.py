@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mechdiff import metrics
+from mechdiff.conditions import HERE, Place
 from mechdiff.hooks import run_hooks
 from mechdiff.models import LoadedPair, memory_errors
 from mechdiff.rows import Rows, run_rows
@@ -22,15 +23,17 @@ class Measure:
     """Collects KL(patched || clean), KL(donor || patched) and the target's log-probability for every row and prompt.
 
     count: rows a prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient share a vocabulary;
-    without it what compares them is nan.
+    without it what compares them is nan. lengths: how many of the tokens read count, a prompt, where that is more than one:
+    each measure is then the mean over them.
     """
 
-    def __init__(self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool):
+    def __init__(self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool, lengths=None):
         self.clean, self.donor = recipient.logprobs, donor.logprobs.to(recipient.logprobs.device) if shared else None
         self.divergences = metrics.divergences_on(self.clean.device.type)
-        self.tokens, prompts = tokens, len(recipient.last)
+        self.tokens, places = tokens, len(recipient.logprobs)
+        self.counted = None if lengths is None else np.arange(recipient.read) < np.array(lengths)[:, None]
         names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
-        self.found = {name: np.full((count, prompts), np.nan, np.float32) for name in names}
+        self.found = {name: np.full((count, places), np.nan, np.float32) for name in names}
 
     def __call__(self, logits: Tensor, prompts: Tensor, rows: Tensor) -> None:
         most = SLICE if logits.device.type == "cpu" else len(rows)
@@ -58,11 +61,18 @@ class Measure:
 
     def arrays(self, span: slice) -> dict[str, np.ndarray]:
         """The measures of some rows, [rows, prompts], with what is the same for all of them, [1, prompts], beside them."""
-        arrays = {name: values[span] for name, values in self.found.items()}
+        arrays = {name: self._over_tokens(values[span]) for name, values in self.found.items()}
         unknown = torch.full((len(self.clean),), torch.nan)
         same = {"kl_donor_clean": unknown if self.donor is None else metrics.kl(self.donor, self.clean)}
         same |= {f"{name}_clean": value for name, value in self._about_tokens(self.clean).items()}
-        return arrays | {name: value[None].cpu().numpy() for name, value in same.items()}
+        return arrays | {name: self._over_tokens(value[None].cpu().numpy()) for name, value in same.items()}
+
+    def _over_tokens(self, values: np.ndarray) -> np.ndarray:
+        """[rows, prompts x tokens read] -> [rows, prompts]: the mean over the tokens that count."""
+        if self.counted is None:
+            return values
+        each = values.reshape(len(values), *self.counted.shape)
+        return np.where(self.counted, each, 0).sum(2) / self.counted.sum(1, dtype=np.float32)
 
 
 def piece_sizes(anatomy) -> tuple[int, int]:
@@ -74,13 +84,12 @@ def piece_sizes(anatomy) -> tuple[int, int]:
 
 
 def run_locked(
-    loaded: LoadedPair, side: str, texts: tuple[str, ...], recipient: Trace, rows: Rows, measure: Measure
+    loaded: LoadedPair, side: str, texts: tuple[str, ...], recipient: Trace, rows: Rows, measure: Measure, place: Place = HERE
 ) -> Iterator[int]:
     """Run rows in a recipient, holding the weights' lock for one piece at a time. Yields the cells done."""
     anatomy = getattr(loaded, side)
     if side in loaded.by_hooks:
-        ids = [loaded.tokenizers.encode(text, side) for text in texts]
-        pieces = run_hooks(anatomy, ids, rows, measure)
+        pieces = run_hooks(anatomy, loaded.ids(side, texts, place), rows, measure, 1, recipient.span, recipient.read)
     else:
         pieces = run_rows(anatomy, recipient, rows, measure, *piece_sizes(anatomy))
     while True:

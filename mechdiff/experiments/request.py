@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
 
+from mechdiff.conditions import Condition
 from mechdiff.errors import UserError, one_of
 from mechdiff.pairs import Pair, read_pair
 from mechdiff.prompts import Prompt, read_domain, read_prompts
+from mechdiff.stacks import parse_stack
 from mechdiff.terms import (
     CHOICES,
     COMPLEMENTS,
@@ -25,7 +27,7 @@ FULL = "full"
 AUTO = "auto"
 DEFAULT_MAP = {"transport": "procrustes_scaled", "rank": "procrustes_scaled"}
 DEFAULT_STREAMS = {"transplant": ("attn_out", "mlp_out")}
-NOT_FOR = {"drift": CONTROLS, "transplant": ("mean", *MAP_CONTROLS), "heads": ("shuffled", "other-layer")}
+NOT_FOR = {"drift": CONTROLS, "stack": MAP_CONTROLS, "transplant": ("mean", *MAP_CONTROLS), "heads": ("shuffled", "other-layer")}
 
 
 def flag(default, text: str, **details):
@@ -65,6 +67,13 @@ class Run:
     controls: tuple[str, ...] = flag((), f"controls, computed beside the rest: {','.join(CONTROLS)}", convert="names")
     target: str | None = flag(None, "a token whose log-probability is reported too, as ' yes'")
     foil: str | None = flag(None, "a token to compare the target with")
+    back: int = flag(0, "tokens before the decision token at which states are replaced", convert=int)
+    horizon: int = flag(1, "next tokens, of the donor's own greedy answer, that the effect is the mean over", convert=int)
+    stack: str | None = flag(
+        None,
+        "stack: a TOML file of interventions made in one pass, or text as 'layer=26 stream=mlp_out; layer=28 heads=2,5'",
+        convert="stack",
+    )
     seed: int = flag(0, "seed of everything random", convert=int)
     device: str = flag("auto", "where to compute", choices=DEVICES)
     dtype: str | None = flag(None, "number format; default: float32 on a CPU, bfloat16 on a GPU", choices=DTYPES)
@@ -83,6 +92,7 @@ class Run:
         self._check_streams()
         self._check_controls()
         self._check_numbers()
+        self._check_place()
         if self.foil is not None and self.target is None:
             raise UserError("A foil needs a target to be compared with.\nTry:  --target ' yes' --foil ' no'")
 
@@ -105,6 +115,18 @@ class Run:
             raise UserError(f"The control {named[0]} stands in for a fitted map, and the map is none.\nTry:  --map ridge")
         if self.map == "zscore" and "shuffled" in self.controls:
             raise UserError("The zscore map uses no pairing of rows, so shuffling them changes nothing.\nTry:  --map ridge")
+
+    def _check_place(self):
+        if self.back < 0:
+            raise UserError(f"Back {self.back} would lie after the decision token.\nTry:  --back 3")
+        if self.horizon < 1:
+            raise UserError(f"Horizon {self.horizon} leaves no token to read.\nTry:  --horizon 8")
+        if self.question == "drift" and (self.back or self.horizon > 1):
+            raise UserError("Drift compares states at the decision token.\nTry:  run patch --back 3")
+        if self.target is not None and self.horizon > 1:
+            raise UserError("A target is one next token, so it goes with a horizon of 1.\nTry:  --horizon 1")
+        if (self.stack is not None) != (self.question == "stack"):
+            raise UserError("The question stack and the flag --stack go together.\nTry:  run stack --stack FILE.toml")
 
     def _check_numbers(self):
         if not 0 <= self.blend <= 1:
@@ -166,6 +188,11 @@ class Run:
         if self.head_sets == "all":
             return (tuple(range(count)),)
         return tuple(dict.fromkeys(parse_heads(part, count, self.spec.name) for part in self.head_sets.split(";")))
+
+    @cached_property
+    def chosen_stack(self) -> tuple[Condition, ...]:
+        """The stack's interventions, in the order a pass meets them."""
+        return parse_stack(self.stack, self.spec.layers, self.spec.heads)
 
     @cached_property
     def chosen_domain(self) -> str:

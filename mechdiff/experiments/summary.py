@@ -9,7 +9,7 @@ from mechdiff.experiments.effects import SITE, Wide
 from mechdiff.stats import bootstrap_weights, floor_of, interval, ratio
 
 AT_ONCE = 256  # conditions whose resamples are in memory together, a thread
-KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen"]
+KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen", "stack"]
 
 
 def wide(table: pd.DataFrame) -> Wide:
