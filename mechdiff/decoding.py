@@ -38,10 +38,10 @@ class Decoding:
 
 
 @contextmanager
-def last_states(anatomy: Anatomy):
-    """A list that the states [b, width] of the last token leaving the last layer are put into."""
-    states = []
-    handle = anatomy.layers[-1].block.register_forward_hook(lambda m, args, output: states.append(first(output)[:, -1]))
+def last_states(anatomy: Anatomy, every: bool = False):
+    """A list that the states of the last token leaving the last layer are put into, [b, width]; of every token if so asked."""
+    states, which = [], slice(None) if every else -1
+    handle = anatomy.layers[-1].block.register_forward_hook(lambda m, args, output: states.append(first(output)[:, which]))
     try:
         yield states
     finally:

@@ -116,6 +116,10 @@ class LoadedPair:
                 if (found := self._traces.get((side, texts, place, calls))) is not None:
                     self._traces.move_to_end((side, texts, place, calls))
                     return found
+            for (*known, longer, calls), found in self._traces.items():
+                fits = longer.horizon == place.horizon and longer.donor == place.donor and longer.back > place.back
+                if known == [side, texts] and fits and calls >= keep_calls:
+                    return found.shorten(place.span)
             trace = run_trace(getattr(self, side), ids, keep_calls, place.span, place.horizon)
             self._traces[side, texts, place, keep_calls] = trace
             while sum(t.nbytes for t in self._traces.values()) > trace_bytes(trace.last.device) and len(self._traces) > 2:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from mechdiff.errors import UserError, one_of
-from mechdiff.paths import DATA
+from mechdiff.paths import CACHE, DATA
 
+OWN = "own:"  # before the hash under which one's own prompts are kept on this machine
 BLOCK = 16  # prompts that are computed and cached together
 
 
@@ -52,6 +54,13 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
     Raises UserError, naming the line, for a missing, empty or broken file.
     """
+    if str(path).startswith(OWN):
+        name = str(path).removeprefix(OWN)
+        if not name.isalnum() or not kept(name).exists():
+            raise UserError(
+                f"There are no prompts of your own named '{name}' on this machine. A link to them works where they were typed."
+            )
+        path = kept(name)
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut a text at U+2028
@@ -60,6 +69,27 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     except UnicodeDecodeError:
         raise UserError(f"The prompts file {path} is not UTF-8 text. It needs one JSON object a line: {example()}") from None
     return parse_prompts(lines, str(path))
+
+
+def keep_prompts(prompts: list[Prompt]) -> str:
+    """Keep one's own prompts in the cache folder. Returns the name that read_prompts takes: a hash, no word of them."""
+    lines = [json.dumps({"text": prompt.text, "template": prompt.template}, ensure_ascii=False) for prompt in prompts]
+    name = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    path = kept(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"The prompts cannot be kept in {path.parent}: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder"
+        ) from None
+    return OWN + name
+
+
+def kept(name: str) -> Path:
+    return CACHE / "prompts" / f"{name}.jsonl"
 
 
 def parse_prompts(lines: list[str], name: str) -> list[Prompt]:

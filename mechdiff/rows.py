@@ -227,7 +227,7 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
 
     with row_kernel(anatomy), anatomy.fused():
         for layer, part in enumerate(anatomy.layers):
-            state = join(joining[2 * layer], trace.entering["resid_pre"][layer])
+            state = join(joining[2 * layer], trace.whole["resid_pre"][layer])
             if state is not None:
                 replace(layer, "resid_pre")
                 named = arguments_for(trace.calls[layer], state.shape[1] // span)
@@ -236,7 +236,7 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
                     state = first(part.block(state, **named))
                 if not named["attention_mask"].used:
                     raise Unreadable("its attention does not go through transformers' attention interface")
-            state = join(joining[2 * layer + 1], trace.entering["resid_post"][layer])
+            state = join(joining[2 * layer + 1], trace.whole["resid_post"][layer])
             if state is not None:
                 replace(layer, "resid_post")
     return state

@@ -10,6 +10,7 @@ one where a state may be replaced; everything before it is the prefix, which no 
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +20,6 @@ from transformers import DynamicCache
 from mechdiff.anatomy import Anatomy, Unreadable, first
 from mechdiff.terms import STREAMS
 
-ENTERED = ("resid_pre", "resid_post")  # where a row may join the walk
 HIDDEN = -1.0  # an additive mask is 0 where a key may be seen and hugely negative where not
 PADDING = 0.1  # the share of a batch that may be padding ...
 ENOUGH = {"cpu": 256, "cuda": 16384}  # ... unless the batch has fewer tokens than this: a GPU hardly feels them
@@ -46,24 +46,52 @@ class LayerCall:
 class Trace:
     """A clean pass over b prompts.
 
-    last: [b], the index of the last token. states: stream -> [layers, b, width] at the span's first token (the decision token,
-    if the span is that alone), where the width of `heads` is heads x head width. logprobs: [b x read, vocabulary], float32, nats,
-    after each of the last `read` tokens. calls: one a layer, empty if not kept. entering: resid_pre and resid_post of the whole
-    span, [layers, b, s, width], if calls are kept. span: s.
+    last: [b], the index of the last token. whole: stream -> [layers, b, s, width] at the span's s tokens, where the width of
+    `heads` is heads x head width. logprobs: [b x read, vocabulary], float32, nats, after each of the last `read` tokens.
+    calls: one a layer, empty if not kept.
     """
 
     last: Tensor
-    states: dict[str, Tensor]
+    whole: dict[str, Tensor]
     logprobs: Tensor
     calls: list[LayerCall]
-    entering: dict[str, Tensor]
-    span: int = 1
     read: int = 1
 
     @property
+    def span(self) -> int:
+        return self.whole["resid_pre"].shape[2]
+
+    @cached_property
+    def states(self) -> dict[str, Tensor]:
+        """stream -> [layers, b, width] at the span's first token: the decision token, if the span is that alone."""
+        return {stream: values[:, :, 0] for stream, values in self.whole.items()}
+
+    def shorten(self, span: int) -> "Trace":
+        """The same pass with a span that begins later: what comes before it joins the prefix."""
+        whole = {stream: values[:, :, -span:] for stream, values in self.whole.items()}
+        start = self.last[:, None] + torch.arange(1 - self.span, 1 - span, device=self.last.device)
+        done = {}  # layers share these tensors
+
+        def cut(value):
+            if isinstance(value, tuple):
+                return tuple(cut(v) for v in value)
+            in_span = isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == self.span
+            return value[:, -span:] if in_span else value
+
+        def shorter(call: LayerCall) -> LayerCall:
+            if id(call.hidden) not in done:
+                joining = call.inside[:, :, -span:, :-span]
+                where = start[:, None, None].expand(joining.shape)
+                inside = call.inside[:, :, -span:, -span:]
+                done[id(call.hidden)] = call.hidden[:, :, -span:].scatter(3, where, joining), inside
+            arguments = {name: cut(value) for name, value in call.arguments.items()}
+            return LayerCall(call.keys, call.values, *done[id(call.hidden)], arguments)
+
+        return Trace(self.last, whole, self.logprobs, [shorter(call) for call in self.calls], self.read)
+
+    @property
     def nbytes(self) -> int:
-        tensors = [self.logprobs, *self.states.values(), *(t for call in self.calls for t in (call.keys, call.values))]
-        tensors += self.entering.values() if self.span > 1 else ()
+        tensors = [self.logprobs, *self.whole.values(), *(t for call in self.calls for t in (call.keys, call.values))]
         return sum(t.nbytes for t in tensors)
 
 
@@ -175,15 +203,14 @@ def run_batch(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool, span
     states, arguments = run_forward(anatomy, padded, torch.arange(b).repeat_interleave(span), tokens.flatten(), cache)
     whole = {stream: values.unflatten(1, (b, span)) for stream, values in states.items()}
     logprobs = anatomy.logits(whole["resid_post"][-1][:, -read:].flatten(0, 1)).float().log_softmax(-1)
-    calls, entering = [], {}
+    calls = []
     if keep_calls:
         in_span = InSpan(tokens, padded.shape[1])
         for layer, named in enumerate(arguments):
             hidden, inside = in_span.hidden(named.get("attention_mask"))
             others = {name: in_span(v) for name, v in named.items() if v is not cache and name != "attention_mask"}
             calls.append(LayerCall(cache.layers[layer].keys, cache.layers[layer].values, hidden, inside, others))
-        entering = {stream: whole[stream] for stream in ENTERED}
-    return Trace(last, {stream: values[:, :, 0] for stream, values in whole.items()}, logprobs, calls, entering, span, read)
+    return Trace(last, whole, logprobs, calls, read)
 
 
 def pad_right(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -268,8 +295,7 @@ def merge(parts: list[Trace], order: Tensor) -> Trace:
         arguments = {name: join_arguments([call.arguments[name] for call in layers]) for name in layers[0].arguments}
         keys, values = join_keys([call.keys for call in layers]), join_keys([call.values for call in layers])
         calls.append(LayerCall(keys, values, hidden, join_once([call.inside for call in layers]), arguments))
-    states = {stream: join([part.states[stream] for part in parts], dim=1) for stream in STREAMS}
-    entering = {stream: join([part.entering[stream] for part in parts], dim=1) for stream in parts[0].entering}
-    span, read = parts[0].span, parts[0].read
+    whole = {stream: join([part.whole[stream] for part in parts], dim=1) for stream in STREAMS}
+    read = parts[0].read
     logprobs = join([part.logprobs.unflatten(0, (-1, read)) for part in parts]).flatten(0, 1)
-    return Trace(join([p.last for p in parts]), states, logprobs, calls, entering, span, read)
+    return Trace(join([p.last for p in parts]), whole, logprobs, calls, read)

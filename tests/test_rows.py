@@ -213,3 +213,14 @@ def test_a_span_of_the_models_own_state_changes_nothing(pair):
     rows = as_rows(conditions, anatomy, trace, trace, {})
     found = collect(lambda m: run_rows(anatomy, trace, rows, m, 60, 7), 5 * len(prompts), rows.count)
     assert (found - trace.logprobs[:, None]).abs().max() <= TOLERANCE
+
+
+def test_a_shortened_span_is_the_same_pass(pair):
+    """Gemma's and Mistral's windows too: tokens that leave the span are seen in the prefix as they were seen within it."""
+    anatomy, prompts = Anatomy(pair[1]), [ids for ids in LONG if len(ids) > 12]
+    short, long = run_trace(anatomy, prompts, span=4), run_trace(anatomy, prompts, span=12).shorten(4)
+    rows = Rows(2, [Edit(r, "resid_pre", torch.tensor([r]), short.states["resid_pre"][r].roll(1, 0)[:, None]) for r in range(2)])
+    found = [collect(lambda m, t=t: run_rows(anatomy, t, rows, m, 40, 7), len(prompts), 2) for t in (short, long)]
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
+    for one, other in zip(short.calls, long.calls):
+        assert torch.equal(one.hidden, other.hidden) and torch.equal(one.inside, other.inside)

@@ -2,21 +2,31 @@
 
 import pandas as pd
 
+from mechdiff.experiments.continuation import Continuation, ContinuationTask
 from mechdiff.experiments.diagnostics import Diagnostics, DiagnosticsTask
 from mechdiff.experiments.next_tokens import NextTokens, NextTokensTask
+from mechdiff.experiments.position_map import PositionMap, PositionMapTask
+from mechdiff.experiments.reading import Reading, ReadingTask
 from mechdiff.experiments.request import Run
 from mechdiff.experiments.task import Task
 from mechdiff.store import Store, default
 
+OTHERS = {
+    Continuation: ContinuationTask,
+    Diagnostics: DiagnosticsTask,
+    NextTokens: NextTokensTask,
+    PositionMap: PositionMapTask,
+    Reading: ReadingTask,
+}
+Request = Run | Continuation | Diagnostics | NextTokens | PositionMap | Reading
 
-def task(run: Run | NextTokens | Diagnostics, store: Store | None = None) -> Task:
+
+def task(run: Request, store: Store | None = None) -> Task:
     """The request as a task, with what the store already holds. Raises UserError for a request that cannot be."""
     from mechdiff.experiments import drift, heads, patch, stack, transport
 
-    if isinstance(run, Diagnostics):
-        return DiagnosticsTask(run, store or default())
-    if isinstance(run, NextTokens):
-        return NextTokensTask(run, store or default())
+    if type(run) in OTHERS:
+        return OTHERS[type(run)](run, store or default())
     kinds = {
         "drift": drift.DriftTask,
         "patch": patch.patch_task,
@@ -29,7 +39,7 @@ def task(run: Run | NextTokens | Diagnostics, store: Store | None = None) -> Tas
     return kinds[run.question](run, store or default())
 
 
-def run(request: Run, store: Store | None = None) -> pd.DataFrame:
+def run(request: Request, store: Store | None = None) -> pd.DataFrame:
     """Answer a request, computing what the store does not hold.
 
     Returns a row per prompt and condition (drift: per layer and stream). Raises UserError for a request that cannot be.

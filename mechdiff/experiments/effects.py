@@ -133,13 +133,13 @@ class EffectsTask:
         loaded.check_parity(self.recipient, tuple(prompt.text for prompt in self.blocks[0]))
         self.notices = loaded.notices
         yield
-        maps = yield from self._fit()
+        maps = yield from self.fit()
         for number in range(len(self.blocks)):
             for chunks in self._passes(loaded, number):
                 if not all(chunk.found for chunk in chunks):
                     yield from self._compute(loaded, chunks, maps)
 
-    def _fit(self) -> Iterator[None]:
+    def fit(self) -> Iterator[None]:
         """Fit the maps that the conditions need, on the train split."""
         sites = {}
         for condition in (part for group in self.groups for stack in group for part in stack.parts):

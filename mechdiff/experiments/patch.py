@@ -8,13 +8,17 @@ from mechdiff.store import Store
 
 def patch_task(run: Run, store: Store) -> EffectsTask:
     """Every chosen layer and stream, with the controls asked for."""
+    return EffectsTask(run, [(condition,) for condition in conditions_of(run)], store)
+
+
+def conditions_of(run: Run) -> list[Condition]:
     conditions = []
     for stream in run.streams:
         for layer in run.chosen_layers:
             heads = tuple(range(run.spec.heads)) if stream == "heads" else None
             condition = Condition(layer, stream, run.map, heads=heads)
             conditions += [condition, *(condition.as_control(control) for control in run.controls)]
-    return EffectsTask(run, [(condition,) for condition in conditions], store)
+    return conditions
 
 
 def transplant_task(run: Run, store: Store) -> EffectsTask:
