@@ -79,7 +79,12 @@ class LoadedPair:
                 f"{self.pair.name}: the two tokenizers differ, so only the decision token is the same place in both.\n"
                 "Try:  --back 0 --horizon 1"
             )
+        window = getattr(getattr(self, side).model.config.get_text_config(), "max_position_embeddings", None)
         for text, ids in zip(texts, found):
+            if window is not None and len(ids) + place.horizon - 1 > window:
+                raise UserError(
+                    f"The prompt {text[:40]!r}... has {len(ids)} tokens; {self.pair.name} reads at most {window}. Shorten it."
+                )
             if place.back >= len(ids):
                 raise UserError(
                     f"No token lies {place.back} before the decision token of {text[:40]!r}, which has {len(ids)} tokens.\n"

@@ -123,6 +123,13 @@ def test_a_place_or_stack_that_cannot_be_is_a_sentence(pair, settings, message):
         mechdiff.run(Run(**settings, limit=3, **pair))
 
 
+def test_a_prompt_longer_than_the_window_is_a_sentence(pair, tmp_path):  # noqa: F811
+    path = tmp_path / "long.jsonl"
+    path.write_text('{"text": "' + "w1 " * 70 + '"}')
+    with pytest.raises(UserError, match=r"has 70 tokens; tiny reads at most 64"):
+        mechdiff.run(Run("patch", **pair | {"prompts": str(path)}))
+
+
 def test_a_stack_is_read_from_toml_and_written_as_text(tmp_path):
     path = tmp_path / "stack.toml"
     path.write_text(

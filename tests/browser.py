@@ -1,0 +1,127 @@
+"""A real server and a real browser: what the browser tests and the latency table drive. Needs Playwright and chromium."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+from mechdiff.paths import CACHE
+
+ROOT = Path(__file__).parents[1]
+SERVER_S, ANSWER_S = 60, 120  # patience with the start of a server, and with an answer
+QUIET_S = 0.25  # a page that has run nothing for so long has settled
+NOISE = ("_stcore/", "favicon")  # Streamlit's own look for its health on a page's path
+SETTLED = """quiet => {
+  const app = document.querySelector('[data-testid="stApp"]');
+  const busy = !app || app.dataset.testScriptState !== 'notRunning' || app.dataset.testConnectionState !== 'CONNECTED';
+  const stale = document.querySelector('[data-stale="true"], [data-testid="stSkeleton"], [data-testid="stProgress"]');
+  if (busy || stale) { window.__since = null; return false; }
+  window.__since = window.__since || performance.now();
+  return performance.now() - window.__since > quiet;
+}"""
+
+
+def chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+
+
+@contextmanager
+def server(folder: Path):
+    """The app on a free port, with an empty result cache in `folder` and the converted models of this machine. Yields its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "models").exists():
+        (folder / "models").symlink_to(CACHE / "models")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app/Home.py", "--server.headless", "true", "--server.port", str(port)]
+    environment = os.environ | {"MECHDIFF_CACHE": str(folder), "PYTHONPATH": str(ROOT)}
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_for(port)
+            yield f"http://localhost:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + SERVER_S
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise TimeoutError(f"the app did not start within {SERVER_S} s")
+
+
+class Visitor:
+    """One browser tab. errors: what its console complained about."""
+
+    def __init__(self, page, address: str):
+        self.page, self.address, self.errors = page, address, []
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _heard(self, message) -> None:
+        place = message.location.get("url", "") if message.location else ""
+        if message.type == "error" and not any(noise in place or noise in message.text for noise in NOISE):
+            self.errors.append(f"{message.text} {place}")
+
+    def open(self, path: str = "") -> "Visitor":
+        self.page.goto(f"{self.address}/{path}")
+        return self.settle()
+
+    def settle(self, timeout: float = ANSWER_S) -> "Visitor":
+        """Wait until nothing runs and nothing is stale any more."""
+        self.page.wait_for_function(SETTLED, arg=1000 * QUIET_S, timeout=1000 * timeout)
+        return self
+
+    def go(self, title: str) -> "Visitor":
+        """To another page, by the navigation."""
+        self.page.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
+        self.page.wait_for_timeout(100)
+        return self.settle()
+
+    def metric(self, label: str) -> str:
+        shown = self.page.get_by_test_id("stMetric").filter(has_text=label).first
+        return shown.get_by_test_id("stMetricValue").inner_text()
+
+    def metrics(self) -> list[str]:
+        return self.page.get_by_test_id("stMetricValue").all_inner_texts()
+
+    def slide(self, label: str, steps: int) -> "Visitor":
+        """Move a slider by so many steps, as with the arrow keys."""
+        thumb = self.page.get_by_role("slider", name=label)
+        thumb.focus()
+        for _ in range(abs(steps)):
+            thumb.press("ArrowRight" if steps > 0 else "ArrowLeft")
+        self.page.wait_for_timeout(300)
+        return self.settle()
+
+    def choose(self, label: str, option: str) -> "Visitor":
+        """Pick an option of a select box."""
+        self.page.get_by_test_id("stSelectbox").filter(has_text=label).locator("input").click()
+        self.page.get_by_role("option", name=option, exact=True).click()
+        self.page.wait_for_timeout(100)
+        return self.settle()
+
+    def click_chart(self, number: int, x: float, y: float) -> "Visitor":
+        """Click into the plotted area of the number-th chart of the page: x and y as shares of its width and height."""
+        box = self.page.get_by_test_id("stVegaLiteChart").nth(number).bounding_box()
+        self.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        self.page.wait_for_timeout(300)
+        return self.settle()
+
+    def fine(self) -> "Visitor":
+        """No exception box and no console error."""
+        assert self.page.get_by_test_id("stException").count() == 0, self.page.get_by_test_id("stException").all_inner_texts()
+        assert self.errors == []
+        return self
