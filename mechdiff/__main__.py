@@ -1,4 +1,4 @@
-"""The command line: python -m mechdiff pairs | demo | run | sweep | planted | bench."""
+"""The command line: python -m mechdiff pairs | demo | run | sweep | planted | bench | compare."""
 
 import argparse
 import dataclasses
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mechdiff.errors import UserError, one_of
 from mechdiff.experiments.request import Run
 from mechdiff.stacks import read_stack
-from mechdiff.terms import DEVICES, DTYPES, QUESTIONS, STREAMS
+from mechdiff.terms import DEVICES, DIRECTIONS, DTYPES, QUESTIONS, STREAMS
 
 SUFFIXES = (".csv", ".parquet")
 LOG_EVERY = 10.0  # seconds between lines of progress where there is no terminal
@@ -81,9 +81,25 @@ def cmd_planted(args) -> None:
         args.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
+def add_compare(commands) -> None:
+    compare = commands.add_parser("compare", help="the verdict on two stored sweeps, side by side")
+    for side in ("a", "b"):
+        compare.add_argument(f"--{side}", required=True, metavar="PAIR[@DOMAIN]", help="without a domain: the pair's own")
+    compare.add_argument("--direction", default=DIRECTIONS[0], help=", ".join(DIRECTIONS))
+    compare.add_argument("--depth", type=float, help="where rank cuts are read, 0 to 1 (default: the most affected layer)")
+
+
+def cmd_compare(args) -> None:
+    from mechdiff import choices, verdict
+
+    if args.depth is not None and not 0 <= args.depth <= 1:
+        raise UserError(f"Depth {args.depth:g} is not between 0 (first layer) and 1 (last layer).\nTry:  --depth 0.9")
+    print(verdict.report(*(choices.parse(text, args.direction) for text in (args.a, args.b)), args.depth))
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m mechdiff", description="Where and how did fine-tuning change this language model?")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{pairs,demo,run,sweep,planted,bench}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{pairs,demo,run,sweep,planted,bench,compare}")
     commands.add_parser("pairs", help="what can be studied, and whether its weights are here")
     commands.add_parser("demo", help="fetch and convert the demo base model (once, about 100 MB)")
 
@@ -104,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--device", default="auto", help=", ".join(DEVICES))
     sweep.add_argument("--dtype", help=", ".join(DTYPES))
 
+    add_compare(commands)
     add_planted(commands)
     bench = commands.add_parser("bench", help="the row engine against plain hooks, in one run")
     bench.add_argument("--pair", default="demo-cognitive")
@@ -239,6 +256,7 @@ def main(argv: list[str] | None = None) -> int:
         "demo": cmd_demo,
         "run": cmd_run,
         "sweep": cmd_sweep,
+        "compare": cmd_compare,
         "planted": cmd_planted,
         "bench": cmd_bench,
     }

@@ -1,0 +1,168 @@
+"""Compare: two choices of pair and domain side by side, from stored sweeps alone. Needs no torch and no weights."""
+
+import charts
+import controls
+import pandas as pd
+import streamlit as st
+from words import say
+
+from mechdiff import choices, prompts, published, stored, verdict
+from mechdiff.choices import MODULES, Choice
+from mechdiff.terms import DIRECTIONS
+
+AFFECTED = "most affected layer"
+DEPTHS = [AFFECTED, *(f"{tenth / 10:.1f}" for tenth in range(11))]
+WEIGHTS = dict(zip(MODULES, ("attention", "MLP")))
+SETS = {"greedy": "greedy", "topk": "top k"}
+CURVES = {  # curves over depth: how a choice reads them, and how they are drawn
+    "drift": (Choice.drift, charts.compared_drift),
+    "effect": (Choice.effect, charts.compared_effect),
+    "drop": (Choice.drop, charts.compared_drop),
+}
+SIDES = {"A": "blue", "B": "orange"}  # their colours in text, those of the charts
+
+
+def page() -> None:
+    st.header("Compare: how do two fine-tunes differ?", help=say("stored", "CKA", "effect", "transplant", "drop", "coverage"))
+    st.caption("Two choices of pair and domain, from **stored sweeps** alone. Of the sidebar only the direction counts here.")
+    body(st.session_state["_shared"]["direction"])
+
+
+def body(direction: str) -> None:
+    columns = st.columns(2, gap="medium")
+    chosen = {side: choice(side, index, direction, column) for index, (side, column) in enumerate(zip(SIDES, columns))}
+    one, two, three = st.columns([1.2, 1, 1], vertical_alignment="bottom")
+    with one:
+        at = st.selectbox(
+            "Rank cuts at relative depth",
+            DEPTHS,
+            key="rank_at",
+            bind="query-params",
+            help="Where rank cuts are read: at each choice's most affected layer (the largest effect of patching resid_post, on "
+            "the same prompts), or at the layer nearest to one depth.",
+        )
+    with two:
+        marked = st.toggle(
+            "Published 8B numbers",
+            value=True,
+            key="published",
+            bind="query-params",
+            help=f"Hollow marks: what the original study reports for its 8B pairs on their own domains, means without "
+            f"intervals. Source: {published.facts()['source']}. In part of its runs the requested rank was not used.",
+        )
+    depth = None if at == AFFECTED else float(at)
+    judge(chosen, depth, three)
+    draw(chosen, depth, marked)
+    foot(*chosen.values(), depth)
+
+
+def choice(side: str, index: int, direction: str, column) -> Choice:
+    """The widgets of one choice; its defaults are the first and the second pair, each on its own domain."""
+    pairs = choices.stored_pairs()
+    with column.container(border=True):
+        left, right = st.columns([1.4, 1])
+        pair = left.selectbox(
+            f":{SIDES[side]}[**{side}**] pair",
+            pairs,
+            index=min(index, len(pairs) - 1),
+            key=f"{side.lower()}_pair",
+            bind="query-params",
+        )
+        own = choices.own_domain(pair)
+        domain = right.selectbox(
+            "on domain",
+            [controls.OWN, *prompts.domains()],
+            key=f"{side.lower()}_domain",
+            bind="query-params",
+            help=f"own: {own}. Another domain than its own is a control.",
+        )
+        chosen = Choice(pair, own if domain == controls.OWN else domain, direction)
+        st.caption(f"On {chosen.domain}: {chosen.origin()}")
+    return chosen
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def estimates(place: str, one: Choice, depth: float | None, seed: int, stamp: float) -> dict:
+    """A choice's part of the verdict. place, stamp: the folder of all sweeps, and when the choice's own last changed."""
+    return verdict.estimates(one, depth, seed)
+
+
+def judge(chosen: dict[str, Choice], depth: float | None, corner) -> None:
+    """The verdict table, what its words mean, and what is not stored."""
+    seeds = dict(zip(chosen, verdict.seeds(*chosen.values())))
+    place = str(stored.ARTIFACTS)
+    found = {side: estimates(place, one, depth, seeds[side], one.stamp()) for side, one in chosen.items()}
+    lines = verdict.table(found["A"], found["B"])
+    cells = {"": lines["quantity"]}
+    for side, one in chosen.items():
+        name = side.lower()
+        words = lines[f"{name}_word"].map(lambda text: f" — **{text}**" if text else "")
+        cells[f":{SIDES[side]}[**{side}: {one.label}**]"] = lines[name] + words
+    apart = [f"**{text}**" if clear else text for text, clear in zip(lines["difference"], lines["clear"])]
+    st.table(pd.DataFrame(cells | {"B − A": apart}), border="horizontal", hide_index=True)
+    paired = " Both choices have the same prompts, so their resamples are paired." if seeds["A"] == seeds["B"] else ""
+    st.caption(f"{verdict.INTERVALS}{paired} Bold differences: their interval leaves nought out.")
+    with corner.popover("What the words mean", icon=":material/help:"):
+        for quantity in verdict.QUANTITIES.values():
+            st.markdown(f"**{quantity.name}.** {quantity.about}  \n{verdict.scale(quantity)}.")
+        st.caption("Where an interval reaches over more than one word, the words at both its ends are given.")
+    for side, one in chosen.items():
+        if note := verdict.missing(one, found[side]):
+            told, _, command = note.rpartition("Try:  ")
+            st.info(f"**{side}**: {told}\n\nTry:  `{command}`")
+        if one.stamp() and one.about("rq1") is None:
+            st.warning(f"{side}: the stored sweep of {one.label} has no manifest, so where its numbers come from is unknown.")
+
+
+def foot(a: Choice, b: Choice, depth: float | None) -> None:
+    """How to get the same numbers elsewhere."""
+    direction = "" if a.direction == DIRECTIONS[0] else f" --direction {a.direction}"
+    at = "" if depth is None else f" --depth {depth}"
+    command = f"python -m mechdiff compare --a {a.pair}@{a.domain} --b {b.pair}@{b.domain}{direction}{at}"
+    st.code(command, language="bash", wrap_lines=True)
+
+
+def draw(chosen: dict[str, Choice], depth: float | None, marked: bool) -> None:
+    """The curves behind the verdict, a question a chart. What neither choice has is left out."""
+    place, stamps = str(stored.ARTIFACTS), tuple(one.stamp() for one in chosen.values())
+    for row in (("drift", "effect"), MODULES, ("drop", "rank"), tuple(SETS)):
+        for kind, column in zip(row, st.columns(2, gap="medium")):
+            at = depth if kind == "rank" else None
+            if drawn := specification(place, kind, *chosen.values(), at, marked, stamps):
+                column.vega_lite_chart(drawn, width="stretch")
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def specification(place: str, kind: str, a: Choice, b: Choice, depth: float | None, marked: bool, stamps: tuple) -> dict | None:
+    """A chart, remembered as what the browser gets: to build them takes longer than all else on the page."""
+    chosen = {f"{side}: {one.label}": one for side, one in zip(SIDES, (a, b))}
+    tables = {name: table for name, one in chosen.items() if (table := curve(one, kind, depth)) is not None}
+    if not tables:
+        return None
+    own = {name: one for name, one in chosen.items() if marked and one.domain == choices.own_domain(one.pair)}
+    near = (1.0 if depth is None else depth) if kind == "rank" else None  # the published layer nearest to ours
+    chart = "coverage" if kind in SETS else kind
+    marks = {name: published.marks(chart, one.domain, one.direction, near) for name, one in own.items()}
+    layers = ", ".join(f"{name[0]}: layer {table['layer'].iloc[0]}" for name, table in tables.items())
+    if kind in MODULES:
+        drawn = charts.compared_transplants(tables, WEIGHTS[kind])
+    elif kind in SETS:
+        sets = {name: found for name, one in chosen.items() if (found := one.random_sets(one.strongest())) is not None}
+        drawn = charts.compared_coverage(tables, sets, marks, SETS[kind], f"{layers}; pale: 95 % of random sets")
+    elif kind == "rank":
+        drawn = charts.compared_ranks(tables, marks, f"{layers}; bands: 95 %")
+    else:
+        drawn = CURVES[kind][1](tables, marks)
+    return drawn.to_dict()
+
+
+def curve(one: Choice, kind: str, depth: float | None) -> pd.DataFrame | None:
+    """What is drawn of a choice; None if it is not stored."""
+    if kind in CURVES:
+        return CURVES[kind][0](one)
+    if kind in MODULES:
+        return one.transplants(kind)
+    layer = one.layer(depth) if kind == "rank" else one.strongest()
+    if layer is None:
+        return None
+    return one.drop_by_rank(layer) if kind == "rank" else one.coverage(layer, kind)

@@ -1,0 +1,153 @@
+"""The Compare page, as a user sees it: the verdict's own numbers, its curves, and notes where nothing is stored."""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mechdiff import published, stored, verdict
+from mechdiff.choices import parse
+from mechdiff.verdict import QUANTITIES, estimates, seeds, text
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
+from charts.base import BLUE, ORANGE
+
+PAGE = "import session\nfrom views import compare\nsession.frame(compare.page)\n"
+FIRST, SECOND = "demo-cognitive", "demo-cultural"
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch):
+    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+
+
+def open_page(**query) -> AppTest:
+    at = AppTest.from_string(PAGE, default_timeout=120)
+    for name, value in query.items():
+        at.query_params[name] = value
+    at.run()
+    assert not at.exception and not at.error, [*at.exception, *at.error]
+    return at
+
+
+def table(at: AppTest):
+    return at.table[0].value
+
+
+def column(at: AppTest, letter: str) -> list[str]:
+    """The cells of a choice, without their words."""
+    name = next(name for name in table(at) if f"{letter}: " in name)
+    return [cell.partition(" — ")[0] for cell in table(at)[name]]
+
+
+def specs(at: AppTest) -> list[dict]:
+    return [json.loads(chart.proto.spec) for chart in at.get("vega_lite_chart")]
+
+
+def layers(spec: dict) -> list[dict]:
+    return [layer for layer in spec["layer"] if "mark" in layer]
+
+
+def colours(spec: dict) -> dict[str, str]:
+    scales = [layer["encoding"].get("color", {}).get("scale") for layer in layers(spec)]
+    return dict(pair for scale in scales if scale for pair in zip(scale["domain"], scale["range"]))
+
+
+def hollow(spec: dict) -> list[dict]:
+    return [layer for layer in layers(spec) if layer["mark"].get("shape") == "diamond" or layer["mark"]["type"] == "rect"]
+
+
+def expected(one: str, other: str, direction="base-to-tuned", depth=None) -> list[list[str]]:
+    both = [parse(name, direction) for name in (one, other)]
+    found = [estimates(choice, depth, seed) for choice, seed in zip(both, seeds(*both))]
+    return [[text(QUANTITIES[key], values[key]) for key in QUANTITIES] for values in found]
+
+
+def test_the_default_is_both_demo_pairs_each_on_its_own_domain():
+    at = open_page()
+    assert [column(at, "A"), column(at, "B")] == expected(FIRST, SECOND)
+    assert list(table(at).iloc[:, 0]) == [quantity.name for quantity in QUANTITIES.values()]
+    assert len(specs(at)) == 8 and not at.info and not at.warning
+    assert any(verdict.INTERVALS in caption.value for caption in at.caption)
+
+
+def test_every_chart_names_the_choices_in_their_own_colours():
+    at = open_page()
+    names = {f"A: {FIRST} on {parse(FIRST, 'base-to-tuned').domain}": BLUE}
+    names[f"B: {SECOND} on {parse(SECOND, 'base-to-tuned').domain}"] = ORANGE
+    for spec in specs(at):
+        assert colours(spec) == names
+        titles = {layer["encoding"][axis].get("title") for layer in layers(spec) for axis in "xy" if axis in layer["encoding"]}
+        assert len(titles - {None}) == 2 and spec["title"]["text"].endswith("?")
+
+
+def test_a_link_brings_the_choices_back():
+    link = {"a_pair": SECOND, "b_pair": FIRST, "b_domain": "cultural", "rank_at": "0.9", "direction": "tuned-to-base"}
+    at = open_page(**link)
+    assert [column(at, "A"), column(at, "B")] == expected(SECOND, f"{FIRST}@cultural", "tuned-to-base", 0.9)
+    assert any("--direction tuned-to-base --depth 0.9" in code.value for code in at.code)
+    assert table(open_page(**link)).equals(table(at))
+
+
+def test_choosing_a_domain_changes_one_side_alone():
+    at = open_page()
+    before = column(at, "A")
+    at.selectbox(key="b_domain").set_value("cognitive").run()
+    assert column(at, "A") == before and column(at, "B") == expected(FIRST, f"{SECOND}@cognitive")[1]
+    assert any("resamples are paired" in caption.value for caption in at.caption), "both are on the same prompts now"
+
+
+def test_what_is_not_stored_is_a_note_with_its_command():
+    at = open_page(a_domain="cultural")
+    (note,) = [info.value for info in at.info]
+    assert "Heads for 80 %" in note and f"python -m mechdiff sweep --pair {FIRST} --domain cultural --grid full" in note
+    assert column(at, "A").count("not stored") == 2 and len(specs(at)) == 8
+    coverage = [spec for spec in specs(at) if "heads" in spec["title"]["text"]]
+    assert len(coverage) == 2 and all(list(colours(spec).values()) == [ORANGE] for spec in coverage)
+
+
+def test_with_nothing_stored_no_chart_is_drawn():
+    at = open_page(a_pair="llama-8b-cognitive", b_pair="llama-8b-cultural")
+    assert set(column(at, "A") + column(at, "B")) == {"not stored"}
+    assert len(at.info) == 2 and not specs(at)
+
+
+def test_published_numbers_are_hollow_and_can_be_hidden():
+    at = open_page()
+    drawn = [hollow(spec) for spec in specs(at)]
+    assert [bool(marks) for marks in drawn] == [True, True, False, False, True, True, True, True]
+    drift = specs(at)[0]
+    (mine,) = [mark for mark in drawn[0] if mark["mark"]["type"] == "point" and mark["mark"]["color"] == BLUE]
+    (sent,) = [one.data.data for one in at.get("vega_lite_chart")[0].proto.datasets if one.name == mine["data"]["name"]]
+    assert pa.ipc.open_stream(sent).read_pandas()["mean"].min() == 0.5617 and not mine["mark"]["filled"]
+    assert any("published" in line.lower() for line in drift["title"]["subtitle"])
+    at.toggle(key="published").set_value(False).run()
+    assert not any(hollow(spec) for spec in specs(at))
+
+
+def test_published_numbers_belong_to_a_pair_on_its_own_domain():
+    at = open_page(b_domain="cognitive")
+    assert {mark["mark"].get("color") for mark in hollow(specs(at)[0])} == {BLUE}
+    assert published.marks("drift", "cognitive", "base-to-tuned").shape[0] == 16
+
+
+def test_a_sweep_without_a_manifest_is_called_so(tmp_path, monkeypatch):
+    for source in stored.ARTIFACTS.glob(f"*/rq1/{FIRST}"):
+        shutil.copytree(source, tmp_path / source.relative_to(stored.ARTIFACTS), ignore=shutil.ignore_patterns("manifest.json"))
+    monkeypatch.setattr(stored, "ARTIFACTS", tmp_path)
+    at = open_page(a_pair=FIRST)
+    assert any("no manifest" in warning.value for warning in at.warning)
+
+
+def test_a_page_whose_tables_are_read_is_there_at_once():
+    at, times = open_page(), []
+    for _ in range(3):
+        start = time.perf_counter()
+        at.run()
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3

@@ -1,0 +1,299 @@
+"""The verdict: planted curves whose answers are known, what intervals promise, and what is said where nothing is stored."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mechdiff import UserError, choices, published, stored, verdict
+from mechdiff.__main__ import main
+from mechdiff.choices import Choice, parse
+from mechdiff.stats import summarise
+from mechdiff.verdict import AT_FLOOR, NO_DROP, NOT_STORED, QUANTITIES, Estimate, estimates, word
+
+DIRECTION = "base-to-tuned"
+TEMPLATES = [f"t{i % 12}" for i in range(48)]
+LAYERS = 8
+RISING = np.linspace(0, 1, LAYERS)
+RANKS = {"0": -0.5, "1": 0.1, "4": 0.3, "16": 0.5, "full": 0.6}  # the share of the zscore effect that a cut takes away
+
+
+@pytest.fixture(autouse=True)
+def empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "ARTIFACTS", tmp_path)
+
+
+def choice(pair="planted", domain="here") -> Choice:
+    return Choice(pair, domain, DIRECTION)
+
+
+def plant(folder: str, tables: dict, where: Choice | None = None, **about) -> None:
+    """Store tables as a sweep does."""
+    where = where or choice()
+    manifest = {"templates": TEMPLATES, "prompts": len(TEMPLATES), "prompts_hash": "one", "dtype": "float32", "grid": "full"}
+    tables = {name: table if name == "drift" else table.assign(direction=DIRECTION) for name, table in tables.items()}
+    stored.save(stored.ARTIFACTS / where.domain / folder / where.pair, tables, manifest | about)
+
+
+def lines(means: dict, control="none", noise=0.3, seed=0, **columns) -> pd.DataFrame:
+    """Effects by prompt around known means. means: the values of some columns -> mean effect; noise: relative, lognormal."""
+    rng, parts = np.random.default_rng(seed), []
+    for values, mean in means.items():
+        kl = mean * rng.lognormal(-(noise**2) / 2, noise, len(TEMPLATES))
+        parts.append(pd.DataFrame({"prompt": range(len(TEMPLATES)), "kl": kl, "control": control, **dict(values), **columns}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def patches(profile, floor=1e-8, **how) -> dict:
+    """rq1's tables of a residual stream's patch."""
+    at = {(("layer", layer),): max(mean, 1e-12) for layer, mean in enumerate(profile)}
+    table = pd.concat([lines(at, **how), lines(dict.fromkeys(at, floor), "self")]).assign(stream="resid_post")
+    return {"patch": table, "patch_summary": summarise(table, ["layer", "stream", "control"], TEMPLATES)}
+
+
+def cuts(shares: dict, own: dict, layer=LAYERS - 1, floor=1e-8, noise=0.05) -> None:
+    """rq1's to rq3's tables for rank cuts at a layer. shares: drop by rank under `mean`; own: effect by rank under `own`."""
+    plant("rq1", patches(RISING))
+    fixed = {"layer": layer, "stream": "resid_post", "alpha": "auto", "noise": noise}
+    rows = [("mean", rank, 1 - share) for rank, share in shares.items()] + [("own", rank, kl) for rank, kl in own.items()]
+    parts = [lines({(("rank", "full"),): floor}, "self", complement="", map="none", **fixed)]
+    for seed, (complement, rank, kl) in enumerate(rows, 1):
+        how = {"control": "mean", "map": "none"} if rank == "0" else {"map": "procrustes_scaled"}
+        parts.append(lines({(("rank", rank),): kl}, complement=complement, seed=seed, **how, **fixed))
+    plant("rq3", {"rank": pd.concat(parts)})
+    plant("rq2", {"transport": lines({(("rank", "full"),): 1.0}, map="zscore", complement="", **fixed)})
+
+
+def coverage(curve: list[float], width: float, chosen="greedy") -> None:
+    """rq4's tables of one layer. curve: coverage of the best 1, 2, ... heads, the last all; width: half of its interval."""
+    sets = ["-".join(map(str, range(k))) for k in range(1, len(curve))]
+    rows = [{"heads": heads, "chosen": chosen, "coverage": value} for heads, value in zip([*sets, "all"], curve)]
+    table = pd.DataFrame(rows).assign(layer=3, control="none")
+    singles = pd.DataFrame({"heads": [str(h) for h in range(len(curve))], "chosen": "random", "coverage": 0.1, "layer": 3})
+    table = pd.concat([table, singles.assign(control="random")])
+    table.loc[table["heads"] == "all", "chosen"] = "all"
+    table = table.assign(coverage_low=table["coverage"] - width, coverage_high=table["coverage"] + width)
+    whole = pd.DataFrame({"layer": [2, 3], "heads": "all", "control": "none", "mean": [0.1, 0.2]})
+    plant("rq4", {"coverage_summary": table, "heads_summary": whole})
+
+
+def test_the_depth_of_an_effect_is_its_weighted_mean():
+    profile = np.array([0, 0, 0, 1, 0, 0, 3, 0])
+    plant("rq1", patches(profile, noise=0))
+    found = estimates(choice(), None)["effect"]
+    assert found.value == pytest.approx((3 + 3 * 6) / 4 / 7, abs=1e-3) and found.high - found.low < 1e-3
+    plant("rq1", patches(np.ones(LAYERS), noise=0))
+    assert estimates(choice(), None)["effect"].value == pytest.approx(0.5)
+
+
+def test_scaling_all_effects_leaves_the_depth_where_it_is():
+    plant("rq1", patches(RISING))
+    one = estimates(choice(), None)["effect"]
+    plant("rq1", patches(64 * RISING))  # a power of two: storing rounds the mantissa alone
+    other = estimates(choice(), None)["effect"]
+    assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), rel=1e-9)
+    assert one.low < one.value < one.high
+
+
+def test_intervals_of_depth_and_share_hold_the_truth():
+    depth, held, shared = (RISING * RISING).sum() / RISING.sum(), 0, 0
+    modules = {(("stream", s), ("layer", l)): w * (l + 1) for l in range(4) for s, w in (("attn_out", 1.0), ("mlp_out", 3.0))}
+    for seed in range(60):
+        transplant = pd.concat([lines(modules, seed=seed, noise=0.8), lines(dict.fromkeys(modules, 1e-8), "self")])
+        plant("rq1", patches(RISING, seed=seed, noise=0.8) | {"transplant": transplant})
+        found = estimates(choice(), None)
+        held += found["effect"].low <= depth <= found["effect"].high
+        shared += found["attention"].low <= 0.25 <= found["attention"].high
+    assert held >= 51 and shared >= 51  # 57 expected; fewer than 51 has a chance below 1 in 100 at 92 %
+
+
+def test_an_effect_at_the_floor_has_no_depth():
+    plant("rq1", patches(1e-8 * np.ones(LAYERS)))
+    found = estimates(choice(), None)["effect"]
+    assert found.why == AT_FLOOR and np.isnan(found.value) and found.draws is None
+    assert verdict.text(QUANTITIES["effect"], found) == AT_FLOOR and word(QUANTITIES["effect"], found) == ""
+
+
+def drifts(similarity, error) -> None:
+    table = pd.DataFrame({"layer": range(len(similarity)), "stream": "resid_post", "cka": similarity, "cka_debiased": similarity})
+    error = np.broadcast_to(error, len(similarity))
+    plant("rq1", {"drift": table.assign(low=table["cka"] - 1.96 * error, high=table["cka"] + 1.96 * error)})
+
+
+def test_the_depth_of_drift_and_no_drift():
+    drifts([1, 1, 0.5, 1, 0.5], 0.001)
+    found = estimates(choice(), None)["drift"]
+    assert found.value == pytest.approx(0.75) and found.low < 0.75 < found.high < 0.76
+    drifts([0.999] * 5, 0.01)
+    assert estimates(choice(), None)["drift"].why == "no drift above its error"
+    drifts([1, 1, 0.5, 1, 0.5], np.nan)  # too few templates for a jackknife
+    found = estimates(choice(), None)["drift"]
+    assert verdict.text(QUANTITIES["drift"], found) == "0.75 (no interval)" and word(QUANTITIES["drift"], found) == ""
+
+
+@pytest.mark.parametrize("pattern", ["apart", "together", "against"])
+def test_the_drift_interval_holds_however_the_layers_errors_hang_together(pattern):
+    truth, error, depth = np.linspace(0.9, 0.3, 9), 0.04, np.linspace(0, 1, 9)
+    middle = ((1 - truth) * depth).sum() / (1 - truth).sum()
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(100):
+        draw = {"apart": rng.normal(size=9), "together": np.ones(9) * rng.normal()}
+        draw["against"] = np.sign(depth - middle) * rng.normal()
+        drifts(truth + error * draw[pattern], error)
+        found = estimates(choice(), None)["drift"]
+        held += found.low <= middle <= found.high
+    assert held >= (90 if pattern == "against" else 98)
+
+
+def test_the_rank_is_the_first_that_reaches_its_share():
+    cuts(RANKS, {"1": 0.1, "4": 0.9, "16": 0.95, "full": 1.0})
+    found = estimates(choice(), None)
+    assert (found["rank_mean"].value, found["rank_own"].value) == (16, 4)
+    for name in ("rank_mean", "rank_own"):
+        one = found[name]
+        assert one.low <= one.value <= one.high and {one.low, one.high} <= {0, 1, 4, 16, np.inf}
+        assert one.place == f"at layer {LAYERS - 1}"
+    assert word(QUANTITIES["rank_mean"], found["rank_mean"]) == "medium-rank"
+    assert word(QUANTITIES["rank_own"], found["rank_own"]) == "low-rank"
+
+
+def test_a_rank_near_its_share_has_an_interval_over_ranks():
+    cuts(RANKS | {"4": 0.48}, {"full": 1.0}, noise=0.2)
+    found = estimates(choice(), None)["rank_mean"]
+    assert found.low == 4 and found.high >= 16 and word(QUANTITIES["rank_mean"], found).startswith("low-rank to ")
+
+
+def test_rank_nought_is_mean_ablation_and_may_be_enough():
+    cuts(RANKS | {"0": 0.65}, {"full": 1.0})
+    found = estimates(choice(), None)["rank_mean"]
+    assert found.value == 0 and word(QUANTITIES["rank_mean"], found) == "mean ablation is enough"
+
+
+def test_where_the_full_map_drops_nothing_no_rank_is_named():
+    cuts({"0": -1.0, "1": -0.5, "full": 0.0}, {"1": 0.1, "full": 1.0}, noise=0.3)
+    found = estimates(choice(), None)
+    assert found["rank_mean"].why == NO_DROP and found["rank_own"].value == np.inf
+    cuts(RANKS, {"full": 1.0}, floor=1.0)
+    assert estimates(choice(), None)["rank_mean"].why == AT_FLOOR
+
+
+def test_rank_cuts_are_read_at_the_most_affected_or_the_asked_depth():
+    cuts(RANKS, {"full": 1.0}, layer=3)
+    assert estimates(choice(), None)["rank_mean"].why == NOT_STORED
+    assert estimates(choice(), 0.45)["rank_mean"].place == "at layer 3"
+    assert choice().layer(1.0) == choice().affected() == LAYERS - 1
+
+
+def test_heads_are_counted_on_the_curve_and_on_its_interval():
+    coverage([0.2, 0.5, 0.78, 0.86, 0.95, 1.0, 1.0, 1.0], 0.05)
+    found = estimates(choice(), None)
+    assert (found["greedy"].value, found["greedy"].low, found["greedy"].high) == (4, 3, 4)
+    assert verdict.text(QUANTITIES["greedy"], found["greedy"]) == "4 [3, 4] of 8 at layer 3"
+    assert word(QUANTITIES["greedy"], found["greedy"]) == "some heads"
+    assert found["topk"].why == NOT_STORED
+    coverage([0.9, 1.0, 1.0, 1.0], 0.02, "topk")
+    assert word(QUANTITIES["topk"], estimates(choice(), None)["topk"]) == "few heads"
+    coverage([np.nan] * 4, 0.02)
+    assert estimates(choice(), None)["greedy"].why == AT_FLOOR
+
+
+def test_words_go_by_the_whole_interval():
+    quantity = QUANTITIES["attention"]
+    cases = {(0.1, 0.4): "MLP-led", (0.3, 0.5): "MLP-led to balanced", (0.2, 0.9): "MLP-led to attention-led"}
+    for (low, high), expected in cases.items():
+        assert word(quantity, Estimate((low + high) / 2, low, high)) == expected
+    assert verdict.scale(quantity) == "**MLP-led** up to 0.4, **balanced** up to 0.6, **attention-led** above"
+
+
+def test_differences_are_paired_on_the_same_prompts_alone():
+    one, two, far = choice(), choice("other"), choice("other", "elsewhere")
+    plant("rq1", patches(RISING, noise=0.8), one)
+    plant("rq1", patches(RISING, noise=0.8), two)
+    plant("rq1", patches(RISING, noise=0.8), far, prompts_hash="two")
+    assert verdict.seeds(one, two) == (0, 0) and verdict.seeds(one, far) == (0, 1)
+    quantity = QUANTITIES["effect"]
+    same, apart = (
+        verdict.difference(quantity, *(estimates(c, None, s)["effect"] for c, s in zip(both, verdict.seeds(*both))))
+        for both in ((one, two), (one, far))
+    )
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert apart.value == 0 and apart.low < 0 < apart.high
+    assert verdict.text(quantity, apart, sign=True).startswith("+0.00 [-0.")
+
+
+def test_differences_without_resamples_take_both_intervals_far_ends():
+    a, b = Estimate(4, 3, 5, whole=9), Estimate(6, 5, 6, whole=9)
+    apart = verdict.difference(QUANTITIES["topk"], a, b)
+    assert (apart.value, apart.low, apart.high) == (2, 0, 3)
+    assert "9 heads against 32" in verdict.difference(QUANTITIES["topk"], a, Estimate(6, 5, 6, whole=32)).why
+
+
+def test_ranks_differ_by_how_often_one_is_higher():
+    a, b = (Estimate(1, 1, 1, draws=np.array(draws)) for draws in ([8, 8, np.inf, 8], [4, np.inf, np.inf, 4]))
+    assert verdict.difference(QUANTITIES["rank_mean"], a, b).why == "B higher in 25 %, lower in 50 % of resamples"
+    assert verdict.difference(QUANTITIES["rank_mean"], a, a).why == "B the same in 100 % of resamples"
+
+
+def test_without_a_sweep_everything_says_so_and_what_to_type(capsys):
+    found = estimates(choice(), None)
+    assert {one.why for one in found.values()} == {NOT_STORED}
+    assert main(["compare", "--a", "demo-cultural", "--b", "llama-8b-cognitive"]) == 0
+    told = capsys.readouterr().out
+    assert "Try:  python -m mechdiff sweep --pair llama-8b-cognitive --domain cognitive --grid full" in told
+    assert "Try:  python -m mechdiff sweep --pair demo-cultural --domain cultural --grid full" in told
+    assert told.count("Depth of drift;") == 2 and "nothing stored" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nope"], "Pair 'nope' does not exist"),
+        (["demo-cultural@nope"], "Domain 'nope' does not exist"),
+        (["demo-cultural", "--direction", "up"], "Direction 'up' does not exist"),
+        (["demo-cultural", "--depth", "26"], "Depth 26 is not between 0"),
+    ],
+)
+def test_a_wrong_choice_is_named(arguments, told, capsys):
+    assert main(["compare", "--b", "demo-cognitive", "--a", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_swept_pair_without_a_shipped_file_can_be_chosen():
+    plant("rq1", patches(RISING))
+    assert choices.stored_pairs()[0] == "planted" and choices.own_domain("planted") == "here"
+    assert parse("planted@here", DIRECTION) == choice()
+    with pytest.raises(UserError, match="Pair 'planted' does not exist"):
+        parse("planted", DIRECTION)  # its own domain is in a file that is not here
+
+
+def test_the_shipped_sweeps_give_the_verdict_without_torch(monkeypatch):
+    code = (
+        "from mechdiff import verdict, choices; import sys;"
+        "a, b = (choices.parse(name, 'base-to-tuned') for name in ('demo-cognitive', 'demo-cultural'));"
+        "print(verdict.report(a, b)); sys.exit('torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    monkeypatch.undo()
+    one = parse("demo-cognitive", DIRECTION)
+    table = one.effect()
+    assert f"{(table['mean'] * table['depth']).sum() / table['mean'].sum():.2f} [" in told
+    at = one.affected()
+    drop = one.drop_by_rank(at).set_index("rank")["mean"]
+    reached = next(k for k in ("0", "1", "2", "4", "8", "16", "32", "64", "full") if drop[k] >= 0.8 * drop["full"])
+    assert f"{reached} [" in told and f"at layer {at}" in told
+
+
+def test_published_numbers_stand_at_their_relative_depth():
+    drift = published.marks("drift", "cognitive", DIRECTION)
+    lowest = drift.loc[drift["mean"].idxmin()]
+    assert lowest["mean"] == 0.5617 and lowest["x"] == pytest.approx(12 / 31)
+    box = published.marks("drift", "cultural", DIRECTION).iloc[0]
+    assert (box["x"], box["x2"], box["mean"], box["mean2"]) == pytest.approx((8 / 31, 12 / 31, 0.86, 0.90))
+    there, back = (published.marks("effect", "cognitive", way) for way in (DIRECTION, "tuned-to-base"))
+    assert (there["mean"].iloc[-1], back["mean"].iloc[-1]) == (0.441, 1.699)
+    near = published.marks("rank", "cognitive", DIRECTION, 0.85)
+    assert set(near["layer"]) == {26} and list(near.loc[near["x"] == "full", "mean"]) == [39, 40]
+    assert list(published.marks("coverage", "cognitive", DIRECTION)["x"]) == [3.125, 6.25, 12.5, 25]
+    assert published.marks("rank", "cultural", "tuned-to-base", 1.0).empty
