@@ -4,16 +4,26 @@ from pathlib import Path
 
 import session
 import streamlit as st
-from views import drift, heads, home, patching, rank, transport
+from views import compare, drift, heads, home, lab, patching, rank, transport
 
-PAGES = [
-    st.Page(home.page, title="Home", icon=":material/home:", url_path="home", default=True),
-    st.Page(drift.page, title="Drift", icon=":material/call_split:", url_path="drift"),
-    st.Page(patching.page, title="Patching", icon=":material/swap_horiz:", url_path="patching"),
-    st.Page(transport.page, title="Transport", icon=":material/moving:", url_path="transport"),
-    st.Page(rank.page, title="Rank", icon=":material/filter_list:", url_path="rank"),
-    st.Page(heads.page, title="Heads", icon=":material/grid_view:", url_path="heads"),
-]
+PAGES = {  # a page's title: what draws it, and its icon
+    "Home": (home.page, "home"),
+    "Drift": (drift.page, "call_split"),
+    "Patching": (patching.page, "swap_horiz"),
+    "Transport": (transport.page, "moving"),
+    "Rank": (rank.page, "filter_list"),
+    "Heads": (heads.page, "grid_view"),
+    "Lab": (lab.page, "science"),
+    "Compare": (compare.page, "compare"),
+}
 
 st.set_page_config("mechdiff", page_icon=str(Path(__file__).with_name("icon.png")), layout="wide")
-session.frame(st.navigation(PAGES).run)
+chosen = st.navigation(
+    [
+        st.Page(draw, title=title, icon=f":material/{icon}:", url_path=title.lower(), default=title == "Home")
+        for title, (draw, icon) in PAGES.items()
+    ]
+)
+# The page's function is called here, not by the page's run(): a widget then belongs to the app, not to one of its pages, and
+# keeps its value and its place in the link from page to page.
+session.frame(PAGES[chosen.title][0], chosen.title.lower())

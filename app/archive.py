@@ -28,7 +28,7 @@ def lines(run: Run, folder: str, name: str, **where) -> pd.DataFrame:
 
 
 def look_up(run: Run, folder: str, name: str, **where) -> tuple[pd.DataFrame, dict | None]:
-    where = {"direction": run.direction} | where
+    where = where if run.question == "drift" else {"direction": run.direction} | where  # drift has no direction
     found, about = read(str(stored.ARTIFACTS), run.chosen_domain, folder, run.spec.name, name, tuple(where.items()))
     return pd.DataFrame() if found is None else found, about
 
@@ -49,6 +49,26 @@ def origin(run: Run, folder: str, table: pd.DataFrame) -> str:
     if about is None:
         return "stored sweep WITHOUT a manifest: where its numbers come from is unknown"
     return f"stored sweep: {table['prompts'].iloc[0]} prompts, {table['templates'].iloc[0]} templates, {about['dtype']}"
+
+
+def row():
+    """Where a badge and its provenance stand side by side."""
+    return st.container(horizontal=True, vertical_alignment="center", gap="small")
+
+
+def provenance(run: Run, folder: str) -> None:
+    """Where a stored curve comes from, for those who ask."""
+    _, about = look_up(run, folder, "manifest")
+    if about is None:
+        return
+    with st.popover("Where the stored numbers come from", icon=":material/history_edu:", type="tertiary", width="content"):
+        st.code(about["command"], language="bash", wrap_lines=True)
+        st.markdown(
+            f"{about['prompts']} prompts of {about['domain']}, {about['dtype']}, on {about['device_name']} ({about['device']}), "
+            f"finished {about['finished'][:10]} after {about['seconds']:.0f} s. Seed {about['seed']}. "
+            f"Base: {about['base']['source']}; tuned: {about['tuned']['source']}."
+        )
+        st.caption(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
 
 
 def badge(run: Run, live: pd.DataFrame, folder: str, name: str, what: str = "", **where) -> None:

@@ -1,23 +1,59 @@
-"""Widgets to typed values, bound to the URL: a link reopens the same view."""
+"""Widgets to typed values: one selection, the same on every page, and held by the link.
+
+Every linked widget is drawn on every page, in a place of its own above it, and those that a page does not use are hidden there.
+So its value stays, the address holds the whole selection, and going back in the browser goes back in it too. (A widget that
+moves from place to place loses its binding to the address.)
+"""
 
 import shlex
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
+from functools import partial
+from urllib.parse import urlencode
 
+import charts
 import streamlit as st
+from words import TERMS, say
 
 from mechdiff import prompts
 from mechdiff.experiments import Run
 from mechdiff.pairs import Pair, read_pair, shipped
-from mechdiff.terms import COMPLEMENTS, DIRECTIONS, MAPS
+from mechdiff.terms import COMPLEMENTS, DIRECTIONS, MAPS, STREAMS
 
-OWN = "own"
+OWN, HOME = "own", "home"
 COUNTS = [8, 16, 32, 64, 150]
-STREAM_HELP = """The state that is compared or replaced, at the decision token: the prompt's last token that is not special.
+STREAM_ORDER = ("resid_post", *(stream for stream in STREAMS if stream != "resid_post"))
+DEFAULTS = {  # what the link holds: every linked widget's key, and its value where nothing is chosen (the layer's: the pair's)
+    "pair": shipped()[0],
+    "domain": OWN,
+    "direction": DIRECTIONS[0],
+    "prompts": 32,
+    "layer": None,
+    "stream": STREAM_ORDER[0],
+    "map": "none",
+    "fit": "procrustes_scaled",
+    "alpha": "auto",
+    "rank": "8",
+    "complement": COMPLEMENTS[0],
+    "heads": [0],
+    "blend": 1.0,
+    "prompt": 0,
+    "own": "",
+    "own_prompt": 0,
+    "back": 0,
+    "stack": "",
+    "horizon": 1,
+    "measure": "effect",
+    "target": "",
+    "foil": "",
+}
+STREAM_HELP = f"""{say("stream", "decision token")}
 
 - `resid_post`, `resid_pre`: the residual stream after and before the layer
 - `attn_out`, `mlp_out`: what the attention or MLP module returns
 - `heads`: all heads' outputs, before the output projection"""
-MAP_HELP = """What is done to the donor's state first.
+MAP_HELP = f"""{say("map")}
 
 - `none`: nothing
 - `zscore`: each dimension gets the mean and scale that the recipient has on the train split; the reference of *drop*
@@ -26,140 +62,204 @@ MAP_HELP = """What is done to the donor's state first.
 - `procrustes_scaled`: the same between whitened states, then the recipient's own spread
 
 A fitted map has to read the train split with both models first: a minute or more on a CPU, once for every pair and domain."""
-MAPPED = ("resid_post", "attn_out", "mlp_out")
 ALPHAS = ("auto", "0.3", "0.5", "0.8", "1.0", "1.2")
-ALPHA_HELP = """The mapped state is multiplied by this. `auto`: the median of the recipient's size over the mapped size, on train
-prompts that the map was not fitted on."""
+ALPHA_HELP = f"""{TERMS["alpha"]} `auto`: the median of the recipient's size over the mapped size, on train prompts that the map
+was not fitted on."""
 RANKS = [*map(str, (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)), "full"]
-COMPLEMENT_HELP = """What fills the dimensions that the cut leaves out.
+COMPLEMENT_HELP = f"""{TERMS["complement"]}
 
 - `mean`: the recipient's train mean. The rest is deleted, so a low rank also does damage; rank 0 is mean ablation.
 - `own`: the recipient's own state. Rank 0 changes nothing, so no drop is shown."""
-ALWAYS = ("pair", "domain", "limit")  # flags that a shown command has even where they are the default
+PLACES = ("fit", "stream", "map", "layer", "alpha", "rank", "complement", "heads", "blend", "prompt")  # those above a page
+ALWAYS = ("pair", "domain", "limit", "stack")  # flags that a shown command has even where they are the default
+
+
+def places() -> None:
+    """Begin a page: a place for every linked widget that is not in the sidebar."""
+    line = st.container(horizontal=True, gap="medium", key="places")
+    st.session_state["_places"] = {key: line.container(key=f"place-{key}") for key in PLACES}
+
+
+def linked(widget: Callable, label: str, *args, key: str, mend: Callable | None = None, **details):
+    """Draw a widget that the link holds. mend: makes of a value from another pair one that this widget can show."""
+    if mend and key in st.session_state and mend(st.session_state[key]) != st.session_state[key]:
+        st.session_state[key] = mend(st.session_state[key])
+    with st.session_state.get("_places", {}).get(key) or nullcontext():
+        value = widget(label, *args, key=key, bind="query-params", **details)
+    drawn().add(key)
+    return value
+
+
+def drawn() -> set[str]:
+    """The linked widgets of this page run."""
+    return st.session_state.setdefault("_linked", set())
+
+
+def state() -> dict:
+    """The selection: every linked widget's value."""
+    return {key: st.session_state.get(key, default) for key, default in DEFAULTS.items()}
+
+
+def link(page: str, values: dict) -> str:
+    """A page with a selection, as the address that opens it. What is not named has its default there."""
+    named = {key: "" if value == [] else value for key, value in values.items() if value != DEFAULTS[key]}
+    return f"{'./' if page == HOME else page}?{urlencode(named, doseq=True)}"
+
+
+def others(shared: dict) -> None:
+    """End a page: the linked widgets that it does not use, hidden."""
+    used = [f".st-key-places > div:has(.st-key-place-{key})" for key in PLACES if key in drawn()]
+    chosen = read_pair(shared["pair"])
+    rest = {"fit": fitted_map, "stream": stream, "map": donor_map, "alpha": alpha, "rank": rank, "complement": complement}
+    rest |= {"blend": blend, "prompt": lambda: prompt(len(request("patch", shared).chosen_prompts))}
+    if chosen.missing() is None:
+        rest |= {"layer": lambda: layer(chosen), "heads": lambda: heads(chosen)}
+    for key, draw in rest.items():
+        if key not in drawn():
+            draw()
+    if used:
+        st.html(f"<style>.st-key-places, {', '.join(used)} {{display: flex !important}}</style>")
+
+
+def clickable(figure, key: str, take: Callable[[dict], None] | None = None) -> None:
+    """Draw a chart whose marks can be clicked. take: what to do with a clicked mark's values; default: choose them."""
+    st.altair_chart(
+        figure,
+        width="stretch",
+        key=key,
+        on_select=partial(clicked, key, take or choose),
+        selection_mode=charts.PICK,
+        theme="streamlit",
+    )
+
+
+def clicked(key: str, take: Callable[[dict], None]) -> None:
+    """Runs before the page is drawn again. A click beside all marks picks nothing."""
+    picked = st.session_state.get(key, {}).get("selection", {}).get(charts.PICK) or []
+    if picked:
+        take(picked[0])
+
+
+def choose(picked: dict) -> None:
+    """Give a clicked mark's values to the widgets of the same names."""
+    for key in DEFAULTS.keys() & picked.keys():
+        st.session_state[key] = picked[key]
+
+
+def toggle_head(picked: dict) -> None:
+    """Add or drop a clicked head; one of another layer starts a new set there."""
+    layer, head = int(picked["layer"]), int(picked["head"])
+    same = st.session_state.get("layer") == layer
+    before = set(st.session_state.get("heads") or []) if same else set()
+    st.session_state["layer"], st.session_state["heads"] = layer, sorted(before ^ {head}) or [head]
 
 
 def pair() -> Pair:
-    name = st.sidebar.selectbox(
-        "Pair",
-        shipped(),
-        key="pair",
-        bind="query-params",
-        help="A base model and a fine-tune of it. Add your own as a TOML file.",
-    )
+    name = linked(st.sidebar.selectbox, "Pair", shipped(), key="pair", help=f"{TERMS['pair']} Add your own as a TOML file.")
     return read_pair(name)
 
 
 def domain(chosen: Pair) -> str:
-    picked = st.sidebar.selectbox(
+    picked = linked(
+        st.sidebar.selectbox,
         "Domain",
         [OWN, *prompts.domains()],
         key="domain",
-        bind="query-params",
-        help=f"The curated prompts to study the pair on. own: {chosen.domain}. Another domain than its own is a control.",
+        help=f"{TERMS['domain']} own: {chosen.domain}. Another domain than its own is a control.",
     )
     return chosen.domain if picked == OWN else picked
 
 
 def direction() -> str:
-    return st.sidebar.radio(
-        "Direction",
-        DIRECTIONS,
-        key="direction",
-        bind="query-params",
-        help="Whose state goes into whom. `base-to-tuned`: the tuned model runs with the base model's state.",
+    about = (
+        f"Whose state goes into whom. `base-to-tuned`: the tuned model runs with the base's state.  \n{say('donor', 'recipient')}"
     )
+    return linked(st.sidebar.radio, "Direction", DIRECTIONS, key="direction", help=about)
 
 
 def count() -> int:
-    return st.sidebar.select_slider(
+    return linked(
+        st.sidebar.select_slider,
         "Prompts",
         COUNTS,
-        value=32,
+        value=DEFAULTS["prompts"],
         key="prompts",
-        bind="query-params",
         help="How many of the domain's 150 validation prompts. More make narrower intervals, and take longer the first time.",
     )
 
 
-def stream(options: tuple[str, ...]) -> str:
-    return st.selectbox("Stream", options, key="stream", bind="query-params", help=STREAM_HELP)
+def stream() -> str:
+    return linked(st.selectbox, "Stream", STREAM_ORDER, key="stream", help=STREAM_HELP)
 
 
 def donor_map() -> str:
-    return st.selectbox("Map", MAPS, key="map", bind="query-params", help=MAP_HELP)
+    return linked(st.selectbox, "Map", MAPS, key="map", help=MAP_HELP)
 
 
-def fitted_map(options: tuple[str, ...] = MAPS) -> str:
+def fitted_map() -> str:
     """The map of the pages that are about maps: their default is the study's own."""
-    return st.selectbox("Map", options, index=options.index("procrustes_scaled"), key="fit", bind="query-params", help=MAP_HELP)
+    return linked(st.selectbox, "Fitted map", MAPS, index=MAPS.index(DEFAULTS["fit"]), key="fit", help=MAP_HELP)
 
 
 def alpha() -> str:
-    return st.selectbox("Scale alpha", ALPHAS, key="alpha", bind="query-params", help=ALPHA_HELP)
+    return linked(st.selectbox, "Scale alpha", ALPHAS, key="alpha", help=ALPHA_HELP)
 
 
 def rank() -> str:
-    return st.select_slider(
-        "Rank",
-        RANKS,
-        value="8",
-        key="rank",
-        bind="query-params",
-        help="How many of the map's leading directions are kept; full is the uncut map.",
-    )
+    return linked(st.select_slider, "Rank", RANKS, value=DEFAULTS["rank"], key="rank", help=TERMS["rank"])
 
 
 def complement() -> str:
-    return st.radio("Complement", COMPLEMENTS, key="complement", bind="query-params", horizontal=True, help=COMPLEMENT_HELP)
+    return linked(st.radio, "Complement", COMPLEMENTS, key="complement", horizontal=True, help=COMPLEMENT_HELP)
 
 
-def compute(key: str, text: str) -> bool:
-    """Whether something that takes longer is to be computed on the page's own prompts."""
-    return st.toggle("Compute on these prompts", key=key, bind="query-params", help=text)
+def compute(key: str, text: str, takes: str) -> bool:
+    """Whether something that takes longer is to be computed on the page's own prompts. takes: how long."""
+    return st.toggle(f"Compute on these prompts: {takes}", key=key, bind="query-params", help=text)
 
 
 def layer(chosen: Pair) -> int:
     last = chosen.layers - 1
-    return st.slider(
-        "Layer", 0, last, value=2 * last // 3, key="layer", bind="query-params", help=f"0 to {last}, from the input."
+    return linked(
+        st.slider,
+        "Layer",
+        0,
+        last,
+        value=2 * last // 3,
+        key="layer",
+        mend=lambda value: min(max(value, 0), last),
+        help=f"0 to {last}, from the input. Or click a layer on a chart.",
     )
 
 
 def heads(chosen: Pair) -> list[int]:
-    picked = st.pills(
+    picked = linked(
+        st.pills,
         "Heads to replace together",
         list(range(chosen.heads)),
         selection_mode="multi",
-        default=[0],
+        default=DEFAULTS["heads"],
         key="heads",
-        bind="query-params",
-        help="Each head's output at the decision token is replaced by the other model's.",
+        mend=lambda value: [head for head in value or [] if 0 <= head < chosen.heads],
+        help=f"{TERMS['heads']} Or click heads on a chart.",
     )
     return sorted(picked or [])
 
 
 def blend() -> float:
-    return st.slider(
-        "Blend",
-        0.0,
-        1.0,
-        value=1.0,
-        step=0.05,
-        key="blend",
-        bind="query-params",
-        help="0 keeps the own output, 1 takes the donor's.",
-    )
+    return linked(st.slider, "Blend", 0.0, 1.0, value=1.0, step=0.05, key="blend", help=TERMS["blend"])
 
 
 def prompt(total: int) -> int:
-    return st.number_input(
+    return linked(
+        st.number_input,
         "Prompt",
         0,
         total - 1,
         value=0,
         key="prompt",
-        bind="query-params",
-        help=f"Which of the {total} prompts to look at, from 0.",
+        mend=lambda value: min(max(value, 0), total - 1),
+        help=f"Which of the {total} prompts to look at, from 0. Or click a prompt's mark on the chart.",
     )
 
 
@@ -175,7 +275,7 @@ def request(question: str, shared: dict, **details) -> Run:
 
 def command(run: Run) -> str:
     """The command line that gives the same numbers: what is not the default, and always pair, domain and limit."""
-    parts, plain = [f"python -m mechdiff run {run.question}"], Run(run.question)
+    parts, plain = [f"python -m mechdiff run {run.question}"], Run(run.question, stack=run.stack)
     for spec in fields(Run):
         value = getattr(run, spec.name)
         if value is None or spec.name == "question" or (spec.name not in ALWAYS and value == getattr(plain, spec.name)):

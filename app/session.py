@@ -13,7 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import controls
+import history
 import pandas as pd
+import rates
 import streamlit as st
 
 from mechdiff import experiments
@@ -26,7 +28,22 @@ from mechdiff.store import default
 
 PATIENCE = 0.6  # seconds that a page waits for a job before it shows progress
 ABANDONED = 30.0  # seconds after which a job that no page asks for stops
+CHART, NUMBERS = 400, 104  # heights in pixels: of a chart with title and legend, and of a row of numbers
 REDRAW = 1.5  # seconds between redraws while results arrive
+# Little space around a page, so that its main chart is seen at once; the progress lies over its foot, so that nothing jumps.
+STYLE = """<style>
+[data-testid="stMainBlockContainer"] {padding: 2.25rem 2.5rem 5rem}
+[data-testid="stHeader"] {background: transparent}
+.st-key-places, .st-key-places > div {display: none}
+.st-key-places > div {flex: 1 1 7rem; min-width: 7rem}
+.st-key-places > div:has(.st-key-place-layer, .st-key-place-rank) {flex: 2 1 9rem}
+.st-key-places > div:has(.st-key-place-heads) {flex: 3 1 20rem}
+.st-key-places > div:has(.st-key-place-fit) {flex: 1.3 1 10.5rem}
+.st-key-places > div:has(.st-key-place-alpha) {flex: .7 1 5.5rem; min-width: 5.5rem}
+.st-key-places > div:has(.st-key-place-complement) {flex: 1 1 9.5rem}
+@media (max-width: 640px) {[data-testid="stMainBlockContainer"] {padding: 3.5rem 1rem 6rem}}
+.st-key-progress {position: fixed; bottom: 0; right: 0; left: 0; z-index: 99; padding: .5rem 2rem; backdrop-filter: blur(14px)}
+</style>"""
 
 
 @dataclass
@@ -47,13 +64,15 @@ class Job:
         return not self.cancelled and time.monotonic() - self.touched < ABANDONED
 
     def work(self) -> None:
-        """Run the task to its end, or until nobody wants it."""
-        first = self.task.done
+        """Run the task to its end, or until nobody wants it. How fast it went is kept for estimates."""
+        first, clock = self.task.done, rates.Clock(self.task)
         for _ in self.task.steps():
+            clock.tick()
             self.done, self.total, self.stage = self.task.done, self.task.total, self.task.stage
             if not self.wanted():
                 return
         self.done = max(self.task.done, first)
+        clock.keep()
 
     def prepare(self, source: Source) -> None:
         def say(step: int, text: str) -> None:
@@ -94,6 +113,7 @@ def finish(identity) -> None:
     with lock:
         job = jobs.pop(identity, None)
     if job is not None:
+        rates.remaining.clear()
         job.future.result()
 
 
@@ -163,21 +183,42 @@ def resumed(request) -> bool:
     return True
 
 
-def frame(page) -> None:
-    """What surrounds every page: the shared selection, the page, the progress of what it waits for, the foot."""
-    st.session_state["_shared"] = controls.selection()
-    st.session_state["_drawn"], st.session_state["_whole"] = time.monotonic(), True
+def frame(page, name: str = "") -> None:
+    """What surrounds every page: the shared selection, the page, the history, the progress of what it waits for, the foot.
+
+    name: the page's name in the address.
+    """
+    st.html(STYLE)
+    st.session_state["_page"], st.session_state["_drawn"] = name, time.monotonic()
     pending().clear()
-    progress = st.container()
-    try:
-        page()
-    except UserError as error:
-        show_error(error)
-    st.session_state["_whole"] = False
+    st.session_state.pop("_answered", None)
+    controls.drawn().clear()
+    shared = st.session_state["_shared"] = controls.selection()
+    st.session_state["_top"] = st.container()
+    controls.places()
+    guard(page)
+    guard(controls.others, shared)
+    history.keep()
+    history.rail()
     if pending():
-        with progress:
+        with st.container(key="progress"):
             poll()
     foot()
+
+
+def heading(title: str, about: str, caption: str) -> None:
+    """A page's question, above its widgets. about: the terms it needs, for those who ask."""
+    with st.session_state["_top"]:
+        st.header(title, help=about)
+        st.caption(caption)
+
+
+def guard(draw, *args, **kwargs) -> None:
+    """Draw a part of a page; a UserError becomes a notice in its place."""
+    try:
+        draw(*args, **kwargs)
+    except UserError as error:
+        show_error(error)
 
 
 def show_error(error: UserError) -> None:
@@ -223,9 +264,9 @@ def poll() -> None:
         st.rerun()
 
 
-def waiting(text: str) -> None:
-    """What stands in a chart's place until its first numbers arrive."""
-    st.container(height=160, border=True, vertical_alignment="center").caption(f":material/hourglass_top: {text}")
+def waiting(text: str, height: int = CHART) -> None:
+    """What stands in a chart's place until its first numbers arrive: as high as what comes, so that nothing jumps."""
+    st.container(height=height, border=True, vertical_alignment="center").caption(f":material/hourglass_top: {text}")
 
 
 def provenance(run, table: pd.DataFrame) -> None:
@@ -255,16 +296,10 @@ def device_name() -> str:
 
 
 def panel(draw):
-    """A part of a page: redrawn alone when its own widgets change, and a UserError becomes a notice in its place."""
+    """A part of a page that a UserError does not take the rest of the page with: it becomes a notice in its place."""
 
-    @st.fragment
     @functools.wraps(draw)
     def guarded(*args, **kwargs):
-        try:
-            draw(*args, **kwargs)
-        except UserError as error:
-            show_error(error)
-        if pending() and not st.session_state["_whole"]:
-            st.rerun()
+        guard(draw, *args, **kwargs)
 
     return guarded

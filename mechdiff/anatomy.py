@@ -34,7 +34,8 @@ class LayerParts:
 class Anatomy:
     """A causal language model, taken apart.
 
-    model: the model, in eval mode. layers: its decoder layers from 0. heads, width, head_width: counts.
+    model: the model, in eval mode. layers: its decoder layers from 0. heads, width, head_width: counts. window: the most tokens
+    that it reads, None if its configuration does not say.
     Raises Unreadable if the model has no single list of decoder layers with attention and MLP.
     """
 
@@ -45,6 +46,7 @@ class Anatomy:
         self.layers, first_input = probe(model, blocks)
         config = model.config.get_text_config()
         self.width = config.hidden_size
+        self.window = getattr(config, "max_position_embeddings", None)
         self.heads = config.num_attention_heads
         if first_input % self.heads:
             raise Unreadable(f"the output projection's input ({first_input}) is not a multiple of the heads ({self.heads})")

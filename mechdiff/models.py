@@ -79,7 +79,7 @@ class LoadedPair:
                 f"{self.pair.name}: the two tokenizers differ, so only the decision token is the same place in both.\n"
                 "Try:  --back 0 --horizon 1"
             )
-        window = getattr(getattr(self, side).model.config.get_text_config(), "max_position_embeddings", None)
+        window = getattr(self, side).window
         for text, ids in zip(texts, found):
             if window is not None and len(ids) + place.horizon - 1 > window:
                 raise UserError(

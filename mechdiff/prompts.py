@@ -76,6 +76,8 @@ def keep_prompts(prompts: list[Prompt]) -> str:
     lines = [json.dumps({"text": prompt.text, "template": prompt.template}, ensure_ascii=False) for prompt in prompts]
     name = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     path = kept(name)
+    if path.exists():
+        return OWN + name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")

@@ -119,6 +119,21 @@ def number(value: str, low: float, high: float, what: str, text: str) -> float:
     return found
 
 
+def as_toml(conditions: tuple[Condition, ...]) -> str:
+    """A stack as the TOML file that read_stack reads."""
+    tables = []
+    for condition in conditions:
+        pairs = [word.partition("=")[::2] for word in label(condition).split()]
+        tables.append("\n".join(["[[intervention]]", *(f"{name} = {toml_value(name, value)}" for name, value in pairs)]))
+    return "\n\n".join(tables) + "\n"
+
+
+def toml_value(name: str, value: str) -> str:
+    if name == "heads":
+        return f"[{value.replace(',', ', ')}]"
+    return f'"{value}"' if name in ("stream", "map", "complement") else value
+
+
 def label(condition: Condition) -> str:
     """An intervention as text that parse_stack reads again, without what is the default."""
     c = condition

@@ -9,18 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    ["errors", "terms", "paths", "conditions"],
-    ["linalg", "store", "transport", "metrics", "stats", "stored"],
+    ["errors", "terms", "paths", "conditions", "stacks"],
+    ["linalg", "store", "transport", "metrics", "stats", "stored", "published"],
     ["models", "tokens", "gguf", "prompts", "pairs"],
-    ["hooks", "rows", "trace", "anatomy", "transplant"],
+    ["hooks", "rows", "trace", "anatomy", "transplant", "decoding"],
     ["interventions", "preflight"],
     ["experiments"],
+    ["choices", "verdict"],
     ["sweeps", "compare", "bench", "edits", "planted", "__main__", "scripts", "__init__"],
     ["app"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # The one way up: a loaded pair makes its own clean passes and pre-flight, and imports them when it does.
-UPWARD = {("models", name) for name in ("trace", "anatomy", "preflight", "transplant")}
+UPWARD = {("models", name) for name in ("trace", "anatomy", "preflight", "transplant", "decoding")}
 FILES = sorted(path for folder in ("mechdiff", "app") for path in (ROOT / folder).rglob("*.py"))
 APP_MODULES = {path.stem for path in (ROOT / "app").rglob("*.py")} | {"views"}
 

@@ -1,27 +1,50 @@
 """Tables to charts: pure functions, no streamlit. Every chart has a question for its title and units on its axes."""
 
-from charts.base import CONTROL_NAMES, LIVE
-from charts.heads import coverage_curve, head_bars, heads_map, transplant_bars
-from charts.layers import drift_curve, drop_curve, layer_curve, transplant_curve, transport_curve
-from charts.prompts import prompt_spread, token_bars
+from charts.base import CONTROL_NAMES, LIVE, PICK
+from charts.compare import (
+    compared_coverage,
+    compared_drift,
+    compared_drop,
+    compared_effect,
+    compared_ranks,
+    compared_transplants,
+)
+from charts.heads import STORED, coverage_curve, head_bars, heads_map, transplant_bars
+from charts.lab import next_bars, position_map, site_map, stack_bars
+from charts.layers import PATCHED, drift_curve, drop_curve, layer_curve, transplant_curve, transport_curve
+from charts.prompts import MODELS, prompt_spread, token_bars
 from charts.ranks import UNCUT, overlap_curve, rank_alpha_map, rank_curve, rank_order, share_curve
 
 __all__ = [
     "CONTROL_NAMES",
     "LIVE",
+    "MODELS",
+    "PATCHED",
+    "PICK",
+    "STORED",
     "UNCUT",
+    "compared_coverage",
+    "compared_drift",
+    "compared_drop",
+    "compared_effect",
+    "compared_ranks",
+    "compared_transplants",
     "coverage_curve",
     "drift_curve",
     "drop_curve",
     "head_bars",
     "heads_map",
     "layer_curve",
+    "next_bars",
     "overlap_curve",
+    "position_map",
     "prompt_spread",
     "rank_alpha_map",
     "rank_curve",
     "rank_order",
     "share_curve",
+    "site_map",
+    "stack_bars",
     "token_bars",
     "transplant_bars",
     "transplant_curve",

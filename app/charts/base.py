@@ -1,28 +1,36 @@
-"""What every chart shares: colours, titles, axes, and curves with bands. No streamlit."""
+"""What every chart shares: colours, titles, axes, curves with bands, and marks that can be clicked. No streamlit."""
+
+import textwrap
 
 import altair as alt
 import pandas as pd
 
-HEIGHT = 300
+HEIGHT = 240
+LINE, NARROW = 56, 44  # letters of a subtitle's line, and of a narrow chart's
 BLUE, ORANGE, GREY, GREEN = "#3f78d8", "#e07b39", "#8a8f98", "#3a9d6e"
-LIGHT = "#93b5ec"
+LIGHT, PLUM = "#93b5ec", "#a8437c"
 KL = "Effect: KL(patched || clean), nats"
-LIVE = "these prompts, live"
+LIVE = "these prompts, live"  # what is live ends so, and is drawn as points
+PICK = "pick"  # the name of the selection that a click makes
 LEGEND = {
     "orient": "bottom",
     "symbolType": "stroke",
-    "symbolSize": 300,
+    "symbolSize": 700,
     "symbolOpacity": 1,
     "symbolStrokeWidth": 2.5,
-    "columns": 3,
+    "columns": alt.ExprRef("width < 420 ? 2 : width < 700 ? 3 : 5"),
+    "labelFontSize": 13,
+    "labelLimit": 260,
+    "offset": 6,
+    "columnPadding": 14,
 }
-SOLID, DASHED, DOTTED = [1, 0], [5, 3], [2, 2]
-CONTROLS = {  # a control's colour: muted, so that it stands behind what it is a control of
-    "self (floor)": GREY,
-    "mean ablation": "#b3935a",
-    "random map": "#a284bd",
-    "shuffled rows": "#c08080",
-    "other layer's map": "#6f9d97",
+SOLID, DASHED, DOTTED = [1, 0], [7, 4], [2, 2]
+CONTROLS = {  # a control's dashes: all are thin and grey, and stand behind what they are controls of
+    "self (floor)": SOLID,
+    "mean ablation": [9, 4],
+    "random map": DOTTED,
+    "shuffled rows": [9, 3, 2, 3],
+    "other layer's map": [4, 8],
 }
 CONTROL_NAMES = dict(zip(("self", "mean", "random", "shuffled", "other-layer"), CONTROLS))
 
@@ -31,11 +39,14 @@ def layer_axis(title: str = "Layer") -> alt.X:
     return alt.X("layer:Q").title(title).axis(tickMinStep=1, grid=False).scale(nice=False)
 
 
-def titled(chart, title: str, subtitle: str | list[str] = ""):
-    title = alt.TitleParams(
-        title, subtitle=subtitle or [], anchor="start", fontSize=16, subtitleFontSize=12, subtitleColor=GREY, offset=12
-    )
-    return chart.properties(title=title, height=HEIGHT, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+def titled(chart, title: str, subtitle: str | list[str] = "", line: int = LINE):
+    """A chart under its question; what is told of it is cut into lines, for Vega does not wrap them."""
+    told = [subtitle] if isinstance(subtitle, str) else subtitle
+    told = [text for part in told for text in textwrap.wrap(part, line)]
+    style = {"fontSize": 16, "subtitleFontSize": 13, "subtitleColor": GREY, "subtitleLineHeight": 16, "offset": 8}
+    title = alt.TitleParams(title, subtitle=told, anchor="start", **style)
+    chart = chart.properties(title=title, height=HEIGHT, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+    return chart.configure_axis(labelFontSize=13, titleFontSize=13, titlePadding=6)
 
 
 def chosen_layer(layer: int) -> alt.Chart:
@@ -46,11 +57,22 @@ def numbers(*names: str) -> list[alt.Tooltip]:
     return [alt.Tooltip(f"{name}:Q", format=".4~g") for name in names]
 
 
-def curves(table: pd.DataFrame, x: alt.X, looks: dict[str, tuple], y: str, **scale) -> list[alt.Chart]:
+def clickable(marks: alt.Chart, now: object, *names: str, nearest: bool = True) -> alt.Chart:
+    """Marks whose fields of these names a click gives. nearest: a click beside the marks means the nearest one.
+
+    now: what is chosen. It is part of what a click gives, for a click that gives what the one before it gave is not noticed.
+    """
+    chosen = "".join(letter if letter.isalnum() else "-" for letter in str(now))
+    pick = alt.selection_point(name=PICK, fields=[*names, "now"], on="click", clear=False, toggle=False, nearest=nearest)
+    return marks.transform_calculate(now=f"'{chosen}'").add_params(pick)
+
+
+def curves(table: pd.DataFrame, x: alt.X, looks: dict[str, tuple], y: str, now: object = None, **scale) -> list[alt.Chart]:
     """Lines with bands, and live points with their intervals: the layers of a chart.
 
     table: a line per point, with the x field and columns shown (what it is), mean, low, high, and perhaps more for the tooltip.
-    looks: shown -> colour, dash, whether it has a band; in the legend's order. y: the axis' title.
+    looks: shown -> colour, dash, whether it has a band; in the legend's order. y: the axis' title. now: what is chosen on the
+    x axis, if a click on a point may choose another.
     """
     names = [name for name in looks if name in set(table["shown"])]
     colours, dashes = ([looks[name][i] for name in names] for i in range(2))
@@ -59,17 +81,21 @@ def curves(table: pd.DataFrame, x: alt.X, looks: dict[str, tuple], y: str, **sca
     dash = alt.StrokeDash("shown:N").title(None).scale(domain=names, range=dashes).legend(legend)
     tip = [x["shorthand"], alt.Tooltip("shown:N").title("what"), *numbers("mean", "low", "high")]
     tip += [name for name in ("prompts", "templates") if name in table]
-    axis, clip = alt.Y("mean:Q").title(y).scale(**scale), "domain" in scale
-    live, rest = table["shown"] == LIVE, alt.Chart(table[table["shown"] != LIVE])
+    axis, low, high = alt.Y("mean:Q").title(y).scale(**scale), alt.Y("low:Q").title(y), alt.Y2("high:Q")
+    clip, live, control = "domain" in scale, table["shown"].str.endswith("live"), table["shown"].isin(CONTROLS)
     banded = table[table["shown"].isin([name for name in names if looks[name][2]]) & ~live]
-    bands = alt.Chart(banded).mark_area(opacity=0.18, clip=clip).encode(x, alt.Y("low:Q").title(y), alt.Y2("high:Q"), colour)
-    lines = rest.mark_line(point={"size": 22}, clip=clip).encode(x, axis, colour, dash, tooltip=tip)
-    layers = [bands, lines] if len(banded) else [lines]
-    if not live.any():
-        return layers
-    base = alt.Chart(table[live]).encode(x, tooltip=tip)
-    rule = base.mark_rule(size=2.5, clip=clip).encode(alt.Y("low:Q").title(y), alt.Y2("high:Q"), colour)
-    return [*layers, rule, base.mark_point(size=110, filled=True, opacity=1, clip=clip).encode(axis, colour)]
+    layers = []
+    if len(banded):
+        layers.append(alt.Chart(banded).mark_area(opacity=0.18, clip=clip).encode(x, low, high, colour))
+    for rows, size in ((table[control], 1.4), (table[~control & ~live], 2.5), (table[live], 1)):
+        if len(rows):
+            layers.append(alt.Chart(rows).mark_line(size=size, clip=clip).encode(x, axis, colour, dash))
+    if live.any():
+        layers.append(alt.Chart(table[live]).mark_rule(size=2.5, clip=clip).encode(x, low, high, colour))
+        layers.append(alt.Chart(table[live]).mark_point(size=110, filled=True, opacity=1, clip=clip).encode(x, axis, colour))
+    points = alt.Chart(table).mark_point(size=24, filled=True, clip=clip).encode(x, axis, colour, tooltip=tip)
+    points = points.encode(opacity=alt.condition(alt.FieldOneOfPredicate("shown", [*CONTROLS]), alt.value(0), alt.value(1)))
+    return [*layers, points if now is None else clickable(points, now, x["shorthand"].partition(":")[0])]
 
 
 def room(table: pd.DataFrame) -> tuple[dict, str]:

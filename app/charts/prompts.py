@@ -3,38 +3,40 @@
 import altair as alt
 import pandas as pd
 
-from charts.base import BLUE, GREY, HEIGHT, KL, ORANGE, titled
+from charts.base import BLUE, GREY, HEIGHT, KL, NARROW, ORANGE, clickable, titled
 
 MODELS = {"base": GREY, "tuned": BLUE, "patched": ORANGE}
 
 
 def prompt_spread(table: pd.DataFrame, mean: float, low: float, high: float, layer: int, picked: int) -> alt.LayerChart:
-    """The effect at one layer over prompts: a tick each, the mean with its interval, and the picked prompt.
+    """The effect at one layer over prompts: a dot each, the mean with its interval, and the picked prompt.
 
     table: a row per prompt, with columns prompt, kl (nats), text.
     """
-    axis = alt.X("kl:Q").title(KL)
+    x = alt.X("kl:Q").title(KL)
     count = alt.Y("count()").title("Prompts").axis(tickMinStep=1)
-    bars = alt.Chart(table).mark_bar(opacity=0.55, color=BLUE).encode(axis.bin(maxbins=24), count)
+    bars = alt.Chart(table).mark_bar(opacity=0.35, color=BLUE).encode(x.bin(maxbins=24), count)
     interval = pd.DataFrame({"mean": [mean], "low": [low], "high": [high]})
     rule = alt.Chart(interval).mark_rule(color=ORANGE, size=2).encode(alt.X("mean:Q").title(KL))
     span = alt.Chart(interval).mark_rect(color=ORANGE, opacity=0.18).encode(alt.X("low:Q"), alt.X2("high:Q"))
-    ticks = (
+    this = f"datum.prompt == {picked}"
+    dots = (
         alt.Chart(table)
-        .mark_tick(thickness=2, size=14)
+        .mark_point(filled=True, stroke="white", strokeWidth=0.7, opacity=1)
         .encode(
             alt.X("kl:Q"),
-            y=alt.value(HEIGHT - 7),
+            y=alt.value(HEIGHT - 8),
             tooltip=["prompt", alt.Tooltip("kl:Q", format=".4f"), "text"],
-            color=alt.condition(f"datum.prompt == {picked}", alt.value(ORANGE), alt.value(GREY)),
-            size=alt.condition(f"datum.prompt == {picked}", alt.value(40), alt.value(14)),
+            color=alt.condition(this, alt.value(ORANGE), alt.value(BLUE)),
+            size=alt.condition(this, alt.value(260), alt.value(70)),
         )
     )
-    subtitle = "A tick a prompt, orange: the one on the right; line and shade: mean with 95 % interval"
-    return titled(bars + span + rule + ticks, f"How does layer {layer} differ from prompt to prompt?", subtitle)
+    subtitle = "A dot a prompt; click one. Line and shade: mean with 95 % interval"
+    layers = bars + span + rule + clickable(dots, picked, "prompt")
+    return titled(layers, f"How does layer {layer} vary over prompts?", subtitle, NARROW)
 
 
-def token_bars(table: pd.DataFrame, layer: int) -> alt.Chart:
+def token_bars(table: pd.DataFrame) -> alt.Chart:
     """Likeliest next tokens of base, tuned and patched model, side by side.
 
     table: columns token, model, probability.
@@ -51,6 +53,6 @@ def token_bars(table: pd.DataFrame, layer: int) -> alt.Chart:
             tooltip=["token", "model", alt.Tooltip("probability:Q", format=".2%")],
         )
     )
-    return titled(chart, f"What does the model say next, patched at layer {layer}?").properties(
+    return titled(chart, "What does the patched model say next?").properties(
         height=max(HEIGHT, 34 * len(order))
     )

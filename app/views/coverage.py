@@ -4,39 +4,41 @@ import archive
 import charts
 import controls
 import pandas as pd
+import rates
 import session
 import streamlit as st
+from words import TERMS
 
 from views import mapped
 
 SETS = {"greedy": "greedy", "topk": "top k"}  # how sets are chosen: what the legend calls them
+RANDOM = "random sets"
+LONGER = "Heads are first chosen on the train split: on a CPU minutes for top k, and many for greedy, once a layer."
 
 
 def section(shared: dict, layer: int, blend: float) -> None:
-    """Coverage over the number of heads at the chosen layer: stored, or on the page's own prompts when asked."""
-    st.subheader("Coverage by sets of heads")
+    """Coverage over the number of heads at the chosen layer: stored, and when asked live."""
+    st.subheader("Coverage by sets of heads", help=TERMS["coverage"])
     st.caption(
         "**top k**: the k heads with the largest single effects. **greedy**: one head after another, always the one that adds "
         "most. Both are chosen on the train split and scored on these prompts. The grey band holds 95 % of **random sets**."
     )
-    live = controls.compute(
-        "coverage", "Heads are first chosen on the train split: on a CPU minutes for top k, and many for greedy, once a layer."
-    )
     where = {"layers": (layer,), "blend": blend, "controls": ("self",)}
     runs = [controls.request("heads", shared, head_sets=name, **where) for name in ("random", "topk", "greedy")]
-    if live:
-        found, about = computed(runs), "Computed on these prompts"
-        if found.empty:
-            session.waiting("The curves appear when the heads are chosen and the sets scored.")
-    else:
-        found = archive.lines(runs[0], "rq4", "coverage_summary", layer=layer) if blend == 1 else pd.DataFrame()
-        if blend != 1:
-            st.info("The stored curve is for blend 1. Compute this one on these prompts, or set the blend to 1.")
-        elif found.empty:
-            archive.missing(runs[0])
-        about = archive.origin(runs[0], "rq4", found).capitalize()
-    if not found.empty:
-        draw(found, runs[0].spec.heads, layer, about)
+    kept = archive.lines(runs[0], "rq4", "coverage_summary", layer=layer) if blend == 1 else pd.DataFrame()
+    if blend != 1:
+        st.info("The stored curve is for blend 1. Compute this one on these prompts, or set the blend to 1.")
+    elif kept.empty:
+        archive.missing(runs[0])
+    place, live = st.container(), pd.DataFrame()
+    if controls.compute("coverage", LONGER, rates.estimate(*runs)):
+        live = computed(runs)
+        if live.empty:
+            session.waiting("The live points appear when the heads are chosen and the sets scored.", session.NUMBERS)
+    if len(kept) or len(live):
+        with place:
+            draw(kept, live, runs[0].spec.heads, layer, archive.origin(runs[0], "rq4", kept) or "nothing stored")
+    archive.provenance(runs[0], "rq4")
 
 
 def computed(runs: list) -> pd.DataFrame:
@@ -50,19 +52,28 @@ def computed(runs: list) -> pd.DataFrame:
     return mapped.join(*parts)
 
 
-def draw(found: pd.DataFrame, count: int, layer: int, about: str) -> None:
-    sizes = [count if heads == "all" else heads.count("-") + 1 for heads in found["heads"]]
-    found = mapped.share(found.assign(size=sizes), "coverage", 100).drop_duplicates(["chosen", "control", "heads"])
-    if found["mean"].isna().all():
+def draw(kept: pd.DataFrame, live: pd.DataFrame, count: int, layer: int, about: str) -> None:
+    shown = mapped.join(by_size(kept, count), by_size(live, count, ", live", random=kept.empty))
+    if shown["mean"].isna().all():
         st.info(f"At layer {layer} all heads together do no more than rounding: there is nothing to cover.")
         return
+    about = f"{about}; bands, bars: 95 % over prompts, of random sets over sets"
+    st.altair_chart(charts.coverage_curve(shown, layer, about), width="stretch")
+
+
+def by_size(found: pd.DataFrame, count: int, suffix: str = "", random: bool = True) -> pd.DataFrame:
+    """Coverage in per cent over the number of heads, with what the legend calls each way of choosing sets."""
+    if found.empty:
+        return found
+    sizes = [count if heads == "all" else heads.count("-") + 1 for heads in found["heads"]]
+    found = mapped.share(found.assign(size=sizes), "coverage", 100).drop_duplicates(["chosen", "control", "heads"])
     whole = found[(found["chosen"] == "all") & (found["control"] == "none")]
     parts = []
-    for chosen, shown in SETS.items():
+    for chosen, name in SETS.items():
         mine = found[found["chosen"] == chosen]
-        parts += [mapped.join(mine, whole).assign(shown=shown)] if len(mine) else []
+        parts += [mapped.join(mine, whole).assign(shown=name + suffix)] if len(mine) else []
     drawn = found[found["chosen"] == "random"].groupby("size")["mean"]
-    sets = drawn.quantile([0.025, 0.5, 0.975]).unstack().set_axis(["low", "mean", "high"], axis=1).reset_index()
-    about = f"{about}; bands: 95 % over prompts, of random sets over sets"
-    chart = charts.coverage_curve(mapped.join(*parts), sets.assign(shown="random sets"), layer, about)
-    st.altair_chart(chart, width="stretch")
+    if random and len(drawn):
+        sets = drawn.quantile([0.025, 0.5, 0.975]).unstack().set_axis(["low", "mean", "high"], axis=1).reset_index()
+        parts.append(sets.assign(shown=RANDOM))
+    return mapped.join(*parts)

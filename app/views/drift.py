@@ -1,19 +1,18 @@
 """Drift: where do the two models' representations part?"""
 
+import archive
 import charts
 import controls
+import history
 import session
 import streamlit as st
+from words import TERMS, say
 
-from mechdiff.terms import STREAMS
+from views import mapped
 
 
 def page() -> None:
-    st.header("Drift: where do representations part?")
-    st.caption(
-        "**Linear CKA** says how alike base and tuned model place the same prompts, whatever the rotation and scale: 1 is the "
-        "same geometry. Plain CKA is biased upward with fewer prompts than dimensions; the **debiased** estimate is not."
-    )
+    session.heading("Drift: where do representations part?", say("CKA", "debiased", "jackknife", "decision token"), TERMS["CKA"])
     shared = st.session_state["_shared"]
     if session.ready(controls.read_pair(shared["pair"])):
         curve(shared)
@@ -21,21 +20,40 @@ def page() -> None:
 
 @session.panel
 def curve(shared: dict) -> None:
-    left, right = st.columns([2, 1])
-    with left:
-        stream = controls.stream(("resid_post", *(s for s in STREAMS if s != "resid_post")))
-    with right:
-        layer = controls.layer(controls.read_pair(shared["pair"]))
+    stream, layer = controls.stream(), controls.layer(controls.read_pair(shared["pair"]))
     run = controls.request("drift", shared, streams=(stream,))
     table = session.answer(run)
+    kept = archive.lines(run, "rq1", "drift", stream=stream)
+    numbers(run, table, kept, stream, layer)
+    if kept.empty:
+        archive.missing(run)
+    shown = mapped.join(kept, table.assign(shown=charts.LIVE))
+    if len(shown):
+        told = [f"{name}: {int(part['n'].iloc[0])} prompts" for name, part in (("stored", kept), ("live", table)) if len(part)]
+        about = f"{'; '.join(told)}; bands, bars: 95 % jackknife; click a layer"
+        controls.clickable(charts.drift_curve(shown, layer, about), "pick_drift")
+    archive.provenance(run, "rq1")
+    if len(table):
+        session.provenance(run, table)
+
+
+def numbers(run, table, kept, stream: str, layer: int) -> None:
+    """The chosen layer's similarity, live and stored, and where it is lowest."""
     if table.empty:
-        session.waiting("The curve appears when both models have read the prompts.")
+        session.waiting("The numbers appear when both models have read the prompts.", session.NUMBERS)
         return
-    n = int(table["n"].iloc[0])
-    st.altair_chart(charts.drift_curve(table, layer, f"{n} prompts; band: 95 % jackknife over templates"), width="stretch")
     here, lowest = table.set_index("layer").loc[layer], table.loc[table["cka_debiased"].idxmin()]
-    one, two, three = st.columns(3)
-    one.metric(f"Debiased CKA at layer {layer}", f"{here.cka_debiased:.3f}", help="The similarity with its bias removed.")
-    two.metric("Its 95 % interval", f"{here.low:.3f} to {here.high:.3f}", help="Delete-d jackknife over prompt templates.")
-    three.metric("Lowest", f"{lowest.cka_debiased:.3f} at layer {int(lowest.layer)}", help="Where the two models differ most.")
-    session.provenance(run, table)
+    row = mapped.numbers()
+    interval = f"95 % interval {here.low:.3f} to {here.high:.3f}"
+    row.metric(
+        f"Debiased CKA at layer {layer}", f"{here.cka_debiased:.3f}", help=say("debiased", "jackknife"), **mapped.quiet(interval)
+    )
+    if len(kept):
+        then = kept.set_index("layer").loc[layer]
+        interval = f"95 % interval {then.low:.3f} to {then.high:.3f}"
+        row.metric(
+            f"Stored, on {int(then.n)} prompts", f"{then.cka_debiased:.3f}", help=TERMS["stored"], **mapped.quiet(interval)
+        )
+    where = f"at layer {int(lowest.layer)}"
+    row.metric("Lowest", f"{lowest.cka_debiased:.3f}", help="Where the two models differ most.", **mapped.quiet(where))
+    history.note(run, f"{stream} · L{layer}", here.cka_debiased, "CKA")

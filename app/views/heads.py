@@ -3,22 +3,25 @@
 import archive
 import charts
 import controls
+import history
 import pandas as pd
 import session
 import streamlit as st
+from words import TERMS, say
 
-from mechdiff.stats import bootstrap_weights, floor_of, ratio, summarise
+from mechdiff.stats import bootstrap_weights, floor_of, interval, ratio, summarise
 from mechdiff.terms import sides
-from views import coverage
+from views import coverage, mapped
 
 
 def page() -> None:
-    st.header("Heads: which attention heads carry the change?")
     shared = st.session_state["_shared"]
     donor, recipient = sides(shared["direction"])
-    st.caption(
-        f"Chosen heads' outputs in the **{recipient}** model are replaced by the **{donor}** model's, at the decision token. "
-        "**Coverage** is a set's effect as a share of replacing all heads of that layer; it can exceed 100 %, since heads cancel."
+    session.heading(
+        "Heads: which attention heads carry the change?",
+        say("heads", "effect", "coverage", "blend", "floor", "decision token"),
+        f"Chosen heads' outputs in the **{recipient}** model are replaced by the **{donor}** model's. **Coverage**: a set's "
+        "effect as a share of all the layer's heads'.",
     )
     if session.ready(controls.read_pair(shared["pair"])):
         everything(shared)
@@ -27,79 +30,127 @@ def page() -> None:
 @session.panel
 def everything(shared: dict) -> None:
     pair = controls.read_pair(shared["pair"])
-    one, two, three = st.columns([2, 3, 1.5])
-    with one:
-        layer = controls.layer(pair)
-    with two:
-        chosen = controls.heads(pair)
-    with three:
-        blend = controls.blend()
+    layer, chosen, blend = controls.layer(pair), controls.heads(pair), controls.blend()
     every = controls.request("heads", shared, head_sets="each", blend=blend)
     sets = "all" if not chosen else ",".join(map(str, chosen))
     together = session.answer(controls.request("heads", shared, layers=(layer,), head_sets=sets, blend=blend, controls=("self",)))
     table = session.answer(every, patience=0.05)
     singles = table[table["layer"] == layer]
-    chosen_set(pd.concat([together, singles]).drop_duplicates(["prompt", "heads", "control"]), every, layer, chosen)
-    if table.empty:
-        session.waiting("The map of all heads fills in as layers are computed.")
-        return
-    chart = charts.heads_map(single_means(table), layer, chosen)
-    st.altair_chart(chart, width="stretch", key="map_click", on_select=take_click, selection_mode="cell")
-    session.provenance(every, table)
+    here = pd.concat([together, singles]).drop_duplicates(["prompt", "heads", "control"])
+    kept = archive.lines(every, "rq4", "heads_summary", control="none") if blend == 1 else pd.DataFrame()
+    here = chosen_numbers(here, every, layer, chosen)
+    left, right = st.columns([3, 2])
+    with left:
+        cells(table, kept, layer, chosen)
+    with right:
+        if here is None:
+            session.waiting("The chosen heads' effect appears in a moment.")
+        else:
+            bars(here, kept, every, layer, chosen)
+    with archive.row():
+        if blend == 1 and here is not None:
+            name = set_name(chosen, pair.heads)
+            archive.badge(every, here[here["heads"] == name], "rq4", "heads", layer=layer, heads=name, control="none")
+        archive.provenance(every, "rq4")
+    if len(table):
+        session.provenance(every, table)
     coverage.section(shared, layer, blend)
 
 
-def take_click() -> None:
-    """A clicked cell of the map: go to its layer, and add or drop its head. Runs before the page is drawn again."""
-    clicked = st.session_state.get("map_click", {}).get("selection", {}).get("cell") or []
-    if not clicked:
-        return
-    layer, head = int(clicked[0]["layer"]), int(clicked[0]["head"])
-    same = st.session_state.get("layer") == layer
-    before = set(st.session_state.get("heads") or []) if same else set()
-    st.session_state["layer"], st.session_state["heads"] = layer, sorted(before ^ {head}) or [head]
+def set_name(chosen: list[int], count: int) -> str:
+    """What tables call a set of heads."""
+    return "all" if len(chosen) == count else "-".join(map(str, chosen))
 
 
-def chosen_set(table: pd.DataFrame, run, layer: int, chosen: list[int]) -> None:
-    """The chosen heads together, beside each head alone and all of them. table: what is there of this layer."""
+def chosen_numbers(table: pd.DataFrame, run, layer: int, chosen: list[int]) -> pd.DataFrame | None:
+    """The chosen heads' numbers. table: what is there of this layer. Returns it without controls, or None while waiting."""
     if not (table["heads"] == "all").any():
-        session.waiting("The chosen heads' effect appears in a moment.")
-        return
+        session.waiting("The numbers appear in a moment.", session.NUMBERS)
+        return None
     floor = floor_of(table.loc[table["control"] == "self", "kl"].to_numpy(float))
-    table = table[table["control"] == "none"]
-    clusters = [prompt.template for prompt in run.chosen_prompts]
-    name = "all" if len(chosen) == run.spec.heads else "-".join(map(str, chosen))
-    show_coverage(table, clusters, name, layer, floor)
-    if run.blend == 1:
-        archive.badge(run, table[table["heads"] == name], "rq4", "heads", layer=layer, heads=name, control="none")
+    table, name = table[table["control"] == "none"], set_name(chosen, run.spec.heads)
+    show_coverage(table, [prompt.template for prompt in run.chosen_prompts], name, layer, floor)
+    mine = table[table["heads"] == name]
+    if len(mine):
+        what = f"L{layer} · heads {name}" + (f" · blend {run.blend:g}" if run.blend != 1 else "")
+        history.note(run, what, mine["kl"].mean(), effects=mine.sort_values("prompt")["kl"])
+    return table
+
+
+def bars(table: pd.DataFrame, kept: pd.DataFrame, run, layer: int, chosen: list[int]) -> None:
+    """The chosen heads together, beside each head alone and all of them, live and stored."""
+    name = set_name(chosen, run.spec.heads)
     complete = table[table.groupby("heads")["prompt"].transform("size") == (table["heads"] == "all").sum()]
-    summary = summarise(complete, ["heads"], clusters)
-    summary["kind"] = ["all" if h == "all" else "chosen" if h == name else "single" for h in summary["heads"]]
-    summary["label"] = [h.replace("-", " + ") if len(h) < 12 else "chosen" for h in summary["heads"]]
-    singles = ~summary["heads"].str.contains("all|-")
-    numbers = pd.to_numeric(summary["heads"].where(singles), errors="coerce").fillna(1000 + (summary["heads"] == "all"))
-    summary = summary.iloc[numbers.argsort()]
-    st.altair_chart(charts.head_bars(summary, layer), width="stretch")
+    live = labelled(summarise(complete, ["heads"], [prompt.template for prompt in run.chosen_prompts]), name, layer)
+    stored = labelled(kept[(kept["layer"] == layer) & kept["heads"].isin(live["heads"])], name, layer) if len(kept) else kept
+    about = "bars: live; diamonds: stored; whiskers: 95 %; click a head"
+    controls.clickable(charts.head_bars(live, stored, layer, chosen, about), "pick_bar", take_bar)
+
+
+def take_bar(picked: dict) -> None:
+    """A clicked bar adds or drops its head; those of sets of heads do nothing."""
+    if picked["head"] >= 0:
+        controls.toggle_head(picked)
+
+
+def labelled(summary: pd.DataFrame, name: str, layer: int) -> pd.DataFrame:
+    """Head sets with a bar's label and kind, single heads first. name: the chosen set."""
+    heads = summary["heads"]
+    single = ~heads.str.contains("all|-")
+    summary = summary.assign(
+        kind=["all" if h == "all" else "chosen" if h == name else "single" for h in heads],
+        label=[h.replace("-", " + ") if len(h) < 12 else "chosen" for h in heads],
+        head=pd.to_numeric(heads.where(single), errors="coerce").fillna(-1).astype(int),
+        layer=layer,
+    )
+    place = summary["head"].where(single, 1000 + (heads == "all"))
+    return summary.iloc[place.argsort()]
+
+
+def cells(table: pd.DataFrame, kept: pd.DataFrame, layer: int, chosen: list[int]) -> None:
+    """Every single head of every layer: live, or as stored until the first live ones are there."""
+    if table.empty and kept.empty:
+        session.waiting("The map of all heads fills in as layers are computed.")
+        return
+    if table.empty:
+        shown = kept.rename(columns={"coverage": "share"})[kept["heads"] != "all"]
+        shown = shown.assign(head=shown["heads"].astype(int))[["layer", "head", "mean", "share"]]
+        about = "stored sweep, live cells follow; click a head to add or drop it"
+    else:
+        shown, about = single_means(table), "one head replaced by the donor's; click one to add or drop it"
+        if len(kept):
+            stored = kept[kept["heads"] != "all"][["layer", "heads", "mean"]].rename(columns={"mean": "stored"})
+            shown = shown.merge(stored.assign(head=stored["heads"].astype(int)).drop(columns="heads"), how="left")
+    controls.clickable(charts.heads_map(shown, layer, chosen, about), "pick_head", controls.toggle_head)
 
 
 def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: int, floor: float) -> None:
     """The chosen set's effect as a share of all heads'; blank where that is at the floor (nats)."""
     mine = table[table["heads"] == name].sort_values("prompt")
     full = table[table["heads"] == "all"].sort_values("prompt")
-    columns = st.columns(3)
-    columns[0].metric(
-        f"All heads of layer {layer}", f"{full['kl'].mean():.5f} nats", help="The full effect: every head replaced."
+    row = mapped.numbers()
+    row.metric(
+        f"All heads of layer {layer}",
+        f"{full['kl'].mean():.5f} nats",
+        help="The full effect: every head replaced.",
+        **mapped.quiet(f"{len(full)} prompts"),
     )
     if mine.empty:
-        columns[1].info("Choose heads above, or click cells of the map.")
+        row.info("Choose heads above, or click cells of the map.")
         return
     weights = bootstrap_weights([clusters[i] for i in mine["prompt"]])
     share, low, high = ratio(mine["kl"].to_numpy(float), mine["kl_reference"].to_numpy(float), weights, floor)
     label = "Head" if name.isdigit() else "Heads"
-    columns[1].metric(f"{label} {name.replace('-', ', ')}", f"{mine['kl'].mean():.5f} nats", help="KL(patched || clean)")
+    _, low_kl, high_kl = interval(mine[["kl"]].to_numpy(float), weights)
+    row.metric(
+        f"{label} {name.replace('-', ', ')}",
+        f"{mine['kl'].mean():.5f} nats",
+        help=say("effect", "interval"),
+        **mapped.quiet(f"95 % interval {low_kl[0]:.5f} to {high_kl[0]:.5f}"),
+    )
     shown = "—" if share != share else f"{share:.0%}"
-    interval = "the full effect is at the floor" if share != share else f"95 % interval {low:.0%} to {high:.0%}"
-    columns[2].metric("Coverage", shown, delta=interval, delta_color="off", delta_arrow="off", help="Share of the full effect.")
+    about = "the full effect is at the floor" if share != share else f"95 % interval {low:.0%} to {high:.0%}"
+    row.metric("Coverage", shown, help=TERMS["coverage"], **mapped.quiet(about))
 
 
 def single_means(table: pd.DataFrame) -> pd.DataFrame:

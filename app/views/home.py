@@ -1,64 +1,71 @@
-"""Home: what this is, and the two demo pairs side by side from stored sweeps. Needs no torch."""
+"""Home: what this is, three steps to begin with, and the two demo pairs side by side from stored sweeps. Needs no torch."""
 
 import charts
 import controls
+import links
 import pandas as pd
 import session
 import streamlit as st
+from words import TERMS, say
 
 from mechdiff import stored
-from mechdiff.stats import summarise
 
 SHOWN = ("demo-cultural", "demo-cognitive")
 DIRECTION, STREAM = "base-to-tuned", "resid_post"
 
 
 def page() -> None:
-    st.title("mechdiff")
-    st.markdown(
-        "**Where and how did fine-tuning change this language model?** Pick a pair (a base model and its fine-tune) and a domain "
-        "of prompts on the left. **Drift** compares the two models' states layer by layer; **Patching** puts one model's state "
-        "into the other and measures what that does to the next token; **Transport** asks whether a linear map explains it, and "
-        "**Rank** in how many dimensions; **Heads** does it for single attention heads. Everything is computed on this machine, "
-        "by the same code as the command line."
+    st.title("mechdiff: where and how did fine-tuning change this model?", help=say("pair", "domain", "decision token", "effect"))
+    st.caption(
+        "Pick a pair (a base model and its fine-tune) and a domain of prompts in the sidebar. All pages share one selection, and "
+        "the link holds it. Everything is computed live on this machine, beside stored sweeps, by the command line's own code."
     )
+    steps()
     for column, name in zip(st.columns(2, gap="large"), SHOWN):
         with column:
             pair_curves(name)
     session.ready(controls.read_pair(st.session_state["_shared"]["pair"]))
 
 
+def steps() -> None:
+    """Three links, each to a page with a selection worth seeing."""
+    pair = {"pair": SHOWN[0]}
+    begin = [
+        ("patching", {"layer": 16}, "1. Where does it matter?", "Click a layer: how far does its state move the next token?"),
+        ("rank", {"layer": 26, "rank": "16"}, "2. How many dimensions?", "Cut the map to rank k; look at both complements."),
+        (
+            "heads",
+            {"layer": 26, "heads": [0, 3]},
+            "3. Which heads?",
+            "Click heads together: how much of the layer do they carry?",
+        ),
+    ]
+    rows = [links.Link(controls.link(page, pair | values), text, about) for page, values, text, about in begin]
+    links.draw(rows, "steps", cards=True)
+
+
 def pair_curves(name: str) -> None:
     """A pair's stored curves on its own domain, with one sentence of reading each."""
     domain = controls.read_pair(name).domain
-    st.subheader(f"{domain.capitalize()} fine-tune", help=f"The pair {name} on its own {domain} prompts.")
+    st.subheader(f"{domain.capitalize()} fine-tune", help=f"The pair {name} on its own {domain} prompts. {TERMS['stored']}")
     drift, about = stored.read(domain, "rq1", name, "drift", {"stream": STREAM})
-    patch, _ = stored.read(domain, "rq1", name, "patch", {"stream": STREAM, "direction": DIRECTION})
+    patch, _ = stored.read(domain, "rq1", name, "patch_summary", {"stream": STREAM, "direction": DIRECTION})
     if drift is None or patch is None:
         st.info(f"No stored sweep of {name}.\n\nTry:  `python -m mechdiff sweep --pair {name} --grid full`")
         return
     if about is None:
         st.warning(f"The stored sweep of {name} has no manifest, so where its numbers come from is unknown.")
-    st.altair_chart(charts.drift_curve(drift, subtitle="Band: 95 % jackknife interval"), width="stretch")
+    patch = patch[patch["control"].isin(["none", "self"])]
+    patch = patch.assign(shown=patch["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
+    prompts, templates = patch[["prompts", "templates"]].iloc[0]
+    st.altair_chart(charts.layer_curve(patch, subtitle=f"{prompts} prompts, {templates} templates; band: 95 %"), width="stretch")
+    st.markdown(read_patch(patch))
+    st.altair_chart(charts.drift_curve(drift, subtitle=f"{prompts} prompts; band: 95 % jackknife"), width="stretch")
     st.markdown(read_drift(drift))
-    summary = patch_summary(patch, about)
-    prompts, templates = summary[["prompts", "templates"]].iloc[0]
-    st.altair_chart(
-        charts.layer_curve(summary, subtitle=f"{prompts} prompts, {templates} templates; band: 95 % bootstrap interval"),
-        width="stretch",
-    )
-    st.markdown(read_patch(summary))
     if about is not None:
         with st.expander("Where these numbers come from"):
             st.code(about["command"], language="bash")
             st.json(about, expanded=False)
-
-
-@st.cache_data(show_spinner=False)
-def patch_summary(patch: pd.DataFrame, about: dict | None) -> pd.DataFrame:
-    chosen = patch[patch["control"].isin(["none", "self"])]
-    clusters = about["templates"] if about else [str(i) for i in range(chosen["prompt"].max() + 1)]
-    return summarise(chosen, ["layer", "control"], clusters)
 
 
 def read_drift(table: pd.DataFrame) -> str:
@@ -71,7 +78,7 @@ def read_drift(table: pd.DataFrame) -> str:
 
 
 def read_patch(summary: pd.DataFrame) -> str:
-    table = summary[summary["control"] == "none"]
+    table = summary[summary["control"] == "none"].sort_values("layer")
     last = table.iloc[-1]
     half = table[table["mean"] >= last["mean"] / 2].iloc[0]
     return (

@@ -5,10 +5,10 @@ import charts
 import controls
 import pandas as pd
 import streamlit as st
+from words import TERMS, say
 
 from mechdiff.experiments import Run
 from mechdiff.experiments.summary import summarise, wide
-from mechdiff.terms import MAPS
 
 DIAGNOSTICS = {
     "r2_train": "R² on train",
@@ -24,18 +24,19 @@ DIAGNOSTICS = {
 }
 
 
-def site(shared: dict, maps: tuple[str, ...] = MAPS) -> tuple[str, str, int, str]:
+def quiet(text: str) -> dict:
+    """A metric's second line, as it is: neither good nor bad."""
+    return {"delta": text, "delta_color": "off", "delta_arrow": "off", "width": "content"}
+
+
+def numbers():
+    """A row for metrics, which wraps where it is narrow."""
+    return st.container(horizontal=True, gap="large")
+
+
+def site(shared: dict) -> tuple[str, str, int, str]:
     """The widgets that say which map at which site: map, stream, layer, alpha."""
-    one, two, three, four = st.columns([1.4, 1.2, 2, 1])
-    with one:
-        name = controls.fitted_map(maps)
-    with two:
-        stream = controls.stream(controls.MAPPED)
-    with three:
-        layer = controls.layer(controls.read_pair(shared["pair"]))
-    with four:
-        alpha = controls.alpha()
-    return name, stream, layer, alpha
+    return controls.fitted_map(), controls.stream(), controls.layer(controls.read_pair(shared["pair"])), controls.alpha()
 
 
 def summary(run: Run, table: pd.DataFrame) -> pd.DataFrame:
@@ -63,24 +64,20 @@ def share(table: pd.DataFrame, name: str, factor: float = 1.0, **more) -> pd.Dat
 def metrics(table: pd.DataFrame, line: pd.Series, what: str) -> None:
     """The live condition in numbers. table: its lines by prompt."""
     zscore = table["kl_reference"].mean()
-    columns = st.columns(4)
+    row = numbers()
     interval = f"95 % interval {line['low']:.4f} to {line['high']:.4f}"
-    about = (
-        "KL(patched || clean): how far the patch moves the next token. The interval is over prompts, not over other fine-tunes."
-    )
-    quiet = {"delta_color": "off", "delta_arrow": "off"}
-    columns[0].metric(what, f"{line['mean']:.4f} nats", delta=interval, help=about, **quiet)
-    columns[1].metric("Zscore effect", f"{zscore:.4f} nats", help="The reference: mean and scale matched, no rotation.")
-    ratio(columns[2], "Drop", line, "drop", 1, "How much less than the zscore effect. Not defined under complement own.")
-    ratio(columns[3], "Recovery", line, "recovery", 100, "How much of the difference between the two models the patch removes.")
+    row.metric(what, f"{line['mean']:.4f} nats", help=say("effect", "interval"), **quiet(interval))
+    row.metric("Zscore effect", f"{zscore:.4f} nats", help=TERMS["zscore"], **quiet("the reference"))
+    ratio(row, "Drop", line, "drop", 1, f"{TERMS['drop']} Not defined under complement own.")
+    ratio(row, "Recovery", line, "recovery", 100, TERMS["recovery"])
 
 
-def ratio(column, label: str, line: pd.Series, name: str, factor: float, about: str) -> None:
+def ratio(row, label: str, line: pd.Series, name: str, factor: float, about: str) -> None:
     value, low, high = (factor * line[part] for part in (name, f"{name}_low", f"{name}_high"))
     shown, interval = f"{value:z.0f} %", f"95 % interval {low:z.0f} to {high:z.0f} %"
     if value != value:
         shown, interval = "—", "not defined here"
-    column.metric(label, shown, delta=interval, delta_color="off", delta_arrow="off", help=about)
+    row.metric(label, shown, help=about, **quiet(interval))
 
 
 def diagnostics(run: Run, layer: int, stream: str) -> None:
@@ -107,9 +104,10 @@ def overlap(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["rank", "overlap"]).dropna()
 
 
-def point(line: pd.Series | None) -> pd.DataFrame:
-    """The live condition as a chart's row, or none."""
-    return pd.DataFrame() if line is None else pd.DataFrame([line]).assign(shown=charts.LIVE)
+def live(lines: pd.DataFrame | pd.Series | None) -> pd.DataFrame:
+    """Live conditions as a chart's rows, or none."""
+    lines = pd.DataFrame([lines]) if isinstance(lines, pd.Series) else pd.DataFrame(lines)
+    return lines.assign(shown=charts.LIVE)
 
 
 def asked(summarised: pd.DataFrame) -> pd.Series | None:

@@ -3,27 +3,28 @@
 import archive
 import charts
 import controls
+import history
 import numpy as np
+import pandas as pd
 import session
 import streamlit as st
+from words import TERMS, say
 
 from mechdiff.conditions import Condition
 from mechdiff.experiments import NextTokens
 from mechdiff.stats import bootstrap_weights, ratio, summarise
 from mechdiff.terms import sides
-from views import transplants
-
-PATCHED = ("resid_post", "resid_pre", "attn_out", "mlp_out", "heads")
+from views import mapped, transplants
 
 
 def page() -> None:
-    st.header("Patching: where does the difference matter?")
     shared = st.session_state["_shared"]
     donor, recipient = sides(shared["direction"])
-    st.caption(
-        f"At one layer, the **{recipient}** model's state at the decision token is replaced by the **{donor}** model's. The "
-        "**effect** is how far that moves the next token's distribution. Patching the model's own state gives the **floor**: "
-        "rounding alone."
+    session.heading(
+        "Patching: where does the difference matter?",
+        say("effect", "donor", "recipient", "decision token", "floor", "controls"),
+        f"At one layer, the **{recipient}** model runs with the **{donor}** model's state at the decision token. The **effect** "
+        "is how far that moves the next token.",
     )
     if session.ready(controls.read_pair(shared["pair"])):
         layers(shared)
@@ -32,35 +33,23 @@ def page() -> None:
 @session.panel
 def layers(shared: dict) -> None:
     pair = controls.read_pair(shared["pair"])
-    one, two, three = st.columns([2, 1.4, 2])
-    with one:
-        stream = controls.stream(PATCHED)
-    with two:
-        chosen_map = controls.donor_map()
-    with three:
-        layer = controls.layer(pair)
+    stream, chosen_map, layer = controls.stream(), controls.donor_map(), controls.layer(pair)
     run = controls.request("patch", shared, streams=(stream,), map=chosen_map, controls=("self",))
     table = session.answer(run)
-    if table.empty:
-        session.waiting("The first layers appear in a moment.")
-        return
-    clusters = [prompt.template for prompt in run.chosen_prompts]
-    summary = summarise(table, ["layer", "control"], clusters)
-    if summary.empty:
-        session.waiting("The first layers appear in a moment.")
-        return
-    prompts, templates = summary[["prompts", "templates"]].iloc[0]
-    st.altair_chart(
-        charts.layer_curve(
-            summary, layer, f"Mean over {prompts} prompts from {templates} templates; band: 95 % bootstrap interval"
-        ),
-        width="stretch",
-    )
-    here = table[(table["layer"] == layer) & (table["control"] == "none")]
+    summary = summarise(table, ["layer", "control"], [prompt.template for prompt in run.chosen_prompts])
     mean = summary[(summary["layer"] == layer) & (summary["control"] == "none")]
-    if not here.empty and not mean.empty:
+    here = table[(table["layer"] == layer) & (table["control"] == "none")]
+    if mean.empty:
+        session.waiting("The first layers appear in a moment.", session.NUMBERS)
+    else:
+        numbers(run, here, mean.iloc[0], layer)
+    curve(run, summary, layer)
+    with archive.row():
+        archive.badge(run, here, "rq1", "patch", layer=layer, stream=stream, map=chosen_map, control="none")
+        archive.provenance(run, "rq1")
+    if not mean.empty:
         one_layer(run, Condition(layer, stream, chosen_map, heads=heads(stream, pair)), here, mean.iloc[0])
-    session.provenance(run, table)
+        session.provenance(run, table)
     transplants.section(shared, layer)
 
 
@@ -68,16 +57,39 @@ def heads(stream: str, pair) -> tuple[int, ...] | None:
     return tuple(range(pair.heads)) if stream == "heads" else None
 
 
-def one_layer(run, condition: Condition, here, mean) -> None:
+def numbers(run, here: pd.DataFrame, mean: pd.Series, layer: int) -> None:
+    """The chosen layer's effect and recovery, and whether they are the stored sweep's."""
+    row = mapped.numbers()
+    interval = f"95 % interval {mean.low:.4f} to {mean.high:.4f}"
+    help = say("effect", "interval")
+    row.metric(f"Mean effect at layer {layer}", f"{mean['mean']:.4f} nats", help=help, **mapped.quiet(interval))
+    show_recovery(row, here, [run.chosen_prompts[i].template for i in here["prompt"]])
+    what = f"{run.streams[0]} · L{layer}" + (f" · {run.map}" if run.map != "none" else "")
+    history.note(run, what, mean["mean"], effects=here.sort_values("prompt")["kl"])
+
+
+def curve(run, summary: pd.DataFrame, layer: int) -> None:
+    """The stored sweep's effects over layers, with its controls, and the live ones as points."""
+    kept = archive.lines(run, "rq1", "patch_summary", stream=run.streams[0], map=run.map)
+    floor = summary[summary["control"] == "self"] if kept.empty else summary.iloc[:0]
+    live = summary[summary["control"] == "none"].assign(shown=charts.LIVE)
+    shown = mapped.join(kept, floor)
+    if len(shown):
+        shown = shown.assign(shown=shown["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
+    if kept.empty:
+        archive.missing(run, f" with map {run.map}" if run.map != "none" else "")
+    shown = mapped.join(shown, live)
+    if shown.empty:
+        session.waiting("The first layers appear in a moment.")
+        return
+    told = [archive.origin(run, "rq1", kept)] if len(kept) else []
+    told += [f"live: {live['prompts'].iloc[0]} prompts, {live['templates'].iloc[0]} templates"] if len(live) else []
+    about = f"{'; '.join(told)}; bands, bars: 95 %; click a layer"
+    controls.clickable(charts.layer_curve(shown, layer, about), "pick_layer")
+
+
+def one_layer(run, condition: Condition, here: pd.DataFrame, mean: pd.Series) -> None:
     """The chosen layer: its spread over prompts, and one prompt's next tokens."""
-    share = st.columns(3)
-    share[0].metric(f"Mean effect at layer {condition.layer}", f"{mean['mean']:.4f} nats", help="KL(patched || clean)")
-    share[1].metric(
-        "95 % interval over prompts", f"{mean.low:.4f} to {mean.high:.4f}", help="It speaks of prompts, not of other fine-tunes."
-    )
-    show_recovery(share[2], here, [run.chosen_prompts[i].template for i in here["prompt"]])
-    site = {"layer": condition.layer, "stream": condition.stream, "map": condition.map, "control": "none"}
-    archive.badge(run, here, "rq1", "patch", **site)
     left, right = st.columns(2)
     with right:
         picked = controls.prompt(len(run.chosen_prompts))
@@ -89,19 +101,18 @@ def one_layer(run, condition: Condition, here, mean) -> None:
         elif tokens.empty:
             session.waiting("The next tokens appear in a moment.")
         else:
-            st.altair_chart(charts.token_bars(tokens, condition.layer), width="stretch")
+            st.altair_chart(charts.token_bars(tokens), width="stretch")
     with left:
         texts = here.assign(text=[run.chosen_prompts[i].text[:120] for i in here["prompt"]])[["prompt", "kl", "text"]]
         spread = charts.prompt_spread(texts, mean["mean"], mean.low, mean.high, condition.layer, picked)
-        st.altair_chart(spread, width="stretch")
+        controls.clickable(spread, "pick_prompt")
 
 
-def show_recovery(column, here, clusters: list[str]) -> None:
+def show_recovery(row, here: pd.DataFrame, clusters: list[str]) -> None:
     """One minus a ratio of means, with the interval of both means resampled together; blank where the models do not differ."""
     left, between = (here[name].to_numpy(float) for name in ("kl_to_donor", "kl_donor_clean"))
     recovered, high, low = 1 - np.array(ratio(left, between, bootstrap_weights(clusters)))
     shown, interval = f"{recovered:.0%}", f"95 % interval {low:.0%} to {high:.0%}"
     if np.isnan(recovered):
         shown, interval = "—", "the models do not differ here"
-    about = "How much of the difference between the two models the patch removes."
-    column.metric("Recovery", shown, delta=interval, delta_color="off", delta_arrow="off", help=about)
+    row.metric("Recovery", shown, help=TERMS["recovery"], **mapped.quiet(interval))

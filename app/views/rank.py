@@ -1,26 +1,32 @@
 """Rank: how many dimensions does the change need?"""
 
+from dataclasses import replace
+
 import archive
 import charts
 import controls
+import history
 import pandas as pd
+import rates
 import session
 import streamlit as st
+from words import TERMS, say
 
 from mechdiff.terms import FITTED, MAP_CONTROLS, sides
 from views import mapped
 
 NOUGHT = {"mean": "mean", "self": "own"}  # the controls that are rank nought: under which complement
+LONGER = "Nine ranks on the chosen prompts: as points beside the stored curve, or where there is none, with all controls."
 
 
 def page() -> None:
-    st.header("Rank: how many dimensions does the change need?")
     shared = st.session_state["_shared"]
     donor, recipient = sides(shared["direction"])
-    st.caption(
-        f"The map from the **{donor}** model's state to the **{recipient}** model's is cut to its k leading directions, those "
-        "that carry most variance. The **complement** fills the rest: the recipient's train **mean**, which deletes it, "
-        "or the recipient's **own** state, which keeps it."
+    session.heading(
+        "Rank: how many dimensions does the change need?",
+        say("rank", "complement", "map", "effect", "recovery", "drop", "alpha", "controls", "split-half overlap"),
+        f"The map from **{donor}** to **{recipient}** is cut to its k leading directions. The **complement** fills the rest: the "
+        "train **mean**, which deletes it, or the **own** state.",
     )
     if session.ready(controls.read_pair(shared["pair"])):
         cut(shared)
@@ -28,24 +34,25 @@ def page() -> None:
 
 @session.panel
 def cut(shared: dict) -> None:
-    name, stream, layer, alpha = mapped.site(shared, FITTED)
-    one, two = st.columns([3.4, 1.2])
-    with one:
-        rank = controls.rank()
-    with two:
-        complement = controls.complement()
+    name, stream, layer, alpha = mapped.site(shared)
+    rank, complement = controls.rank(), controls.complement()
+    if name not in FITTED:
+        st.info(f"The map `{name}` is not fitted, so it has no leading directions to keep.\n\nTry:  {', '.join(FITTED)}")
+        return
     asked = {"layers": (layer,), "map": name, "streams": (stream,), "alpha": (alpha,), "controls": ("self",)}
     run = controls.request("rank", shared, ranks=(rank,), complement=(complement,), **asked)
     table = session.answer(run)
     line = mapped.asked(mapped.summary(run, table))
     if line is None:
-        session.waiting("The live effect appears when the train split is read, the map fitted and the prompts patched.")
+        session.waiting(
+            "The live effect appears when the train split is read, the map fitted and the prompts patched.", session.NUMBERS
+        )
     else:
         here = table[table["control"] == "none"]
         mapped.metrics(here, line, f"Effect at rank {rank}")
-        archive.badge(run, here, "rq3", "rank", layer=layer, stream=stream, **stored_as(run))
-    every = {**asked, "controls": ("self", "mean", *MAP_CONTROLS)}
-    curves(run, controls.request("rank", shared, **every), line)
+        what = f"{stream} · L{layer} · k={rank} · {complement}"
+        history.note(run, what, line["mean"], effects=here.sort_values("prompt")["kl"])
+    curves(run, controls.request("rank", shared, **asked), line, table[table["control"] == "none"])
     if line is not None:
         session.provenance(run, table)
 
@@ -57,21 +64,31 @@ def stored_as(run) -> dict:
     return {"map": run.map, "rank": run.ranks[0], "complement": run.complement[0], "alpha": run.alpha[0], "control": "none"}
 
 
-def curves(run, every, line) -> None:
-    """Effect, recovery and drop over rank, and rank by alpha: stored, or on the page's own prompts, the live point on top."""
-    (layer,), (stream,), (alpha,) = run.layers, run.streams, run.alpha
+def curves(run, every, line, here: pd.DataFrame) -> None:
+    """Effect, recovery and drop over rank, and rank by alpha: stored, and live as points, more of them when asked."""
+    (layer,), (stream,), (alpha,), (complement,) = run.layers, run.streams, run.alpha, run.complement
     kept = archive.lines(run, "rq3", "rank_summary", layer=layer, stream=stream)
     scaled = archive.lines(run, "rq3", "alpha_summary", layer=layer, stream=stream, map=run.map)
-    if controls.compute("ranks", "Nine ranks on the chosen prompts, in place of the stored curve. It takes longer."):
-        found, about = mapped.summary(every, session.answer(every, patience=0.05)), "computed on these prompts"
-    else:
-        found = of_map(kept, scaled, run.map, alpha)
-        about = archive.origin(run, "rq3", found)
+    found, live = of_map(kept, scaled, run.map, alpha), mapped.live(line)
+    about = archive.origin(run, "rq3", found)
+    if found.empty:
+        archive.missing(run, f" with {run.map} at alpha {alpha}")
+        every = replace(every, controls=("self", "mean", *MAP_CONTROLS))
+    place, origins = st.container(), archive.row()
+    if controls.compute("ranks", LONGER, rates.estimate(every)):
+        more = mapped.summary(every, session.answer(every, patience=0.05))
         if found.empty:
-            archive.missing(run, f" with {run.map} at alpha {alpha}")
-    if not found.empty:
-        effects_and_shares(run, found, line, about)
-    below(run, mapped.join(kept, scaled))
+            found, about = more, "computed on these prompts"
+        else:
+            here = more[(more["control"] == "none") & (more["complement"] == complement) & (more["rank"] != run.ranks[0])]
+            live = mapped.join(mapped.live(here), live)
+    if len(found) or len(live):
+        with place:
+            effects_and_shares(run, found, live, about or "nothing stored")
+    with origins:
+        archive.badge(run, here, "rq3", "rank", layer=layer, stream=stream, **stored_as(run))
+        archive.provenance(run, "rq3")
+    below(run, mapped.join(kept, scaled), live)
 
 
 def of_map(kept: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> pd.DataFrame:
@@ -85,25 +102,33 @@ def of_map(kept: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> p
     return mapped.join(mine, kept[fixed]) if len(mine) else mine
 
 
-def effects_and_shares(run, found: pd.DataFrame, line, about: str) -> None:
-    (complement,), (layer,), point = run.complement, run.layers, mapped.point(line)
-    about = f"Layer {layer}, {run.map}, alpha {run.alpha[0]}; {about}; bands: 95 %"
-    left, right = st.columns(2)
-    shown = mapped.join(by_rank(found, complement, {*found["rank"], *run.ranks}), point)
-    left.altair_chart(charts.rank_curve(shown, complement, about), width="stretch")
-    mine = found[(found["control"] == "none") & (found["complement"] == complement)]
-    if mine.empty:
-        return
-    parts = [mapped.share(mapped.join(mine.assign(shown="recovery"), point), "recovery", 100)]
-    said = "Under own no drop is shown: keeping everything would count as one"
+def effects_and_shares(run, found: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
+    (complement,), (layer,), (rank,) = run.complement, run.layers, run.ranks
+    about = f"layer {layer}, {run.map}, alpha {run.alpha[0]}; {about}; click a rank"
+    left, right = st.columns([3, 2])
+    ranks = {*(found["rank"] if len(found) else ()), *(live["rank"] if len(live) else ()), rank}
+    with left:
+        shown = mapped.join(by_rank(found, complement, ranks), live)
+        controls.clickable(charts.rank_curve(shown, complement, rank, about), "pick_rank")
+    mine = found[(found["control"] == "none") & (found["complement"] == complement)] if len(found) else found
+    parts, said = [], "under own no drop is shown: keeping everything would count as one"
+    names = ("recovery", "drop") if complement == "mean" else ("recovery",)
+    for name, factor in zip(names, (100, 1)):
+        parts += [
+            mapped.share(part.assign(shown=shown), name, factor)
+            for part, shown in ((mine, name), (live, f"{name}, live"))
+            if len(part)
+        ]
     if complement == "mean":
-        parts.append(mapped.share(mapped.join(mine.assign(shown="drop"), point), "drop"))
-        said = "Recovery: of the difference between the models; drop: of the zscore effect"
-    right.altair_chart(charts.share_curve(mapped.join(*parts), said), width="stretch")
+        said = "recovery: of the models' difference; drop: of the zscore effect; click a rank"
+    with right:
+        controls.clickable(charts.share_curve(mapped.join(*parts), rank, said), "pick_share")
 
 
 def by_rank(found: pd.DataFrame, complement: str, ranks: set[str]) -> pd.DataFrame:
     """Lines over rank with their legend's names. What has no rank of its own (floor, mean ablation, uncut map) runs across."""
+    if found.empty:
+        return found
     cuts = found[found["control"] == "none"]
     cuts = cuts.assign(shown="complement " + cuts["complement"])
     flat = found[found["control"].isin(NOUGHT)]
@@ -117,18 +142,20 @@ def by_rank(found: pd.DataFrame, complement: str, ranks: set[str]) -> pd.DataFra
     return mapped.join(cuts, flat, controlled)
 
 
-def below(run, every: pd.DataFrame) -> None:
-    """Rank by alpha as stored, and how stable the leading directions are."""
-    (layer,), (stream,), (complement,) = run.layers, run.streams, run.complement
-    left, right = st.columns(2)
-    if not every.empty:
-        cells = every[(every["map"] == run.map) & (every["complement"] == complement) & (every["control"] == "none")]
-    if not every.empty and not cells.empty:
-        about = f"Stored, layer {layer}, complement {complement}; framed: the chosen one"
-        left.altair_chart(charts.rank_alpha_map(cells, run.ranks[0], run.alpha[0], about), width="stretch")
+def below(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
+    """Rank by alpha, stored and live, and how stable the leading directions are."""
+    (layer,), (stream,), (complement,), (rank,), (alpha,) = run.layers, run.streams, run.complement, run.ranks, run.alpha
+    left, right = st.columns([3, 2])
+    if len(every):
+        every = every[(every["map"] == run.map) & (every["complement"] == complement) & (every["control"] == "none")]
+    cells = mapped.join(every.assign(live=False), live.assign(live=True)) if len(every) else every
+    if len(cells):
+        cells = cells.drop_duplicates(["rank", "alpha"], keep="last")
+        about = f"layer {layer}, complement {complement}; framed: chosen; dot: live; click a cell"
+        with left:
+            controls.clickable(charts.rank_alpha_map(cells, rank, alpha, about), "pick_cell")
     with right:
-        found = archive.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map)
-        overlaps = mapped.overlap(found)
+        overlaps = mapped.overlap(archive.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map))
         if not overlaps.empty:
-            st.altair_chart(charts.overlap_curve(overlaps, "Of the leading k, fitted on two halves of train"), width="stretch")
+            st.altair_chart(charts.overlap_curve(overlaps, TERMS["split-half overlap"]), width="stretch")
     mapped.diagnostics(run, layer, stream)

@@ -4,55 +4,77 @@ import archive
 import charts
 import controls
 import pandas as pd
+import rates
 import session
 import streamlit as st
+from words import TERMS
 
 from views import mapped
 
 MODULES = ("attn_out", "mlp_out")
+FLOOR = charts.CONTROL_NAMES["self"]
+LONGER = "Both modules of every layer, and the chosen layer's heads, on the chosen prompts: as points beside the stored curve."
 
 
 def section(shared: dict, layer: int) -> None:
-    """Transplants by layer, and single heads' at the chosen layer: stored, or on the page's own prompts when asked."""
-    st.subheader("What did each module's own weights change?")
+    """Transplants by layer, and single heads' at the chosen layer: stored, and when asked live."""
+    st.subheader("What did each module's own weights change?", help=TERMS["transplant"])
     st.caption(
         "Patching a state shows everything upstream of it. A **transplant** runs the donor's attention or MLP *weights* on the "
         "recipient's own input: what that one module's weights changed, and exactly zero where the weights agree."
     )
-    live = controls.compute("transplants", "Both modules of every layer, and the chosen layer's heads, on the chosen prompts.")
     modules = controls.request("transplant", shared, streams=MODULES, controls=("self",))
     heads = controls.request("transplant", shared, streams=("heads",), layers=(layer,), controls=("self",))
-    if live:
-        table = session.answer(modules, patience=0.05)
-        singles = session.answer(heads, patience=0.05)
-        by_layer, by_head = mapped.summary(modules, table), mapped.summary(heads, singles)
-        if by_layer.empty:
-            session.waiting("The first layers appear in a moment.")
-            return
-        about = f"Computed on {by_layer['prompts'].iloc[0]} prompts"
-    else:
-        by_layer = archive.lines(modules, "rq1", "transplant_summary")
-        if by_layer.empty:
-            archive.missing(modules)
-            return
-        by_head = by_layer[(by_layer["layer"] == layer) & (by_layer["stream"] == "heads")]
-        about = archive.origin(modules, "rq1", by_layer)
-    draw(by_layer, by_head, layer, about)
-    if live:
+    kept = archive.lines(modules, "rq1", "transplant_summary")
+    if kept.empty:
+        archive.missing(modules)
+    place, origins, live = st.container(), archive.row(), kept.iloc[:0]
+    if controls.compute("transplants", LONGER, rates.estimate(modules)):
+        table, singles = (session.answer(run, patience=0.05) for run in (modules, heads))
+        live = mapped.join(mapped.summary(modules, table), mapped.summary(heads, singles))
         for stream in MODULES:
             here = table[(table["layer"] == layer) & (table["stream"] == stream) & (table["control"] == "none")]
             at = {"layer": layer, "stream": stream, "control": "none"}
-            archive.badge(modules, here, "rq1", "transplant", f"{stream} at layer {layer}", **at)
-        session.provenance(modules, table)
+            with origins:
+                archive.badge(modules, here, "rq1", "transplant", f"{stream} at layer {layer}", **at)
+        if len(table):
+            session.provenance(modules, table)
+        else:
+            session.waiting("The first layers appear in a moment.", session.NUMBERS)
+    if len(kept) or len(live):
+        with place:
+            draw(kept, live, layer, archive.origin(modules, "rq1", kept) or "nothing stored")
+    with origins:
+        archive.provenance(modules, "rq1")
 
 
-def draw(by_layer: pd.DataFrame, by_head: pd.DataFrame, layer: int, about: str) -> None:
+def draw(kept: pd.DataFrame, live: pd.DataFrame, layer: int, about: str) -> None:
     left, right = st.columns([3, 2])
-    shown = by_layer[by_layer["stream"].isin(MODULES)]
-    floor = shown["control"].map(charts.CONTROL_NAMES)
-    shown = shown.assign(shown=floor.fillna(shown["stream"]))
-    shown = shown[(shown["control"] == "none") | (shown["stream"] == MODULES[0])]  # one floor is enough
-    left.altair_chart(charts.transplant_curve(shown, layer, f"{about}; bands: 95 %"), width="stretch")
-    singles = by_head[by_head["control"] == "none"]
-    if not singles.empty:
-        right.altair_chart(charts.transplant_bars(singles, layer, "Each head's own weights; whiskers: 95 %"), width="stretch")
+    shown = mapped.join(by_module(kept, ""), by_module(live, ", live", floor=kept.empty))
+    with left:
+        about = f"{about}; bands, bars: 95 %; click a layer"
+        controls.clickable(charts.transplant_curve(shown, layer, about), "pick_transplant")
+    singles = mapped.join(one_by_one(kept, layer, charts.STORED), one_by_one(live, layer, charts.LIVE))
+    if len(singles):
+        chosen = st.session_state.get("heads") or []
+        about = "each head's own weights; whiskers: 95 %; click a head"
+        with right:
+            bars = charts.transplant_bars(singles, layer, chosen, about)
+            controls.clickable(bars, "pick_transplanted_head", controls.toggle_head)
+
+
+def by_module(lines: pd.DataFrame, suffix: str, floor: bool = True) -> pd.DataFrame:
+    """Lines with what the chart's legend calls them. One floor is enough: that of the first module."""
+    if lines.empty:
+        return lines
+    shown = lines[lines["stream"].isin(MODULES)]
+    wanted = (shown["control"] == "none") | ((shown["stream"] == MODULES[0]) & floor)
+    return shown.assign(shown=(shown["stream"] + suffix).where(shown["control"] == "none", FLOOR))[wanted]
+
+
+def one_by_one(lines: pd.DataFrame, layer: int, kind: str) -> pd.DataFrame:
+    """Single heads' lines at one layer."""
+    if lines.empty:
+        return lines
+    here = lines[(lines["layer"] == layer) & (lines["stream"] == "heads") & (lines["control"] == "none")]
+    return here.assign(kind=kind, head=here["heads"].astype(int))

@@ -1,24 +1,31 @@
 """Transport: is the change a linear map between states?"""
 
+from dataclasses import replace
+
 import archive
 import charts
 import controls
+import history
 import pandas as pd
+import rates
 import session
 import streamlit as st
+from words import say
 
 from mechdiff.terms import sides
 from views import mapped
 
+LONGER = "Every layer on the chosen prompts: as points beside the stored curve, or where there is none, with controls."
+
 
 def page() -> None:
-    st.header("Transport: is the change a linear map?")
     shared = st.session_state["_shared"]
     donor, recipient = sides(shared["direction"])
-    st.caption(
-        f"The **{donor}** model's state is mapped to the **{recipient}** model's by a map fitted on the train split, and put in "
-        "its place. If the map explains the change, little happens: a **low effect**. The reference is `zscore`, which only "
-        "matches every dimension's mean and scale; **drop** is how much of its effect the map takes away."
+    session.heading(
+        "Transport: is the change a linear map?",
+        say("map", "zscore", "drop", "effect", "donor", "recipient", "controls"),
+        f"The **{donor}** model's state, mapped to the **{recipient}** model's by a fitted map, takes its place. A **low "
+        "effect** and a **high drop** say that the map explains the change.",
     )
     if session.ready(controls.read_pair(shared["pair"])):
         site(shared)
@@ -32,39 +39,55 @@ def site(shared: dict) -> None:
     table = session.answer(run)
     line = mapped.asked(mapped.summary(run, table))
     if line is None:
-        session.waiting("The live effect appears when the train split is read, the map fitted and the prompts patched.")
+        session.waiting(
+            "The live effect appears when the train split is read, the map fitted and the prompts patched.", session.NUMBERS
+        )
     else:
         here = table[table["control"] == "none"]
         mapped.metrics(here, line, f"Effect at layer {layer}")
-        archive.badge(run, here, "rq2", "transport", layer=layer, stream=stream, map=name, alpha=alpha, control="none")
-    every = {**asked, "controls": ("self", "mean")}
-    curves(run, controls.request("transport", shared, **every), line)
+        history.note(run, f"{stream} · L{layer} · {name}", line["mean"], effects=here.sort_values("prompt")["kl"])
+    curves(run, controls.request("transport", shared, **asked), line, table[table["control"] == "none"])
     mapped.diagnostics(run, layer, stream)
     if line is not None:
         session.provenance(run, table)
 
 
-def curves(run, every, line) -> None:
-    """Effect and drop over layers: stored, or computed on the page's own prompts, with the live point on top."""
-    if controls.compute("curve", "Every layer on the chosen prompts, in place of the stored curve. It takes longer."):
-        found = mapped.summary(every, mapped.with_reference(session.answer(every, patience=0.05)))
-        about = "computed on these prompts"
-    else:
-        found = stored_curves(run)
-        about = archive.origin(run, "rq2", found)
-        if found.empty:
-            archive.missing(run, f" at alpha {run.alpha[0]}" if run.alpha != ("auto",) else "")
-    if found.empty:
-        return
-    name, (layer,), point = run.map, run.layers, mapped.point(line)
-    about = f"Alpha {run.alpha[0]}; {about}; bands: 95 %"
-    left, right = st.columns(2)
-    effects = charts.transport_curve(mapped.join(mapped.named(found), point), layer, name, about)
-    left.altair_chart(effects, width="stretch")
-    drop = found[(found["map"] == name) & (found["control"] == "none")].assign(shown="drop")
-    if len(drop):
-        drop = mapped.share(mapped.join(drop, point), "drop")
-        right.altair_chart(charts.drop_curve(drop, layer, "Blank where the zscore effect is at the floor"), width="stretch")
+def curves(run, every, line, here: pd.DataFrame) -> None:
+    """The stored effect and drop over layers, and the live ones as points: the chosen layer's, or when asked every layer's."""
+    kept, live = stored_curves(run), mapped.live(line)
+    about = archive.origin(run, "rq2", kept)
+    if kept.empty:
+        archive.missing(run, f" at alpha {run.alpha[0]}" if run.alpha != ("auto",) else "")
+        every = replace(every, controls=("self", "mean"))
+    place, origins = st.container(), archive.row()
+    if controls.compute("curve", LONGER, rates.estimate(every)):
+        found = session.answer(every, patience=0.05)
+        if kept.empty:
+            kept, about = mapped.summary(every, mapped.with_reference(found)), "computed on these prompts"
+        else:
+            found = mapped.summary(every, found)
+            live = mapped.live(found[found["control"] == "none"]) if len(found) else live
+    if len(kept) or len(live):
+        with place:
+            effect_and_drop(run, kept, live, about or "nothing stored")
+    (layer,), (stream,), (alpha,) = run.layers, run.streams, run.alpha
+    with origins:
+        archive.badge(run, here, "rq2", "transport", layer=layer, stream=stream, map=run.map, alpha=alpha, control="none")
+        archive.provenance(run, "rq2")
+
+
+def effect_and_drop(run, kept: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
+    (layer,) = run.layers
+    shown = mapped.join(mapped.named(kept) if len(kept) else kept, live)
+    about = f"alpha {run.alpha[0]}; {about}; bands, bars: 95 %; click a layer"
+    left, right = st.columns([3, 2])
+    with left:
+        controls.clickable(charts.transport_curve(shown, layer, run.map, about), "pick_transport")
+    drop = kept[(kept["map"] == run.map) & (kept["control"] == "none")].assign(shown="drop") if len(kept) else kept
+    drop = mapped.join(drop, live)
+    with right:
+        blank = "blank where the zscore effect is at the floor; click a layer"
+        controls.clickable(charts.drop_curve(mapped.share(drop, "drop"), layer, blank), "pick_drop")
 
 
 def stored_curves(run) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pandas as pd
 from mechdiff.experiments.continuation import Continuation, ContinuationTask
 from mechdiff.experiments.diagnostics import Diagnostics, DiagnosticsTask
 from mechdiff.experiments.next_tokens import NextTokens, NextTokensTask
-from mechdiff.experiments.position_map import PositionMap, PositionMapTask
+from mechdiff.experiments.position_map import MapTime, MapTimeTask, PositionMap, PositionMapTask
 from mechdiff.experiments.reading import Reading, ReadingTask
 from mechdiff.experiments.request import Run
 from mechdiff.experiments.task import Task
@@ -14,11 +14,12 @@ from mechdiff.store import Store, default
 OTHERS = {
     Continuation: ContinuationTask,
     Diagnostics: DiagnosticsTask,
+    MapTime: MapTimeTask,
     NextTokens: NextTokensTask,
     PositionMap: PositionMapTask,
     Reading: ReadingTask,
 }
-Request = Run | Continuation | Diagnostics | NextTokens | PositionMap | Reading
+Request = Run | Continuation | Diagnostics | MapTime | NextTokens | PositionMap | Reading
 
 
 def task(run: Request, store: Store | None = None) -> Task:

@@ -86,7 +86,7 @@ class ContinuationTask:
         self.place = Place(self.run.back)
         asked = {"what": "continuation", "tokens": request.tokens, "temperature": request.temperature, "seed": self.run.seed}
         asked |= {"texts": digest([self.prompt]), "direction": self.run.direction, "back": self.run.back}
-        asked |= {"stack": repr(self.stack)} | (self.identity.train if self.stack else {})
+        asked |= {"stack": repr(self.stack)} | ({} if all(part.plain for part in self.stack) else self.identity.train)
         self.key = key(**asked, **self.identity.pair)
         self.found = store.table(self.key)
         self.total = request.tokens * (3 if self.stack else 2)
@@ -100,6 +100,7 @@ class ContinuationTask:
         loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
         rows = (yield from self._rows(loaded)) if self.stack else None
         self.stage = "writing"
+        self._check_window(loaded)
         for name in (*SIDES, *([PATCHED] if self.stack else [])):
             self.voices[name] = self._voice(loaded, name, rows)
             yield
@@ -115,6 +116,14 @@ class ContinuationTask:
         self.found = self._written()
         self.store.put_table(self.key, self.found)
         self.done = self.total
+
+    def _check_window(self, loaded) -> None:
+        window, tokens = loaded.base.window, len(loaded.ids("base", (self.prompt.text,))[0])
+        if window is not None and tokens + self.request.tokens > window:
+            raise UserError(
+                f"After the prompt's {tokens} tokens {self.run.spec.name} has room for {window - tokens} more, not "
+                f"{self.request.tokens}.\nTry:  fewer tokens, or a shorter prompt"
+            )
 
     def _rows(self, loaded) -> Iterator[None]:
         """The stack as one row of the prompt."""
@@ -140,7 +149,7 @@ class ContinuationTask:
         return Voice(getattr(loaded.tokenizers, side), decoding, generator, loaded.tokenizers.ends(side))
 
     def _written(self) -> pd.DataFrame:
-        lines = [(name, voice.text, len(voice.written), voice.ended) for name, voice in self.voices.items()]
+        lines = [(name, voice.text, len(voice.written), voice.ended) for name, voice in [*self.voices.items()]]
         return pd.DataFrame(lines, columns=COLUMNS)
 
     def table(self) -> pd.DataFrame:

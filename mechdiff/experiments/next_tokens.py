@@ -1,4 +1,4 @@
-"""For one prompt: the likeliest next tokens of donor and recipient, and of the recipient with one site patched."""
+"""For one prompt: the likeliest next tokens of donor and recipient, and of the recipient with a site or a stack patched."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mechdiff import prompts
-from mechdiff.conditions import Condition
+from mechdiff.conditions import Condition, Place, Stack
 from mechdiff.errors import UserError
+from mechdiff.experiments.effects import EffectsTask
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import Run
 from mechdiff.models import load_pair
@@ -19,10 +20,10 @@ COLUMNS = ["token", "model", "probability"]
 
 @dataclass(frozen=True)
 class NextTokens:
-    """What to show: run gives pair, prompts and direction; condition the site; prompt the index among the run's prompts."""
+    """What to show: run gives pair, prompts, direction, back; condition what is replaced; prompt the index among the prompts."""
 
     run: Run
-    condition: Condition
+    condition: Condition | Stack
     prompt: int
     top: int = 6
 
@@ -41,8 +42,12 @@ class NextTokensTask:
         self.identity = Identity(self.run)
         self.block = prompts.blocks(self.run.chosen_prompts)[request.prompt // prompts.BLOCK]
         self.place = request.prompt % prompts.BLOCK
+        if self.run.back:  # other prompts of the block may be too short
+            self.block, self.place = [self.block[self.place]], 0
         asked = {"what": "next tokens", "top": request.top, "condition": repr(request.condition), "place": self.place}
         asked |= {"direction": self.run.direction, "texts": prompts.digest(self.block)}
+        asked |= {"back": self.run.back} if self.run.back else {}
+        asked |= {} if request.condition.plain else self.identity.train
         self.key = key(**asked, **self.identity.pair)
         self.found = store.table(self.key)
         self.total, self.done = 1, int(self.found is not None)
@@ -57,15 +62,17 @@ class NextTokensTask:
         donor_side, recipient_side = sides(self.run.direction)
         texts = tuple(prompt.text for prompt in self.block)
         loaded.check_parity(recipient_side, texts)
-        donor = loaded.trace(donor_side, texts, keep_calls=False)
-        recipient = loaded.trace(recipient_side, texts, keep_calls=True)
-        rows = as_rows([self.request.condition], getattr(loaded, recipient_side), donor, recipient, {})
+        maps = yield from EffectsTask(self.run, [(self.request.condition,)], self.store, self.block).fit()
+        at = Place(self.run.back)
+        donor = loaded.trace(donor_side, texts, False, at)
+        recipient = loaded.trace(recipient_side, texts, True, at)
+        rows = as_rows([self.request.condition], getattr(loaded, recipient_side), donor, recipient, maps)
         patched = []
 
         def measure(logits, which, _):
             patched.extend(logits[which == self.place].float().log_softmax(-1))
 
-        for _ in run_locked(loaded, recipient_side, texts, recipient, rows, measure):
+        for _ in run_locked(loaded, recipient_side, texts, recipient, rows, measure, at):
             yield
         found = {donor_side: donor.logprobs[self.place], recipient_side: recipient.logprobs[self.place], "patched": patched[0]}
         self.found = self._likeliest(found, loaded.tokenizers, recipient_side)

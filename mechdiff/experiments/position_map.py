@@ -1,5 +1,6 @@
 """Where in a prompt does it matter? Every token of one prompt, under every layer: a state replaced there, read at the end."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -54,19 +55,13 @@ class PositionMapTask:
             return
         self.stage = "loading the models"
         yield
-        loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
-        ids = loaded.ids("base", (self.prompt.text,))[0]
-        texts, whole = (self.prompt.text,), Place(len(ids) - 1)
-        for side in SIDES:  # one pass over all tokens: what a single place needs is a part of it
-            loaded.trace(side, texts, True, whole)
-            yield
+        loaded, ids = yield from self._read()
         work = len(self.conditions)
         self.total = work * len(ids) * (len(ids) + 1) // 2  # in tokens that are run
         for back in range(len(ids)):
-            task = EffectsTask(replace(self.run, back=back), [(c,) for c in self.conditions], self.store, [self.prompt])
-            before = self.done
+            task, before = self._column(back), self.done
             for _ in task.steps():
-                self.stage = task.stage
+                self.stage = f"token {len(ids) - back} of {len(ids)}"
                 self.done = before + int(work * (back + 1) * task.done / max(1, task.total))
                 yield
             self.notices = task.notices or self.notices
@@ -77,6 +72,19 @@ class PositionMapTask:
         self.store.put_table(self.key, self.found)
         self.done = self.total
 
+    def _read(self) -> Iterator[None]:
+        """The pair and the prompt's token ids, after one clean pass of both models: what a column needs is a part of it."""
+        loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
+        self.stage = "reading the prompt"
+        ids = loaded.ids("base", (self.prompt.text,))[0]
+        for side in SIDES:
+            loaded.trace(side, (self.prompt.text,), True, Place(len(ids) - 1))
+            yield
+        return loaded, ids
+
+    def _column(self, back: int) -> EffectsTask:
+        return EffectsTask(replace(self.run, back=back), [(c,) for c in self.conditions], self.store, [self.prompt])
+
     def _lines(self, table: pd.DataFrame, back: int, ids: list[int], loaded) -> pd.DataFrame:
         token = len(ids) - 1 - back
         return table.assign(token=token, text=loaded.tokenizers.label(ids[token], "base"), back=back)[COLUMNS]
@@ -85,3 +93,47 @@ class PositionMapTask:
         if self.found is not None:
             return self.found
         return pd.concat(self.parts, ignore_index=True) if self.parts else pd.DataFrame(columns=COLUMNS)
+
+
+@dataclass(frozen=True)
+class MapTime:
+    """How long a position map takes on this machine, asked before it is begun."""
+
+    run: Run
+    prompt: int = 0
+
+    def __post_init__(self):
+        PositionMap(self.run, self.prompt)
+
+
+class MapTimeTask(PositionMapTask):
+    """One row: seconds, and columns, one a token. A column's work is its layers times the tokens from it to the end, so one in
+    the middle is timed, and taken times the map's whole work. It is kept, and the map then has no need to compute it.
+    """
+
+    def __init__(self, request: MapTime, store: Store):
+        super().__init__(PositionMap(request.run, request.prompt), store)
+        self.key = key(mapped=self.key, what="seconds")
+        self.found = store.table(self.key)
+        self.done = int(self.found is not None)
+
+    def steps(self) -> Iterator[None]:
+        if self.found is not None:
+            return
+        self.stage = "loading the models"
+        yield
+        _, ids = yield from self._read()
+        columns = (self._column(back) for back in range(len(ids) // 2, -1, -1))
+        fresh = [column for column in columns if column.done < column.total][:2]
+        self.stage, a_token = "timing one column", 0.0
+        for column in fresh:  # the first one waits for more: maps, the check against plain hooks
+            start = time.monotonic()
+            yield from column.steps()
+            a_token = (time.monotonic() - start) / (column.run.back + 1)
+        seconds = a_token * len(ids) * (len(ids) + 1) / 2
+        self.found = pd.DataFrame({"seconds": [seconds], "columns": [len(ids)]})
+        self.store.put_table(self.key, self.found)
+        self.done = 1
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(columns=["seconds", "columns"]) if self.found is None else self.found

@@ -14,7 +14,7 @@ from mechdiff.store import Store, key
 from mechdiff.terms import SIDES
 
 PIECE = 64  # tokens that are unembedded together
-COLUMNS = ["token", "text", "back", "kl", "rank", "model", "next", "probability"]
+COLUMNS = ["token", "text", "own", "back", "kl", "rank", "model", "next", "probability"]
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class Reading:
 class ReadingTask:
     """A row per token of the prompt, model and expected next token.
 
-    token: its index, from 0; text: the token itself; back: how far before the decision token; kl: KL(tuned || base) of the next
-    token there, nats; rank, next, probability: the model's likeliest next tokens.
+    token: its index, from 0; text: the token itself; own: whether it lies in the prompt's own text, not the template's; back: how
+    far before the decision token; kl: KL(tuned || base) of the next token there, nats; rank, next, probability: the model's
+    likeliest next tokens. Two tokenizers that differ share no token but the decision token, and no kl: that alone is then there.
     """
 
     def __init__(self, request: Reading, store: Store):
         self.request, self.store, self.run, self.notices = request, store, request.run, []
         self.stage, self.identity = "", Identity(self.run)
         self.prompt = self.run.chosen_prompts[request.prompt]
-        asked = {"what": "reading", "top": request.top, "texts": digest([self.prompt])}
+        asked = {"what": "reading", "columns": COLUMNS, "top": request.top, "texts": digest([self.prompt])}
         self.key = key(**asked, **self.identity.pair)
         self.found = store.table(self.key)
         self.total, self.done = 1, int(self.found is not None)
@@ -53,18 +54,19 @@ class ReadingTask:
         self.stage = "loading the models"
         yield
         loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
-        if not loaded.tokenizers.shared:
-            raise UserError(f"{loaded.pair.name}: the two tokenizers differ, so no token is the same in both models.")
-        ids, states = loaded.ids("base", (self.prompt.text,))[0], {}
-        self.stage = "reading the prompt"
+        self.stage, states = "reading the prompt", {}
         for side in SIDES:
+            ids = loaded.ids(side, (self.prompt.text,))[0]
             with loaded.lock, memory_errors(loaded.pair, self.identity.device):
                 states[side] = self._states(getattr(loaded, side), ids)
             yield
+        own = self._own(loaded, ids)
+        if not loaded.tokenizers.shared:
+            ids, own, states = ids[-1:], own[-1:], {side: found[-1:] for side, found in states.items()}
         self.total, parts = len(ids), []
         for start in range(0, len(ids), PIECE):
             with loaded.lock, memory_errors(loaded.pair, self.identity.device):
-                parts += self._compare(loaded, ids, states, range(start, min(start + PIECE, len(ids))))
+                parts += self._compare(loaded, ids, own, states, range(start, min(start + PIECE, len(ids))))
             self.done = min(start + PIECE, len(ids) - 1)
             yield
         self.found = pd.DataFrame(parts, columns=COLUMNS)
@@ -82,7 +84,14 @@ class ReadingTask:
             anatomy.decoder(input_ids=torch.tensor([ids]).to(anatomy.device), use_cache=False)
         return states[0][0]
 
-    def _compare(self, loaded, ids: list[int], states: dict, some: range) -> list[tuple]:
+    def _own(self, loaded, ids: list[int]) -> list[bool]:
+        """Which tokens are the prompt's own; all, where the tokenizer or the template does not let one know."""
+        try:
+            return [start < end for start, end in loaded.tokenizers.spans(self.prompt.text, SIDES[-1])]
+        except UserError:
+            return [True] * len(ids)
+
+    def _compare(self, loaded, ids: list[int], own: list[bool], states: dict, some: range) -> list[tuple]:
         import torch
 
         from mechdiff.metrics import kl
@@ -91,10 +100,11 @@ class ReadingTask:
             logprobs = {
                 side: getattr(loaded, side).logits(states[side][some.start : some.stop]).float().log_softmax(-1) for side in SIDES
             }
-        apart, lines = kl(logprobs["tuned"], logprobs["base"]).tolist(), []
+        comparable, lines = loaded.tokenizers.shared, []
+        apart = kl(logprobs["tuned"], logprobs["base"]).tolist() if comparable else [float("nan")] * len(some)
         likeliest = {side: logprobs[side].topk(self.request.top) for side in SIDES}
         for row, token in enumerate(some):
-            here = (token, loaded.tokenizers.label(ids[token], "base"), len(ids) - 1 - token, apart[row])
+            here = (token, loaded.tokenizers.label(ids[token], SIDES[-1]), own[token], len(ids) - 1 - token, apart[row])
             for side in SIDES:
                 values, tokens = (found[row].tolist() for found in likeliest[side])
                 labels = [loaded.tokenizers.label(one, side) for one in tokens]

@@ -1,0 +1,68 @@
+"""Links inside the app that bring a page and its whole selection back, without leaving the session.
+
+A click does what the browser's back button does: the address changes, and Streamlit takes page and widgets from it. (Its own
+page links and page switches keep or clear the values of widgets that are bound to the address.)
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import streamlit as st
+
+CSS = """
+.links { display: flex; flex-direction: column; gap: .35rem; font-family: var(--st-font); font-size: .85rem; line-height: 1.35; }
+.links.cards { flex-direction: row; flex-wrap: wrap; gap: 1rem; font-size: 1rem; }
+.link { display: flex; align-items: start; gap: .5rem; }
+.cards .link { flex: 1 1 14rem; padding: .7rem 1rem; border: 1px solid var(--st-border-color); border-radius: .5rem; }
+a { flex: 1; min-width: 0; color: inherit; text-decoration: none; overflow-wrap: anywhere; }
+a:hover b, a:focus b { text-decoration: underline; }
+b { font-weight: 600; color: var(--st-text-color); }
+small { display: block; font-size: 1em; opacity: .65; color: var(--st-text-color); }
+button { border: 0; padding: 0 .2rem; cursor: pointer; background: none; font: inherit; color: var(--st-primary-color); }
+"""
+JS = """
+export default function ({ data, parentElement, setTriggerValue }) {
+  const list = parentElement.querySelector(".links");
+  list.classList.toggle("cards", data.cards);
+  const make = (name, text) => Object.assign(document.createElement(name), { textContent: text });
+  list.replaceChildren(...data.links.map((link, index) => {
+    const row = Object.assign(document.createElement("div"), { className: "link" });
+    const anchor = Object.assign(document.createElement("a"), { href: link.to });
+    anchor.append(make("b", link.text), make("small", link.about));
+    anchor.onclick = (event) => {
+      if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+      event.preventDefault();
+      history.pushState({}, "", anchor.href);
+      window.dispatchEvent(new PopStateEvent("popstate"));
+    };
+    row.append(anchor);
+    if (link.act) {
+      const button = make("button", link.act);
+      button.onclick = () => setTriggerValue("acted", index);
+      row.append(button);
+    }
+    return row;
+  }));
+}
+"""
+LINKS = st.components.v2.component("mechdiff_links", html='<div class="links"></div>', css=CSS, js=JS)
+
+
+@dataclass(frozen=True)
+class Link:
+    """to: a page and its query. text, about: its two lines. act: what a button beside it says, if there is one."""
+
+    to: str
+    text: str
+    about: str
+    act: str = ""
+
+
+def draw(links: list[Link], key: str, act: Callable[[int], None] | None = None, cards: bool = False) -> None:
+    """Draw links. act: what to do with the number of the one whose button is clicked, before the page is drawn again."""
+
+    def acted() -> None:
+        act(st.session_state[key]["acted"])
+
+    data = {"links": [asdict(link) for link in links], "cards": cards}
+    LINKS(key=key, data=data, on_acted_change=acted if act else lambda: None)

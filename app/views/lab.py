@@ -1,0 +1,126 @@
+"""Lab: what if, on one's own words? Two models read one prompt; its states can be swapped, one by one or several at once."""
+
+from dataclasses import dataclass
+
+import controls
+import pandas as pd
+import session
+import streamlit as st
+import strip
+from words import say
+
+from mechdiff.experiments import Reading, Run
+from views import lab_maps, lab_positions, lab_prompts, lab_says, lab_stack
+
+READ_S = 1.5  # patience with a new prompt: a short one is read in that time, and nothing below can be drawn before
+WINDOW = 400  # tokens that are shown together
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is looked at. shared: the sidebar's fields of a Run. one: the chosen prompt's name; every: that of all of them."""
+
+    shared: dict
+    one: str
+    every: str
+    back: int = 0
+
+    def run(self, question: str, every: bool = False, **details) -> Run:
+        asked = self.shared | {"limit": None, "prompts": self.every if every else self.one, "back": self.back}
+        return Run(question, **asked | details)
+
+
+def page() -> None:
+    shared = st.session_state["_shared"]
+    st.header("Lab: what if, on your own words?", help=say("stack", "effect", "recovery", "floor", "donor", "recipient"))
+    if session.ready(controls.read_pair(shared["pair"])):
+        everything(shared)
+
+
+@session.panel
+def everything(shared: dict) -> None:
+    left, right = st.columns([2, 3], gap="medium")
+    with left:
+        names = lab_prompts.choose(shared)
+    if names is None:
+        return
+    with right:
+        study, reading = Study(shared, *names), None
+        reading = session.answer(Reading(study.run("patch", back=0)), patience=READ_S)
+        if reading.empty:
+            session.waiting("Both models read the prompt.", 170)
+            return
+        study = Study(shared, *names, back=tokens(reading))
+    left, right = st.columns([2, 3], gap="medium")
+    with right:
+        stack, answered = lab_stack.section(study)
+    with left:
+        lab_stack.next_tokens(study, reading, stack, answered)
+    lab_maps.section(study, reading)
+    lab_says.section(study, stack)
+    lab_positions.section(study, reading)
+
+
+def tokens(reading: pd.DataFrame) -> int:
+    """The prompt as coloured text. Returns how far before the decision token the studied token lies."""
+    every = reading.drop_duplicates("token")
+    last = len(every) - 1
+    text = st.container()  # above, but the studied token's number comes first
+    note, place = st.columns([3, 1.3], vertical_alignment="center")
+    with place:
+        back = studied(last)
+    top = every.loc[every["own"] | (every["token"] == last), "kl"].max()
+    if last:
+        said = (
+            f"Shade: KL(tuned || base) of the next token, up to {top:.2g} nats. Small: the template's. Click one to study it."
+        )
+    else:
+        said = "The two tokenizers differ, so only the decision token is the same place in both."
+    note.caption(said)
+    with text:
+        shown = [as_shown(line, top, last) for line in window(every, last - back).itertuples()]
+        strip.draw(shown, last - back, "strip", lambda token: study_token(last - token))
+    return back
+
+
+def studied(last: int) -> int:
+    return controls.linked(
+        st.number_input,
+        "Tokens back",
+        0,
+        last,
+        value=0,
+        key="back",
+        mend=lambda value: min(max(value, 0), last),
+        persist_state="session",
+        help="How far before the decision token the studied token lies. States are replaced there, and read at the prompt's end.",
+    )
+
+
+def study_token(back: int) -> None:
+    st.session_state["back"] = back
+
+
+def window(every: pd.DataFrame, chosen: int) -> pd.DataFrame:
+    """The tokens that are shown: of a long prompt one part, by default the one with the studied token."""
+    if len(every) <= WINDOW:
+        return every
+    starts = range(len(every) % WINDOW - WINDOW, len(every), WINDOW)  # the last part is whole
+    parts = [(max(0, start), start + WINDOW) for start in starts if start + WINDOW > 0]
+    within = next(part for part in parts if part[0] <= chosen < part[1])
+    if st.session_state.get("_studied") != chosen:
+        st.session_state["_studied"] = chosen
+        st.session_state["part"] = within
+    start, stop = st.select_slider(
+        f"Tokens shown, of {len(every)}", parts, key="part", format_func=lambda part: f"{part[0]} to {part[1] - 1}"
+    )
+    return every.iloc[start:stop]
+
+
+def as_shown(line, top: float, last: int) -> dict:
+    """A token of the reading, as the strip wants it."""
+    text = line.text.replace("␣", " ").replace("\\n", "↵").replace("\\t", "⇥")
+    place = f"{last - line.token} before the decision token" if line.token < last else "the decision token"
+    shade = min(1.0, line.kl / top) if top and top == top else 0.0
+    about = f"{line.text}\ntoken {line.token}, {place}\nKL(tuned || base) {line.kl:.4g} nats"
+    return {"token": int(line.token), "text": text, "about": about, "shade": round(shade, 3), "own": bool(line.own)}

@@ -1,0 +1,167 @@
+"""The Lab's stack as chips: one for every intervention, with its editor. The text in the link holds; the rest shows it."""
+
+import controls
+import streamlit as st
+
+from mechdiff.conditions import Condition
+from mechdiff.errors import UserError
+from mechdiff.stacks import EXAMPLE, as_toml, label, parse_part
+from mechdiff.terms import COMPLEMENTS, MAPS, STREAMS
+
+HORIZONS = [1, 4, 8, 16]
+HORIZON_HELP = "Over how many next tokens, of the donor's own greedy answer, the effect is the mean. 1: the next token alone."
+BRIEF = {
+    "layer=": "L",
+    "alpha=": "×",
+    "rank=": "rank ",
+    "blend=": "blend ",
+    **dict.fromkeys(("stream=", "map=", "complement="), ""),
+}
+
+
+def chips(pair) -> int:
+    """A row of the stack's interventions, each with its editor. Returns the horizon."""
+    row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+    with row.popover("Stack", icon=":material/layers:"):
+        controls.linked(
+            st.text_input,
+            "Stack as text",
+            key="stack",
+            persist_state="session",
+            help=f"Interventions with semicolons between them, as `{EXAMPLE}`. The link and `--stack` hold the same text.",
+        )
+        download(pair)
+        st.button("Clear", icon=":material/delete:", on_click=write, args=([],), disabled=not texts(), key="clear")
+    for index, text in enumerate(texts()):
+        with row.popover(short(text, pair), key=f"chip{index}"):
+            editor(index, text, pair)
+    with row.popover("Add", icon=":material/add:"):
+        add(pair)
+    with row:
+        return controls.linked(
+            st.selectbox, "Horizon", HORIZONS, key="horizon", width=110, persist_state="session", help=HORIZON_HELP
+        )
+
+
+def texts() -> list[str]:
+    """The stack's interventions, as text."""
+    return [part.strip() for part in st.session_state.get("stack", "").split(";") if part.strip()]
+
+
+def write(parts: list[str]) -> None:
+    st.session_state["stack"] = "; ".join(parts)
+
+
+def parsed(text: str, pair) -> Condition | None:
+    """An intervention; None for a text that is none."""
+    try:
+        return parse_part(text, pair.layers, pair.heads)
+    except UserError:
+        return None
+
+
+def short(text: str, pair) -> str:
+    """What stands on an intervention's chip."""
+    condition = parsed(text, pair)
+    if condition is None:
+        return f"{text} (?)"
+    words = label(condition)
+    if condition.heads is not None:
+        heads = ",".join(map(str, condition.heads))
+        words = words.replace(f"heads={heads}", "" if len(condition.heads) == pair.heads else heads)
+    for long, brief in BRIEF.items():
+        words = words.replace(long, brief)
+    return " ".join(words.split())
+
+
+def download(pair) -> None:
+    found = [parsed(text, pair) for text in texts()]
+    whole = as_toml(tuple(found)) if found and None not in found else ""
+    st.download_button("Download as TOML", whole, "stack.toml", disabled=not whole, on_click="ignore", key="toml")
+
+
+def editor(index: int, text: str, pair) -> None:
+    """Everything about one intervention. The text is what holds; the widgets show it, and a change writes it anew."""
+    condition = parsed(text, pair)
+    if condition is None:
+        st.code(text, language=None)
+    else:
+        values = {
+            "layer": condition.layer,
+            "stream": condition.stream,
+            "heads": list(condition.heads or ()),
+            "blend": condition.blend,
+            "map": condition.map,
+            "alpha": "auto" if condition.alpha is None else f"{condition.alpha:g}",
+            "rank": controls.RANKS[-1] if condition.rank is None else str(condition.rank),
+            "complement": condition.complement or COMPLEMENTS[0],
+        }
+        st.session_state.update({f"{name}_{index}": value for name, value in values.items()})
+        fields(index, condition, pair)
+    st.button("Remove", icon=":material/close:", on_click=remove, args=(index,), key=f"remove_{index}")
+
+
+def fields(index: int, condition: Condition, pair) -> None:
+    def draw(widget, name, *args, **details):
+        widget(name.capitalize(), *args, key=f"{name}_{index}", on_change=edit, args=(index, pair), **details)
+
+    draw(st.number_input, "layer", 0, pair.layers - 1)
+    draw(st.selectbox, "stream", STREAMS, help=controls.STREAM_HELP)
+    if condition.stream == "heads":
+        draw(st.pills, "heads", list(range(pair.heads)), selection_mode="multi")
+        draw(st.slider, "blend", 0.0, 1.0, step=0.05)
+    draw(st.selectbox, "map", MAPS, help=controls.MAP_HELP)
+    if condition.map != "none":
+        draw(st.text_input, "rank", help="A number, or full.")
+        draw(st.text_input, "alpha", help=f"A number, or auto. {controls.ALPHA_HELP}")
+        if condition.rank is not None:
+            draw(st.radio, "complement", COMPLEMENTS, horizontal=True, help=controls.COMPLEMENT_HELP)
+
+
+def edit(index: int, pair) -> None:
+    """A widget of an intervention's editor changed: write the intervention anew."""
+    names = ("layer", "stream", "heads", "blend", "map", "rank", "alpha")
+    new = {name: st.session_state.get(f"{name}_{index}") for name in names}
+    words = [f"layer={new['layer']}", f"stream={new['stream']}"]
+    if new["map"] != "none":
+        words.append(f"map={new['map']}")
+        if new["rank"] and new["rank"] != controls.RANKS[-1]:
+            words += [f"rank={new['rank']}", f"complement={st.session_state.get(f'complement_{index}') or COMPLEMENTS[0]}"]
+        words += [f"alpha={new['alpha']}"] if new["alpha"] not in (None, "", "auto") else []
+    if new["stream"] == "heads":
+        few = 0 < len(new["heads"] or ()) < pair.heads
+        words += [f"heads={','.join(map(str, sorted(new['heads'])))}"] if few else []
+        words += [f"blend={new['blend']:g}"] if new["blend"] not in (None, 1.0) else []
+    write([" ".join(words) if place == index else part for place, part in enumerate(texts())])
+
+
+def remove(index: int) -> None:
+    write([part for place, part in enumerate(texts()) if place != index])
+
+
+def add(pair) -> None:
+    st.session_state.setdefault("add_layer", st.session_state.get("layer", 2 * pair.layers // 3))
+    st.session_state["add_layer"] = min(st.session_state["add_layer"], pair.layers - 1)
+    layer = st.number_input("Layer", 0, pair.layers - 1, key="add_layer")
+    stream = st.selectbox("Stream", controls.STREAM_ORDER, key="add_stream", help=controls.STREAM_HELP)
+    st.button("Add it", type="primary", on_click=write, args=([*texts(), f"layer={layer} stream={stream}"],), key="add")
+
+
+def toggle(picked: dict, pair) -> None:
+    """A clicked cell of a map: its site, or its head, joins the stack or leaves it."""
+    layer, kept, there = int(picked["layer"]), [], None
+    stream = picked.get("stream", "heads")
+    for text in texts():
+        condition = parsed(text, pair)
+        if condition is not None and (condition.layer, condition.stream) == (layer, stream):
+            there = condition
+        else:
+            kept.append(text)
+    every = set(range(pair.heads))
+    before = set(there.heads or every) if there else set()
+    after = before ^ {int(picked["head"])} if "head" in picked else every - (before if before == every else set())
+    if stream != "heads":
+        kept += [] if there else [f"layer={layer} stream={stream}"]
+    elif after:
+        kept.append(f"layer={layer} stream=heads" + ("" if after == every else f" heads={','.join(map(str, sorted(after)))}"))
+    write(kept)

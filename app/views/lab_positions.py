@@ -1,0 +1,66 @@
+"""A part of the Lab page, on request: every token of the prompt, under every few layers, replaced one at a time."""
+
+import charts
+import controls
+import pandas as pd
+import rates
+import session
+import streamlit as st
+
+from mechdiff import experiments
+from mechdiff.experiments import MapTime, PositionMap
+
+STEPS = [1, 2, 3, 5, 10]
+
+
+def section(study, reading: pd.DataFrame) -> None:
+    title = "Where in the prompt? Every token, layer by layer"
+    opened = st.expander(title, key="positions", icon=":material/map:", on_change="rerun")
+    if opened.open:
+        with opened:
+            session.guard(inside, study, reading)
+
+
+def inside(study, reading: pd.DataFrame) -> None:
+    one, two, three = st.columns([1.3, 1, 1.4], vertical_alignment="bottom")
+    with one:
+        stream = st.selectbox("Stream replaced", controls.STREAM_ORDER, key="map_stream", help=controls.STREAM_HELP)
+    with two:
+        step = st.selectbox("Every so many layers", STEPS, index=2, key="step")
+    run = study.run("patch", streams=(stream,), layers=tuple(range(0, study.run("patch").spec.layers, step)), back=0)
+    asked = PositionMap(run)
+    known = experiments.task(asked)
+    if known.done < known.total and asked not in begun():
+        with three:
+            offer(asked, MapTime(run))
+        return
+    table = session.answer(asked, patience=0.05)
+    if table.empty:
+        session.waiting("The map fills in from the last token on.")
+        return
+    words = list(reading.drop_duplicates("token")["text"])
+    figure = charts.position_map(table, words, st.session_state.get("layer", -1), study.back)
+    controls.clickable(figure, "pick_position", go)
+    session.provenance(run, table)
+
+
+def begun() -> set:
+    """The maps that this session has asked for."""
+    return st.session_state.setdefault("_mapped", set())
+
+
+def offer(asked: PositionMap, time: MapTime) -> None:
+    """The button that begins the map, and how long it will take: one column of it, timed here."""
+    found = session.answer(time)
+    st.button("Compute the map", type="primary", on_click=begun().add, args=(asked,), key="map_positions")
+    if len(found):
+        seconds, columns = found.iloc[0]
+        st.caption(f"About {rates.in_words(seconds)}: one of its {columns:.0f} columns was timed just now.")
+    else:
+        st.caption("Timing one column, to tell how long all of them take.")
+
+
+def go(picked: dict) -> None:
+    """A clicked cell: study its token, and go to its layer."""
+    layer = int(picked["layer"])
+    st.session_state.update(back=int(picked["back"]), layer=layer, add_layer=layer)
