@@ -123,14 +123,8 @@ def others(shared: dict) -> None:
 
 def clickable(figure, key: str, take: Callable[[dict], None] | None = None) -> None:
     """Draw a chart whose marks can be clicked. take: what to do with a clicked mark's values; default: choose them."""
-    st.altair_chart(
-        figure,
-        width="stretch",
-        key=key,
-        on_select=partial(clicked, key, take or choose),
-        selection_mode=charts.PICK,
-        theme="streamlit",
-    )
+    act = partial(clicked, key, take or choose)
+    st.altair_chart(charts.Unchecked(figure), width="stretch", key=key, on_select=act, selection_mode=charts.PICK)
 
 
 def clicked(key: str, take: Callable[[dict], None]) -> None:

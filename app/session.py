@@ -7,6 +7,7 @@ stops; what it finished is in the cache.
 
 import functools
 import os
+import re
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,7 +43,7 @@ STYLE = """<style>
 .st-key-places > div:has(.st-key-place-alpha) {flex: .7 1 5.5rem; min-width: 5.5rem}
 .st-key-places > div:has(.st-key-place-complement) {flex: 1 1 9.5rem}
 @media (max-width: 640px) {[data-testid="stMainBlockContainer"] {padding: 3.5rem 1rem 6rem}}
-.st-key-progress {position: fixed; bottom: 0; right: 0; left: 0; z-index: 99; padding: .5rem 2rem; backdrop-filter: blur(14px)}
+div:has(> .st-key-progress) {position: sticky; bottom: 0; z-index: 99; padding: .25rem 0; backdrop-filter: blur(14px)}
 </style>"""
 
 
@@ -152,9 +153,13 @@ def show_notices(task: Task) -> None:
 
 
 def new_job(request, task: Task) -> tuple[Job, callable]:
-    run = getattr(request, "run", request)
-    where = "" if run.layers is None else f" at layer {', '.join(map(str, run.layers))}"
-    job = Job(f"Computing {run.question}{where} on {len(run.chosen_prompts)} prompts", "", task.done, task.total, task)
+    if isinstance(request, experiments.Run):
+        where = "" if request.layers is None else f" at layer {', '.join(map(str, request.layers))}"
+        count = len(request.chosen_prompts)
+        what = f"{request.question}{where} on {count} prompt{'s' * (count != 1)}"
+    else:
+        what = "the " + re.sub("(?<=[a-z])(?=[A-Z])", " ", type(request).__name__).lower()
+    job = Job(f"Computing {what}", "", task.done, task.total, task)
     return job, job.work
 
 

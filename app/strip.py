@@ -6,16 +6,16 @@ import streamlit as st
 
 CSS = """
 .strip { line-height: 1.9; font-family: var(--st-code-font); font-size: .9rem; overflow-wrap: anywhere;
-  color: var(--st-text-color); }
+  color: var(--st-text-color); max-height: 12rem; overflow-y: auto; position: relative; }
 .strip span { white-space: pre-wrap; cursor: pointer; padding: .12em 0; border-radius: .2em;
   background: rgba(63, 120, 216, calc(.62 * var(--shade))); }
 .strip span.template { font-size: .75rem; opacity: .6; }
 .strip span:hover { outline: 1px solid var(--st-text-color); }
-.strip span.chosen { outline: 2.5px solid #e07b39; opacity: 1; }
+.strip span.chosen { outline: 2.5px solid #e07b39; outline-offset: -1px; opacity: 1; }
 """
 JS = """
 export default function ({ data, parentElement, setTriggerValue }) {
-  const strip = parentElement.querySelector(".strip");
+  const strip = parentElement.querySelector(".strip"), before = strip.scrollTop;
   strip.replaceChildren(...data.tokens.map((token) => {
     const span = document.createElement("span");
     span.textContent = token.text;
@@ -27,6 +27,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
     span.onclick = () => setTriggerValue("picked", token.token);
     return span;
   }));
+  strip.scrollTop = before;  // where the reader was, unless the chosen token would be out of sight
+  const chosen = strip.querySelector(".chosen");
+  const top = chosen ? chosen.offsetTop - strip.scrollTop : 0;
+  if (top < 0 || top > strip.clientHeight - 20) strip.scrollTop += top - strip.clientHeight / 2;
 }
 """
 STRIP = st.components.v2.component("mechdiff_strip", html='<div class="strip" dir="auto"></div>', css=CSS, js=JS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from mechdiff.paths import CACHE
 
 ROOT = Path(__file__).parents[1]
-SERVER_S, ANSWER_S = 60, 120  # patience with the start of a server, and with an answer
+SERVER_S, ANSWER_S = 60, 300  # patience with the start of a server, and with an answer
 QUIET_S = 0.25  # a page that has run nothing for so long has settled
 NOISE = ("_stcore/", "favicon")  # Streamlit's own look for its health on a page's path
 SETTLED = """quiet => {

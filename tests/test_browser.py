@@ -53,7 +53,7 @@ def test_every_page_opens_without_a_complaint(visit, path):
 
 def test_the_demo_journey_and_its_link(visit):
     """Open, pick the cognitive pair, click a layer, drag the rank, toggle heads; the link gives the same numbers elsewhere."""
-    tab = visit(f"?{FEW}").choose("Pair", "demo-cognitive").go("Patching")
+    tab = visit(f"?pair=demo-cultural&{FEW}").choose("Pair", "demo-cognitive").go("Patching")
     tab.click_chart(0, 0.8, 0.5)
     layer = int(re.search(r"layer (\d+)", tab.page.get_by_test_id("stMetric").first.inner_text())[1])
     assert layer != 19, "the click on the curve chose a layer"
@@ -63,7 +63,7 @@ def test_the_demo_journey_and_its_link(visit):
     tab.page.get_by_test_id("stButtonGroup").get_by_role("button", name="3", exact=True).click()
     tab.page.wait_for_timeout(200)
     heads, link = tab.settle().metrics(), tab.page.url
-    assert "pair=demo-cognitive" in link and f"layer={layer}" in link
+    assert "cultural" not in link and f"layer={layer}" in link
     other = visit(link.split("/", 3)[3])
     assert other.metrics() == heads
     tab.go("Rank").slide("Rank", 3)
@@ -97,7 +97,7 @@ def test_two_people_do_not_see_each_others_numbers(visit):
 
 @pytest.mark.parametrize("path", PAGES)
 def test_nothing_is_wider_than_a_telephone(visit, path):
-    tab = visit(f"{path}?pair=demo-cultural&{FEW}", viewport={"width": 390, "height": 844}, color_scheme="dark").fine()
+    tab = visit(f"{path}?pair=demo-cognitive&{FEW}", viewport={"width": 390, "height": 844}, color_scheme="dark").fine()
     wide = tab.page.evaluate("document.documentElement.scrollWidth")
     assert wide <= 390
 

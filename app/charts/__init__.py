@@ -1,6 +1,6 @@
 """Tables to charts: pure functions, no streamlit. Every chart has a question for its title and units on its axes."""
 
-from charts.base import CONTROL_NAMES, LIVE, PICK
+from charts.base import CONTROL_NAMES, LIVE, PICK, Unchecked
 from charts.compare import (
     compared_coverage,
     compared_drift,
@@ -23,6 +23,7 @@ __all__ = [
     "PICK",
     "STORED",
     "UNCUT",
+    "Unchecked",
     "compared_coverage",
     "compared_drift",
     "compared_drop",

@@ -9,16 +9,19 @@ from charts.base import (
     DOTTED,
     GREEN,
     GREY,
+    HEIGHT,
     KL,
     LIVE,
     NARROW,
     ORANGE,
     PLUM,
+    RISING,
     SOLID,
     clickable,
     curves,
     numbers,
     titled,
+    value_where,
 )
 
 STORED = "stored sweep"
@@ -30,17 +33,18 @@ def heads_map(table: pd.DataFrame, layer: int, chosen: list[int], subtitle: str 
     table: a row per layer and head, with columns layer, head, mean (nats), share (of all heads' effect at that layer), and
     stored (nats) where a sweep is.
     """
-    tip = ["layer", "head", alt.Tooltip("mean:Q", format=".5f", title="KL, nats"), alt.Tooltip("share:Q", format=".0%")]
+    tip = [alt.Tooltip("layer:O"), alt.Tooltip("head:O"), alt.Tooltip("mean:Q", format=".5f", title="KL, nats")]
+    tip += [alt.Tooltip("share:Q", format=".0%")]
     tip += [alt.Tooltip("stored:Q", format=".5f", title="stored, nats")] if "stored" in table else []
-    x, y = alt.X("layer:O").title("Layer").axis(labelAngle=0, labelOverlap=True), alt.Y("head:O").title("Head")
-    colour = alt.Color("mean:Q").title("KL, nats").scale(scheme="blues").legend(orient="right", gradientLength=180)
+    x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    y = alt.Y("head:O", title="Head", axis=alt.Axis())
+    colour = alt.Color("mean:Q", title="KL, nats", scale=alt.Scale(range=RISING), legend=alt.Legend(gradientLength=180))
     cells = alt.Chart(table).mark_rect().encode(x, y, colour, tooltip=tip)
+    marked = alt.Chart(table[(table["layer"] == layer) & table["head"].isin(chosen)])
+    column = alt.Chart(pd.DataFrame({"layer": [layer]})).mark_rect(fill=None, stroke=ORANGE, strokeWidth=1).encode(x)
+    frame = marked.mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(x, y)
     cells = clickable(cells, f"{layer} {chosen}", "layer", "head", nearest=False)
-    marked = table[(table["layer"] == layer) & table["head"].isin(chosen)]
-    frame = alt.Chart(marked).mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(alt.X("layer:O"), alt.Y("head:O"))
-    column = alt.Chart(table[table["layer"] == layer]).mark_rect(fill=None, stroke=ORANGE, strokeWidth=0.6)
-    column = column.encode(alt.X("layer:O"), alt.Y("head:O"))
-    return titled(cells + column + frame, "Which single heads carry the change?", subtitle)
+    return titled(alt.layer(cells, column, frame), "Which single heads carry the change?", subtitle)
 
 
 def head_bars(table: pd.DataFrame, stored: pd.DataFrame, layer: int, chosen: list[int], subtitle: str = "") -> alt.LayerChart:
@@ -49,41 +53,55 @@ def head_bars(table: pd.DataFrame, stored: pd.DataFrame, layer: int, chosen: lis
     table: columns label, kind (single, chosen, all), head (a single one's number, -1 for a set), mean, low, high (nats), in the
     order to show. stored: the same of a sweep, as far as it is there; it is drawn as a mark beside each bar.
     """
-    kinds = {"single": BLUE, "chosen": ORANGE, "all": GREY}
-    x = alt.X("label:N").title(f"Heads replaced at layer {layer}").sort(list(table["label"])).axis(labelAngle=0)
-    colour = alt.Color("kind:N").title(None).scale(domain=[*kinds, STORED], range=[*kinds.values(), PLUM])
-    colour = colour.legend(orient="bottom", labelFontSize=13)
-    tip = ["label", *numbers("mean", "low", "high")]
-    low, high = alt.Y("low:Q").title(KL), alt.Y2("high:Q")
-    base = alt.Chart(table).encode(x)
-    bars = base.mark_bar().encode(alt.Y("mean:Q").title(KL), colour, tooltip=tip)
-    bars = clickable(bars, f"{layer} {chosen}", "layer", "head", nearest=False)
-    layers = [bars, base.mark_rule(size=1.5, color=GREY).encode(low, high)]
+    kinds = {"single": BLUE, "chosen": ORANGE, "all": GREY, STORED: PLUM}
+    axis = alt.Axis(labelAngle=0)
+    x = alt.X("label:N", title=f"Heads replaced at layer {layer}", sort=list(table["label"]), axis=axis)
+    colour = coloured(kinds if len(stored) else dict(list(kinds.items())[:-1]))
+    tip = [alt.Tooltip("label:N"), *numbers("mean", "low", "high")]
+    mean, low, high = alt.Y("mean:Q", title=KL), alt.Y("low:Q", title=KL), alt.Y2("high:Q")
+    layers = [
+        alt.Chart(table).mark_bar().encode(x, mean, colour),
+        alt.Chart(table).mark_rule(size=1.5, color=GREY).encode(x, low, high),
+    ]
     if len(stored):
-        kept = alt.Chart(stored.assign(kind=STORED)).encode(x, colour, xOffset=alt.value(8))
-        layers.append(kept.mark_rule(size=1.5, strokeDash=[3, 2]).encode(low, high))
-        layers.append(kept.mark_point(shape="diamond", size=80, filled=True, opacity=1).encode(alt.Y("mean:Q"), tooltip=tip))
+        kept = alt.Chart(stored.assign(kind=STORED))
+        layers.append(kept.mark_rule(size=1.5, strokeDash=[3, 2], xOffset=8).encode(x, low, high, colour))
+        layers.append(kept.mark_point(shape="diamond", size=80, filled=True, opacity=1, xOffset=8).encode(x, mean, colour))
+        table, tip = table.merge(stored[["label", "mean"]], on="label", how="left", suffixes=("", "_stored")), [*tip]
+        tip.append(alt.Tooltip("mean_stored:Q", title="stored", format=".4~g"))
+    layers.append(columns(table, x, tip, f"{layer} {chosen}"))
     return titled(alt.layer(*layers), "How much do the chosen heads carry?", subtitle, NARROW)
 
 
 def transplant_bars(table: pd.DataFrame, layer: int, chosen: list[int], subtitle: str = "") -> alt.LayerChart:
-    """Effect of each head's own weights at one layer.
+    """Effect of each head's own weights at one layer; the chosen heads are framed.
 
     table: columns layer, head, kind (STORED or LIVE), mean, low, high (nats).
     """
-    x = alt.X("head:O").title("Head").axis(labelAngle=0)
-    colour = alt.Color("kind:N").title(None).scale(domain=[STORED, LIVE], range=[BLUE, ORANGE])
-    base = alt.Chart(table).encode(x, colour.legend(orient="bottom", labelFontSize=13))
-    low, high = alt.Y("low:Q").title(KL), alt.Y2("high:Q")
-    kept, live = (base.transform_filter(f"datum.kind == '{kind}'") for kind in (STORED, LIVE))
-    tip = ["head", alt.Tooltip("kind:N").title("what"), *numbers("mean", "low", "high")]
-    bars = clickable(kept.mark_bar(), f"{layer} {chosen}", "layer", "head", nearest=False)
+    x, colour = alt.X("head:O", title="Head", axis=alt.Axis(labelAngle=0)), coloured({STORED: BLUE, LIVE: ORANGE})
+    mean, low, high = alt.Y("mean:Q", title=KL), alt.Y("low:Q", title=KL), alt.Y2("high:Q")
+    framed = value_where(alt.StrokeValue, {"field": "head", "oneOf": chosen}, ORANGE, None)
+    kept, live = (alt.Chart(table[table["kind"] == kind]) for kind in (STORED, LIVE))
+    tip = [alt.Tooltip("head:O"), alt.Tooltip("kind:N", title="what"), *numbers("mean", "low", "high")]
     layers = [
-        bars.encode(alt.Y("mean:Q").title(KL), tooltip=tip),
-        base.mark_rule(size=1.5).encode(low, high, color=alt.value(GREY)),
+        kept.mark_bar(strokeWidth=3).encode(x, mean, colour, framed),
+        alt.Chart(table).mark_rule(size=1.5, color=GREY).encode(x, low, high),
+        live.mark_point(size=110, filled=True, opacity=1).encode(x, mean, colour),
+        columns(table, x, tip, f"{layer} {chosen}"),
     ]
-    layers.append(live.mark_point(size=110, filled=True, opacity=1).encode(alt.Y("mean:Q"), tooltip=tip))
     return titled(alt.layer(*layers), f"Which heads' own weights, at layer {layer}?", subtitle, NARROW)
+
+
+def coloured(kinds: dict[str, str]) -> alt.Color:
+    """The colour channel of bars: what they are, and its colour."""
+    scale, legend = alt.Scale(domain=[*kinds], range=[*kinds.values()]), alt.Legend(orient="bottom", labelFontSize=13)
+    return alt.Color("kind:N", title=None, scale=scale, legend=legend)
+
+
+def columns(table: pd.DataFrame, x: alt.X, tip: list, now: str) -> alt.Chart:
+    """Clear columns over bars, so that a head with a small effect is as easy to click."""
+    clear = alt.Chart(table).mark_bar(opacity=0).encode(x, alt.YValue(0), alt.Y2Value(HEIGHT), tooltip=tip)
+    return clickable(clear, now, "layer", "head", nearest=False)
 
 
 def coverage_curve(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt.LayerChart:
@@ -100,7 +118,8 @@ def coverage_curve(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt.L
         "top k, live": (PLUM, DASHED, False),
         "random sets, live": (GREY, SOLID, False),
     }
-    x = alt.X("size:Q").title(f"Number of heads replaced at layer {layer}").axis(tickMinStep=1, grid=False)
-    layers = curves(table, x.scale(nice=False), looks, "Coverage: share of all heads' effect, %")
+    about, axis = f"Number of heads replaced at layer {layer}", alt.Axis(tickMinStep=1, grid=False)
+    x = alt.X("size:Q", title=about, axis=axis, scale=alt.Scale(nice=False))
+    layers = curves(table, x, looks, "Coverage: share of all heads' effect, %")
     whole = alt.Chart(pd.DataFrame({"all": [100.0]})).mark_rule(color=GREY, strokeDash=DOTTED).encode(alt.Y("all:Q"))
     return titled(alt.layer(whole, *layers), "How many heads does the change need?", subtitle)

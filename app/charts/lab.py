@@ -5,15 +5,13 @@ import json
 import altair as alt
 import pandas as pd
 
-from charts.base import GREY, KL, LIGHT, ORANGE, clickable, numbers, titled
+from charts.base import BLUE, GREY, KL, LIGHT, ORANGE, clickable, numbers, titled
 from charts.prompts import MODELS
 
-DIVERGING = {"scheme": "blueorange"}
-MEASURES = {  # what a map's colour says: its legend's title, and its scale
-    "effect": ("KL, nats", {"scheme": "blues", "type": "sqrt"}),
-    "recovery": ("Recovery", {**DIVERGING, "domain": [-1, 1], "clamp": True}),
-    "target": ("Change, nats", {**DIVERGING, "domainMid": 0}),
-}
+NONE = "rgba(138, 143, 152, .12)"  # the colour of nought, on light and dark ground alike
+RISING = {"range": [NONE, BLUE], "type": "sqrt", "interpolate": "rgb"}
+PARTED = {"range": [BLUE, NONE, ORANGE], "clamp": True, "interpolate": "rgb"}
+MEASURES = {"effect": "KL, nats", "recovery": "Recovery", "target": "Change, nats"}  # a map's measure: its legend's title
 BAR = 34  # a bar's height with its gap, in pixels
 NAMED = 140  # with more tokens than this, their numbers stand on the axis in place of their names
 
@@ -36,7 +34,8 @@ def site_map(table: pd.DataFrame, y: str, measure: str, now: object, title: str,
     table: columns layer, y, value (in the measure's unit, nan where it says nothing), chosen (whether it is in the stack), and
     kl (nats). now: the stack as it is.
     """
-    legend, scale = MEASURES[measure]
+    legend, most = MEASURES[measure], 1.0 if measure == "recovery" else table["value"].abs().max()
+    scale = RISING if measure == "effect" else PARTED | {"domain": [-most, 0, most]}
     x = alt.X("layer:O").title("Layer").axis(labelAngle=0, labelOverlap=True)
     rows = alt.Y(f"{y}:O").title("Head" if y == "head" else None).sort(list(dict.fromkeys(table[y])))
     colour = alt.Color("value:Q").title(legend).scale(**scale).legend(orient="right", gradientLength=130, gradientThickness=10)
@@ -76,7 +75,7 @@ def position_map(table: pd.DataFrame, words: list[str], layer: int, back: int) -
     axis = {"labelExpr": names, "labelAngle": -60, "labelLimit": 70, "labelOverlap": "greedy", "labelFontSize": 12}
     x = alt.X("token:O").title("Token whose state is replaced").scale(domain=list(range(len(words)))).axis(**axis)
     y = alt.Y("layer:O").title("Layer").sort("descending")
-    colour = alt.Color("kl:Q").title("KL, nats").scale(scheme="blues", type="sqrt").legend(gradientLength=150)
+    colour = alt.Color("kl:Q").title("KL, nats").scale(**RISING).legend(gradientLength=150)
     tip = ["token", "text", "layer", alt.Tooltip("kl:Q", format=".4~g", title="KL, nats")]
     cells = alt.Chart(table).mark_rect().encode(x, y, colour, tooltip=tip)
     here = table[(table["layer"] == layer) & (table["back"] == back)]

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from charts.base import BLUE, GREY, HEIGHT, KL, NARROW, ORANGE, clickable, titled
+from charts.base import BLUE, GREY, HEIGHT, KL, NARROW, ORANGE, clickable, titled, value_where
 
 MODELS = {"base": GREY, "tuned": BLUE, "patched": ORANGE}
 
@@ -13,26 +13,26 @@ def prompt_spread(table: pd.DataFrame, mean: float, low: float, high: float, lay
 
     table: a row per prompt, with columns prompt, kl (nats), text.
     """
-    x = alt.X("kl:Q").title(KL)
-    count = alt.Y("count()").title("Prompts").axis(tickMinStep=1)
-    bars = alt.Chart(table).mark_bar(opacity=0.35, color=BLUE).encode(x.bin(maxbins=24), count)
-    interval = pd.DataFrame({"mean": [mean], "low": [low], "high": [high]})
-    rule = alt.Chart(interval).mark_rule(color=ORANGE, size=2).encode(alt.X("mean:Q").title(KL))
-    span = alt.Chart(interval).mark_rect(color=ORANGE, opacity=0.18).encode(alt.X("low:Q"), alt.X2("high:Q"))
-    this = f"datum.prompt == {picked}"
-    dots = (
+    bins = alt.X("kl:Q", title=KL, bin=alt.Bin(maxbins=24))
+    bars = (
         alt.Chart(table)
-        .mark_point(filled=True, stroke="white", strokeWidth=0.7, opacity=1)
-        .encode(
-            alt.X("kl:Q"),
-            y=alt.value(HEIGHT - 8),
-            tooltip=["prompt", alt.Tooltip("kl:Q", format=".4f"), "text"],
-            color=alt.condition(this, alt.value(ORANGE), alt.value(BLUE)),
-            size=alt.condition(this, alt.value(260), alt.value(70)),
-        )
+        .mark_bar(opacity=0.35, color=BLUE)
+        .encode(bins, alt.Y("count()", title="Prompts", axis=alt.Axis(tickMinStep=1)))
+    )
+    interval = alt.Chart(pd.DataFrame({"mean": [mean], "low": [low], "high": [high]}))
+    rule = interval.mark_rule(color=ORANGE, size=2).encode(alt.X("mean:Q", title=KL))
+    span = interval.mark_rect(color=ORANGE, opacity=0.18).encode(alt.X("low:Q", title=KL), alt.X2("high:Q"))
+    this = f"datum.prompt == {picked}"
+    dots = alt.Chart(table).mark_point(filled=True, stroke="white", strokeWidth=0.7, opacity=1)
+    dots = dots.encode(
+        alt.X("kl:Q", title=KL),
+        alt.YValue(HEIGHT - 8),
+        value_where(alt.ColorValue, this, ORANGE, BLUE),
+        value_where(alt.SizeValue, this, 260, 70),
+        tooltip=[alt.Tooltip("prompt:Q"), alt.Tooltip("kl:Q", format=".4f"), alt.Tooltip("text:N")],
     )
     subtitle = "A dot a prompt; click one. Line and shade: mean with 95 % interval"
-    layers = bars + span + rule + clickable(dots, picked, "prompt")
+    layers = alt.layer(bars, span, rule, clickable(dots, picked, "prompt"))
     return titled(layers, f"How does layer {layer} vary over prompts?", subtitle, NARROW)
 
 
@@ -42,17 +42,13 @@ def token_bars(table: pd.DataFrame) -> alt.Chart:
     table: columns token, model, probability.
     """
     order = list(dict.fromkeys(table["token"]))
-    chart = (
-        alt.Chart(table)
-        .mark_bar()
-        .encode(
-            alt.Y("token:N").title("Next token").sort(order),
-            alt.X("probability:Q").title("Probability").axis(format="%"),
-            alt.YOffset("model:N").sort(list(MODELS)),
-            alt.Color("model:N").title(None).scale(domain=list(MODELS), range=list(MODELS.values())).legend(orient="bottom"),
-            tooltip=["token", "model", alt.Tooltip("probability:Q", format=".2%")],
-        )
+    scale = alt.Scale(domain=list(MODELS), range=list(MODELS.values()))
+    chart = alt.Chart(table).mark_bar()
+    chart = chart.encode(
+        alt.Y("token:N", title="Next token", sort=order),
+        alt.X("probability:Q", title="Probability", axis=alt.Axis(format="%")),
+        alt.YOffset("model:N", sort=list(MODELS)),
+        alt.Color("model:N", title=None, scale=scale, legend=alt.Legend(orient="bottom", labelFontSize=13)),
+        tooltip=[alt.Tooltip("token:N"), alt.Tooltip("model:N"), alt.Tooltip("probability:Q", format=".2%")],
     )
-    return titled(chart, "What does the patched model say next?").properties(
-        height=max(HEIGHT, 34 * len(order))
-    )
+    return titled(chart, "What does the patched model say next?").properties(height=max(HEIGHT, 34 * len(order)))

@@ -12,6 +12,7 @@ from charts.base import (
     NARROW,
     ORANGE,
     PLUM,
+    RISING,
     SOLID,
     clickable,
     curves,
@@ -33,7 +34,7 @@ def rank_order(ranks) -> list[str]:
 
 
 def rank_axis(table: pd.DataFrame) -> alt.X:
-    return alt.X("rank:O").title("Rank k of the map").sort(rank_order(table["rank"])).axis(labelAngle=0)
+    return alt.X("rank:O", title="Rank k of the map", sort=rank_order(table["rank"]), axis=alt.Axis(labelAngle=0))
 
 
 def chosen_rank(table: pd.DataFrame, rank: str) -> alt.Chart:
@@ -73,20 +74,20 @@ def rank_alpha_map(table: pd.DataFrame, rank: str, alpha: str, subtitle: str = "
     table: columns rank, alpha, mean, low, high (nats), and live (whether the cell is).
     """
     alphas = sorted(set(table["alpha"]), key=lambda text: (text != "auto", text))
-    x, y = rank_axis(table), alt.Y("alpha:O").title("Scale alpha").sort(alphas)
-    tip = ["rank", "alpha", *numbers("mean", "low", "high"), "live"]
-    colour = alt.Color("mean:Q").title("KL, nats").scale(scheme="blues").legend(orient="right", gradientLength=180)
+    x, y = rank_axis(table), alt.Y("alpha:O", title="Scale alpha", sort=alphas)
+    tip = [alt.Tooltip("rank:O"), alt.Tooltip("alpha:O"), *numbers("mean", "low", "high"), alt.Tooltip("live:N")]
+    colour = alt.Color("mean:Q", title="KL, nats", scale=alt.Scale(range=RISING), legend=alt.Legend(gradientLength=180))
     cells = alt.Chart(table).mark_rect().encode(x, y, colour, tooltip=tip)
     cells = clickable(cells, f"{rank} {alpha}", "rank", "alpha", nearest=False)
     chosen = table[(table["rank"] == rank) & (table["alpha"] == alpha)]
     frame = alt.Chart(chosen).mark_rect(fill=None, stroke=ORANGE, strokeWidth=3).encode(x, y)
     dots = alt.Chart(table[table["live"]]).mark_point(size=110, filled=True, color=ORANGE, opacity=1).encode(x, y)
-    return titled(cells + frame + dots, "Which rank and scale serve best?", subtitle)
+    return titled(alt.layer(cells, frame, dots), "Which rank and scale serve best?", subtitle)
 
 
 def overlap_curve(table: pd.DataFrame, subtitle: str = "") -> alt.Chart:
     """Split-half overlap of the leading directions. table: columns rank (text), overlap (0 to 1)."""
-    tip = ["rank", alt.Tooltip("overlap:Q", format=".2f")]
-    line = alt.Chart(table).mark_line(point={"size": 30}, color=BLUE)
-    line = line.encode(rank_axis(table), alt.Y("overlap:Q").title("Split-half overlap").scale(domain=[0, 1]), tooltip=tip)
+    tip = [alt.Tooltip("rank:O"), alt.Tooltip("overlap:Q", format=".2f")]
+    y = alt.Y("overlap:Q", title="Split-half overlap", scale=alt.Scale(domain=[0, 1]))
+    line = alt.Chart(table).mark_line(point={"size": 30}, color=BLUE).encode(rank_axis(table), y, tooltip=tip)
     return titled(line, "Are the leading directions stable?", subtitle, NARROW)

@@ -58,7 +58,7 @@ def draw(kept: pd.DataFrame, live: pd.DataFrame, count: int, layer: int, about: 
         st.info(f"At layer {layer} all heads together do no more than rounding: there is nothing to cover.")
         return
     about = f"{about}; bands, bars: 95 % over prompts, of random sets over sets"
-    st.altair_chart(charts.coverage_curve(shown, layer, about), width="stretch")
+    st.altair_chart(charts.Unchecked(charts.coverage_curve(shown, layer, about)), width="stretch")
 
 
 def by_size(found: pd.DataFrame, count: int, suffix: str = "", random: bool = True) -> pd.DataFrame:

@@ -58,9 +58,11 @@ def pair_curves(name: str) -> None:
     patch = patch[patch["control"].isin(["none", "self"])]
     patch = patch.assign(shown=patch["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
     prompts, templates = patch[["prompts", "templates"]].iloc[0]
-    st.altair_chart(charts.layer_curve(patch, subtitle=f"{prompts} prompts, {templates} templates; band: 95 %"), width="stretch")
+    effects = charts.layer_curve(patch, subtitle=f"{prompts} prompts, {templates} templates; band: 95 %")
+    st.altair_chart(charts.Unchecked(effects), width="stretch")
     st.markdown(read_patch(patch))
-    st.altair_chart(charts.drift_curve(drift, subtitle=f"{prompts} prompts; band: 95 % jackknife"), width="stretch")
+    similarity = charts.drift_curve(drift, subtitle=f"{prompts} prompts; band: 95 % jackknife")
+    st.altair_chart(charts.Unchecked(similarity), width="stretch")
     st.markdown(read_drift(drift))
     if about is not None:
         with st.expander("Where these numbers come from"):

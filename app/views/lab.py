@@ -54,8 +54,9 @@ def everything(shared: dict) -> None:
     left, right = st.columns([2, 3], gap="medium")
     with right:
         stack, answered = lab_stack.section(study)
+        patched = lab_stack.patched_tokens(study, stack, answered)
     with left:
-        lab_stack.next_tokens(study, reading, stack, answered)
+        lab_stack.next_tokens(study, reading, patched)
     lab_maps.section(study, reading)
     lab_says.section(study, stack)
     lab_positions.section(study, reading)
@@ -71,9 +72,7 @@ def tokens(reading: pd.DataFrame) -> int:
         back = studied(last)
     top = every.loc[every["own"] | (every["token"] == last), "kl"].max()
     if last:
-        said = (
-            f"Shade: KL(tuned || base) of the next token, up to {top:.2g} nats. Small: the template's. Click one to study it."
-        )
+        said = f"Shade: KL(tuned || base) of the next token, up to {top:.2g} nats. Small: the template's. Click one to study it."
     else:
         said = "The two tokenizers differ, so only the decision token is the same place in both."
     note.caption(said)
@@ -89,7 +88,6 @@ def studied(last: int) -> int:
         "Tokens back",
         0,
         last,
-        value=0,
         key="back",
         mend=lambda value: min(max(value, 0), last),
         persist_state="session",
@@ -105,22 +103,23 @@ def window(every: pd.DataFrame, chosen: int) -> pd.DataFrame:
     """The tokens that are shown: of a long prompt one part, by default the one with the studied token."""
     if len(every) <= WINDOW:
         return every
-    starts = range(len(every) % WINDOW - WINDOW, len(every), WINDOW)  # the last part is whole
-    parts = [(max(0, start), start + WINDOW) for start in starts if start + WINDOW > 0]
-    within = next(part for part in parts if part[0] <= chosen < part[1])
-    if st.session_state.get("_studied") != chosen:
+    first = len(every) % WINDOW  # the last part is whole
+    starts = [0] * (first > 0) + [*range(first, len(every), WINDOW)]
+    if st.session_state.get("_studied") != chosen or st.session_state.get("part") not in starts:
         st.session_state["_studied"] = chosen
-        st.session_state["part"] = within
-    start, stop = st.select_slider(
-        f"Tokens shown, of {len(every)}", parts, key="part", format_func=lambda part: f"{part[0]} to {part[1] - 1}"
+        st.session_state["part"] = max(start for start in starts if start <= chosen)
+    ends = dict(zip(starts, [*starts[1:], len(every)]))
+    start = st.selectbox(
+        f"Tokens shown, of {len(every)}", starts, key="part", format_func=lambda start: f"{start} to {ends[start] - 1}"
     )
-    return every.iloc[start:stop]
+    return every.iloc[start : ends[start]]
 
 
 def as_shown(line, top: float, last: int) -> dict:
     """A token of the reading, as the strip wants it."""
     text = line.text.replace("␣", " ").replace("\\n", "↵").replace("\\t", "⇥")
+    text = "▯" if text.startswith("<") and not text.isascii() else text  # a part of a letter
     place = f"{last - line.token} before the decision token" if line.token < last else "the decision token"
     shade = min(1.0, line.kl / top) if top and top == top else 0.0
     about = f"{line.text}\ntoken {line.token}, {place}\nKL(tuned || base) {line.kl:.4g} nats"
-    return {"token": int(line.token), "text": text, "about": about, "shade": round(shade, 3), "own": bool(line.own)}
+    return {"token": int(line.token), "text": text, "about": about, "shade": round(float(shade), 3), "own": bool(line.own)}

@@ -8,8 +8,6 @@ from mechdiff.errors import UserError
 from mechdiff.stacks import EXAMPLE, as_toml, label, parse_part
 from mechdiff.terms import COMPLEMENTS, MAPS, STREAMS
 
-HORIZONS = [1, 4, 8, 16]
-HORIZON_HELP = "Over how many next tokens, of the donor's own greedy answer, the effect is the mean. 1: the next token alone."
 BRIEF = {
     "layer=": "L",
     "alpha=": "×",
@@ -19,8 +17,8 @@ BRIEF = {
 }
 
 
-def chips(pair) -> int:
-    """A row of the stack's interventions, each with its editor. Returns the horizon."""
+def chips(pair) -> None:
+    """A row of the stack's interventions, each with its editor."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
     with row.popover("Stack", icon=":material/layers:"):
         controls.linked(
@@ -37,10 +35,6 @@ def chips(pair) -> int:
             editor(index, text, pair)
     with row.popover("Add", icon=":material/add:"):
         add(pair)
-    with row:
-        return controls.linked(
-            st.selectbox, "Horizon", HORIZONS, key="horizon", width=110, persist_state="session", help=HORIZON_HELP
-        )
 
 
 def texts() -> list[str]:
@@ -92,7 +86,7 @@ def editor(index: int, text: str, pair) -> None:
             "heads": list(condition.heads or ()),
             "blend": condition.blend,
             "map": condition.map,
-            "alpha": "auto" if condition.alpha is None else f"{condition.alpha:g}",
+            "alpha": "auto" if condition.alpha is None or condition.map == "none" else f"{condition.alpha:g}",
             "rank": controls.RANKS[-1] if condition.rank is None else str(condition.rank),
             "complement": condition.complement or COMPLEMENTS[0],
         }

@@ -35,7 +35,6 @@ def which(count: int) -> int:
         f"Prompt, of {count}",
         0,
         count - 1,
-        value=0,
         key="own_prompt",
         width=130,
         mend=lambda value: min(max(value, 0), count - 1),

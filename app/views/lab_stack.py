@@ -1,6 +1,7 @@
 """A part of the Lab page: several interventions made together, beside each of them alone, and the next tokens they lead to."""
 
 import charts
+import controls
 import history
 import pandas as pd
 import session
@@ -15,76 +16,100 @@ from mechdiff.stats import floor_of
 from views import lab_chips
 
 TOP = 5  # tokens that are shown of each model
+HORIZONS = [1, 4, 8, 16]
+HORIZON_HELP = "Over how many next tokens, of the donor's own greedy answer, the effect is the mean. 1: the next token alone."
 NOTHING = "Nothing is replaced yet. Click a cell of the maps below, or **Add** an intervention."
 
 
 def section(study) -> tuple[Run | None, bool]:
     """The stack and what it does. Returns its request, None if there is no stack that can be, and whether it is answered."""
     pair = study.run("patch").spec
-    horizon = lab_chips.chips(pair)
-    text = st.session_state["stack"]
+    lab_chips.chips(pair)
     if not lab_chips.texts():
         st.info(NOTHING, icon=":material/layers:")
         return None, False
+    above = st.container()  # the result, whose horizon stands below it
+    note, choice = st.columns([2.5, 1], vertical_alignment="center")
+    with choice:
+        horizon = controls.linked(
+            st.selectbox, "Next tokens", HORIZONS, key="horizon", persist_state="session", help=HORIZON_HELP
+        )
+    run = study.run("stack", every=True, stack=st.session_state["stack"], horizon=horizon, controls=("self",))
     try:
-        run = study.run("stack", every=True, stack=text, horizon=horizon, controls=("self",))
-        return (run, result(run)) if run.chosen_stack else (None, False)
+        with above:
+            table = result(run, note)
     except UserError as error:
         session.show_error(error)
         return None, False
+    if table is not None:
+        session.provenance(run, table)
+    return run, table is not None
 
 
-def result(run: Run) -> bool:
-    """The whole stack beside its parts, with the floor. Returns whether that is there."""
+def result(run: Run, note) -> pd.DataFrame | None:
+    """The whole stack beside its parts, with the floor. note: where to say what it rests on. Returns its table, once there."""
     table, parts = session.answer(run), [lab_chips.short(label(part), run.spec) for part in run.chosen_stack]
     names = [f"all {len(parts)} together", *parts] if len(parts) > 1 else parts
     summary = summarise(wide(table), [prompt.template for prompt in run.chosen_prompts]) if len(table) else pd.DataFrame()
     if len(summary) <= len(names):  # each of them, and the floor
         session.waiting("The stack's effect appears in a moment.", session.NUMBERS)
-        return False
+        return None
     floor = floor_of(table.loc[table["control"] == "self", "kl"].to_numpy(float))
     lines = summary[summary["control"] == "none"]
-    bars(run, lines.assign(name=names, kind=["whole", *["part"] * (len(names) - 1)]), floor)
+    bars(lines.assign(name=names, kind=["whole", *["part"] * (len(names) - 1)]), floor)
+    note.caption(told(run, lines, floor))
     whole = table[(table["control"] == "none") & (table["stack"] == lines["stack"].iloc[0])].sort_values("prompt")
     if len(whole) == len(run.chosen_prompts):
         history.note(run, " + ".join(parts), whole["kl"].mean(), effects=whole["kl"])
-    session.provenance(run, table)
-    return True
+    return table
 
 
-def bars(run: Run, lines: pd.DataFrame, floor: float) -> None:
+def told(run: Run, lines: pd.DataFrame, floor: float) -> str:
+    """What the stack's numbers rest on."""
+    count, templates = lines[["prompts", "templates"]].iloc[0]
+    over = f"Mean over {count} prompts ({templates} templates), with 95 % intervals. " if count > 1 else ""
+    later = f"Over {run.horizon} next tokens of the donor's answer. " if run.horizon > 1 else ""
+    place = f"Replaced {run.back} before the decision token. " if run.back else ""
+    return f"{over}{later}{place}Dashed: the floor, {floor:.1g} nats."
+
+
+def bars(lines: pd.DataFrame, floor: float) -> None:
     left, right = st.columns([1.6, 1])
     effect = lines.assign(text=[f"{value:.3g}" for value in lines["mean"]], floor=floor)
-    left.altair_chart(charts.stack_bars(effect, "What does the stack do?", "Effect, nats", True), width="stretch")
+    draw(charts.stack_bars(effect, "What does the stack do?", "Effect, nats", True), left)
     recovery = lines.drop(columns=["mean", "low", "high"])
     recovery = recovery.rename(columns={"recovery": "mean", "recovery_low": "low", "recovery_high": "high"})
     if "mean" not in recovery or recovery["mean"].isna().any():
         right.caption("No recovery: the two models do not differ here, or share no vocabulary.")
     else:
-        recovery = recovery.assign(text=[f"{value:.0%}" for value in recovery["mean"]], floor=0.0)
-        right.altair_chart(charts.stack_bars(recovery, "Recovery", "Of the difference", False, format="%"), width="stretch")
-    count, templates = lines[["prompts", "templates"]].iloc[0]
-    over = f"Mean over {count} prompts ({templates} templates), with 95 % intervals. " if count > 1 else ""
-    later = f"Over {run.horizon} next tokens of the donor's answer. " if run.horizon > 1 else ""
-    place = f"Replaced {run.back} before the decision token. " if run.back else ""
-    st.caption(f"{over}{later}{place}Dashed: the floor, {floor:.1g} nats.")
+        recovery = recovery.assign(text=[f"{value:z.0%}" for value in recovery["mean"]], floor=0.0)
+        draw(charts.stack_bars(recovery, "Recovery", "Of the difference", False, format="%"), right)
 
 
-def next_tokens(study, reading: pd.DataFrame, run: Run | None, answered: bool) -> None:
-    """What base and tuned model expect after the studied token, and what the stack makes of the prompt's next token."""
-    here = reading[(reading["back"] == study.back) & (reading["rank"] < TOP)]
+def draw(figure, place=st) -> None:
+    place.altair_chart(charts.Unchecked(figure), width="stretch")
+
+
+def next_tokens(study, reading: pd.DataFrame, patched: pd.DataFrame) -> None:
+    """What base and tuned model expect after the studied token; beside them the patched one, where that is the prompt's end."""
+    here = reading[(reading["back"] == study.back) & (reading["rank"] < TOP)].sort_values("probability", ascending=False)
     text, apart = here[["text", "kl"]].iloc[0]
     about = f"KL(tuned || base) {apart:.3g} nats" if apart == apart else "Two vocabularies, so no KL"
-    patched = pd.DataFrame()
-    if run is not None and answered:
-        parts = run.chosen_stack
-        condition: Condition | Stack = Stack(parts) if len(parts) > 1 else parts[0]
-        patched = session.answer(NextTokens(study.run("patch"), condition, 0, TOP), patience=session.PATIENCE)
-    if patched.empty or study.back:
-        shown = here.rename(columns={"next": "token", "token": "place"}).sort_values(["rank", "model"])
-        after = "What comes next?" if study.back == 0 else f"What comes after ‘{text}’?"
-        shown = shown.sort_values("probability", ascending=False)
-        st.altair_chart(charts.next_bars(shown, after, about), width="stretch")
-    if len(patched):
-        title = "What comes next, with the stack?"
-        st.altair_chart(charts.next_bars(patched, title, about if study.back == 0 else "After the whole prompt"), width="stretch")
+    if len(patched) and not study.back:
+        figure = charts.next_bars(patched, "What comes next, with the stack?", about)
+    else:
+        shown = here[["next", "model", "probability"]].rename(columns={"next": "token"})
+        figure = charts.next_bars(shown, f"What comes after ‘{text}’?" if study.back else "What comes next?", about)
+    draw(figure)
+
+
+def patched_tokens(study, run: Run | None, answered: bool) -> pd.DataFrame:
+    """What the chosen prompt's next token is with the stack, beside base and tuned; empty if there is no stack, or not yet."""
+    if run is None or not answered:
+        return pd.DataFrame()
+    parts = run.chosen_stack
+    condition: Condition | Stack = Stack(parts) if len(parts) > 1 else parts[0]
+    found = session.answer(NextTokens(study.run("patch"), condition, 0, TOP))
+    if len(found) and study.back:
+        draw(charts.next_bars(found, "What comes next, with the stack?", "After the whole prompt"))
+    return found

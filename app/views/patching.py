@@ -101,7 +101,7 @@ def one_layer(run, condition: Condition, here: pd.DataFrame, mean: pd.Series) ->
         elif tokens.empty:
             session.waiting("The next tokens appear in a moment.")
         else:
-            st.altair_chart(charts.token_bars(tokens), width="stretch")
+            st.altair_chart(charts.Unchecked(charts.token_bars(tokens)), width="stretch")
     with left:
         texts = here.assign(text=[run.chosen_prompts[i].text[:120] for i in here["prompt"]])[["prompt", "kl", "text"]]
         spread = charts.prompt_spread(texts, mean["mean"], mean.low, mean.high, condition.layer, picked)

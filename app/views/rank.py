@@ -80,8 +80,8 @@ def curves(run, every, line, here: pd.DataFrame) -> None:
         if found.empty:
             found, about = more, "computed on these prompts"
         else:
-            here = more[(more["control"] == "none") & (more["complement"] == complement) & (more["rank"] != run.ranks[0])]
-            live = mapped.join(mapped.live(here), live)
+            rest = more[(more["control"] == "none") & (more["complement"] == complement) & (more["rank"] != run.ranks[0])]
+            live = mapped.join(mapped.live(rest), live)
     if len(found) or len(live):
         with place:
             effects_and_shares(run, found, live, about or "nothing stored")
@@ -157,5 +157,6 @@ def below(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
     with right:
         overlaps = mapped.overlap(archive.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map))
         if not overlaps.empty:
-            st.altair_chart(charts.overlap_curve(overlaps, TERMS["split-half overlap"]), width="stretch")
+            figure = charts.overlap_curve(overlaps, TERMS["split-half overlap"])
+            st.altair_chart(charts.Unchecked(figure), width="stretch")
     mapped.diagnostics(run, layer, stream)
