@@ -37,11 +37,11 @@ STYLE = """<style>
 [data-testid="stHeader"] {background: transparent}
 .st-key-places, .st-key-places > div {display: none}
 .st-key-places > div {flex: 1 1 7rem; min-width: 7rem}
-.st-key-places > div:has(.st-key-place-layer, .st-key-place-rank) {flex: 2 1 9rem}
+.st-key-places > div:has(.st-key-place-layer, .st-key-place-rank) {flex: 2 1 7.5rem}
 .st-key-places > div:has(.st-key-place-heads) {flex: 3 1 20rem}
 .st-key-places > div:has(.st-key-place-fit) {flex: 1.3 1 10.5rem}
-.st-key-places > div:has(.st-key-place-alpha) {flex: .7 1 5.5rem; min-width: 5.5rem}
-.st-key-places > div:has(.st-key-place-complement) {flex: 1 1 9.5rem}
+.st-key-places > div:has(.st-key-place-alpha) {flex: .7 1 5rem; min-width: 5rem}
+.st-key-places > div:has(.st-key-place-complement) {flex: 1 1 8.5rem}
 @media (max-width: 640px) {[data-testid="stMainBlockContainer"] {padding: 3.5rem 1rem 6rem}}
 div:has(> .st-key-progress) {position: sticky; bottom: 0; z-index: 99; padding: .25rem 0; backdrop-filter: blur(14px)}
 </style>"""
@@ -71,6 +71,7 @@ class Job:
             clock.tick()
             self.done, self.total, self.stage = self.task.done, self.task.total, self.task.stage
             if not self.wanted():
+                self.cancelled = True
                 return
         self.done = max(self.task.done, first)
         clock.keep()
@@ -100,7 +101,9 @@ def start(identity, make: callable) -> Job:
     pool, jobs, lock = background()
     with lock:
         job = jobs.get(identity)
-        if job is None:
+        if job is not None and job.cancelled and not job.future.done():
+            job.cancelled = False  # asked for again before it noticed
+        elif job is None or job.cancelled:
             job, work = make()
             jobs[identity] = job
             job.future = pool.submit(work)
@@ -264,6 +267,7 @@ def poll() -> None:
         if job.task is not None and cancel.button("Cancel", key=f"cancel-{hash(identity)}"):
             job.cancelled = True
             stopped().add(identity)
+            st.rerun()
     ended = any(job.future.done() for job in jobs.values())
     if ended or (time.monotonic() - st.session_state["_drawn"] > REDRAW and any(job.task for job in jobs.values())):
         st.rerun()

@@ -32,7 +32,7 @@ def chromium() -> str | None:
 
 @contextmanager
 def server(folder: Path):
-    """The app on a free port, with an empty result cache in `folder` and the converted models of this machine. Yields its address."""
+    """The app on a free port, with an empty result cache in `folder` and the models converted before. Yields its address."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "models").exists():
         (folder / "models").symlink_to(CACHE / "models")

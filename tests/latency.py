@@ -45,7 +45,8 @@ def steps(tab: Visitor):
     def pill(name: str):
         return lambda: page.get_by_test_id("stButtonGroup").get_by_role("button", name=name, exact=True).first.click()
 
-    for title, label, count in (("Patching", "Layer", 20), ("Transport", "Layer", 14), ("Rank", "Rank", 16), ("Heads", "Layer", 14)):
+    sliders = (("Patching", "Layer", 20), ("Transport", "Layer", 14), ("Rank", "Rank", 16), ("Heads", "Layer", 14))
+    for title, label, count in sliders:
         yield "page", lambda title=title: page.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
         for number in range(count):
             yield f"{title}: {label.lower()}", press(label, "ArrowRight" if number < count // 2 else "ArrowLeft")

@@ -50,7 +50,7 @@ def hook(module, is_input: bool, change):
 
 @torch.no_grad()
 def run(model, ids: list[int], edits=()):
-    """Log-probabilities after the last token, with edits (layer, stream, function of the state there[, another token's index])."""
+    """Log-probabilities after the last token, with edits (layer, stream, function of the state there[, a token's index])."""
     handles = []
     for layer, stream, function, *token in edits:
 
