@@ -92,7 +92,8 @@ def draw(figure, place=st) -> None:
 
 def next_tokens(study, reading: pd.DataFrame, patched: pd.DataFrame) -> None:
     """What base and tuned model expect after the studied token; beside them the patched one, where that is the prompt's end."""
-    here = reading[(reading["back"] == study.back) & (reading["rank"] < TOP)].sort_values("probability", ascending=False)
+    here = reading[reading["back"] == study.back].sort_values("probability", ascending=False)
+    here = here[here["next"].isin(here.loc[here["rank"] < TOP, "next"])]
     text, apart = here[["text", "kl"]].iloc[0]
     about = f"KL(tuned || base) {apart:.3g} nats" if apart == apart else "Two vocabularies, so no KL"
     if len(patched) and not study.back:

@@ -36,14 +36,15 @@ class ReadingTask:
 
     token: its index, from 0; text: the token itself; own: whether it lies in the prompt's own text, not the template's; back: how
     far before the decision token; kl: KL(tuned || base) of the next token there, nats; rank, next, probability: the model's
-    likeliest next tokens. Two tokenizers that differ share no token but the decision token, and no kl: that alone is then there.
+    likeliest next tokens, from rank 0, and those of the other model too. Two tokenizers that differ share no token but the
+    decision token, no kl and no next token: each model's own at that alone are then there.
     """
 
     def __init__(self, request: Reading, store: Store):
         self.request, self.store, self.run, self.notices = request, store, request.run, []
         self.stage, self.identity = "", Identity(self.run)
         self.prompt = self.run.chosen_prompts[request.prompt]
-        asked = {"what": "reading", "columns": COLUMNS, "top": request.top, "texts": digest([self.prompt])}
+        asked = {"what": "reading of both", "columns": COLUMNS, "top": request.top, "texts": digest([self.prompt])}
         self.key = key(**asked, **self.identity.pair)
         self.found = store.table(self.key)
         self.total, self.done = 1, int(self.found is not None)
@@ -102,14 +103,16 @@ class ReadingTask:
             }
         comparable, lines = loaded.tokenizers.shared, []
         apart = kl(logprobs["tuned"], logprobs["base"]).tolist() if comparable else [float("nan")] * len(some)
-        likeliest = {side: logprobs[side].topk(self.request.top) for side in SIDES}
+        likeliest = {side: logprobs[side].topk(self.request.top).indices.tolist() for side in SIDES}
         for row, token in enumerate(some):
             here = (token, loaded.tokenizers.label(ids[token], SIDES[-1]), own[token], len(ids) - 1 - token, apart[row])
             for side in SIDES:
-                values, tokens = (found[row].tolist() for found in likeliest[side])
+                others = [likeliest[other][row] for other in SIDES] if comparable else []
+                tokens = list(dict.fromkeys(sum(others, start=likeliest[side][row])))
+                values = logprobs[side][row, tokens]
+                ranks = (logprobs[side][row] > values[:, None]).sum(1).tolist()
                 labels = [loaded.tokenizers.label(one, side) for one in tokens]
-                exp = torch.tensor(values).exp().tolist()
-                lines += [(*here, rank, side, label, p) for rank, (label, p) in enumerate(zip(labels, exp))]
+                lines += [(*here, *line) for line in zip(ranks, [side] * len(tokens), labels, values.exp().tolist())]
         return lines
 
     def table(self) -> pd.DataFrame:
