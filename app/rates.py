@@ -9,37 +9,40 @@ from mechdiff import experiments
 from mechdiff.experiments import Run
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.task import Task
+from mechdiff.prompts import BLOCK
 from mechdiff.store import default, key
 from mechdiff.terms import FITTED
 
-ROWS = ("patching", "reading the prompts")  # how the stages end that compute cells; the others come before them
-ENOUGH = 64  # cells from which on a rate is worth keeping
+READING, PATCHING = "reading the prompts", "patching"  # how a task's stages end; the others come before the first of these
+ENOUGH = 500  # cells from which on what one takes is worth keeping: a few alone take longer
 
 
 class Clock:
-    """Tells a task's time apart: what goes before its first cell, and what the cells take."""
+    """Tells a task's time apart: what goes before, what reading a block of prompts takes, and what the cells take."""
 
     def __init__(self, task: Task):
         self.task, self.stage, self.done, self.at = task, task.stage, task.done, time.monotonic()
-        self.before, self.during, self.cells = 0.0, 0.0, 0
+        self.spent, self.reads, self.cells = {READING: 0.0, PATCHING: 0.0, "": 0.0}, 0, 0
 
     def tick(self) -> None:
         """A step has ended; its stage was named before it began."""
-        now = time.monotonic()
-        if self.stage.endswith(ROWS):
-            self.during += now - self.at
-            self.cells += self.task.done - self.done
-        else:
-            self.before += now - self.at
+        now, part = time.monotonic(), next((part for part in (READING, PATCHING) if self.stage.endswith(part)), "")
+        self.spent[part] += now - self.at
+        self.reads += part == READING
+        self.cells += (self.task.done - self.done) if part == PATCHING else 0
         self.stage, self.done, self.at = self.task.stage, self.task.done, now
 
     def keep(self) -> None:
-        """Remember the rate of a task that ended."""
+        """Remember how fast a task went that ended."""
         run = getattr(self.task, "run", None)
-        if run is None or self.cells < ENOUGH:
+        if run is None or not self.cells:
             return
-        found = known() | {cells_of(run): self.during / self.cells, start_of(run): self.before}
-        default().put_text(place(), json.dumps(found))
+        found = {before(run): self.spent[""]}
+        if self.reads:
+            found[read_of(run)] = self.spent[READING] / self.reads
+        if self.cells >= ENOUGH:
+            found |= dict.fromkeys((cell_of(run), cell_of(run, run.question)), self.spent[PATCHING] / self.cells)
+        default().put_text(place(), json.dumps(known() | found))
 
 
 def place() -> str:
@@ -47,15 +50,19 @@ def place() -> str:
 
 
 def known() -> dict[str, float]:
-    """Seconds a cell and seconds before the first one, by what they are of."""
+    """Seconds, by what took them."""
     return json.loads(default().text(place()) or "{}")
 
 
-def cells_of(run: Run) -> str:
-    return f"{run.spec.name} on {Identity(run).device}: a cell of {run.question}"
+def cell_of(run: Run, question: str = "any question") -> str:
+    return f"{run.spec.name} on {Identity(run).device}: a cell of {question}"
 
 
-def start_of(run: Run) -> str:
+def read_of(run: Run) -> str:
+    return f"{run.spec.name} on {Identity(run).device}: a block of prompts"
+
+
+def before(run: Run) -> str:
     return f"{run.spec.name} on {Identity(run).device}: before {run.question} with {run.map} on {run.chosen_domain}"
 
 
@@ -68,17 +75,22 @@ def remaining(name: str, _run: Run) -> int:
 
 def estimate(*runs: Run) -> str:
     """How long requests will take, in words; honest where nothing of the kind has run here."""
-    cells = {run: remaining(repr(run), run) for run in runs}
-    if not any(cells.values()):
+    lacking = {run: left for run in runs if (left := remaining(repr(run), run))}
+    if not lacking:
         return "known already, shown at once"
-    rates, seconds, first = known(), 0.0, ""
-    for run, left in cells.items():
-        if left and cells_of(run) not in rates:
-            return "how long is not known here yet"
-        seconds += left * rates.get(cells_of(run), 0.0) + rates.get(start_of(run), 0.0) * bool(left)
-        if left and run.map in FITTED and start_of(run) not in rates:
-            first = ", once the train split is read"
-    return f"about {in_words(seconds)} here{first}"
+    rates = known()
+    if any(cell_of(run) not in rates for run in lacking):
+        return "how long is not known here yet"
+    seconds = sum(seconds_of(run, left, rates) for run, left in lacking.items())
+    unread = any(run.map in FITTED and before(run) not in rates for run in lacking)
+    return f"about {in_words(seconds)} here{', once the train split is read' if unread else ''}"
+
+
+def seconds_of(run: Run, cells: int, rates: dict[str, float]) -> float:
+    prompts = len(run.chosen_prompts) + (len(run.train_prompts) if run.head_sets in ("topk", "greedy") else 0)
+    blocks = -(-prompts // BLOCK)
+    cell = rates.get(cell_of(run, run.question), rates[cell_of(run)])
+    return rates.get(before(run), 0.0) + blocks * rates.get(read_of(run), 0.0) + cells * cell
 
 
 def in_words(seconds: float) -> str:

@@ -12,12 +12,14 @@ NONE = "rgba(138, 143, 152, .12)"  # the colour of nought, on light and dark gro
 RISING = {"range": [NONE, BLUE], "type": "sqrt", "interpolate": "rgb"}
 PARTED = {"range": [BLUE, NONE, ORANGE], "clamp": True, "interpolate": "rgb"}
 MEASURES = {"effect": "KL, nats", "recovery": "Recovery", "target": "Change, nats"}  # a map's measure: its legend's title
+MOST = 7  # next tokens in a chart
 BAR = 34  # a bar's height with its gap, in pixels
 NAMED = 140  # with more tokens than this, their numbers stand on the axis in place of their names
 
 
 def next_bars(table: pd.DataFrame, title: str, subtitle: str = "") -> alt.Chart:
-    """Likeliest next tokens of each model, side by side. table: columns token, model, probability."""
+    """Likeliest next tokens of all models, side by side. table: columns token, model, probability, the likeliest first."""
+    table = table[table["token"].isin(list(dict.fromkeys(table["token"]))[:MOST])]
     models = [model for model in MODELS if model in set(table["model"])]
     colour = alt.Color("model:N").title(None).scale(domain=models, range=[MODELS[model] for model in models])
     y = alt.Y("token:N").title(None).sort(list(dict.fromkeys(table["token"]))).axis(labelLimit=140)
@@ -34,7 +36,9 @@ def site_map(table: pd.DataFrame, y: str, measure: str, now: object, title: str,
     table: columns layer, y, value (in the measure's unit, nan where it says nothing), chosen (whether it is in the stack), and
     kl (nats). now: the stack as it is.
     """
-    legend, most = MEASURES[measure], 1.0 if measure == "recovery" else table["value"].abs().max()
+    legend, most = MEASURES[measure], table["value"].abs().max()
+    if not most > 0 or (measure == "recovery" and most > 1):  # nothing there; a state that makes it worse has no bound
+        most = 1.0
     scale = RISING if measure == "effect" else PARTED | {"domain": [-most, 0, most]}
     x = alt.X("layer:O").title("Layer").axis(labelAngle=0, labelOverlap=True)
     rows = alt.Y(f"{y}:O").title("Head" if y == "head" else None).sort(list(dict.fromkeys(table[y])))
@@ -75,7 +79,8 @@ def position_map(table: pd.DataFrame, words: list[str], layer: int, back: int) -
     axis = {"labelExpr": names, "labelAngle": -60, "labelLimit": 70, "labelOverlap": "greedy", "labelFontSize": 12}
     x = alt.X("token:O").title("Token whose state is replaced").scale(domain=list(range(len(words)))).axis(**axis)
     y = alt.Y("layer:O").title("Layer").sort("descending")
-    colour = alt.Color("kl:Q").title("KL, nats").scale(**RISING).legend(gradientLength=150)
+    scale = RISING | {"type": "symlog", "constant": max(1e-6, table["kl"].max() / 300)}  # the last token outshines the rest
+    colour = alt.Color("kl:Q").title("KL, nats").scale(**scale).legend(gradientLength=150)
     tip = ["token", "text", "layer", alt.Tooltip("kl:Q", format=".4~g", title="KL, nats")]
     cells = alt.Chart(table).mark_rect().encode(x, y, colour, tooltip=tip)
     here = table[(table["layer"] == layer) & (table["back"] == back)]

@@ -20,7 +20,7 @@ BRIEF = {
 def chips(pair) -> None:
     """A row of the stack's interventions, each with its editor."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
-    with row.popover("Stack", icon=":material/layers:"):
+    with row.popover("Stack", icon=":material/layers:", key="stack_menu"):
         controls.linked(
             st.text_input,
             "Stack as text",
@@ -33,7 +33,7 @@ def chips(pair) -> None:
     for index, text in enumerate(texts()):
         with row.popover(short(text, pair), key=f"chip{index}"):
             editor(index, text, pair)
-    with row.popover("Add", icon=":material/add:"):
+    with row.popover("Add", icon=":material/add:", key="add_menu"):
         add(pair)
 
 

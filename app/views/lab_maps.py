@@ -29,20 +29,21 @@ def section(study, reading: pd.DataFrame) -> None:
     if asked is None:
         st.info("Name a token to follow, often with a leading space.", icon=":material/target:")
         return
-    heads = session.answer(study.run("heads", head_sets="each", controls=("self",), **asked))
-    sites = session.answer(study.run("patch", streams=ORDER, **asked))
+    of_heads = study.run("heads", head_sets="each", controls=("self",), **asked)
+    of_sites = study.run("patch", streams=ORDER, **asked)
+    heads, sites = session.answer(of_heads), session.answer(of_sites)
     pair, stack = study.run("patch").spec, lab_chips.texts()
     floor = floor_of(heads.loc[heads["control"] == "self", "kl"].to_numpy(float)) if len(heads) else 0.0
     left, right = st.columns(2, gap="medium")
     with left:
         about = "A state replaced at one layer and stream. Click a cell: into the stack, or out of it"
         figure(sites, "stream", measure, floor, "Which single states?", about, pair, stack)
+        session.provenance(of_sites, sites)
     with right:
         singles = heads[(heads["control"] == "none") & (heads["heads"] != "all")]
         singles = singles.assign(head=pd.to_numeric(singles["heads"]))
         figure(singles, "head", measure, floor, "Which single heads?", "One head's output replaced. Click a cell", pair, stack)
-    if len(sites):
-        session.provenance(study.run("heads", head_sets="each", controls=("self",), **asked), heads)
+        session.provenance(of_heads, heads)
 
 
 def measured(reading: pd.DataFrame) -> tuple[str, dict | None]:

@@ -1,5 +1,7 @@
 """A part of the Lab page, on request: every token of the prompt, under every few layers, replaced one at a time."""
 
+from dataclasses import replace
+
 import charts
 import controls
 import pandas as pd
@@ -41,7 +43,7 @@ def inside(study, reading: pd.DataFrame) -> None:
     words = list(reading.drop_duplicates("token")["text"])
     figure = charts.position_map(table, words, st.session_state.get("layer", -1), study.back)
     controls.clickable(figure, "pick_position", go)
-    session.provenance(run, table)
+    session.provenance(replace(run, back=study.back), table[table["back"] == study.back])
 
 
 def begun() -> set:

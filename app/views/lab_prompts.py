@@ -14,7 +14,7 @@ def choose(shared: dict) -> tuple[str, str] | None:
     below = st.container(horizontal=True, vertical_alignment="bottom")
     with below:
         st.button("Read it", type="primary", on_click=commit, key="read")
-        with st.popover("Open", icon=":material/folder_open:"):
+        with st.popover("Open", icon=":material/folder_open:", key="open_menu"):
             own = files()
     try:
         found = prompts.read_prompts(OWN + own) if own else controls.request("patch", shared).chosen_prompts

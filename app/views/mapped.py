@@ -31,7 +31,7 @@ def quiet(text: str) -> dict:
 
 def numbers():
     """A row for metrics, which wraps where it is narrow."""
-    return st.container(horizontal=True, gap="large")
+    return st.container(horizontal=True, gap="medium")
 
 
 def site(shared: dict) -> tuple[str, str, int, str]:

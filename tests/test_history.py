@@ -1,0 +1,273 @@
+"""One selection on every page and in the link, clicks on charts, history and pin, and what is stored beside what is live."""
+
+import json
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+from test_app import badges, charts_of, metric, open_page, patient, swept, tiny  # noqa: F401
+from test_experiments import pair  # noqa: F401
+from test_study import study  # noqa: F401
+
+import mechdiff
+from mechdiff import Run
+from mechdiff.stats import bootstrap_weights, interval
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
+import charts
+import controls
+import history
+import rates
+import session
+from words import TERMS
+
+VIEWS = ("home", "drift", "patching", "transport", "rank", "heads")
+APP = """
+import session, streamlit as st
+from views import drift, heads, home, patching, rank, transport
+page = st.query_params["page"]
+session.frame(globals()[page].page, page)
+"""
+
+
+def open_app(page: str, **query) -> AppTest:
+    """All pages in one app; which one is drawn stands in the address."""
+    at = AppTest.from_string(APP, default_timeout=300)
+    return go(at, page, **query)
+
+
+def go(at: AppTest, page: str, **query) -> AppTest:
+    for name, value in ({"page": page} | query).items():
+        at.query_params[name] = value
+    at.run()
+    assert not at.exception and not at.error, [*at.exception, *at.error]
+    return at
+
+
+def follow(link: str) -> AppTest:
+    """What a link opens."""
+    parts = urlsplit(link)
+    return open_app(parts.path, **parse_qs(parts.query, keep_blank_values=True))
+
+
+def specs(at: AppTest) -> list[dict]:
+    return [json.loads(chart.proto.spec) for chart in charts_of(at)]
+
+
+def test_a_links_selection_survives_page_switches(tiny):  # noqa: F811
+    at = open_app("rank", layer="1", rank="16", complement="own", heads=["1", "3"], alpha="0.8", prompt="5")
+    for page in (*VIEWS, "rank"):
+        go(at, page)
+        assert at.slider(key="layer").value == 1 and at.select_slider(key="rank").value == "16", page
+        assert at.button_group(key="heads").value == [1, 3] and at.number_input(key="prompt").value == 5, page
+        assert at.radio(key="complement").value == "own" and at.selectbox(key="alpha").value == "0.8", page
+
+
+def test_a_value_chosen_on_one_page_is_there_on_the_next(tiny):  # noqa: F811
+    at = open_app("heads")
+    at.slider(key="layer").set_value(2).run()
+    assert metric(go(at, "drift"), "Debiased CKA at layer 2")
+    at.selectbox(key="stream").set_value("mlp_out").run()
+    assert go(at, "transport").selectbox(key="stream").value == "mlp_out" and metric(at, "Effect at layer 2")
+
+
+@pytest.mark.parametrize("page", VIEWS)
+def test_values_that_cannot_be_give_the_defaults(tiny, page):  # noqa: F811
+    wrong = {
+        "layer": "99",
+        "rank": "foo",
+        "alpha": "9",
+        "heads": "77",
+        "prompt": "400",
+        "stream": "x",
+        "fit": "?",
+        "blend": "nan",
+    }
+    at = open_app(page, **wrong)
+    assert at.slider(key="layer").value in range(4) and at.select_slider(key="rank").value == "8"
+    assert at.number_input(key="prompt").value in range(8) and at.selectbox(key="fit").value == "procrustes_scaled"
+
+
+def test_a_value_of_a_larger_pair_is_mended(tiny):  # noqa: F811
+    at = AppTest.from_string(APP, default_timeout=300)
+    at.session_state["layer"], at.session_state["heads"], at.session_state["prompt"] = 29, [0, 31], 149
+    go(at, "heads")
+    assert (at.slider(key="layer").value, at.button_group(key="heads").value, at.number_input(key="prompt").value) == (3, [0], 7)
+
+
+def test_a_map_without_directions_says_what_to_choose(tiny):  # noqa: F811
+    at = open_app("rank", fit="zscore")
+    assert any("no leading directions" in i.value and "ridge" in i.value for i in at.info) and not at.metric
+
+
+CLICK = """
+import streamlit as st, controls
+from views.heads import take_bar
+st.session_state["chart"] = {{"selection": {{"pick": {picked}}}}}
+controls.clicked("chart", {take})
+"""
+
+
+@pytest.mark.parametrize(
+    ("picked", "take", "before", "after"),
+    [
+        ([{"layer": 3, "now": "1"}], "controls.choose", {"layer": 1}, {"layer": 3}),
+        ([{"rank": "full", "alpha": "0.3", "now": "8-auto"}], "controls.choose", {}, {"rank": "full", "alpha": "0.3"}),
+        ([{"prompt": 6, "now": "0"}], "controls.choose", {"prompt": 0}, {"prompt": 6}),
+        ([], "controls.choose", {"layer": 1}, {"layer": 1}),
+        ([{"layer": 1, "head": 2}], "controls.toggle_head", {"layer": 1, "heads": [0]}, {"layer": 1, "heads": [0, 2]}),
+        ([{"layer": 1, "head": 2}], "controls.toggle_head", {"layer": 1, "heads": [0, 2]}, {"layer": 1, "heads": [0]}),
+        ([{"layer": 1, "head": 0}], "controls.toggle_head", {"layer": 1, "heads": [0]}, {"layer": 1, "heads": [0]}),
+        ([{"layer": 2, "head": 3}], "controls.toggle_head", {"layer": 1, "heads": [0]}, {"layer": 2, "heads": [3]}),
+        ([{"layer": 1, "head": -1}], "take_bar", {"layer": 1, "heads": [0]}, {"layer": 1, "heads": [0]}),
+    ],
+)
+def test_a_click_sets_the_selection(picked, take, before, after):
+    at = AppTest.from_string(CLICK.format(picked=picked, take=take), default_timeout=60)
+    for key, value in before.items():
+        at.session_state[key] = value
+    at.run()
+    assert not at.exception and {key: at.session_state[key] for key in after} == after
+
+
+CLICKS = {
+    "drift": [{"layer"}],
+    "patching": [{"layer"}, {"prompt"}, {"layer"}, {"layer", "head"}],
+    "transport": [{"layer"}, {"layer"}],
+    "rank": [{"rank"}, {"rank"}, {"rank", "alpha"}],
+    "heads": [{"layer", "head"}, {"layer", "head"}],
+}
+
+
+@pytest.mark.parametrize("page", CLICKS)
+def test_charts_can_be_clicked_and_are_valid(swept, page, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(charts.Unchecked, "to_dict", lambda self: self.chart.to_dict())  # the schema is checked
+    at = open_app(page, layer="1")
+    picks = [p["select"]["fields"] for s in specs(at) for p in s.get("params", []) if p["name"] == charts.PICK]
+    assert [set(fields) - {"now"} for fields in picks] == CLICKS[page] and all("now" in fields for fields in picks)
+    for toggle in at.toggle:
+        toggle.set_value(True)
+    at.run()
+    assert not at.exception and not at.error
+
+
+def test_what_was_clicked_before_is_part_of_a_click():
+    table = pd.DataFrame({"layer": [0, 1], "shown": charts.PATCHED, "mean": 1.0, "low": 0.5, "high": 1.5})
+    one, other = (json.dumps(charts.layer_curve(table, layer).to_dict()) for layer in (0, 1))
+    assert '"calculate": "\'0\'"' in one and '"calculate": "\'1\'"' in other
+
+
+@pytest.mark.parametrize(
+    ("page", "stored_as"), [("drift", "debiased CKA"), ("patching", charts.PATCHED), ("transport", "zscore")]
+)
+def test_stored_and_live_stand_on_one_chart(swept, page, stored_as):  # noqa: F811
+    at = open_app(page, layer="1")
+    main = json.dumps(specs(at)[0])
+    assert stored_as in main and charts.LIVE in main
+    assert any("mechdiff sweep" in c.value for c in at.code), "where the stored numbers come from"
+
+
+def test_controls_differ_by_their_dashes():
+    dashes = [tuple(dash) for dash in charts.base.CONTROLS.values()]
+    assert len(set(dashes)) == len(dashes) == 5
+
+
+def test_every_answer_of_a_session_is_a_link_that_brings_it_back(tiny):  # noqa: F811
+    at = open_app("rank", layer="1", rank="4")
+    at.select_slider(key="rank").set_value("2").run()
+    go(at, "heads").button_group(key="heads").set_value([1, 2]).run()
+    at.run()
+    views = at.session_state["_views"]
+    assert [view.asked.split(" · ")[0] for view in views] == ["heads", "heads", "rank", "rank"], "newest first, each once"
+    shown = [m.value for m in at.metric]
+    for view, values in ((views[0], shown), (views[-1], None)):
+        again = follow(controls.link(view.page, view.state))
+        assert again.session_state["_views"][0].lines == view.lines
+        assert values is None or [m.value for m in again.metric] == values
+        assert again.select_slider(key="rank").value == view.state["rank"]
+
+
+def test_a_link_names_what_is_not_the_default():
+    values = controls.DEFAULTS | {"layer": 3, "heads": [1, 2], "blend": 0.5}
+    assert controls.link("heads", values) == "heads?layer=3&heads=1&heads=2&blend=0.5"
+    assert controls.link("home", controls.DEFAULTS | {"heads": []}) == "./?heads="
+
+
+def test_history_keeps_no_more_than_it_says():
+    at = AppTest.from_string(
+        "import history, streamlit as st\nfor i in range(40):\n    st.session_state['_answered'] = history.View("
+        "'rank', {}, f'rank {i}', 'a pair', i, 'nats', 'texts')\n    st.session_state['layer'] = i\n    history.keep()\n"
+    ).run()
+    assert not at.exception and [v.value for v in at.session_state["_views"]] == list(range(39, 9, -1))
+
+
+def test_a_pinned_view_is_what_others_are_compared_with(tiny):  # noqa: F811
+    at = open_app("heads", layer="1", heads="0")
+    assert not [c for c in at.caption if "pinned" in c.value]
+    at.session_state["_pinned"] = at.session_state["_views"][0]
+    at.run()
+    assert not [c for c in at.caption if "against the pinned" in c.value], "nothing to compare with itself"
+    at.button_group(key="heads").set_value([0, 2]).run()
+    effects = []
+    for heads in ("0,2", "0"):
+        run = Run("heads", head_sets=heads, layers=(1,), **tiny)
+        table = mechdiff.run(run)
+        effects.append(table[table["heads"] == heads.replace(",", "-")].sort_values("prompt")["kl"].to_numpy(float))
+    apart = effects[0] - effects[1]
+    _, low, high = interval(apart[:, None], bootstrap_weights([p.template for p in run.chosen_prompts]))
+    said = f"{apart.mean():+.3g} nats [{low[0]:+.3g}, {high[0]:+.3g}] (95 %, paired over 8 prompts)"
+    assert any(said in c.value for c in at.caption)
+    assert not [c for c in go(at, "drift").caption if "against the pinned" in c.value], "another kind of number"
+
+
+def test_other_prompts_are_not_paired():
+    one, other = (history.View("rank", {}, "a", "b", v, "nats", t, np.ones(4) * v) for v, t in ((0.5, "x"), (0.2, "y")))
+    assert history.difference(one, other, ["t"] * 4) == "+0.3 nats (other prompts, so not paired)"
+
+
+def test_an_estimate_is_honest(tiny, monkeypatch):  # noqa: F811
+    run = Run("patch", streams=("mlp_out",), **tiny)
+    rates.remaining.clear()
+    assert "not known" in rates.estimate(run)
+    monkeypatch.setattr(rates, "ENOUGH", 32)
+    session.Job("patching", task=mechdiff.experiments.task(Run("patch", **tiny))).work()
+    assert (
+        rates.known()[rates.cell_of(run)] > 0
+        and rates.estimate(run).startswith("about ")
+        and rates.estimate(run).endswith(" here")
+    )
+    mechdiff.run(run)
+    rates.remaining.clear()
+    assert rates.estimate(run) == "known already, shown at once"
+
+
+def test_the_page_says_how_long_it_will_take(tiny):  # noqa: F811
+    (toggle,) = [t for t in open_app("transport", layer="1").toggle if t.key == "curve"]
+    assert toggle.label.startswith("Compute on these prompts: ")
+    assert any(part in toggle.label for part in ("not known here yet", "about "))
+
+
+def test_a_stopped_job_can_go_on_and_an_abandoned_one_begins_anew(tiny):  # noqa: F811
+    run = Run("patch", **tiny)
+    made = []
+
+    def make():
+        made.append(session.new_job(run, mechdiff.experiments.task(run)))
+        return made[-1]
+
+    job = session.start(run, make)
+    job.future.result()
+    job.cancelled = True
+    assert session.start(run, make) is not job and len(made) == 2
+    session.finish(run)
+
+
+@pytest.mark.parametrize("page", VIEWS)
+def test_every_page_explains_its_terms(tiny, page):  # noqa: F811
+    at = open_app(page)
+    told = " ".join([*(h.help for h in (*at.header, *at.title) if h.help), *(m.help for m in at.metric if m.help)])
+    assert sum(sentence in told for sentence in TERMS.values()) >= 4

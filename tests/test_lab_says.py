@@ -1,0 +1,111 @@
+"""What the Lab's models write, and its position map: on request, while one watches, stopped and found again."""
+
+# ruff: noqa: F811 (fixtures are imported)
+
+import time
+
+import pytest
+from lab_page import STACK, TEXT, fine, keep, lab_positions, lab_says, open_lab, shared, titles  # noqa: F401
+from streamlit.testing.v1 import AppTest
+from test_experiments import pair  # noqa: F401
+from test_study import study  # noqa: F401
+
+import mechdiff
+from mechdiff import Run, experiments, prompts
+from mechdiff.experiments import Continuation, PositionMap
+
+
+def finish_writing(at: AppTest) -> AppTest:
+    """Redraw until the models have written, as the page itself does."""
+    deadline = time.monotonic() + 60
+    while any(button.key == "stop" for button in at.button) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        at.run()
+    return at
+
+
+def said(at: AppTest) -> str:
+    return "".join(element.proto.body for element in at.get("html"))
+
+
+def test_the_models_write_side_by_side_when_asked(shared):
+    at = fine(open_lab(own=keep(TEXT), stack=STACK))
+    assert "border-left" not in said(at), "nothing is written unasked"
+    at.select_slider(key="tokens").set_value(20).run()
+    at = fine(finish_writing(at.button(key="write").click().run()))
+    run = Run("stack", stack=STACK, **shared | {"limit": None, "prompts": prompts.OWN + keep(TEXT)})
+    expected = mechdiff.run(Continuation(run, 0, 20)).set_index("model")
+    captions = [caption.value for caption in at.caption]
+    for model in ("base", "tuned", "patched"):
+        assert any(f"**{model}** · {expected.loc[model, 'tokens']} tokens" in caption for caption in captions)
+        assert expected.loc[model, "text"].split()[-1] in said(at)
+    assert "<mark" in said(at) and not any(button.key == "write" for button in at.button)
+    at.slider(key="temperature").set_value(1.0).run()
+    assert any(button.key == "write" for button in at.button), "another request is another text"
+
+
+def test_a_stopped_text_stays_and_can_be_begun_again(shared, monkeypatch):
+    original = experiments.ContinuationTask.steps
+
+    def slow(self):
+        for _ in original(self):
+            time.sleep(0.1)
+            yield
+
+    monkeypatch.setattr(experiments.ContinuationTask, "steps", slow)
+    at = fine(open_lab(own=keep(TEXT)))
+    at.button(key="write").click().run()
+    time.sleep(1.0)
+    at.run()
+    assert any("writing" in caption.value for caption in at.caption) and "border-left" in said(at)
+    fine(finish_writing(at.button(key="stop").click().run()))
+    assert any("Stopped" in caption.value for caption in at.caption) and any(button.key == "write" for button in at.button)
+    assert "border-left" in said(at)
+
+
+def test_what_cannot_be_written_is_a_sentence(shared):
+    at = fine(open_lab(own=keep("w1 " * 50)))
+    at = finish_writing(at.button(key="write").click().run())
+    assert not at.exception and "has room for 14 more" in at.error[0].value
+
+
+@pytest.mark.parametrize(
+    ("texts", "number", "shown"),
+    [
+        (["a b c", "a b d"], 2, "a b <mark>c</mark>"),
+        (["<i> x", "<b> x"], 0, "<mark>&lt;i&gt;</mark> x"),
+        (["a\n b", "a\n b"], 2, "a\n b"),
+        (["a a b", "a a c", "a d"], 1, "a <mark>a</mark> b"),
+        (["", "a"], 0, ""),
+    ],
+)
+def test_the_first_words_that_differ_are_marked(texts, number, shown):
+    assert lab_says.parting([text.split() for text in texts]) == number
+    assert lab_says.marked(texts[0], number) == shown.replace("<mark>", lab_says.MARK.split("{word}")[0])
+
+
+def test_a_position_map_comes_on_request_with_its_time(shared, monkeypatch):
+    at = fine(open_lab(own=keep(TEXT)))
+    assert "Stream replaced" not in [box.label for box in at.selectbox], "nothing is computed while it is closed"
+    at.session_state["positions"] = True
+    at = fine(at.run())
+    at.selectbox(key="step").set_value(1).run()
+    assert any("one of its 5 columns was timed just now" in caption.value for caption in at.caption)
+    at.button(key="map_positions").click().run()
+    while not any("Where in the prompt, and how deep" in title for title in titles(at)) or session_busy(at):
+        time.sleep(0.05)
+        at.run()
+    run = Run("patch", layers=(0, 1, 2, 3), **shared | {"limit": None, "prompts": prompts.OWN + keep(TEXT)})
+    task = experiments.task(PositionMap(run))
+    assert fine(at) and task.done == task.total and len(task.table()) == 5 * 4
+
+
+def session_busy(at: AppTest) -> bool:
+    return bool(at.session_state["_pending"])
+
+
+def test_a_clicked_cell_of_the_position_map_is_gone_to(monkeypatch):
+    state = {}
+    monkeypatch.setattr(lab_positions.st, "session_state", state)
+    lab_positions.go({"back": 3, "layer": 2})
+    assert state == {"back": 3, "layer": 2, "add_layer": 2}
