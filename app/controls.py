@@ -12,11 +12,10 @@ from dataclasses import fields
 from functools import partial
 from urllib.parse import urlencode
 
-import charts
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import prompts
+from mechdiff import charts, prompts
 from mechdiff.experiments import Run
 from mechdiff.pairs import Pair, read_pair, shipped
 from mechdiff.terms import COMPLEMENTS, DIRECTIONS, MAPS, STREAMS

@@ -61,6 +61,6 @@ def own_store(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def demo():
     """The demo base, fetched and converted on first need."""
-    from mechdiff.__main__ import prepare_demo
+    from mechdiff.commands.pairs import prepare_demo
 
     prepare_demo(lambda step, text: print(text))

@@ -13,11 +13,12 @@ from test_study import study  # noqa: F401
 from mechdiff import prompts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-import charts
 import controls
 import session
 import strip
 from views import lab, lab_chips, lab_maps, lab_positions, lab_says  # noqa: F401 (for the tests)
+
+from mechdiff import charts
 
 PAGE = "import session\nfrom views import lab\nsession.frame(lab.page, 'lab')\n"
 STACK = "layer=1 stream=mlp_out; layer=2 stream=heads heads=1,3 blend=0.5"

@@ -16,7 +16,8 @@ from test_study import study  # noqa: F401
 
 import mechdiff
 from mechdiff import Run, stored, sweeps
-from mechdiff.__main__ import build_parser, main
+from mechdiff.__main__ import main
+from mechdiff.commands import build_parser
 from mechdiff.experiments.summary import summarise, wide
 
 APP = Path(__file__).parents[1] / "app"

@@ -15,7 +15,7 @@ from mechdiff.choices import parse
 from mechdiff.verdict import QUANTITIES, estimates, seeds, text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-from charts.base import BLUE, ORANGE
+from mechdiff.charts.base import BLUE, ORANGE
 
 PAGE = "import session\nfrom views import compare\nsession.frame(compare.page)\n"
 FIRST, SECOND = "demo-cognitive", "demo-cultural"

@@ -18,12 +18,13 @@ from mechdiff import Run
 from mechdiff.stats import bootstrap_weights, interval
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-import charts
 import controls
 import history
 import rates
 import session
 from words import TERMS
+
+from mechdiff import charts
 
 VIEWS = ("home", "drift", "patching", "transport", "rank", "heads")
 APP = """

@@ -1,12 +1,11 @@
 """Compare: two choices of pair and domain side by side, from stored sweeps alone. Needs no torch and no weights."""
 
-import charts
 import controls
 import pandas as pd
 import streamlit as st
 from words import say
 
-from mechdiff import choices, prompts, published, stored, verdict
+from mechdiff import charts, choices, prompts, published, stored, verdict
 from mechdiff.choices import MODULES, Choice
 from mechdiff.terms import DIRECTIONS
 

@@ -1,7 +1,6 @@
 """A part of the Heads page: how many heads does the change need?"""
 
 import archive
-import charts
 import controls
 import pandas as pd
 import rates
@@ -9,6 +8,7 @@ import session
 import streamlit as st
 from words import TERMS
 
+from mechdiff import charts
 from views import mapped
 
 SETS = {"greedy": "greedy", "topk": "top k"}  # how sets are chosen: what the legend calls them

@@ -1,13 +1,13 @@
 """Drift: where do the two models' representations part?"""
 
 import archive
-import charts
 import controls
 import history
 import session
 import streamlit as st
 from words import TERMS, say
 
+from mechdiff import charts
 from views import mapped
 
 

@@ -1,7 +1,6 @@
 """Heads: which attention heads carry the change?"""
 
 import archive
-import charts
 import controls
 import history
 import pandas as pd
@@ -9,6 +8,7 @@ import session
 import streamlit as st
 from words import TERMS, say
 
+from mechdiff import charts
 from mechdiff.stats import bootstrap_weights, floor_of, interval, ratio, summarise
 from mechdiff.terms import sides
 from views import coverage, mapped

@@ -1,6 +1,5 @@
 """Home: what this is, three steps to begin with, and the two demo pairs side by side from stored sweeps. Needs no torch."""
 
-import charts
 import controls
 import links
 import pandas as pd
@@ -8,7 +7,7 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import stored
+from mechdiff import charts, stored
 
 SHOWN = ("demo-cultural", "demo-cognitive")
 DIRECTION, STREAM = "base-to-tuned", "resid_post"

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import charts
 import controls
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ import session
 import streamlit as st
 from words import TERMS
 
+from mechdiff import charts
 from mechdiff.stacks import ORDER
 from mechdiff.stats import floor_of
 from views import lab_chips

@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-import charts
 import controls
 import pandas as pd
 import rates
 import session
 import streamlit as st
 
-from mechdiff import experiments
+from mechdiff import charts, experiments
 from mechdiff.experiments import MapTime, PositionMap
 
 STEPS = [1, 2, 3, 5, 10]

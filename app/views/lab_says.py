@@ -3,12 +3,11 @@
 import html
 import time
 
-import charts
 import pandas as pd
 import session
 import streamlit as st
 
-from mechdiff import experiments
+from mechdiff import charts, experiments
 from mechdiff.experiments import Continuation, Run
 
 LENGTHS = [20, 40, 80, 160]

@@ -1,12 +1,12 @@
 """A part of the Lab page: several interventions made together, beside each of them alone, and the next tokens they lead to."""
 
-import charts
 import controls
 import history
 import pandas as pd
 import session
 import streamlit as st
 
+from mechdiff import charts
 from mechdiff.conditions import Condition, Stack
 from mechdiff.errors import UserError
 from mechdiff.experiments import NextTokens, Run

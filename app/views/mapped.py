@@ -1,12 +1,12 @@
 """What the pages about maps share: one mapped condition's numbers, stored and live, and the map's diagnostics."""
 
 import archive
-import charts
 import controls
 import pandas as pd
 import streamlit as st
 from words import TERMS, say
 
+from mechdiff import charts
 from mechdiff.experiments import Run
 from mechdiff.experiments.summary import summarise, wide
 

@@ -1,7 +1,6 @@
 """Patching: where does the difference matter?"""
 
 import archive
-import charts
 import controls
 import history
 import numpy as np
@@ -10,6 +9,7 @@ import session
 import streamlit as st
 from words import TERMS, say
 
+from mechdiff import charts
 from mechdiff.conditions import Condition
 from mechdiff.experiments import NextTokens
 from mechdiff.stats import bootstrap_weights, ratio, summarise

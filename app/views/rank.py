@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import archive
-import charts
 import controls
 import history
 import pandas as pd
@@ -12,6 +11,7 @@ import session
 import streamlit as st
 from words import TERMS, say
 
+from mechdiff import charts
 from mechdiff.terms import FITTED, MAP_CONTROLS, sides
 from views import mapped
 

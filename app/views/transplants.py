@@ -1,7 +1,6 @@
 """A part of the Patching page: what did each module's own weights change?"""
 
 import archive
-import charts
 import controls
 import pandas as pd
 import rates
@@ -9,6 +8,7 @@ import session
 import streamlit as st
 from words import TERMS
 
+from mechdiff import charts
 from views import mapped
 
 MODULES = ("attn_out", "mlp_out")

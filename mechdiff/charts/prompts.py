@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from charts.base import BLUE, GREY, HEIGHT, KL, NARROW, ORANGE, clickable, titled, value_where
+from mechdiff.charts.base import BLUE, GREY, HEIGHT, KL, NARROW, ORANGE, clickable, titled, value_where
 
 MODELS = {"base": GREY, "tuned": BLUE, "patched": ORANGE}
 

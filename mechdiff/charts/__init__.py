@@ -1,7 +1,7 @@
 """Tables to charts: pure functions, no streamlit. Every chart has a question for its title and units on its axes."""
 
-from charts.base import CONTROL_NAMES, LIVE, PICK, Unchecked
-from charts.compare import (
+from mechdiff.charts.base import CONTROL_NAMES, LIVE, PICK, Unchecked
+from mechdiff.charts.compare import (
     compared_coverage,
     compared_drift,
     compared_drop,
@@ -9,11 +9,11 @@ from charts.compare import (
     compared_ranks,
     compared_transplants,
 )
-from charts.heads import STORED, coverage_curve, head_bars, heads_map, transplant_bars
-from charts.lab import next_bars, position_map, site_map, stack_bars
-from charts.layers import PATCHED, drift_curve, drop_curve, layer_curve, transplant_curve, transport_curve
-from charts.prompts import MODELS, prompt_spread, token_bars
-from charts.ranks import UNCUT, overlap_curve, rank_alpha_map, rank_curve, rank_order, share_curve
+from mechdiff.charts.heads import STORED, coverage_curve, head_bars, heads_map, transplant_bars
+from mechdiff.charts.lab import next_bars, position_map, site_map, stack_bars
+from mechdiff.charts.layers import PATCHED, drift_curve, drop_curve, layer_curve, transplant_curve, transport_curve
+from mechdiff.charts.prompts import MODELS, prompt_spread, token_bars
+from mechdiff.charts.ranks import UNCUT, overlap_curve, rank_alpha_map, rank_curve, rank_order, share_curve
 
 __all__ = [
     "CONTROL_NAMES",

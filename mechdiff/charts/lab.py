@@ -5,8 +5,8 @@ import json
 import altair as alt
 import pandas as pd
 
-from charts.base import BLUE, GREY, KL, LIGHT, ORANGE, clickable, numbers, titled
-from charts.prompts import MODELS
+from mechdiff.charts.base import BLUE, GREY, KL, LIGHT, ORANGE, clickable, numbers, titled
+from mechdiff.charts.prompts import MODELS
 
 NONE = "rgba(138, 143, 152, .12)"  # the colour of nought, on light and dark ground alike
 RISING = {"range": [NONE, BLUE], "type": "sqrt", "interpolate": "rgb"}

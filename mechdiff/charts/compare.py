@@ -3,8 +3,8 @@
 import altair as alt
 import pandas as pd
 
-from charts.base import BLUE, DOTTED, GREY, KL, LEGEND, ORANGE, SOLID, curves, nought, numbers, titled
-from charts.ranks import rank_order
+from mechdiff.charts.base import BLUE, DOTTED, GREY, KL, LEGEND, ORANGE, SOLID, curves, nought, numbers, titled
+from mechdiff.charts.ranks import rank_order
 
 COLOURS = {"A": BLUE, "B": ORANGE}  # by the first letter of a name
 DEEPEST = -160.0  # per cent: a drop axis goes no deeper

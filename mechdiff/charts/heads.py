@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from charts.base import (
+from mechdiff.charts.base import (
     BLUE,
     DASHED,
     DOTTED,

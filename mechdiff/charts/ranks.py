@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from charts.base import (
+from mechdiff.charts.base import (
     BLUE,
     DASHED,
     GREEN,
@@ -22,7 +22,7 @@ from charts.base import (
     room,
     titled,
 )
-from charts.layers import MUTED, POINT
+from mechdiff.charts.layers import MUTED, POINT
 
 UNCUT = "uncut map"
 OTHERS = {"mean": "own", "own": "mean"}

@@ -1,0 +1,15 @@
+"""The command line's commands: each module adds its own to the parser, with the function that carries it out."""
+
+from mechdiff.commands import bench, compare, pairs, planted, run, sweep
+from mechdiff.commands.base import Parser
+
+MODULES = (pairs, run, sweep, compare, planted, bench)  # in the order of the help
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m mechdiff", description="Where and how did fine-tuning change this language model?")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for module in MODULES:
+        module.add(commands)
+    commands.metavar = "{" + ",".join(commands.choices) + "}"
+    return parser

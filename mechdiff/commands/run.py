@@ -1,0 +1,93 @@
+"""python -m mechdiff run: answer one question."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from mechdiff.commands.base import SUFFIXES, follow, write
+from mechdiff.errors import UserError
+from mechdiff.experiments.request import Run
+from mechdiff.stacks import read_stack
+from mechdiff.terms import QUESTIONS, STREAMS
+
+
+def add(commands) -> None:
+    run = commands.add_parser("run", help="answer one question")
+    run.add_argument("question", metavar="QUESTION", help=", ".join(QUESTIONS))
+    add_run_flags(run)
+    run.add_argument("--diagnostics", help="transport, rank: write to FILE.csv or FILE.parquet how well the maps fit")
+    run.add_argument("--out", help="write the table to FILE.csv or FILE.parquet; without it a summary is printed")
+    run.set_defaults(act=act)
+
+
+def integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"Layers '{text}' cannot be read.\nTry:  --layers 0,4,8  or  --layers all") from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)
+
+
+CONVERTERS = {"ints": lambda text: None if text == "all" else integers(text), "names": names, "stack": read_stack}
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for every field of Run."""
+    for spec in dataclasses.fields(Run):
+        if spec.name == "question":
+            continue
+        convert = spec.metadata.get("convert", str)
+        default = "" if spec.default in (None, ()) else f" (default: {show(spec.default)})"
+        parser.add_argument(
+            f"--{spec.name.replace('_', '-')}",
+            dest=spec.name,
+            type=CONVERTERS.get(convert, convert),
+            default=argparse.SUPPRESS,
+            help=(spec.metadata["help"] + default).replace("%", "%%"),
+        )
+
+
+def show(value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def act(args) -> None:
+    from mechdiff import experiments
+
+    given = {spec.name: getattr(args, spec.name) for spec in dataclasses.fields(Run) if hasattr(args, spec.name)}
+    if given.get("streams") == ("all",):
+        given["streams"] = STREAMS
+    for name in (args.out, args.diagnostics):
+        if name and not name.endswith(SUFFIXES):
+            raise UserError(f"The table cannot be written as '{name}'. Choose a name that ends in {' or '.join(SUFFIXES)}.")
+    request = Run(**given)
+    if args.diagnostics:
+        if request.question not in ("transport", "rank"):
+            raise UserError(
+                f"There is no fitted map in {request.question} to diagnose.\nTry:  run transport --diagnostics FILE.csv"
+            )
+        maps = experiments.task(experiments.Diagnostics(request))
+        follow(maps, "maps")
+        write(maps.table(), Path(args.diagnostics))
+    task = experiments.task(request)
+    follow(task, request.question)
+    table = task.table()
+    if args.out:
+        write(table, Path(args.out))
+        print(f"{len(table)} lines in {args.out}")
+    else:
+        print(summary(request, table).to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+
+
+def summary(request: Run, table):
+    """A line per condition with the mean effect over prompts and its interval; drift as it is."""
+    from mechdiff.experiments.summary import summarise, wide
+
+    if request.question == "drift":
+        return table
+    lines = summarise(wide(table), [prompt.template for prompt in request.chosen_prompts])
+    same = [name for name in lines.columns[: list(lines).index("mean")] if name != "layer" and lines[name].nunique() <= 1]
+    return lines.drop(columns=same)

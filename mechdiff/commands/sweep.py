@@ -1,0 +1,32 @@
+"""python -m mechdiff sweep: every question of a pair on a domain."""
+
+import sys
+from pathlib import Path
+
+from mechdiff.commands.base import follow
+from mechdiff.errors import one_of
+from mechdiff.terms import DEVICES, DTYPES
+
+
+def add(commands) -> None:
+    sweep = commands.add_parser("sweep", help="every question of a pair on a domain, into mechdiff/artifacts")
+    sweep.add_argument("--pair", required=True)
+    sweep.add_argument("--domain")
+    sweep.add_argument(
+        "--grid", default="quick", help="quick (50 prompts, few ranks, single heads) or full (everything; default: quick)"
+    )
+    sweep.add_argument("--out", type=Path, help="another folder than mechdiff/artifacts")
+    sweep.add_argument("--seed", type=int, default=0)
+    sweep.add_argument("--device", default="auto", help=", ".join(DEVICES))
+    sweep.add_argument("--dtype", help=", ".join(DTYPES))
+    sweep.set_defaults(act=act)
+
+
+def act(args) -> None:
+    from mechdiff import sweeps
+
+    if args.grid not in sweeps.GRIDS:
+        raise one_of("Grid", args.grid, sweeps.GRIDS)
+    settings = {"device": args.device, "dtype": args.dtype, "seed": args.seed}
+    for task, label in sweeps.sweep(args.pair, args.domain, args.grid, args.out, sys.argv[1:], **settings):
+        follow(task, label)
