@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from browser import Visitor, chromium, server
+from browser import ANSWER_S, Visitor, chromium, server
 from playwright.sync_api import sync_playwright
 
 DRAWN = """since => {
@@ -28,7 +28,7 @@ def timed(tab: Visitor, act) -> float:
     since = tab.page.evaluate("window.__ran = false; performance.now()")
     start = time.perf_counter()
     act()
-    tab.page.wait_for_function(DRAWN, arg=since, polling=10, timeout=60_000)
+    tab.page.wait_for_function(DRAWN, arg=since, polling=10, timeout=1000 * ANSWER_S)
     return time.perf_counter() - start
 
 
@@ -53,8 +53,8 @@ def steps(tab: Visitor):
     for name in ("1", "4", "1", "6", "4", "6", "2", "2"):
         yield "Heads: a head", pill(name)
     yield "page", lambda: page.get_by_test_id("stSidebarNavLink").filter(has_text="Drift").click()
-    for number in range(16):
-        yield "Drift: layer", press("Layer", "ArrowLeft" if number < 8 else "ArrowRight")
+    for number in range(18):
+        yield "Drift: layer", press("Layer", "ArrowLeft" if number < 9 else "ArrowRight")
     for title in ("Patching", "Rank", "Compare", "Heads", "Home"):
         yield "page", lambda title=title: page.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
 

@@ -1,6 +1,7 @@
 """The Compare page, as a user sees it: the verdict's own numbers, its curves, and notes where nothing is stored."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -102,7 +103,11 @@ def test_choosing_a_domain_changes_one_side_alone():
     assert any("resamples are paired" in caption.value for caption in at.caption), "both are on the same prompts now"
 
 
-def test_what_is_not_stored_is_a_note_with_its_command():
+def test_what_is_not_stored_is_a_note_with_its_command(monkeypatch, tmp_path):
+    place = tmp_path / "artifacts"
+    shutil.copytree(stored.ARTIFACTS, place, copy_function=os.symlink)
+    (place / "cultural" / "rq4" / FIRST / "coverage_summary.parquet").unlink()
+    monkeypatch.setattr(stored, "ARTIFACTS", place)
     at = open_page(a_domain="cultural")
     (note,) = [info.value for info in at.info]
     assert "Heads for 80 %" in note and f"python -m mechdiff sweep --pair {FIRST} --domain cultural --grid full" in note
