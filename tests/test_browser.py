@@ -136,7 +136,7 @@ def test_lab_reads_two_thousand_words(visit):
 
 
 def test_a_stack_has_the_command_lines_number(visit, cache, tmp_path):
-    tab = visit("lab?stack=layer%3D20;layer%3D28 heads%3D2,5").type("Your prompt", "Name a drink that guests are offered first.").fine()
+    tab = visit("lab?stack=layer%3D20;layer%3D28 heads%3D2,5").type("Your prompt", "Name a drink that guests are offered.").fine()
     tab.page.get_by_text("The numbers, and the command").first.click()
     code = tab.page.get_by_test_id("stCode").filter(has_text="run stack").first
     words = shlex.split(code.inner_text().replace("\n", " "))
@@ -165,9 +165,9 @@ def test_compare_has_a_verdict_for_any_two_choices(visit):
     tab = visit("compare").fine()
     before = tab.page.get_by_test_id("stTable").first.inner_text()
     assert "—" in before and "[" in before, "numbers with words and intervals"
-    boxes = tab.page.get_by_test_id("stSelectbox").filter(has_text="Domain")
+    boxes = tab.page.get_by_test_id("stSelectbox").filter(has_text="on domain")
     assert boxes.count() >= 2
-    tab.choose("Domain", "cultural", 1)
+    tab.choose("on domain", "cultural", 1)
     after = tab.fine().page.get_by_test_id("stTable").first.inner_text()
     assert after != before
     assert visit(tab.page.url.split("/", 3)[3]).page.get_by_test_id("stTable").first.inner_text() == after
