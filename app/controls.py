@@ -195,7 +195,7 @@ def fitted_map() -> str:
 
 
 def alpha() -> str:
-    return linked(st.selectbox, "Scale alpha", ALPHAS, key="alpha", help=ALPHA_HELP)
+    return linked(st.selectbox, "Alpha", ALPHAS, key="alpha", help=ALPHA_HELP)
 
 
 def rank() -> str:

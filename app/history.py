@@ -91,7 +91,7 @@ def difference(view: View, pinned: View, templates: list[str]) -> str:
 
 def rail() -> None:
     """The sidebar's history: a link a view, and a pin."""
-    with st.sidebar.expander("History", icon=":material/history:"):
+    with st.sidebar.expander("History", expanded=True, icon=":material/history:"):
         if not views():
             st.caption("Every answer of this session will stand here: a click brings its view back, a pin compares.")
             return

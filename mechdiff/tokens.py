@@ -12,6 +12,7 @@ from mechdiff.errors import UserError
 from mechdiff.pairs import Pair
 
 MARK = "\ue000"  # stands for a prompt, to see where the template puts it
+MOST_PARTS = 7  # tokens before the last one of a letter: more do not make one
 NEAR_END = 4  # the last tokens of a sequence, the decision token among them, are no curated positions
 
 
@@ -109,7 +110,23 @@ class Tokenizers:
         text = getattr(self, side).decode([token])
         if "\ufffd" in text or not text:
             return f"<{getattr(self, side).convert_ids_to_tokens(token)}>"
-        return repr(text)[1:-1].replace(" ", "␣")
+        return visible(text)
+
+    def labels(self, ids: list[int], side: str) -> list[str]:
+        """Tokens of one text as one can read them: a letter that takes several stands on its last, the others have raw pieces."""
+        found, parts = [], []
+        for token in ids:
+            parts = [*parts[-MOST_PARTS:], token]
+            text = getattr(self, side).decode(parts)
+            whole = "\ufffd" not in text
+            found.append(visible(text) if whole and len(parts) > 1 else self.label(token, side))
+            parts = [] if whole else parts
+        return found
+
+
+def visible(text: str) -> str:
+    """A text with visible spaces and line ends."""
+    return repr(text)[1:-1].replace(" ", "␣")
 
 
 def special_ids(tokenizer) -> set[int]:

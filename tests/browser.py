@@ -106,16 +106,26 @@ class Visitor:
         self.page.wait_for_timeout(300)
         return self.settle()
 
-    def choose(self, label: str, option: str) -> "Visitor":
-        """Pick an option of a select box."""
-        self.page.get_by_test_id("stSelectbox").filter(has_text=label).locator("input").click()
+    def type(self, label: str, text: str) -> "Visitor":
+        """Write a text into a box, and leave it."""
+        box = self.page.get_by_role("textbox", name=label)
+        box.fill(text)
+        box.press("Control+Enter")
+        self.page.wait_for_timeout(300)
+        return self.settle()
+
+    def choose(self, label: str, option: str, number: int = 0) -> "Visitor":
+        """Pick an option of the number-th select box of this label."""
+        self.page.get_by_test_id("stSelectbox").filter(has_text=label).nth(number).locator("input").click()
         self.page.get_by_role("option", name=option, exact=True).click()
         self.page.wait_for_timeout(100)
         return self.settle()
 
     def click_chart(self, number: int, x: float, y: float) -> "Visitor":
         """Click into the plotted area of the number-th chart of the page: x and y as shares of its width and height."""
-        box = self.page.get_by_test_id("stVegaLiteChart").nth(number).bounding_box()
+        chart = self.page.get_by_test_id("stVegaLiteChart").nth(number)
+        chart.scroll_into_view_if_needed()
+        box = chart.bounding_box()
         self.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
         self.page.wait_for_timeout(300)
         return self.settle()

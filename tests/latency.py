@@ -1,7 +1,8 @@
 """How long a change of any widget takes in the real app: `python tests/latency.py` prints a table.
 
 A scripted session of 100 steps on the demo pair with 32 prompts, everything it asks for computed once before. A step begins with
-the key or click and ends when the page has been drawn again.
+the key or click and ends when the page has been drawn again. Then the Lab: new prompts of about 65 tokens, until both models'
+distributions at every token are there, and until every layer's heads and streams are.
 """
 
 import statistics
@@ -11,9 +12,10 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from browser import Visitor, chromium, server
+from browser import ANSWER_S, QUIET_S, Visitor, chromium, server
 from playwright.sync_api import sync_playwright
 
+WORDS = ("aunt", "teacher", "neighbour", "doctor", "friend", "baker")
 DRAWN = """since => {
   const app = document.querySelector('[data-testid="stApp"]');
   const busy = app.dataset.testScriptState !== 'notRunning';
@@ -28,7 +30,7 @@ def timed(tab: Visitor, act) -> float:
     since = tab.page.evaluate("window.__ran = false; performance.now()")
     start = time.perf_counter()
     act()
-    tab.page.wait_for_function(DRAWN, arg=since, polling=10, timeout=60_000)
+    tab.page.wait_for_function(DRAWN, arg=since, polling=10, timeout=1000 * ANSWER_S)
     return time.perf_counter() - start
 
 
@@ -53,8 +55,8 @@ def steps(tab: Visitor):
     for name in ("1", "4", "1", "6", "4", "6", "2", "2"):
         yield "Heads: a head", pill(name)
     yield "page", lambda: page.get_by_test_id("stSidebarNavLink").filter(has_text="Drift").click()
-    for number in range(16):
-        yield "Drift: layer", press("Layer", "ArrowLeft" if number < 8 else "ArrowRight")
+    for number in range(18):
+        yield "Drift: layer", press("Layer", "ArrowLeft" if number < 9 else "ArrowRight")
     for title in ("Patching", "Rank", "Compare", "Heads", "Home"):
         yield "page", lambda title=title: page.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
 
@@ -67,6 +69,21 @@ def session(tab: Visitor) -> dict[str, list[float]]:
     return found
 
 
+def lab(tab: Visitor) -> dict[str, list[float]]:
+    """New prompts in the Lab: seconds until the strip shows a prompt, and until the maps are whole."""
+    tab.open("lab?pair=demo-cultural")
+    box, found = tab.page.get_by_role("textbox", name="Your prompt"), defaultdict(list)
+    for word in WORDS:
+        box.fill(f"My {word} asks me which presents a guest brings when visiting somebody for the first time, and why. Tell me!")
+        start = time.perf_counter()
+        box.press("Control+Enter")
+        tab.page.locator(f".strip :text('{word}')").wait_for()
+        found["Lab: distributions"].append(time.perf_counter() - start)
+        tab.settle()
+        found["Lab: all maps"].append(time.perf_counter() - start - QUIET_S)
+    return found
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as address, sync_playwright() as playwright:
         chrome = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
@@ -76,9 +93,10 @@ def main() -> None:
         session(tab)
         tab.open("?pair=demo-cultural&prompts=32")
         found = session(tab)
+        new = lab(tab)
     print(f"{'step':18} {'count':>5} {'median s':>9} {'worst s':>8}")
     every = [second for seconds in found.values() for second in seconds]
-    for what, seconds in (*found.items(), ("all", every)):
+    for what, seconds in (*found.items(), ("all", every), *new.items()):
         print(f"{what:18} {len(seconds):5} {statistics.median(seconds):9.2f} {max(seconds):8.2f}")
 
 

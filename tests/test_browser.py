@@ -2,9 +2,13 @@
 
 import os
 import re
+import shlex
+import subprocess
+import sys
 
+import pandas as pd
 import pytest
-from browser import Visitor, chromium, server
+from browser import ROOT, Visitor, chromium, server
 
 if not os.environ.get("MECHDIFF_BROWSER"):  # set where a missing browser is a failure
     pytest.importorskip("playwright", reason="pip install playwright==1.65.2")
@@ -17,8 +21,13 @@ FEW = "prompts=8"
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    with server(tmp_path_factory.mktemp("cache")) as found:
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def address(cache):
+    with server(cache) as found:
         yield found
 
 
@@ -105,3 +114,69 @@ def test_nothing_is_wider_than_a_telephone(visit, path):
 def test_a_link_that_cannot_be_says_so(visit):
     tab = visit(f"heads?{FEW}&layer=99&heads=77&pair=no-such-pair").fine()
     assert tab.page.get_by_test_id("stMetric").count() > 0
+
+
+EMOJI = "Why do people give 🎁 and light 🕯️ at midnight? Answer in one word 🙂:"
+
+
+def test_lab_reads_a_prompt_with_emoji(visit):
+    tab = visit("lab").type("Your prompt", EMOJI).fine()
+    strip = tab.page.locator(".strip").inner_text()
+    assert "🎁" in strip and "🙂" in strip, "an emoji of several tokens stands as one"
+    assert "own=" in tab.page.url and "gift" not in tab.page.url and "%F0" not in tab.page.url, "a link holds the hash alone"
+    again = visit(tab.page.url.split("/", 3)[3]).fine()
+    assert again.page.get_by_role("textbox", name="Your prompt").input_value() == EMOJI
+    assert again.page.locator(".strip").inner_text() == strip
+
+
+def test_lab_reads_two_thousand_words(visit):
+    tab = visit("lab").type("Your prompt", "a market of spices and old songs by the sea " * 200).fine()
+    assert tab.page.locator(".strip [data-token]").count() > 100
+    assert tab.page.get_by_test_id("stVegaLiteChart").count() >= 3
+
+
+def test_a_stack_has_the_command_lines_number(visit, cache, tmp_path):
+    tab = visit("lab?stack=layer%3D20;layer%3D28 heads%3D2,5").type("Your prompt", "Name a drink that guests are offered.").fine()
+    tab.page.get_by_text("The numbers, and the command").first.click()
+    code = tab.page.get_by_test_id("stCode").filter(has_text="run stack").first
+    words = shlex.split(code.inner_text().replace("\n", " "))
+    for name in ("models", "prompts"):  # the texts, but none of the results
+        (tmp_path / name).symlink_to(cache / name)
+    command = [sys.executable, *words[1:], "--out", str(tmp_path / "cli.csv")]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"MECHDIFF_CACHE": str(tmp_path)}, check=True, capture_output=True)
+    table = pd.read_csv(tmp_path / "cli.csv", dtype={"stack": str})
+    whole = table[(table["control"] == "none") & table["stack"].str.contains(";")]
+    assert f"{whole['kl'].mean():.3g} nats" in tab.page.locator(".links").last.inner_text()
+
+
+def test_clicked_cells_make_a_stack_and_the_models_write(visit):
+    tab = visit("lab?prompts=8")
+    count = tab.page.get_by_test_id("stVegaLiteChart").count()
+    tab.click_chart(count - 1, 0.6, 0.5).click_chart(count - 1, 0.8, 0.5)
+    assert "heads" in tab.page.url and tab.fine().page.get_by_test_id("stPopoverButton").filter(has_text="L").count() >= 1
+    tab.page.get_by_role("button", name="Write").click()
+    tab.page.get_by_text("patched", exact=False).last.wait_for()
+    tab.page.get_by_role("button", name="Stop").wait_for(state="detached", timeout=120_000)
+    said = tab.settle().fine().page.get_by_test_id("stMain").inner_text()
+    assert all(f"{model} · " in said for model in ("base", "tuned", "patched"))
+
+
+def test_compare_has_a_verdict_for_any_two_choices(visit):
+    tab = visit("compare").fine()
+    before = tab.page.get_by_test_id("stTable").first.inner_text()
+    assert "—" in before and "[" in before, "numbers with words and intervals"
+    boxes = tab.page.get_by_test_id("stSelectbox").filter(has_text="on domain")
+    assert boxes.count() >= 2
+    tab.choose("on domain", "cultural", 1)
+    after = tab.fine().page.get_by_test_id("stTable").first.inner_text()
+    assert after != before
+    assert visit(tab.page.url.split("/", 3)[3]).page.get_by_test_id("stTable").first.inner_text() == after
+
+
+def test_the_history_brings_a_view_back(visit):
+    tab = visit(f"patching?{FEW}&layer=12")
+    first = tab.metrics()
+    tab.slide("Layer", 2).go("Heads")
+    tab.page.locator(".links a").last.click()
+    tab.page.wait_for_timeout(300)
+    assert tab.settle().fine().metrics() == first and "patching" in tab.page.url and "layer=12" in tab.page.url

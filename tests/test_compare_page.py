@@ -1,6 +1,7 @@
 """The Compare page, as a user sees it: the verdict's own numbers, its curves, and notes where nothing is stored."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 from mechdiff.charts.base import BLUE, ORANGE
 
 PAGE = "import session\nfrom views import compare\nsession.frame(compare.page)\n"
-FIRST, SECOND = "demo-cognitive", "demo-cultural"
+FIRST, SECOND = "demo-cultural", "demo-cognitive"
 
 
 @pytest.fixture(autouse=True)
@@ -97,12 +98,16 @@ def test_a_link_brings_the_choices_back():
 def test_choosing_a_domain_changes_one_side_alone():
     at = open_page()
     before = column(at, "A")
-    at.selectbox(key="b_domain").set_value("cognitive").run()
-    assert column(at, "A") == before and column(at, "B") == expected(FIRST, f"{SECOND}@cognitive")[1]
+    at.selectbox(key="b_domain").set_value("cultural").run()
+    assert column(at, "A") == before and column(at, "B") == expected(FIRST, f"{SECOND}@cultural")[1]
     assert any("resamples are paired" in caption.value for caption in at.caption), "both are on the same prompts now"
 
 
-def test_what_is_not_stored_is_a_note_with_its_command():
+def test_what_is_not_stored_is_a_note_with_its_command(monkeypatch, tmp_path):
+    place = tmp_path / "artifacts"
+    shutil.copytree(stored.ARTIFACTS, place, copy_function=os.symlink)
+    (place / "cultural" / "rq4" / FIRST / "coverage_summary.parquet").unlink()
+    monkeypatch.setattr(stored, "ARTIFACTS", place)
     at = open_page(a_domain="cultural")
     (note,) = [info.value for info in at.info]
     assert "Heads for 80 %" in note and f"python -m mechdiff sweep --pair {FIRST} --domain cultural --grid full" in note
@@ -122,7 +127,7 @@ def test_published_numbers_are_hollow_and_can_be_hidden():
     drawn = [hollow(spec) for spec in specs(at)]
     assert [bool(marks) for marks in drawn] == [True, True, False, False, True, True, True, True]
     drift = specs(at)[0]
-    (mine,) = [mark for mark in drawn[0] if mark["mark"]["type"] == "point" and mark["mark"]["color"] == BLUE]
+    (mine,) = [mark for mark in drawn[0] if mark["mark"]["type"] == "point" and mark["mark"]["color"] == ORANGE]
     (sent,) = [one.data.data for one in at.get("vega_lite_chart")[0].proto.datasets if one.name == mine["data"]["name"]]
     assert pa.ipc.open_stream(sent).read_pandas()["mean"].min() == 0.5617 and not mine["mark"]["filled"]
     assert any("published" in line.lower() for line in drift["title"]["subtitle"])
@@ -131,8 +136,8 @@ def test_published_numbers_are_hollow_and_can_be_hidden():
 
 
 def test_published_numbers_belong_to_a_pair_on_its_own_domain():
-    at = open_page(b_domain="cognitive")
-    assert {mark["mark"].get("color") for mark in hollow(specs(at)[0])} == {BLUE}
+    at = open_page(a_domain="cognitive")
+    assert {mark["mark"].get("color") for mark in hollow(specs(at)[0])} == {ORANGE}
     assert published.marks("drift", "cognitive", "base-to-tuned").shape[0] == 16
 
 

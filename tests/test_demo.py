@@ -115,3 +115,13 @@ def test_a_fitted_map_does_less_than_its_controls_and_the_floor_is_nothing(own_s
     table = run(Run("transport", map="ridge", layers=(8,), limit=8, train=str(train), controls=controls))
     mean = table.groupby("control")["kl"].mean()
     assert mean["self"] <= 1e-5 < mean["none"] < 0.8 * mean.drop(["self", "none"]).min()
+
+
+def test_a_letter_of_several_tokens_stands_on_its_last():
+    loaded = load_pair("demo-cognitive", "cpu")
+    ids = loaded.tokenizers.tuned("a 🎁🙂!").input_ids
+    labels = loaded.tokenizers.labels(ids, "tuned")
+    assert labels[-1] == "!" and "".join(label for label in labels if "<" not in label) == "a␣🎁🙂!"
+    assert len(labels) == len(ids) and sum(label.startswith("<") for label in labels) >= 2, "its parts keep their pieces"
+    broken = [*loaded.tokenizers.tuned("🎁").input_ids[:1]] * 20
+    assert all(label.startswith("<") for label in loaded.tokenizers.labels(broken, "tuned")), "parts alone make no letter"

@@ -19,6 +19,7 @@ CURVES = {  # curves over depth: how a choice reads them, and how they are drawn
     "drop": (Choice.drop, charts.compared_drop),
 }
 SIDES = {"A": "blue", "B": "orange"}  # their colours in text, those of the charts
+DEFAULTS = {"A": 1, "B": 0}  # which of the stored pairs: in the study's order, not the alphabet's
 
 
 def page() -> None:
@@ -29,7 +30,7 @@ def page() -> None:
 
 def body(direction: str) -> None:
     columns = st.columns(2, gap="medium")
-    chosen = {side: choice(side, index, direction, column) for index, (side, column) in enumerate(zip(SIDES, columns))}
+    chosen = {side: choice(side, direction, column) for side, column in zip(SIDES, columns)}
     one, two, three = st.columns([1.2, 1, 1], vertical_alignment="bottom")
     with one:
         at = st.selectbox(
@@ -55,15 +56,15 @@ def body(direction: str) -> None:
     foot(*chosen.values(), depth)
 
 
-def choice(side: str, index: int, direction: str, column) -> Choice:
-    """The widgets of one choice; its defaults are the first and the second pair, each on its own domain."""
+def choice(side: str, direction: str, column) -> Choice:
+    """The widgets of one choice. Default: each pair on its own domain."""
     pairs = choices.stored_pairs()
     with column.container(border=True):
         left, right = st.columns([1.4, 1])
         pair = left.selectbox(
             f":{SIDES[side]}[**{side}**] pair",
             pairs,
-            index=min(index, len(pairs) - 1),
+            index=min(DEFAULTS[side], len(pairs) - 1),
             key=f"{side.lower()}_pair",
             bind="query-params",
         )

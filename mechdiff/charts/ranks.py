@@ -74,7 +74,7 @@ def rank_alpha_map(table: pd.DataFrame, rank: str, alpha: str, subtitle: str = "
     table: columns rank, alpha, mean, low, high (nats), and live (whether the cell is).
     """
     alphas = sorted(set(table["alpha"]), key=lambda text: (text != "auto", text))
-    x, y = rank_axis(table), alt.Y("alpha:O", title="Scale alpha", sort=alphas)
+    x, y = rank_axis(table), alt.Y("alpha:O", title="Alpha", sort=alphas)
     tip = [alt.Tooltip("rank:O"), alt.Tooltip("alpha:O"), *numbers("mean", "low", "high"), alt.Tooltip("live:N")]
     colour = alt.Color("mean:Q", title="KL, nats", scale=alt.Scale(range=RISING), legend=alt.Legend(gradientLength=180))
     cells = alt.Chart(table).mark_rect().encode(x, y, colour, tooltip=tip)

@@ -61,14 +61,14 @@ class ReadingTask:
             with loaded.lock, memory_errors(loaded.pair, self.identity.device):
                 states[side] = self._states(getattr(loaded, side), ids)
             yield
-        own = self._own(loaded, ids)
+        own, words = self._own(loaded, ids), loaded.tokenizers.labels(ids, SIDES[-1])
         if not loaded.tokenizers.shared:
-            ids, own, states = ids[-1:], own[-1:], {side: found[-1:] for side, found in states.items()}
-        self.total, parts = len(ids), []
-        for start in range(0, len(ids), PIECE):
+            own, words, states = own[-1:], words[-1:], {side: found[-1:] for side, found in states.items()}
+        self.total, parts = len(words), []
+        for start in range(0, self.total, PIECE):
             with loaded.lock, memory_errors(loaded.pair, self.identity.device):
-                parts += self._compare(loaded, ids, own, states, range(start, min(start + PIECE, len(ids))))
-            self.done = min(start + PIECE, len(ids) - 1)
+                parts += self._compare(loaded, words, own, states, range(start, min(start + PIECE, self.total)))
+            self.done = min(start + PIECE, self.total - 1)
             yield
         self.found = pd.DataFrame(parts, columns=COLUMNS)
         self.store.put_table(self.key, self.found)
@@ -92,7 +92,7 @@ class ReadingTask:
         except UserError:
             return [True] * len(ids)
 
-    def _compare(self, loaded, ids: list[int], own: list[bool], states: dict, some: range) -> list[tuple]:
+    def _compare(self, loaded, words: list[str], own: list[bool], states: dict, some: range) -> list[tuple]:
         import torch
 
         from mechdiff.metrics import kl
@@ -105,14 +105,14 @@ class ReadingTask:
         apart = kl(logprobs["tuned"], logprobs["base"]).tolist() if comparable else [float("nan")] * len(some)
         likeliest = {side: logprobs[side].topk(self.request.top).indices.tolist() for side in SIDES}
         for row, token in enumerate(some):
-            here = (token, loaded.tokenizers.label(ids[token], SIDES[-1]), own[token], len(ids) - 1 - token, apart[row])
+            here = (token, words[token], own[token], len(words) - 1 - token, apart[row])
             for side in SIDES:
                 others = [likeliest[other][row] for other in SIDES] if comparable else []
                 tokens = list(dict.fromkeys(sum(others, start=likeliest[side][row])))
                 values = logprobs[side][row, tokens]
                 ranks = (logprobs[side][row] > values[:, None]).sum(1).tolist()
-                labels = [loaded.tokenizers.label(one, side) for one in tokens]
-                lines += [(*here, *line) for line in zip(ranks, [side] * len(tokens), labels, values.exp().tolist())]
+                names = [loaded.tokenizers.label(one, side) for one in tokens]
+                lines += [(*here, *line) for line in zip(ranks, [side] * len(tokens), names, values.exp().tolist())]
         return lines
 
     def table(self) -> pd.DataFrame:
