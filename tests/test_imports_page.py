@@ -1,0 +1,176 @@
+"""Imported numbers in the app: brought in and taken away, chosen in the sidebar, and drawn beside ours."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mechdiff import charts, paths
+from mechdiff.imports import kept
+from mechdiff.imports.layout import layout
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
+import controls
+from views import imports
+
+PAIR, OWN = "llama-8b-cognitive", "cognitive"  # a pair without weights here, and its domain
+CKA = {"12": 0.561677873134613, "30": 0.7189369797706604}
+PATCH = {"layer": 24, "hook": "resid_post", "n": 150, "solver": "procrustes_scaled", "alpha": 1.0, "head_mask": "ALL"}
+MASK = {"layer": 30, "n": 150, "alpha": 1.0, "head_mask": "19", "KL_raw_mean": 0.006, "KL_mapped_mean": 0.0015}
+FILES = {
+    "rq1/rq1_cka.json": CKA,
+    "rq1/patch_kl.json": {"layers": {"L24": {"tuned<-base": {"kl_mean": 0.2636}}}, "n_prompts": 350},
+    "rq2/mapped_patch_L24_val.json": PATCH | {"KL_raw_mean": 0.29, "KL_mapped_mean": 0.17},
+    "rq3/ranks/mapped_patch_L24_resid_post_k8_alpha1.0.json": PATCH | {"KL_raw_mean": 0.29, "KL_mapped_mean": 0.7},
+    "rq4/head_mask_L30_attn_out_19.json": MASK,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch):
+    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    place = tmp_path / "artifacts"
+    for name, content in FILES.items():
+        path = place / OWN / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    (place / "notes.txt").write_text("words")
+    return place
+
+
+def open_page(view: str, part: str = "page", **query) -> AppTest:
+    at = AppTest.from_string(f"import session\nfrom views import {view}\nsession.frame({view}.{part})\n", default_timeout=120)
+    for name, value in query.items():
+        at.query_params[name] = value
+    return run(at)
+
+
+def run(at: AppTest) -> AppTest:
+    at.run()
+    assert not at.exception and not at.error, [*at.exception, *at.error]
+    return at
+
+
+def squares(at: AppTest) -> list[pd.DataFrame]:
+    """What the browser gets of the imported marks, chart by chart."""
+    found = []
+    for chart in at.get("vega_lite_chart"):
+        spec, sent = json.loads(chart.proto.spec), {one.name: one.data.data for one in chart.proto.datasets}
+        for layer in spec["layer"]:
+            if "mark" in layer and layer["mark"].get("shape") == "square":
+                name = layer.get("data", spec.get("data"))["name"]
+                found.append(pa.ipc.open_stream(sent[name]).read_pandas())
+    return found
+
+
+def test_the_control_is_there_only_when_something_is_imported(folder):
+    at = open_page("compare")
+    assert not [box for box in at.selectbox if box.key == "imported"]
+    kept.take(folder, "mine")
+    at = run(at)
+    assert at.selectbox(key="imported").options == [kept.NONE, "mine"] and at.selectbox(key="imported").value == kept.NONE
+    assert not squares(at)
+    at.selectbox(key="imported").set_value("mine")
+    assert squares(run(at))
+    assert controls.DEFAULTS["imported"] == kept.NONE
+
+
+def test_a_link_to_an_import_that_is_not_here_shows_none(folder):
+    kept.take(folder, "mine")
+    at = open_page("compare", imported="gone")
+    assert at.selectbox(key="imported").value == kept.NONE and not squares(at)
+
+
+@pytest.mark.parametrize(("page", "charts"), [("drift", 1), ("patching", 1), ("transport", 2), ("rank", 2), ("heads", 1)])
+def test_a_pair_without_weights_still_has_its_imported_numbers(folder, page, charts):
+    kept.take(folder, "mine")
+    at = open_page(page, pair=PAIR, imported="mine")
+    assert len(squares(at)) == charts
+    assert [e.label for e in at.expander if "mine" in e.label] == ["Imported numbers: mine, means only"]
+    tables = [frame.value for frame in at.dataframe]
+    assert all({"lacks", "source", "claims"} <= set(table) for table in tables) and tables
+    assert all(source.startswith(OWN) for table in tables for source in table["source"])
+    assert not squares(open_page(page, pair=PAIR))
+
+
+def test_the_drawn_numbers_are_the_files(folder):
+    kept.take(folder, "mine")
+    at = open_page("drift", pair=PAIR, imported="mine")
+    (drawn,) = squares(at)
+    assert dict(zip(drawn["layer"].astype(str), drawn["mean"])) == CKA
+    table = next(frame.value for frame in at.dataframe if "cka" in frame.value)
+    assert dict(zip(table["layer"].astype(str), table["cka"])) == CKA
+    compared = squares(open_page("compare", imported="mine", a_pair="demo-cognitive"))[0]
+    assert dict(zip((31 * compared["depth"]).round().astype(int).astype(str), compared["mean"])) == CKA
+
+
+def test_on_another_pairs_domain_nothing_is_drawn_on_compare(folder):
+    kept.take(folder, "mine")
+    both = len(squares(open_page("compare", imported="mine", a_pair="demo-cognitive", b_pair="demo-cultural")))
+    crossed = open_page("compare", imported="mine", a_pair="demo-cognitive", a_domain="cultural", b_pair="demo-cultural")
+    assert both > 0 and not squares(crossed)
+
+
+def section() -> AppTest:
+    return open_page("imports", "section")
+
+
+def test_bring_in_look_and_take_away(folder):
+    at = section()
+    at.text_input(key="import_folder").set_value(str(folder))
+    at.text_input(key="import_name").set_value("mine")
+    at.button[0].click()
+    run(at)
+    assert any("read 5, skipped 1" in note.value for note in at.success) and kept.names() == ["mine"]
+    skipped = next(frame.value for frame in at.dataframe if "reason" in frame.value)
+    assert skipped["path"].tolist() == ["notes.txt"] and "summary in words" in skipped["reason"].iloc[0]
+    at.button(key="remove-mine").click()
+    run(at)
+    assert kept.names() == [] and folder.exists()
+
+
+def test_a_bad_folder_is_a_notice(folder):
+    at = section()
+    at.text_input(key="import_folder").set_value(str(folder / "nowhere"))
+    at.button[0].click()
+    at.run()
+    assert not at.exception and "does not exist" in at.error[0].value and kept.names() == []
+
+
+@pytest.mark.usefixtures("demo")
+def test_marks_lie_on_a_pages_own_chart_where_the_layers_agree(folder, monkeypatch):
+    kept.take(folder, "mine")
+    monkeypatch.setattr(imports, "shown", lambda: "mine")
+    shared = {"pair": "demo-cognitive", "domain": OWN, "direction": "base-to-tuned"}
+    ours = pd.DataFrame({"layer": [0, 29], "cka": 0.9, "cka_debiased": 0.8, "low": 0.7, "high": 0.9, "n": 8})
+
+    def added(**more) -> list[dict]:
+        spec = imports.on(charts.drift_curve(ours, 3), "drift", shared | more, stream="resid_post").to_dict()
+        drawn = [layer for layer in spec["layer"] if layer["mark"].get("shape") == "square"]
+        return [row for layer in drawn for row in spec["datasets"][layer["data"]["name"]]]
+
+    assert added() == []  # 30 layers here, 32 there
+    monkeypatch.setitem(layout(), "layers", 30)
+    monkeypatch.setitem(layout(), "heads", 9)
+    assert {str(row["layer"]): row["mean"] for row in added()} == CKA
+    assert added(domain="cultural") == []
+
+
+@pytest.mark.usefixtures("demo")
+def test_drop_over_rank_lies_beside_a_pair_of_any_depth(folder, monkeypatch):
+    kept.take(folder, "mine")
+    monkeypatch.setattr(imports, "shown", lambda: "mine")
+    shared = {"pair": "demo-cognitive", "domain": OWN, "direction": "base-to-tuned"}
+    ours = pd.DataFrame({"rank": ["1", "8"], "shown": "drop", "mean": 20.0, "low": -160.0, "high": 30.0})
+    drawn = imports.on(charts.share_curve(ours, "8"), "rank", shared, stream="resid_post", layer=29).to_dict()
+    (mark,) = [row for rows in drawn["datasets"].values() for row in rows if "source" in row]
+    assert (mark["rank"], mark["layer"]) == ("8", 24) and mark["mean"] == pytest.approx(100 * (0.29 - 0.7) / 0.29)
