@@ -1,6 +1,7 @@
 """Stored sweeps: tidy tables beside a manifest that says where every number comes from. Reading them needs no torch."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +47,47 @@ def read(domain: str, folder: str, pair: str, table: str, where: dict | None = N
     filters = [(column, "==", value) for column, value in where.items()] if where else None
     found = pd.read_parquet(path, filters=filters) if path.exists() else None
     return found, json.loads(about.read_text()) if about.exists() else None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One folder of a stored sweep. files: its tables, by name. about: its manifest, None if there is none to be read."""
+
+    domain: str
+    folder: str
+    pair: str
+    files: dict[str, Path]
+    about: dict | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tables."""
+        return sum(path.stat().st_size for path in self.files.values())
+
+
+def listing(place: Path) -> list[Kept]:
+    """Every folder below a place that holds tables, in the order of pair, domain and folder."""
+    found = []
+    for path in place.glob("*/rq*/*"):
+        if files := {file.stem: file for file in sorted(path.glob("*.parquet"))}:
+            found.append(Kept(path.parents[1].name, path.parent.name, path.name, files, manifest_of(path)))
+    return sorted(found, key=lambda kept: (kept.pair, kept.domain, kept.folder))
+
+
+def manifest_of(path: Path) -> dict | None:
+    try:
+        return json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def facts(about: dict) -> dict[str, str]:
+    """What a manifest says, without its lists; what it does not say is left out."""
+    shown = {"prompts": f"{about.get('prompts', '—')}, from {len(set(about.get('templates', ())))} templates"}
+    for side in ("base", "tuned"):
+        if side in about:
+            shown[side] = about[side]["source"]
+            shown[f"{side}, fingerprint"] = about[side]["fingerprint"]
+    names = ("dtype", "device", "device_name", "kernel", "seed", "grid", "seconds", "finished", "cells_from_cache")
+    shown |= {name.replace("_", " "): str(about[name]) for name in (*names, "prompts_hash", "train_hash") if name in about}
+    return shown | {"versions": ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())}

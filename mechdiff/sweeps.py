@@ -27,7 +27,7 @@ from mechdiff.experiments.task import Task
 from mechdiff.paths import ARTIFACTS
 from mechdiff.prompts import digest
 from mechdiff.store import Store, default
-from mechdiff.terms import DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS
+from mechdiff.terms import CHOICES, DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS
 
 LIBRARIES = ("mechdiff", "torch", "transformers", "peft", "numpy")
 MAPPED_STREAMS = ("resid_post", "attn_out", "mlp_out")
@@ -126,6 +126,37 @@ def settled(task: Task) -> bool:
     return isinstance(task, EffectsTask) or (isinstance(task, ChosenHeadsTask) and task.scored is not None)
 
 
+def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tuple[int, int]]:
+    """The cells of every part of a sweep, by the label that `sweep` gives it, and how many of them the cache holds.
+
+    Where head sets are yet to be chosen it is a guess.
+    """
+    runs, store = [run for table in plan(pair, domain, GRIDS[grid], **settings) for run in table.runs], default()
+    parts: dict[str, Task] = {}
+    for direction in DIRECTIONS:
+        here = [run for run in runs if not alone(run) and run.direction == direction]
+        parts[joint_label(direction)] = Joint(here, store)
+        chosen = {run: experiments.task(run, store) for run in here if run.head_sets in CHOICES}
+        parts |= {label(run): task for run, task in chosen.items() if not settled(task)}
+    parts |= {label(run): experiments.task(run, store) for run in runs if alone(run)}
+    return {name: (task.total, task.done) for name, task in parts.items()}
+
+
+def alone(run: Run | Diagnostics) -> bool:
+    """Whether a request walks by itself, through states that are kept."""
+    return isinstance(run, Diagnostics) or run.question == "drift"
+
+
+def joint_label(direction: str) -> str:
+    return f"every question, {direction}"
+
+
+def label(run: Run | Diagnostics) -> str:
+    if isinstance(run, Diagnostics):
+        return f"{run.run.map} map, {run.run.direction}"
+    return run.question if run.question == "drift" else f"{run.question} {run.head_sets}, {run.direction}"
+
+
 def sweep(
     pair: str, domain: str | None, grid: str, out: Path | None, command: list[str], **settings
 ) -> Iterator[tuple[Task, str]]:
@@ -133,21 +164,20 @@ def sweep(
     start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), default()
     kept = 0  # cells that an earlier, stopped sweep left
     runs, tasks = [run for table in tables for run in table.runs], {}
-    alone = [run for run in runs if isinstance(run, Diagnostics) or run.question == "drift"]
     for direction in DIRECTIONS:
-        here = [run for run in runs if run not in alone and run.direction == direction]
+        here = [run for run in runs if not alone(run) and run.direction == direction]
         joint = Joint(here, store)
         kept += joint.done
-        yield joint, f"every question, {direction}"
+        yield joint, joint_label(direction)
         for run in here:
             tasks[run] = task = experiments.task(run, store)
             if settled(task):
                 joint.answer(getattr(task, "scored", task))
             else:
-                yield task, f"{run.question} {run.head_sets}, {direction}"
-    for run in alone:
+                yield task, label(run)
+    for run in filter(alone, runs):
         tasks[run] = experiments.task(run, store)
-        yield tasks[run], f"{run.run.map} map, {run.run.direction}" if isinstance(run, Diagnostics) else run.question
+        yield tasks[run], label(run)
     computed = time.monotonic() - start
     for folder in dict.fromkeys(table.folder for table in tables):
         here = [table for table in tables if table.folder == folder]

@@ -23,10 +23,17 @@ def add(commands) -> None:
 
 
 def act(args) -> None:
-    from mechdiff import sweeps
+    from mechdiff import running, sweeps
 
     if args.grid not in sweeps.GRIDS:
         raise one_of("Grid", args.grid, sweeps.GRIDS)
     settings = {"device": args.device, "dtype": args.dtype, "seed": args.seed}
-    for task, label in sweeps.sweep(args.pair, args.domain, args.grid, args.out, sys.argv[1:], **settings):
-        follow(task, label)
+    asked = running.Asked(args.pair, args.domain, args.grid, out=args.out and str(args.out), **settings)
+    running.check_place(asked)
+    with running.Record(asked) as record:
+        parts = sweeps.extent(args.pair, args.domain, args.grid, **settings)
+        record.begin(parts)
+        for task, label in sweeps.sweep(args.pair, args.domain, args.grid, args.out, sys.argv[1:], **settings):
+            record.part(label, task)
+            follow(task, label, record.tell)
+            record.tell(running.WRITING)

@@ -1,0 +1,23 @@
+"""python -m mechdiff report: a stored sweep as one HTML file."""
+
+from pathlib import Path
+
+from mechdiff.terms import DIRECTIONS
+
+
+def add(commands) -> None:
+    report = commands.add_parser("report", help="a stored sweep's answers as one HTML file, to attach to a model card")
+    report.add_argument("--pair", required=True)
+    report.add_argument("--domain", help="default: the pair's own")
+    report.add_argument("--direction", default=DIRECTIONS[0], help=", ".join(DIRECTIONS))
+    report.add_argument("--out", type=Path, help="FILE.html (default: report-PAIR-DOMAIN.html)")
+    report.set_defaults(act=act)
+
+
+def act(args) -> None:
+    from mechdiff import choices, report
+
+    choice = choices.parse(args.pair + (f"@{args.domain}" if args.domain else ""), args.direction)
+    path = args.out or Path(report.file_name(choice))
+    report.write(report.build(choice), path)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB. It opens in any browser, without a network.")

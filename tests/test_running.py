@@ -1,0 +1,215 @@
+"""Sweeps in processes of their own: what others see of them, and what becomes of one that is stopped, killed or cannot be."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import asdict
+
+import pandas as pd
+import pytest
+from swept_pair import sweep, write_pair
+
+from mechdiff import UserError, running
+from mechdiff.commands import build_parser
+from mechdiff.prompts import domains
+from mechdiff.running import FAILED, FINISHED, KILLED, RUNNING, STOPPED, Asked, Record, Status
+
+DOMAIN = domains()[0]
+PATIENCE = 120.0
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return str(write_pair(tmp_path_factory.mktemp("pair"), DOMAIN))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder of one's own, whose sweeps end with the test."""
+    monkeypatch.setattr(running, "FOLDER", tmp_path / "cache" / "sweeps")
+    yield tmp_path / "cache"
+    for status in running.every():
+        if status.state == RUNNING and status.pid != os.getpid():
+            os.kill(status.pid, signal.SIGKILL)
+
+
+def until(what, patience=PATIENCE):
+    """What a function finds, as soon as it finds it."""
+    deadline = time.monotonic() + patience
+    while not (found := what()):
+        assert time.monotonic() < deadline, [asdict(status) for status in running.every()]
+        time.sleep(0.02)
+    return found
+
+
+def seen(*states):
+    """The one known sweep, once it is in one of these states."""
+    return until(lambda: next((status for status in running.every() if status.state in states), None))
+
+
+def tables(folder):
+    return {str(path.relative_to(folder)): pd.read_parquet(path) for path in sorted(folder.rglob("*.parquet"))}
+
+
+def assert_same(one, other):
+    one, other = tables(one), tables(other)
+    assert one.keys() == other.keys() and len(one) > 8
+    for name in one:
+        pd.testing.assert_frame_equal(one[name], other[name], check_exact=True, obj=name)
+
+
+def test_a_sweep_is_seen_from_its_start_to_its_end(pair, cache, tmp_path):
+    process = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
+    status = seen(RUNNING)
+    assert (status.name, status.domain, status.pid) == ("tiny", DOMAIN, process.pid)
+    working = until(lambda: next((s for s in running.every() if s.total), None))
+    assert 0 <= working.done <= working.total and working.asked.grid == "quick"
+    process.wait(PATIENCE)
+    ended = seen(FINISHED)
+    assert ended.done == ended.total > 10_000 and ended.pace() > 0 and ended.error == ""
+    assert running.pace(Asked(pair), "tiny") == ended.pace() and running.find("tiny", DOMAIN) == ended
+
+
+def test_the_same_sweep_does_not_run_twice(pair, cache, tmp_path):
+    running.start(Asked(pair, DOMAIN, out=str(tmp_path / "out")))
+    with pytest.raises(UserError, match="is running since"):
+        running.start(Asked(pair, DOMAIN, out=str(tmp_path / "out")))
+    second = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
+    said = second.communicate()[0]
+    assert second.returncode == 2 and "is running since" in said and str(seen(RUNNING, FINISHED).pid) in said
+    assert seen(FINISHED).error == ""
+
+
+def test_stopped_and_gone_on_with_it_ends_in_the_same_tables(pair, cache, tmp_path):
+    whole = sweep(tmp_path / "other cache", "--pair", pair, "--out", str(tmp_path / "whole"))
+    whole.communicate()
+    assert whole.returncode == 0
+    asked = Asked(pair, out=str(tmp_path / "out"))
+    running.start(asked)
+    running.stop(until(lambda: next((s for s in running.every() if s.stage.endswith(("patching", "hooks"))), None)))
+    stopped = seen(STOPPED, FINISHED)
+    assert stopped.state == STOPPED and stopped.error == "", "SIGTERM was heard"
+    assert not tables(tmp_path / "out") and "goes on from there" in stopped.printed(1000)
+    assert running.start(stopped.asked).pid != stopped.pid
+    seen(FINISHED)
+    assert_same(tmp_path / "whole", tmp_path / "out")
+
+
+def test_a_killed_sweep_is_noticed(pair, cache, tmp_path):
+    process = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
+    status = seen(RUNNING)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    gone = seen(STOPPED)
+    assert gone.error == KILLED and gone.pid == status.pid
+    assert json.loads((running.FOLDER / f"{gone.id}.json").read_text())["state"] == RUNNING, "nobody could write it down"
+
+
+def note(**changes) -> Status:
+    """A status of this test's own process, in its file."""
+    me, now = running.psutil.Process(), time.time()
+    status = Status(Asked("tiny", DOMAIN), "tiny", DOMAIN, me.pid, me.create_time(), now, now)
+    status = running.replace(status, **changes)
+    running.FOLDER.mkdir(parents=True, exist_ok=True)
+    running.write(status)
+    return status
+
+
+def test_another_process_with_the_same_number_is_not_the_sweep(cache):
+    assert running.read(running.FOLDER / f"{note().id}.json").state == RUNNING
+    assert running.read(running.FOLDER / f"{note(born=time.time() - 9000).id}.json").state == STOPPED
+
+
+def test_stopping_hits_no_other_process(cache, monkeypatch):
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a stranger was signalled"))
+    running.stop(note(born=time.time() - 9000))
+
+
+def test_a_pair_that_is_not_here_fails_with_its_sentence(cache, tmp_path):
+    folder = tmp_path / "elsewhere"
+    path = tmp_path / "gone.toml"
+    path.write_text(f'domain = "{DOMAIN}"\n[base]\nfolder = "{folder}"\n[tuned]\nfolder = "{folder}"\n')
+    process = sweep(cache, "--pair", str(path), "--out", str(tmp_path / "out"))
+    said = process.communicate()[0]
+    failed = seen(FAILED)
+    assert process.returncode == 2 and failed.error in said
+    assert f"There is no model in {folder}" in failed.error and "Try:" in failed.error
+    with pytest.raises(UserError, match="There is no model"):
+        running.start(Asked(str(path), DOMAIN))
+
+
+@pytest.mark.parametrize("what", ["out", "status"])
+def test_a_folder_that_cannot_be_written_is_a_sentence(pair, cache, tmp_path, monkeypatch, what):
+    (tmp_path / "file").write_text("in the way")
+    blocked = tmp_path / "file" / "folder"
+    if what == "status":
+        monkeypatch.setattr(running, "FOLDER", blocked)
+    with pytest.raises(UserError, match=r"cannot be written[^$]*Try:"):
+        running.start(Asked(pair, DOMAIN, out=str(blocked if what == "out" else tmp_path / "out")))
+
+
+class Step:
+    """A task's progress."""
+
+    total, done, stage = 1000, 0, "patching"
+
+
+def test_a_status_is_written_whole_and_about_once_a_second(pair, cache, monkeypatch):
+    written, clock, real = [], [1000.0], running.write
+    monkeypatch.setattr(running, "write", lambda status: (written.append(status), real(status)))
+    monkeypatch.setattr(running.time, "time", lambda: clock[0])
+    with Record(Asked(pair)) as record:
+        record.begin({"one": (1000, 0), "two": (1000, 200)})
+        record.part("one", Step)
+        for Step.done in range(1000):
+            clock[0] += 0.01
+            record.tell()
+            found = [running.read(path) for path in running.FOLDER.glob("*") if path.suffix == ".json"]
+            assert None not in found
+    assert 9 <= len(written) - 3 <= 10, "the first, the beginning, the end, and ten seconds"
+    assert written[-2].done > 1000 and written[-2].total == 2000 and written[-2].kept == 200
+    assert written[-1].state == FINISHED
+
+
+def test_a_full_disk_costs_the_status_and_not_the_sweep(pair, cache, monkeypatch, capsys):
+    with Record(Asked(pair)) as record:
+
+        def full(status):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(running, "write", full)
+        monkeypatch.setattr(running, "EVERY", 0.0)
+        record.begin({"one": (1000, 0)})
+        record.part("one", Step)
+        record.tell()
+    assert capsys.readouterr().err.count("No space left on device") == 1
+
+
+def test_what_ends_a_sweep_is_kept(pair, cache):
+    for error, state, text in (
+        (KeyboardInterrupt(), STOPPED, ""),
+        (UserError("No.\nTry:  yes"), FAILED, "No.\nTry:  yes"),
+        (ValueError("a bug"), FAILED, "ValueError: a bug"),
+    ):
+        with pytest.raises(type(error)), Record(Asked(pair)):
+            raise error
+        assert (seen(state).error, seen(state).state) == (text, state)
+
+
+def test_files_of_others_are_no_sweeps(cache):
+    running.FOLDER.mkdir(parents=True)
+    for name, text in (("half", '{"asked": '), ("list", "[]"), ("other", '{"asked": {"pair": "x"}, "surprise": 1}')):
+        (running.FOLDER / f"{name}.json").write_text(text)
+    assert running.every() == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [Asked("demo-cultural"), Asked("a/b.toml", DOMAIN, "full", "float32", "cpu", 3, "some where")],
+    ids=["plain", "everything"],
+)
+def test_the_arguments_are_the_request(asked):
+    args = build_parser().parse_args(asked.arguments)
+    given = {name: getattr(args, name) for name in ("pair", "domain", "grid", "dtype", "device", "seed", "out")}
+    assert Asked(**given | {"out": given["out"] and str(given["out"])}) == asked

@@ -1,0 +1,194 @@
+"""The Sweeps page, as a user sees it: sweeps of the command line and its own, started, stopped, killed; and what is stored."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+from swept_pair import sweep, write_pair
+from test_running import DOMAIN, PATIENCE, assert_same, cache, seen, tables, until  # noqa: F401
+
+from mechdiff import running, stored
+from mechdiff.running import FAILED, FINISHED, KILLED, RUNNING, STOPPED
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
+import controls
+
+PAGE = "import session\nfrom views import sweeps\nsession.frame(sweeps.page, 'sweeps')\n"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return str(write_pair(tmp_path_factory.mktemp("pair"), DOMAIN))
+
+
+@pytest.fixture(scope="module")
+def whole(pair, tmp_path_factory):
+    """The folder of a sweep that the command line made, undisturbed."""
+    place = tmp_path_factory.mktemp("whole")
+    process = sweep(place / "cache", "--pair", pair, "--domain", DOMAIN, "--out", str(place / "out"))
+    process.communicate()
+    assert process.returncode == 0
+    return place / "out"
+
+
+@pytest.fixture(autouse=True)
+def selection(pair, monkeypatch, own_store):
+    """What the sidebar gives: the tiny pair."""
+    shared = {"pair": pair, "domain": DOMAIN, "direction": "base-to-tuned", "limit": 8}
+    monkeypatch.setattr(controls, "selection", lambda: shared)
+    return shared
+
+
+def open_page(tab: str, folder: Path | str = "") -> AppTest:
+    at = AppTest.from_string(PAGE, default_timeout=120)
+    at.query_params["tab"] = tab
+    if folder:
+        at.query_params["folder"] = str(folder)
+    at.run()
+    assert not at.exception, at.exception
+    return at
+
+
+def button(at: AppTest, label: str):
+    return next((one for one in at.button if one.label == label), None)
+
+
+def bars(at: AppTest) -> list[str]:
+    return [one.proto.text for one in at.get("progress")]
+
+
+def said(at: AppTest, text: str) -> bool:
+    return any(text in one.value for one in (*at.markdown, *at.error, *at.warning, *at.info, *at.caption))
+
+
+def test_a_sweep_of_the_command_line_is_seen(pair, cache, tmp_path):  # noqa: F811
+    at = open_page("Run", tmp_path / "out")
+    assert said(at, "No sweep has been started here yet") and not button(at, "Start").disabled
+    assert said(at, "15,100 cells"), "the estimate comes before the beginning"
+    process = sweep(cache, "--pair", pair, "--domain", DOMAIN, "--out", str(tmp_path / "out"))
+    until(lambda: next((status for status in running.every() if status.total), None))
+    os.kill(process.pid, signal.SIGSTOP)
+    at.run()
+    (bar,) = bars(at)
+    assert f"**tiny** on **{DOMAIN}**, quick grid" in bar and "cells" in bar
+    assert button(at, "Start").disabled, "one at a time"
+    os.kill(process.pid, signal.SIGCONT)
+    process.communicate()
+    at.run()
+    assert said(at, "finished") and not bars(at) and not button(at, "Start").disabled
+    assert said(at, "as fast as the last sweep"), "the next estimate knows how fast it goes here"
+
+
+def test_started_on_the_page_it_ends_in_the_command_lines_tables(whole, cache, tmp_path):  # noqa: F811
+    at = open_page("Run", tmp_path / "out")
+    button(at, "Start").click().run()
+    assert not at.error and len(bars(at)) == 1, [e.value for e in at.error]
+    assert os.getsid(seen(RUNNING, FINISHED).pid) != os.getsid(0), "it outlives the app"
+    seen(FINISHED)
+    assert_same(whole, tmp_path / "out")
+
+
+def test_two_people_start_one_sweep(cache, tmp_path, monkeypatch):  # noqa: F811
+    one, two = (open_page("Run", tmp_path / "out") for _ in range(2))
+    button(one, "Start").click().run()
+    first = seen(RUNNING)
+    os.kill(first.pid, signal.SIGSTOP)
+    button(two, "Start").click().run()
+    assert not two.error and len(bars(two)) == 1 and button(two, "Start").disabled, "the second sees the first one's"
+    monkeypatch.setattr(running, "find", lambda *_: None)  # at the same moment: neither has seen the other's
+    button(two.run(), "Start").click().run()
+    assert said(two, f"process {first.pid}")
+    os.kill(first.pid, signal.SIGCONT)
+    assert seen(FINISHED).pid == first.pid
+
+
+def test_stop_and_resume_end_in_the_same_tables(whole, cache, tmp_path):  # noqa: F811
+    at = open_page("Run", tmp_path / "out")
+    button(at, "Start").click().run()
+    until(lambda: next((s for s in running.every() if s.stage.endswith(("hooks", "patching"))), None))
+    at.run()
+    button(at, "Stop").click().run()
+    assert seen(STOPPED, FINISHED).state == STOPPED and not tables(tmp_path / "out")
+    at.run()
+    assert said(at, "stopped") and not said(at, KILLED)
+    button(at, "Resume").click().run()
+    seen(FINISHED)
+    assert_same(whole, tmp_path / "out")
+
+
+def test_a_killed_sweep_can_be_gone_on_with(whole, cache, tmp_path):  # noqa: F811
+    at = open_page("Run", tmp_path / "out")
+    button(at, "Start").click().run()
+    status = until(lambda: next((s for s in running.every() if s.total), None))
+    os.kill(status.pid, signal.SIGKILL)
+    seen(STOPPED)
+    at.run()
+    assert said(at, KILLED)
+    button(at, "Resume").click().run()
+    seen(FINISHED)
+    assert_same(whole, tmp_path / "out")
+
+
+def test_a_failed_sweep_shows_its_sentence(cache, tmp_path):  # noqa: F811
+    path = tmp_path / "gone.toml"
+    path.write_text(f'domain = "{DOMAIN}"\n[base]\nfolder = "nowhere"\n[tuned]\nfolder = "nowhere"\n')
+    sweep(cache, "--pair", str(path), "--out", str(tmp_path / "out")).communicate()
+    seen(FAILED)
+    at = open_page("Run")
+    assert said(at, "There is no model in") and button(at, "Try again")
+    button(at, "Try again").click().run()
+    assert not at.exception and said(at, "There is no model in")
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(cache, tmp_path):  # noqa: F811
+    (tmp_path / "file").write_text("in the way")
+    at = open_page("Run", tmp_path / "file" / "folder")
+    button(at, "Start").click().run()
+    assert not at.exception and said(at, "cannot be written") and running.every() == []
+
+
+def test_what_is_stored_is_listed_with_its_manifest(whole):
+    at = open_page("Stored", whole)
+    (line,) = at.dataframe[0].value.to_dict("records")
+    assert (line["Pair"], line["Domain"], line["Questions"]) == ("tiny", DOMAIN, "rq1, rq2, rq3, rq4")
+    assert (line["Grid"], line["Prompts"], line["Manifest"]) == ("quick", "50", "there") and line["MB"] > 0
+    facts = dict(zip(at.table[0].value["what"], at.table[0].value["value"]))
+    about = stored.listing(whole)[0].about
+    assert about["base"]["fingerprint"] in facts["base, fingerprint"] and facts["seed"] == "0"
+    assert at.code[0].value == about["command"]
+    at.segmented_control[0].set_value("rq4").run()
+    at.selectbox[-1].set_value("heads").run()
+    shown = at.dataframe[-1].value
+    kept = pd.read_parquet(whole / DOMAIN / "rq4" / "tiny" / "heads.parquet")
+    pd.testing.assert_frame_equal(shown.reset_index(drop=True), kept.head(200))
+    assert said(at, f"the first 200 of {len(kept):,} lines")
+
+
+def test_what_has_no_manifest_is_listed_and_says_so(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    (tmp_path / "copy" / DOMAIN / "rq2" / "tiny" / "manifest.json").unlink()
+    (tmp_path / "copy" / DOMAIN / "rq1" / "tiny" / "manifest.json").write_text('{"half": ')
+    at = open_page("Stored", tmp_path / "copy")
+    (line,) = at.dataframe[0].value.to_dict("records")
+    assert line["Manifest"] == "missing in rq1, rq2" and line["Questions"] == "rq1, rq2, rq3, rq4"
+    assert said(at, "rq1 has no manifest")
+
+
+def test_our_own_sweeps_have_a_report_and_others_none(whole):
+    assert [b.proto.label for b in open_page("Stored").get("download_button")] == ["Report (HTML)"]
+    assert not open_page("Stored", whole).get("download_button")
+
+
+def test_new_tables_show_without_a_restart(whole, tmp_path):
+    at = open_page("Stored", tmp_path)
+    assert said(at, "No sweep is stored")
+    shutil.copytree(whole / DOMAIN, tmp_path / DOMAIN)
+    started = time.monotonic()
+    at.run()
+    assert len(at.dataframe[0].value) == 1 and time.monotonic() - started < PATIENCE
