@@ -1,0 +1,218 @@
+"""Talks: every mistake in a file names its step, the ready one says what its charts show, and a slide shows what it names."""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mechdiff import charts, stored, verdict
+from mechdiff import talk as talks
+from mechdiff.__main__ import main
+from mechdiff.choices import parse
+from mechdiff.errors import UserError
+from mechdiff.talk import PARTS, READY, SELECTION, find, keep, read_talk
+
+APP = Path(__file__).parents[1] / "app"
+sys.path.insert(0, str(APP))
+import controls  # noqa: E402
+import jobs  # noqa: E402
+import prepare  # noqa: E402
+import session  # noqa: E402
+import talk  # noqa: E402
+from views import compare  # noqa: E402
+
+STEP = '[[step]]\nheadline = "What is seen"\npage = "patching"\n'
+NOT_ON_SLIDES = {"own", "own_prompt", "back", "stack", "horizon", "measure", "target", "foil"}  # the Lab's
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A talk from text."""
+
+    def from_text(text: str) -> talks.Talk:
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return read_talk(path)
+
+    return from_text
+
+
+MISTAKES = {
+    "not TOML": ("[[step", ["is not TOML", "[[step]]"]),
+    "no step": ('title = "x"', ["no [[step]]"]),
+    "another table": (STEP + "[slide]\n", ["'slide'", "[[step]]"]),
+    "no headline": ('[[step]]\npage = "rank"', ["Step 1 has no headline"]),
+    "no page": ('[[step]]\nheadline = "x"', ["Step 1: page '(none)'", "patching"]),
+    "page": (STEP + STEP.replace("patching", "lab"), ["Step 2: page 'lab'", "rank, heads, compare"]),
+    "key": (STEP + "layr = 3", ["Step 1: key 'layr'", "layer"]),
+    "pair": (STEP + 'pair = "demo"', ["Step 1: Pair 'demo'", "demo-cognitive"]),
+    "domain": (STEP + 'domain = "weather"', ["Step 1: domain 'weather'", "cultural"]),
+    "direction": (STEP + 'direction = "up"', ["Step 1: direction 'up'", "base-to-tuned"]),
+    "rank": (STEP + 'rank = "5"', ["Step 1: rank '5'", "4, 6, 8"]),
+    "count": (STEP + "prompts = 10", ["Step 1: prompts '10'", "8, 16, 32"]),
+    "blend": (STEP + "blend = 0.33", ["Step 1: blend 0.33", "0.05"]),
+    "switch": (STEP + 'curve = "yes"', ["Step 1: curve 'yes'", "true, false"]),
+    "part": (STEP + 'show = ["curve", "map"]', ["Step 1: part of patching 'map'", "tokens"]),
+    "link": (STEP + 'link = "http://localhost:8501/rank?size=3"', ["Step 1: the link's key 'size'"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_names_its_step(mistake, read):
+    text, says = MISTAKES[mistake]
+    with pytest.raises(UserError) as caught:
+        read(text)
+    assert all(part in str(caught.value) for part in says), str(caught.value)
+
+
+@pytest.mark.usefixtures("demo")
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("layer = 30", "layer 30 is not a number from 0 to 29"),
+        ("layer = 2.5", "layer 2.5"),
+        ("heads = [1, 9]", "head 9"),
+        ("heads = 3", "heads 3 is not a list"),
+    ],
+)
+def test_a_place_that_the_pair_does_not_have_names_its_step(line, says, read):
+    with pytest.raises(UserError, match=rf"Step 2: {says}"):
+        read(STEP + STEP + line)
+
+
+def test_a_pasted_link_is_its_page_and_selection(read):
+    link = controls.link(
+        "heads", {"pair": "demo-cultural", "layer": 21, "heads": [6, 7], "blend": 0.5, "prompts": 8, "stream": "mlp_out"}
+    )
+    (step,) = read(f'[[step]]\nheadline = "x"\nlayer = 3\nlink = "http://localhost:8501/{link}&curve=true&talk=1&step=4"').steps
+    assert step.page == "heads" and step.show == ("map",)
+    told = {"pair": "demo-cultural", "layer": 3, "heads": [6, 7], "blend": 0.5, "prompts": 8, "stream": "mlp_out", "curve": True}
+    assert step.values == told
+
+
+def test_an_address_is_read_back_as_its_step(read):
+    text = STEP.replace("patching", "compare") + 'a_pair = "demo-cultural"\npublished = false\nheads = []\n'
+    (step,) = read(text).steps
+    page, values = talks.read_link(talk.address("mine", 3, step), "Step 1")
+    assert (page, values) == ("compare", {"a_pair": "demo-cultural", "published": False})
+
+
+def test_talks_and_the_app_know_the_same_names():
+    assert set(SELECTION) >= controls.DEFAULTS.keys() - NOT_ON_SLIDES
+    assert {page: set(parts) for page, parts in talk.KEYS.items()} == {page: set(parts) for page, parts in PARTS.items()}
+    assert set(PARTS["compare"]) == {"verdict", *compare.CURVES, *compare.MODULES, *compare.SETS, "rank"}
+
+
+def test_a_kept_talk_is_found_by_its_name_and_no_other_file_is(read, tmp_path, monkeypatch):
+    monkeypatch.setattr(talks, "CACHE", tmp_path / "cache")
+    (tmp_path / "my talk.toml").write_text(STEP)
+    assert keep(tmp_path / "my talk.toml") == "my-talk"
+    assert read_talk(find("my-talk")).steps[0].headline == "What is seen"
+    for name in ("../my-talk", "other", "", "/etc/passwd"):
+        with pytest.raises(UserError, match="my-talk"):
+            find(name)
+    (tmp_path / "1.toml").write_text(STEP)
+    with pytest.raises(UserError, match="no name of its own"):
+        keep(tmp_path / "1.toml")
+
+
+def number(text: str, pattern: str) -> float:
+    return float(re.search(pattern, text)[1])
+
+
+def stored_lines(step: talks.Step, folder: str, name: str, **where) -> pd.DataFrame:
+    pair = controls.read_pair(step.values["pair"])
+    found, about = stored.read(step.values.get("domain", pair.domain), folder, pair.name, name, where)
+    assert about["prompts"] == step.values["prompts"], "the live numbers are the stored ones"
+    return found
+
+
+def test_every_number_in_the_ready_talks_headlines_is_the_stored_one():
+    _, drift, patch, control, transport, rank, heads, together = read_talk(find(READY)).steps
+    there = {"stream": "resid_post", "direction": "base-to-tuned"}
+    line = stored_lines(drift, "rq1", "drift", stream="resid_post").set_index("layer")["cka_debiased"]
+    assert [float(x) for x in re.findall(r"0\.\d\d", drift.headline)] == [round(line[layer], 2) for layer in (12, 29)]
+    assert line.idxmin() == drift.values["layer"] == 29
+    line = stored_lines(patch, "rq1", "patch_summary", control="none", **there).set_index("layer")["mean"]
+    for layer in (8, 16, 29):
+        assert number(patch.headline, rf"(\d\.\d\d)(?: nats)? at layer {layer}\b") == round(line[layer], 2)
+    other = stored_lines(control, "rq1", "patch_summary", control="none", layer=29, **there)
+    assert number(control.headline, r"(\d\.\d\d) nats") == round(other["mean"].item(), 2) and other["low"].item() > line[29]
+    line = stored_lines(transport, "rq2", "transport_summary", layer=28, **there).set_index(["map", "control"])["mean"]
+    mapped = line.loc[("procrustes_scaled", "none")]
+    told = [float(x) for x in re.findall(r"\d\.\d\d", transport.headline)]
+    assert told == [round(mapped, 2), round(line.xs("mean", level="control").item(), 2)]
+    assert mapped < line.drop([("procrustes_scaled", "none")]).loc[lambda found: found > 1e-3].min(), "below every control"
+    line = stored_lines(rank, "rq3", "rank_summary", layer=29, **there)
+    full = line[(line["map"] == "procrustes_scaled") & (line["rank"] == "full") & (line["control"] == "none")]
+    drops = line[line["control"] == "mean"]["drop"].unique().item(), full[full["complement"] == "mean"]["drop"].item()
+    assert [int(x) for x in re.findall(r"(\d+) %", rank.headline)] == [round(drop) for drop in drops] and drops[0] > drops[1]
+    line = stored_lines(heads, "rq4", "coverage_summary", layer=21, direction="base-to-tuned", control="none")
+    three = line[line["heads"].str.count("-") == 2].groupby("chosen")["coverage"]
+    told = [int(x) for x in re.findall(r"(\d+) %", heads.headline)]
+    assert told == [round(100 * three.get_group(name).item()) for name in ("greedy", "topk")]
+    a, b = (verdict.estimates(parse(together.values[side], "base-to-tuned"), None) for side in ("a_pair", "b_pair"))
+    assert (
+        a["drift"].low > b["drift"].high - 0.05
+        and verdict.difference(verdict.QUANTITIES["drift"], a["drift"], b["drift"]).high < 0
+    )
+    assert a["rank_mean"].high == 0 < b["rank_mean"].low
+
+
+def test_a_large_chart_grows_with_the_window_and_keeps_its_data():
+    table = pd.DataFrame({"layer": [0, 1], "shown": charts.PATCHED, "mean": [0.1, 2.0], "low": 0.0, "high": 3.0})
+    plain = charts.Unchecked(
+        charts.layer_curve(table, 1, "4 prompts; a subtitle of more than one line, as most of them are here")
+    )
+    before = plain.to_dict()
+    with charts.stage(92):
+        drawn = plain.to_dict()
+    assert plain.to_dict() == before and before["height"] == 240
+    assert drawn["height"] == "container" and drawn["datasets"] == before["datasets"]
+    assert len(drawn["title"]["subtitle"]) == 1 < len(before["title"]["subtitle"])
+    sizes = [drawn["title"]["fontSize"], drawn["config"]["axis"]["labelFontSize"]]
+    assert all("windowSize()" in size["expr"] for size in sizes)
+
+
+@pytest.mark.usefixtures("demo")
+def test_preparing_leaves_nothing_to_compute(read, tmp_path, monkeypatch, own_store, capsys):
+    monkeypatch.setattr(session, "PATIENCE", 300.0)
+    monkeypatch.setattr(talks, "CACHE", tmp_path / "cache")
+    text = STEP + 'pair = "demo-cultural"\nprompts = 8\nlayer = 16\n'
+    found = read(text)
+    name = keep(tmp_path / "mine.toml")
+    monkeypatch.setattr(prepare, "positions", lambda step: [{"layer": 17}])
+    assert prepare.main(str(tmp_path / "mine.toml"), name, "5") == 0
+    assert "1 of 1 slider positions ready" in capsys.readouterr().out
+    monkeypatch.delattr(jobs, "start")  # anything left to compute is an error from here on
+    for layer in ("16", "17"):
+        at = AppTest.from_string(prepare.SCRIPT.format(page="patching"), default_timeout=60)
+        for key, value in (found.steps[0].values | {"talk": name, "step": 1, "layer": layer}).items():
+            at.query_params[key] = str(value)
+        at.run()
+        assert not at.exception and not at.error
+        assert at.metric[0].label == f"Mean effect at layer {layer}"
+
+
+def test_positions_are_the_nearest_first():
+    one = talks.Step("x", "rank", {"rank": "8"}, ("curve",))
+    assert [moved["rank"] for moved in prepare.positions(one)][:4] == ["6", "12", "4", "16"]
+    assert prepare.positions(talks.Step("x", "compare")) == []
+
+
+def test_an_unknown_talk_says_so_on_the_page():
+    at = AppTest.from_string(prepare.SCRIPT.format(page="home"), default_timeout=60)
+    at.query_params["talk"] = "nothing-of-the-kind"
+    at.run()
+    assert "talk prepare" in at.error[0].value and at.subheader
+
+
+@pytest.mark.parametrize(
+    ("line", "says"), [("talk give", "'give'"), ("talk prepare no.toml", "no.toml"), ("talk prepare --minutes -1", "-1")]
+)
+def test_a_wrong_command_is_a_sentence(line, says, capsys):
+    assert main(line.split()) == 2
+    assert says in capsys.readouterr().err
