@@ -1,0 +1,118 @@
+"""Weights: which matrices changed, over how many directions, and are these the directions that a map carries over?"""
+
+import controls
+import history
+import pandas as pd
+import session
+import streamlit as st
+from words import TERMS, say
+
+from mechdiff import charts, experiments
+from mechdiff.experiments import Overlap, Run
+from mechdiff.experiments.overlap import SIZES
+from mechdiff.terms import FITTED
+from views import mapped
+
+MEASURES = ("relative_norm", "participation_ratio", "stable_rank", "rank_90")
+SINGULAR = "singular_"
+
+
+def page() -> None:
+    session.heading(
+        "Weights: what did fine-tuning write?",
+        say("relative norm", "participation ratio", "stable rank", "rank 90", "pair"),
+        "Each matrix's difference, tuned minus base, read from the files: no prompt and no forward pass.",
+    )
+    shared = st.session_state["_shared"]
+    if session.ready(controls.read_pair(shared["pair"])):
+        matrices(shared)
+
+
+@session.panel
+def matrices(shared: dict) -> None:
+    run = controls.request("weights", shared | {"limit": None})
+    layer, row = controls.layer(run.spec), mapped.numbers()
+    table = session.answer(run)
+    if table.empty:
+        session.waiting("The map fills in as matrices are compared.")
+        return
+    modules = list(dict.fromkeys(table["module"]))
+    choice, measured = st.columns([1, 1.6], vertical_alignment="bottom")
+    with choice:
+        module = st.selectbox("Matrix", modules, key="module", bind="query-params")
+    with measured:
+        measure = st.segmented_control(
+            "Shown", MEASURES, key="shown", default=MEASURES[0], required=True, format_func=lambda name: name.replace("_", " ")
+        )
+    here = table[(table["layer"] == layer) & (table["module"] == module)]
+    left, right = st.columns([3, 2])
+    with left:
+        about = "tuned minus base; click a matrix"
+        controls.clickable(charts.weights_map(table, measure, layer, module, about), "pick_matrix", take)
+    if len(here):
+        (line,) = here.to_dict("records")
+        numbers(run, row, line)
+        with right:
+            values = [value for name, value in line.items() if name.startswith(SINGULAR)]
+            rest = 1 - sum(value**2 for value in values) / line["norm"] ** 2 if line["norm"] else 0.0
+            told = f"the {len(values)} leading ones; the rest hold {max(0.0, rest):.1%} of the squared size"
+            controls.draw(charts.singular_bars(values, f"L{layer} {module}", told))
+    session.provenance(run, table)
+    subspace(shared, layer)
+
+
+def take(picked: dict) -> None:
+    st.session_state["layer"], st.session_state["module"] = int(picked["layer"]), picked["module"]
+
+
+def numbers(run: Run, row, line: dict) -> None:
+    """The chosen matrix's size and ranks."""
+    name, shape = f"L{line['layer']} {line['module']}", f"{line['outputs']} × {line['inputs']}"
+    row.metric(f"{name}, of the base's norm", f"{line['relative_norm']:.2%}", help=TERMS["relative norm"], **mapped.quiet(shape))
+    for key in ("participation_ratio", "stable_rank"):
+        label = key.replace("_", " ")
+        row.metric(label.capitalize(), f"{line[key]:.3g}", help=TERMS[label], **mapped.quiet("directions"))
+    found = f"{line['rank_90']:.0f}" if line["rank_90"] == line["rank_90"] else "over 128"
+    row.metric("Rank 90", found, help=TERMS["rank 90"], **mapped.quiet("directions"))
+    where = {key: line[key] for key in ("layer", "module")}
+    history.note(run, name, line["relative_norm"], "of the base's norm", column="relative_norm", **where)
+
+
+@session.panel
+def subspace(shared: dict, layer: int) -> None:
+    """The changes' output directions against those of the map on the Rank page."""
+    st.subheader("Low-rank in activations, low-rank in weights?", help=say("map", "rank", "overlap"))
+    fit = st.session_state.get("fit", controls.DEFAULTS["fit"])
+    if fit not in FITTED:
+        st.info(f"The map `{fit}` is not fitted, so it has no leading directions.\n\nTry:  {', '.join(FITTED)} on the Rank page")
+        return
+    asked = Overlap(controls.request("weights", shared | {"limit": None}, map=fit, layers=(layer,)))
+    task = experiments.task(asked)
+    takes = "known already, shown at once" if task.done >= task.total else "the train split is read first"
+    if not controls.compute(
+        "overlap", f"Against the `{fit}` map's output directions at layer {layer}, as on the Rank page.", takes
+    ):
+        return
+    table = session.answer(asked)
+    if table.empty:
+        session.waiting("The overlap appears when the map is fitted and the matrices are factorised.")
+        return
+    k = st.select_slider("Directions compared", SIZES, value=8, key="overlap_k")
+    shown = table[table["k"] == k]
+    if shown.empty:
+        st.info(f"No change of these layers has {k} directions.")
+        return
+    told = f"the first {k} output directions of each change and of {fit}; dashed: chance"
+    controls.draw(charts.weight_overlap(shown, layer, told))
+    st.caption(verdict(shown, k))
+    with st.expander("The numbers"):
+        st.dataframe(table, height=220, hide_index=True)
+
+
+def verdict(shown: pd.DataFrame, k: int) -> str:
+    """What the overlap says, in words. It has no interval: it is one fine-tune, and no mean over prompts."""
+    most, chance = shown.loc[shown["overlap"].idxmax()], shown["chance"].iloc[0]
+    return (
+        f"Mean {shown['overlap'].mean():.1%}, chance {chance:.1%}; the largest is {most.overlap:.1%}, {most.module} of layer "
+        f"{most.written}. The k = {k} leading directions are compared; this has no interval, for it is no mean over prompts."
+    )

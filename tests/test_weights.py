@@ -1,0 +1,165 @@
+"""Differences of weights: planted ranks, invariances, every family's files, adapters, and sentences for what cannot be read."""
+
+import json
+
+import pytest
+import torch
+from conftest import FAMILIES, tiny_model
+from peft import LoraConfig, get_peft_model
+from test_experiments import pair  # noqa: F401
+from test_study import study  # noqa: F401
+from torch.testing import assert_close
+
+import mechdiff
+from mechdiff import Run, experiments
+from mechdiff.errors import UserError
+from mechdiff.pairs import Source
+from mechdiff.weights import EXACT, Weights, difference, gram_energy, leading, spectrum
+
+
+def of_rank(k: int, shape=(20, 30), values=None) -> torch.Tensor:
+    """A random matrix with k singular values, all 1 unless they are given."""
+    left, right = (torch.linalg.qr(torch.randn(size, k, generator=torch.Generator().manual_seed(size))).Q for size in shape)
+    return (left * (torch.ones(k) if values is None else values)) @ right.mT
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_k_equal_directions_are_k_by_every_measure(k):
+    found = spectrum(5 * of_rank(k))
+    assert found.norm == pytest.approx(5 * k**0.5, rel=1e-5)
+    assert (found.participation_ratio, found.stable_rank) == (pytest.approx(k, rel=1e-4), pytest.approx(k, rel=1e-4))
+    assert found.rank_90 == {1: 1, 3: 3, 10: 9}[k]
+    assert_close(found.left[:, :k] @ torch.diag(found.singular[:k]) @ found.right[:, :k].mT, 5 * of_rank(k), atol=1e-5, rtol=1e-5)
+
+
+def test_a_rotation_of_inputs_or_outputs_changes_no_measure():
+    matrix = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+    one, other = spectrum(matrix), spectrum(of_rank(20, (20, 20)) @ matrix @ of_rank(30, (30, 30)))
+    for name in ("norm", "participation_ratio", "stable_rank", "rank_90"):
+        assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4)
+
+
+def test_no_difference_is_nothing():
+    found = spectrum(torch.zeros(4, 6))
+    assert (found.norm, found.participation_ratio, found.stable_rank, found.rank_90) == (0, 0, 0, 0)
+
+
+def test_a_large_matrix_by_random_projection_equals_the_whole_factorisation():
+    values = 0.97 ** torch.arange(EXACT + 30.0)
+    matrix = of_rank(EXACT + 30, (EXACT + 30, EXACT + 60), values)
+    _, singular, right = leading(matrix, 0)
+    assert_close(singular[:64], values[:64], rtol=1e-4, atol=0)
+    assert float((right[:16] @ torch.linalg.svd(matrix, full_matrices=False)[2][:16].mT).square().sum()) == pytest.approx(
+        16, rel=1e-3
+    )
+    assert gram_energy(matrix) == pytest.approx(float((values**4).sum()), rel=1e-4)
+    found = spectrum(matrix)
+    assert found.participation_ratio == pytest.approx(float((values**2).sum() ** 2 / (values**4).sum()), rel=1e-3)
+    assert found.rank_90 == int(((values**2).cumsum(0) < 0.9 * (values**2).sum()).sum()) + 1
+    assert spectrum(torch.randn(EXACT + 1, EXACT + 1)).rank_90 is None, "more directions than were computed"
+
+
+def pair_of(folder, family: str = "llama", shards: str = "5GB"):
+    """A tiny base and a copy of it with noise of known size, saved as their makers do. Returns both models and the pair file."""
+    base, tuned = (tiny_model(family, 0) for _ in range(2))
+    torch.manual_seed(3)
+    for parameter in tuned.parameters():
+        parameter.add_(0.01 * torch.randn_like(parameter))
+    base.save_pretrained(folder / "base", max_shard_size=shards)
+    tuned.save_pretrained(folder / "tuned", max_shard_size=shards)
+    path = folder / "pair.toml"
+    path.write_text('[base]\nfolder = "base"\n[tuned]\nfolder = "tuned"\n')
+    return base, tuned, path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_files_give_the_models_own_differences(family, tmp_path):
+    base, tuned, _ = pair_of(tmp_path, family)
+    mine, theirs = (Weights(Source(folder=str(tmp_path / side))) for side in ("base", "tuned"))
+    linear = {name: module for name, module in base.named_modules() if type(module).__name__ in ("Linear", "Conv1D")}
+    compared = 0
+    for name, module in linear.items():
+        place = next((place for place, key in mine.places.items() if name.endswith(key.removesuffix(".weight"))), None)
+        if place is not None:
+            change = tuned.get_submodule(name).weight - module.weight
+            change = change.mT if type(module).__name__ == "Conv1D" else change
+            assert_close(difference(mine, theirs, place)[0], change)
+            compared += 1
+    assert compared >= 4 * base.config.num_hidden_layers
+
+
+def test_the_question_is_answered_from_shards_and_kept(tmp_path, own_store, monkeypatch):
+    base, tuned, path = pair_of(tmp_path, shards="20KB")
+    assert len(list((tmp_path / "base").glob("*.safetensors"))) > 1
+    table = mechdiff.run(Run("weights", pair=str(path), layers=(1, 3)))
+    assert set(table["layer"]) == {1, 3} and len(table) == 2 * 7
+    line = table[(table["layer"] == 3) & (table["module"] == "mlp.down_proj")].iloc[0]
+    before, after = (model.model.layers[3].mlp.down_proj.weight for model in (base, tuned))
+    assert line["relative_norm"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
+    assert line["singular_1"] == pytest.approx(float(torch.linalg.svdvals(after - before)[0]), rel=1e-5)
+    assert (line["outputs"], line["inputs"]) == tuple(before.shape)
+    monkeypatch.setattr("mechdiff.weights.Weights.plain", lambda *_: pytest.fail("read again"))
+    assert mechdiff.run(Run("weights", pair=str(path), layers=(1, 3))).equals(table)
+
+
+@pytest.mark.parametrize("details", [{}, {"use_rslora": True}, {"alpha_pattern": {"v_proj": 32}, "rank_pattern": {"v_proj": 3}}])
+def test_an_adapter_is_the_merged_models_difference(details, tmp_path, own_store):
+    base = tiny_model("llama", 0)
+    base.save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=["v_proj", "down_proj"], init_lora_weights=False, **details)
+    adapted = get_peft_model(tiny_model("llama", 0), config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    merged = adapted.merge_and_unload()
+    path = tmp_path / "pair.toml"
+    path.write_text('[base]\nfolder = "base"\n[tuned]\nadapter = "adapter"\n')
+    mine, theirs = Weights(Source(folder=str(tmp_path / "base"))), Weights(mechdiff.pairs.read_pair(str(path)).tuned)
+    for module in ("self_attn.v_proj", "mlp.down_proj", "self_attn.q_proj"):
+        change = merged.get_submodule(f"model.layers.2.{module}").weight - base.get_submodule(f"model.layers.2.{module}").weight
+        assert_close(difference(mine, theirs, (2, module))[0], change, atol=1e-5, rtol=1e-5)
+    table = mechdiff.run(Run("weights", pair=str(path), layers=(2,))).set_index("module")
+    assert table.loc["mlp.down_proj", "stable_rank"] <= 2.001 and table.loc["self_attn.q_proj", "norm"] == 0
+
+
+def test_what_cannot_be_read_is_a_sentence(tmp_path):
+    _, _, path = pair_of(tmp_path)
+    (tmp_path / "tuned" / "model.safetensors").rename(tmp_path / "tuned" / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no \.safetensors file.*\n?Try:"):
+        mechdiff.run(Run("weights", pair=str(path)))
+    adapter = tmp_path / "dora"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "use_dora": True, "lora_alpha": 1}))
+    with pytest.raises(UserError, match="more than a plain LoRA"):
+        _ = Weights(Source(folder=str(tmp_path / "base"), adapter=str(adapter))).adapter
+    small = tiny_model("gpt_neox", 0)
+    small.save_pretrained(tmp_path / "other")
+    mine, theirs = (Weights(Source(folder=str(tmp_path / side))) for side in ("base", "other"))
+    assert difference(mine, theirs, (0, "mlp.down_proj")) is None, "a matrix that one of them lacks"
+
+
+def test_an_edit_that_makes_the_states_spans_their_mapped_subspace(study, tmp_path):  # noqa: F811
+    """Tuned is base with a huge rank-2 edit of what layer 1's MLP writes: there the recipient's states are that edit."""
+    tuned = tiny_model("llama", 0)
+    tuned.model.layers[1].mlp.down_proj.weight.add_(100 * of_rank(2, (32, 48)))
+    tuned.save_pretrained(tmp_path / "tuned")
+    found = {}
+    for layer in (0, 1, 2):
+        run = Run("weights", map="ridge", layers=(layer,), **{k: v for k, v in study.items() if k != "limit"})
+        found[layer] = experiments.run(experiments.Overlap(run))
+    assert found[0].empty, "nothing differs up to layer 0, and so no matrix has a direction"
+    (at_two,) = found[1].query("k == 2").itertuples()
+    assert (at_two.written, at_two.module) == (1, "mlp.down_proj") and at_two.overlap > 0.98 and at_two.chance == 2 / 32
+    assert set(found[1]["k"]) == {1, 2}, "a change of rank 2 has no third direction"
+    assert found[2].query("k == 2")["overlap"].iloc[0] > 0.9, "the residual stream carries it on"
+
+
+def test_unrelated_changes_have_the_overlap_of_chance(study):  # noqa: F811
+    run = Run("weights", layers=(3,), **{k: v for k, v in study.items() if k != "limit"})
+    table = experiments.run(experiments.Overlap(run))
+    assert len(table) == 4 * 2 * 5
+    by_size = table.groupby("k")[["overlap", "chance"]].mean()
+    assert ((by_size["overlap"] / by_size["chance"]).loc[[8, 16]] < 1.5).all(), "two random models"
+
+
+def test_the_subspace_of_one_layer_is_asked_for():
+    with pytest.raises(UserError, match="--layers 26"):
+        experiments.Overlap(Run("weights", layers=(1, 2)))
