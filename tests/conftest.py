@@ -1,5 +1,11 @@
-"""Fixtures: tiny random models of ten families, a cache of one's own, and the real demo pairs."""
+"""Fixtures: tiny random models of ten families, a cache of one's own, the real demo pairs, and the app in a real browser."""
 
+import os
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # before torch is loaded, here and in what tests start
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+
+import browser
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -36,6 +42,23 @@ FAMILIES = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """The browser's tests begin: they take longest, and where there are several workers the others run beside them."""
+    items.sort(key=lambda item: not item.path.stem.startswith("test_browser"))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """With several workers a file's tests stay on one of them, and all of the browser's on the one that has the app."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "browser" if "test_browser" in file else file
+
+    return Scheduling(config, log)
+
+
 def tiny_model(family: str, seed: int):
     """A random model whose every part matters: weights large enough that a wrong mask, norm or cap shows."""
     torch.manual_seed(seed)
@@ -64,3 +87,50 @@ def demo():
     from mechdiff.commands.pairs import prepare_demo
 
     prepare_demo(lambda step, text: print(text))
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory):
+    """Where the first test's sweep stays for the others: it is the same pair and the same prompts."""
+    return tmp_path_factory.mktemp("swept") / "artifacts"
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """The cache folder of the app that browser tests visit: one for all, so that what one of them computes the next one finds."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def address(cache, demo):
+    with browser.server(cache) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    """A real browser. Without one its tests are skipped, unless MECHDIFF_BROWSER says that this is a failure."""
+    if not os.environ.get("MECHDIFF_BROWSER"):
+        pytest.importorskip("playwright", reason="pip install playwright==1.65.2")
+        if browser.chromium() is None:
+            pytest.skip("no chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=browser.chromium(), args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def visit(chrome, address):
+    """Opens a tab in a browser context of its own: visit(path, **context settings)."""
+    contexts = []
+
+    def opened(path: str = "", **settings) -> browser.Visitor:
+        contexts.append(chrome.new_context(**({"viewport": {"width": 1280, "height": 720}} | settings)))
+        return browser.Visitor(contexts[-1].new_page(), address).open(path)
+
+    yield opened
+    for context in contexts:
+        context.close()

@@ -14,6 +14,7 @@ from mechdiff import prompts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 import controls
+import jobs  # noqa: F401 (for the tests)
 import session
 import strip
 from views import lab, lab_chips, lab_maps, lab_positions, lab_says  # noqa: F401 (for the tests)

@@ -4,6 +4,7 @@ What needs a fitted map is tested on a tiny pair, with a small stored sweep of i
 """
 
 import shlex
+import shutil
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
 
 import mechdiff
-from mechdiff import Run, stored, sweeps
+from mechdiff import Run, experiments, stored, sweeps
 from mechdiff.__main__ import main
 from mechdiff.commands import build_parser
 from mechdiff.experiments.summary import summarise, wide
@@ -185,14 +186,18 @@ def tiny(study, tmp_path, monkeypatch):  # noqa: F811
 
 
 @pytest.fixture
-def swept(tiny, monkeypatch):
+def swept(tiny, artifacts, monkeypatch):
     """The same with a small sweep stored."""
     small = replace(sweeps.GRIDS["full"], limit=None, ranks=("1", "4", "full"), alphas=("0.5",), maps=("procrustes_scaled",))
     monkeypatch.setitem(sweeps.GRIDS, "small", small)
+    if artifacts.exists():
+        shutil.copytree(artifacts, stored.ARTIFACTS)
+        return tiny
     settings = {name: tiny[name] for name in ("prompts", "train", "device")}
     for task, _ in sweeps.sweep(tiny["pair"], "none", "small", stored.ARTIFACTS, ["sweep"], **settings):
         for _ in task.steps():
             pass
+    shutil.copytree(stored.ARTIFACTS, artifacts)
     return tiny
 
 
@@ -271,3 +276,16 @@ def test_a_mapped_view_reopens_from_its_link(tiny):
     assert first.select_slider(key="rank").value == "16" and first.selectbox(key="fit").value == "ridge"
     assert first.radio(key="complement").value == "own" and first.selectbox(key="alpha").value == "0.8"
     assert [m.value for m in again.metric] == [m.value for m in first.metric]
+
+
+def test_weights_show_the_command_lines_numbers(tiny):
+    at = open_page("weights", layer="2", overlap="true")
+    table = mechdiff.run(Run("weights", pair=tiny["pair"], layers=(2,))).set_index("module")
+    first = table.iloc[0]
+    assert metric(at, f"L2 {first.name}") == f"{first['relative_norm']:.2%}"
+    assert metric(at, "Stable rank") == f"{first['stable_rank']:.3g}"
+    at.selectbox(key="module").set_value("self_attn.v_proj").run()
+    assert metric(at, "L2 self_attn.v_proj") == f"{table.loc['self_attn.v_proj', 'relative_norm']:.2%}"
+    asked = {name: tiny[name] for name in ("pair", "prompts", "train", "domain", "device")}
+    overlap = experiments.run(experiments.Overlap(Run("weights", layers=(2,), **asked))).query("k == 8")
+    assert any(f"Mean {overlap['overlap'].mean():.1%}, chance {8 / 32:.1%}" in caption.value for caption in at.caption)
