@@ -4,7 +4,7 @@ from pathlib import Path
 
 import session
 import streamlit as st
-from views import compare, drift, heads, home, lab, patching, rank, transport
+from views import compare, drift, heads, home, lab, patching, rank, sweeps, transport, weights
 
 PAGES = {  # a page's title: what draws it, and its icon
     "Home": (home.page, "home"),
@@ -13,8 +13,10 @@ PAGES = {  # a page's title: what draws it, and its icon
     "Transport": (transport.page, "moving"),
     "Rank": (rank.page, "filter_list"),
     "Heads": (heads.page, "grid_view"),
+    "Weights": (weights.page, "grid_on"),
     "Lab": (lab.page, "science"),
     "Compare": (compare.page, "compare"),
+    "Sweeps": (sweeps.page, "inventory_2"),
 }
 
 st.set_page_config("mechdiff", page_icon=str(Path(__file__).with_name("icon.png")), layout="wide")

@@ -12,16 +12,17 @@ from dataclasses import fields
 from functools import partial
 from urllib.parse import urlencode
 
+import shown
 import streamlit as st
 from words import TERMS, say
 
 from mechdiff import charts, prompts
 from mechdiff.experiments import Run
+from mechdiff.imports import kept
 from mechdiff.pairs import Pair, read_pair, shipped
-from mechdiff.terms import COMPLEMENTS, DIRECTIONS, MAPS, STREAMS
+from mechdiff.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
 
 OWN, HOME = "own", "home"
-COUNTS = [8, 16, 32, 64, 150]
 STREAM_ORDER = ("resid_post", *(stream for stream in STREAMS if stream != "resid_post"))
 DEFAULTS = {  # what the link holds: every linked widget's key, and its value where nothing is chosen (the layer's: the pair's)
     "pair": shipped()[0],
@@ -46,6 +47,7 @@ DEFAULTS = {  # what the link holds: every linked widget's key, and its value wh
     "measure": "effect",
     "target": "",
     "foil": "",
+    "imported": kept.NONE,
 }
 STREAM_HELP = f"""{say("stream", "decision token")}
 
@@ -61,10 +63,8 @@ MAP_HELP = f"""{say("map")}
 - `procrustes_scaled`: the same between whitened states, then the recipient's own spread
 
 A fitted map has to read the train split with both models first: a minute or more on a CPU, once for every pair and domain."""
-ALPHAS = ("auto", "0.3", "0.5", "0.8", "1.0", "1.2")
 ALPHA_HELP = f"""{TERMS["alpha"]} `auto`: the median of the recipient's size over the mapped size, on train prompts that the map
 was not fitted on."""
-RANKS = [*map(str, (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)), "full"]
 COMPLEMENT_HELP = f"""{TERMS["complement"]}
 
 - `mean`: the recipient's train mean. The rest is deleted, so a low rank also does damage; rank 0 is mean ablation.
@@ -122,8 +122,16 @@ def others(shared: dict) -> None:
 
 def clickable(figure, key: str, take: Callable[[dict], None] | None = None) -> None:
     """Draw a chart whose marks can be clicked. take: what to do with a clicked mark's values; default: choose them."""
+    shown.chart(figure)
     act = partial(clicked, key, take or choose)
     st.altair_chart(charts.Unchecked(figure), width="stretch", key=key, on_select=act, selection_mode=charts.PICK)
+
+
+def draw(figure, key: str | None = None, place=st) -> None:
+    """Draw a chart to be looked at alone. key: what a slide finds it by."""
+    shown.chart(figure)
+    place = place.container(key=key) if key else place
+    place.altair_chart(charts.Unchecked(figure), width="stretch")
 
 
 def clicked(key: str, take: Callable[[dict], None]) -> None:
@@ -256,10 +264,19 @@ def prompt(total: int) -> int:
     )
 
 
+def imported() -> None:
+    """Which imported set the charts show beside ours; there only when something is imported."""
+    if names := kept.names():
+        about = "Another study's numbers as hollow squares: means without intervals, on its own domain."
+        linked(st.sidebar.selectbox, "Imported", [kept.NONE, *names], key="imported", help=about)
+
+
 def selection() -> dict:
     """The sidebar: what every page shares. Returns the fields of a Run."""
     chosen = pair()
-    return {"pair": chosen.name, "domain": domain(chosen), "direction": direction(), "limit": count()}
+    shared = {"pair": chosen.name, "domain": domain(chosen), "direction": direction(), "limit": count()}
+    imported()
+    return shared
 
 
 def request(question: str, shared: dict, **details) -> Run:

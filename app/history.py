@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import controls
 import links
 import numpy as np
+import shown
 import streamlit as st
 from words import TERMS
 
@@ -13,6 +14,7 @@ from mechdiff.prompts import digest
 from mechdiff.stats import bootstrap_weights, interval
 
 KEPT = 30
+SHOWN = 32  # letters of a prompt that stand for it
 NATS = "nats"
 
 
@@ -47,16 +49,27 @@ def views() -> list[View]:
     return st.session_state.setdefault("_views", [])
 
 
-def note(run: Run, what: str, value: float, unit: str = NATS, effects=None) -> None:
+def note(run: Run, what: str, value: float, unit: str = NATS, effects=None, column: str = "mean", **line) -> None:
     """Keep an answer, and where another one is pinned, say how far they are apart.
 
     what: what was asked, beside pair and domain, as `L26 · k=8`. effects: the value's parts by prompt, in the prompts' order.
+    column, line: where it stands in the run's summary.
     """
-    asked, of = f"{run.question} · {what}", f"{run.spec.name} on {run.chosen_domain}"
+    asked, of = f"{run.question} · {what}", f"{run.spec.name} on {source(run)}"
     effects = None if effects is None else np.asarray(effects, float)
     view = View(st.session_state.get("_page", ""), {}, asked, of, float(value), unit, digest(run.chosen_prompts), effects)
     st.session_state["_answered"] = view
+    shown.headline(run, asked, f"{run.spec.name} on {run.chosen_domain}", float(value), unit, column, line)  # no words of prompts
     compare(view, [prompt.template for prompt in run.chosen_prompts])
+
+
+def source(run: Run) -> str:
+    """What the prompts are called: the domain, or one's own by their beginning or number."""
+    found = run.chosen_prompts if run.prompts else []
+    if len(found) == 1:
+        text = " ".join(found[0].text.split())
+        return f"“{text[:SHOWN]}{'…' * (len(text) > SHOWN)}”"
+    return f"{len(found)} prompts of one's own" if found else run.chosen_domain
 
 
 def keep() -> None:

@@ -1,34 +1,30 @@
 """Between the pages and the instrument: requests answered in the background, and what is shown meanwhile.
 
 A request that the cache holds is answered at once. Anything else becomes a job in a thread: the page waits a moment for it,
-then shows what is there so far, and a small poller redraws the page as more arrives. A job nobody has looked at for a while
-stops; what it finished is in the cache.
+then shows what is there so far, and a small poller redraws the page as more arrives.
 """
 
 import functools
 import os
-import re
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import controls
 import history
+import jobs
 import pandas as pd
-import rates
+import shown
 import streamlit as st
+import takeaway
+import talk
 
-from mechdiff import experiments
+from mechdiff import charts, experiments
 from mechdiff.errors import UserError
 from mechdiff.experiments.task import Task
-from mechdiff.gguf import STEPS, prepare
 from mechdiff.models import resolve_device
-from mechdiff.pairs import Pair, Source
+from mechdiff.pairs import Pair
 from mechdiff.store import default
 
 PATIENCE = 0.6  # seconds that a page waits for a job before it shows progress
-ABANDONED = 30.0  # seconds after which a job that no page asks for stops
 CHART, NUMBERS = 400, 104  # heights in pixels: of a chart with title and legend, and of a row of numbers
 REDRAW = 1.5  # seconds between redraws while results arrive
 # Little space around a page, so that its main chart is seen at once; the progress lies over its foot, so that nothing jumps.
@@ -47,80 +43,6 @@ div:has(> .st-key-progress) {position: sticky; bottom: 0; z-index: 99; padding: 
 </style>"""
 
 
-@dataclass
-class Job:
-    """Work in a thread. done, total, label: its progress. future: its end."""
-
-    label: str
-    stage: str = ""
-    done: int = 0
-    total: int = 1
-    task: Task | None = None
-    future: Future | None = None
-    cancelled: bool = False
-    started: float = field(default_factory=time.monotonic)
-    touched: float = field(default_factory=time.monotonic)
-
-    def wanted(self) -> bool:
-        return not self.cancelled and time.monotonic() - self.touched < ABANDONED
-
-    def work(self) -> None:
-        """Run the task to its end, or until nobody wants it. How fast it went is kept for estimates."""
-        first, clock = self.task.done, rates.Clock(self.task)
-        for _ in self.task.steps():
-            clock.tick()
-            self.done, self.total, self.stage = self.task.done, self.task.total, self.task.stage
-            if not self.wanted():
-                self.cancelled = True
-                return
-        self.done = max(self.task.done, first)
-        clock.keep()
-
-    def prepare(self, source: Source) -> None:
-        def say(step: int, text: str) -> None:
-            self.done, self.total, self.label = step, STEPS, text
-
-        prepare(source, say)
-
-    def time_left(self) -> str:
-        """What a progress bar says after its label."""
-        spent, share = time.monotonic() - self.started, self.done / max(1, self.total)
-        if share < 0.02 or spent < 2:
-            return ""
-        return f", about {max(1, round(spent * (1 - share) / share))} s left"
-
-
-@st.cache_resource
-def background() -> tuple[ThreadPoolExecutor, dict, threading.Lock]:
-    """The process's workers, and its jobs by request."""
-    return ThreadPoolExecutor(max_workers=4, thread_name_prefix="mechdiff"), {}, threading.Lock()
-
-
-def start(identity, make: callable) -> Job:
-    """The job of this identity; begun if there is none. make() returns the job and the function to run."""
-    pool, jobs, lock = background()
-    with lock:
-        job = jobs.get(identity)
-        if job is not None and job.cancelled and not job.future.done():
-            job.cancelled = False  # asked for again before it noticed
-        elif job is None or job.cancelled:
-            job, work = make()
-            jobs[identity] = job
-            job.future = pool.submit(work)
-        job.touched = time.monotonic()
-    return job
-
-
-def finish(identity) -> None:
-    """Forget a job that has ended, and raise what it raised."""
-    _, jobs, lock = background()
-    with lock:
-        job = jobs.pop(identity, None)
-    if job is not None:
-        rates.remaining.clear()
-        job.future.result()
-
-
 def answer(request, patience: float | None = None) -> pd.DataFrame:
     """The request's table: whole if it is known or quickly computed, else as far as it is there, with a progress bar.
 
@@ -132,18 +54,21 @@ def answer(request, patience: float | None = None) -> pd.DataFrame:
     if task.done >= task.total:
         note_time(started)
         show_notices(task)
-        return task.table()
+        table = task.table()
+        shown.answer(request, table)
+        return table
     if request in stopped() and not resumed(request):
         return task.table()
-    job = start(request, lambda: new_job(request, task))
+    job = jobs.start(request, lambda: jobs.new_job(request, task))
     deadline = time.monotonic() + (PATIENCE if patience is None else patience)
     while not job.future.done() and time.monotonic() < deadline:
         job.touched = time.monotonic()
         time.sleep(0.01)
     if job.future.done():
-        finish(request)
+        jobs.finish(request)
         if not job.cancelled:
             note_time(started)
+            shown.answer(request, job.task.table())
         show_notices(job.task)
     else:
         pending()[request] = job
@@ -153,17 +78,6 @@ def answer(request, patience: float | None = None) -> pd.DataFrame:
 def show_notices(task: Task) -> None:
     for notice in task.notices:
         st.info(notice)
-
-
-def new_job(request, task: Task) -> tuple[Job, callable]:
-    if isinstance(request, experiments.Run):
-        where = "" if request.layers is None else f" at layer {', '.join(map(str, request.layers))}"
-        count = len(request.chosen_prompts)
-        what = f"{request.question}{where} on {count} prompt{'s' * (count != 1)}"
-    else:
-        what = "the " + re.sub("(?<=[a-z])(?=[A-Z])", " ", type(request).__name__).lower()
-    job = Job(f"Computing {what}", "", task.done, task.total, task)
-    return job, job.work
 
 
 def note_time(started: float) -> None:
@@ -201,13 +115,20 @@ def frame(page, name: str = "") -> None:
     pending().clear()
     st.session_state.pop("_answered", None)
     controls.drawn().clear()
+    shown.begin()
     shared = st.session_state["_shared"] = controls.selection()
+    away = st.container(key="takeaway")
     st.session_state["_top"] = st.container()
+    slide = talk.begin()
     controls.places()
-    guard(page)
+    with charts.stage(slide):
+        guard(page)
     guard(controls.others, shared)
     history.keep()
     history.rail()
+    if not slide:
+        with away:
+            takeaway.draw(name)
     if pending():
         with st.container(key="progress"):
             poll()
@@ -243,12 +164,12 @@ def ready(pair: Pair) -> bool:
         return False
 
     def make():
-        job = Job("Preparing the demo model")
+        job = jobs.Job("Preparing the demo model")
         return job, lambda: job.prepare(pair.base)
 
-    job = start(pair.base, make)
+    job = jobs.start(pair.base, make)
     if job.future.done():
-        finish(pair.base)
+        jobs.finish(pair.base)
         return pair.missing() is None
     pending()[pair.base] = job
     return False
@@ -257,8 +178,8 @@ def ready(pair: Pair) -> bool:
 @st.fragment(run_every=0.5)
 def poll() -> None:
     """The progress of what the page waits for; redraws the page as results arrive."""
-    jobs = pending()
-    for identity, job in jobs.items():
+    waited = pending()
+    for identity, job in waited.items():
         job.touched = time.monotonic()
         bar, cancel = st.columns([6, 1], vertical_alignment="center")
         share = min(1.0, job.done / max(1, job.total))
@@ -268,8 +189,8 @@ def poll() -> None:
             job.cancelled = True
             stopped().add(identity)
             st.rerun()
-    ended = any(job.future.done() for job in jobs.values())
-    if ended or (time.monotonic() - st.session_state["_drawn"] > REDRAW and any(job.task for job in jobs.values())):
+    ended = any(job.future.done() for job in waited.values())
+    if ended or (time.monotonic() - st.session_state["_drawn"] > REDRAW and any(job.task for job in waited.values())):
         st.rerun()
 
 

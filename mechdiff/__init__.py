@@ -1,7 +1,10 @@
 """mechdiff: where and how did fine-tuning change this language model?"""
 
+from mechdiff.comparison import compare_sweeps
 from mechdiff.errors import UserError
 from mechdiff.experiments import Run, run
+from mechdiff.experiments.summary import summarise_table as summarise
 from mechdiff.models import LoadedPair, load_pair
+from mechdiff.prompts import Prompt, keep_prompts
 
-__all__ = ["LoadedPair", "Run", "UserError", "load_pair", "run"]
+__all__ = ["LoadedPair", "Prompt", "Run", "UserError", "compare_sweeps", "keep_prompts", "load_pair", "run", "summarise"]

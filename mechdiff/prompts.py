@@ -73,21 +73,32 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 def keep_prompts(prompts: list[Prompt]) -> str:
     """Keep one's own prompts in the cache folder. Returns the name that read_prompts takes: a hash, no word of them."""
-    lines = [json.dumps({"text": prompt.text, "template": prompt.template}, ensure_ascii=False) for prompt in prompts]
-    name = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    lines = as_lines(prompts)
+    name = hashlib.sha256(lines.encode()).hexdigest()[:16]
     path = kept(name)
     if path.exists():
         return OWN + name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        partial.write_text(lines + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         raise UserError(
             f"The prompts cannot be kept in {path.parent}: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder"
         ) from None
     return OWN + name
+
+
+def as_lines(prompts: list[Prompt]) -> str:
+    """Prompts as a file of JSON lines holds them."""
+    return "\n".join(json.dumps({"text": prompt.text, "template": prompt.template}, ensure_ascii=False) for prompt in prompts)
+
+
+def public(prompts: list[Prompt]) -> bool:
+    """Whether all of them are a shipped domain's, and none is somebody's own."""
+    shipped = {prompt.text for domain in domains() for split in ("val", "train") for prompt in read_domain(domain, split)}
+    return all(prompt.text in shipped for prompt in prompts)
 
 
 def kept(name: str) -> Path:

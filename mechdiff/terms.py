@@ -1,6 +1,7 @@
 """The words a request is made of. Needs no torch."""
 
-QUESTIONS = ("drift", "patch", "transport", "rank", "heads", "transplant", "stack")
+QUESTIONS = ("drift", "patch", "transport", "rank", "heads", "transplant", "stack", "weights")
+WITHOUT_MEANS = ("drift", "weights")  # questions whose lines are no means over prompts
 STREAMS = ("resid_pre", "attn_out", "mlp_out", "resid_post", "heads")
 MODULE_STREAMS = ("attn_out", "mlp_out", "heads")
 DIRECTIONS = ("base-to-tuned", "tuned-to-base")
@@ -13,6 +14,10 @@ CHOICES = ("topk", "greedy", "random")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 SIDES = ("base", "tuned")
+# What the app's sliders and lists offer.
+COUNTS = (8, 16, 32, 64, 150)  # of prompts
+ALPHAS = ("auto", "0.3", "0.5", "0.8", "1.0", "1.2")
+RANKS = (*map(str, (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)), "full")
 
 
 def sides(direction: str) -> tuple[str, str]:

@@ -20,8 +20,8 @@ from mechdiff.stats import bootstrap_weights, interval
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 import controls
 import history
+import jobs
 import rates
-import session
 from words import TERMS
 
 from mechdiff import charts
@@ -235,7 +235,7 @@ def test_an_estimate_is_honest(tiny, monkeypatch):  # noqa: F811
     rates.remaining.clear()
     assert "not known" in rates.estimate(run)
     monkeypatch.setattr(rates, "ENOUGH", 32)
-    session.Job("patching", task=mechdiff.experiments.task(Run("patch", **tiny))).work()
+    jobs.Job("patching", task=mechdiff.experiments.task(Run("patch", **tiny))).work()
     assert (
         rates.known()[rates.cell_of(run)] > 0
         and rates.estimate(run).startswith("about ")
@@ -257,14 +257,14 @@ def test_a_stopped_job_can_go_on_and_an_abandoned_one_begins_anew(tiny):  # noqa
     made = []
 
     def make():
-        made.append(session.new_job(run, mechdiff.experiments.task(run)))
+        made.append(jobs.new_job(run, mechdiff.experiments.task(run)))
         return made[-1]
 
-    job = session.start(run, make)
+    job = jobs.start(run, make)
     job.future.result()
     job.cancelled = True
-    assert session.start(run, make) is not job and len(made) == 2
-    session.finish(run)
+    assert jobs.start(run, make) is not job and len(made) == 2
+    jobs.finish(run)
 
 
 @pytest.mark.parametrize("page", VIEWS)

@@ -2,12 +2,15 @@
 
 import controls
 import pandas as pd
+import shown
 import streamlit as st
 from words import say
 
-from mechdiff import charts, choices, prompts, published, stored, verdict
+from mechdiff import charts, choices, comparison, prompts, published, stored, verdict
 from mechdiff.choices import MODULES, Choice
-from mechdiff.terms import DIRECTIONS
+from mechdiff.imports import kept
+from mechdiff.imports import marks as imported
+from views import imports
 
 AFFECTED = "most affected layer"
 DEPTHS = [AFFECTED, *(f"{tenth / 10:.1f}" for tenth in range(11))]
@@ -51,9 +54,11 @@ def body(direction: str) -> None:
             f"intervals. Source: {published.facts()['source']}. In part of its runs the requested rank was not used.",
         )
     depth = None if at == AFFECTED else float(at)
-    judge(chosen, depth, three)
+    named = (f"{one.pair}@{one.domain}" for one in chosen.values())
+    asked = comparison.Comparison(*named, direction, depth)
+    judge(chosen, asked, three)
     draw(chosen, depth, marked)
-    foot(*chosen.values(), depth)
+    st.code(asked.command, language="bash", wrap_lines=True)  # how to get the same numbers elsewhere
 
 
 def choice(side: str, direction: str, column) -> Choice:
@@ -87,19 +92,21 @@ def estimates(place: str, one: Choice, depth: float | None, seed: int, stamp: fl
     return verdict.estimates(one, depth, seed)
 
 
-def judge(chosen: dict[str, Choice], depth: float | None, corner) -> None:
+def judge(chosen: dict[str, Choice], asked: comparison.Comparison, corner) -> None:
     """The verdict table, what its words mean, and what is not stored."""
     seeds = dict(zip(chosen, verdict.seeds(*chosen.values())))
     place = str(stored.ARTIFACTS)
-    found = {side: estimates(place, one, depth, seeds[side], one.stamp()) for side, one in chosen.items()}
-    lines = verdict.table(found["A"], found["B"])
+    found = {side: estimates(place, one, asked.depth, seeds[side], one.stamp()) for side, one in chosen.items()}
+    lines = comparison.tabulate(*found.values())
+    shown.answer(asked, lines, asked.command)
     cells = {"": lines["quantity"]}
     for side, one in chosen.items():
         name = side.lower()
         words = lines[f"{name}_word"].map(lambda text: f" — **{text}**" if text else "")
         cells[f":{SIDES[side]}[**{side}: {one.label}**]"] = lines[name] + words
     apart = [f"**{text}**" if clear else text for text, clear in zip(lines["difference"], lines["clear"])]
-    st.table(pd.DataFrame(cells | {"B − A": apart}), border="horizontal", hide_index=True)
+    place = st.container(key="verdict")
+    place.table(pd.DataFrame(cells | {"B − A": apart}), border="horizontal", hide_index=True)
     paired = " Both choices have the same prompts, so their resamples are paired." if seeds["A"] == seeds["B"] else ""
     st.caption(f"{verdict.INTERVALS}{paired} Bold differences: their interval leaves nought out.")
     with corner.popover("What the words mean", icon=":material/help:"):
@@ -114,35 +121,31 @@ def judge(chosen: dict[str, Choice], depth: float | None, corner) -> None:
             st.warning(f"{side}: the stored sweep of {one.label} has no manifest, so where its numbers come from is unknown.")
 
 
-def foot(a: Choice, b: Choice, depth: float | None) -> None:
-    """How to get the same numbers elsewhere."""
-    direction = "" if a.direction == DIRECTIONS[0] else f" --direction {a.direction}"
-    at = "" if depth is None else f" --depth {depth}"
-    command = f"python -m mechdiff compare --a {a.pair}@{a.domain} --b {b.pair}@{b.domain}{direction}{at}"
-    st.code(command, language="bash", wrap_lines=True)
-
-
 def draw(chosen: dict[str, Choice], depth: float | None, marked: bool) -> None:
     """The curves behind the verdict, a question a chart. What neither choice has is left out."""
-    place, stamps = str(stored.ARTIFACTS), tuple(one.stamp() for one in chosen.values())
+    place, name = str(stored.ARTIFACTS), imports.shown()
+    stamps = (*(one.stamp() for one in chosen.values()), kept.stamp(name) if name else 0.0)
     for row in (("drift", "effect"), MODULES, ("drop", "rank"), tuple(SETS)):
         for kind, column in zip(row, st.columns(2, gap="medium")):
             at = depth if kind == "rank" else None
-            if drawn := specification(place, kind, *chosen.values(), at, marked, stamps):
-                column.vega_lite_chart(drawn, width="stretch")
+            if drawn := specification(place, kind, *chosen.values(), at, marked, name, stamps):
+                shown.chart(drawn)
+                column.container(key=f"compared-{kind}").vega_lite_chart(charts.staged(drawn), width="stretch")
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def specification(place: str, kind: str, a: Choice, b: Choice, depth: float | None, marked: bool, stamps: tuple) -> dict | None:
-    """A chart, remembered as what the browser gets: to build them takes longer than all else on the page."""
+def specification(
+    place: str, kind: str, a: Choice, b: Choice, depth: float | None, marked: bool, name: str | None, stamps: tuple
+) -> dict | None:
+    """A chart, remembered as what the browser gets: to build them takes longer than all else on the page. name: an import's."""
     chosen = {f"{side}: {one.label}": one for side, one in zip(SIDES, (a, b))}
     tables = {name: table for name, one in chosen.items() if (table := curve(one, kind, depth)) is not None}
     if not tables:
         return None
-    own = {name: one for name, one in chosen.items() if marked and one.domain == choices.own_domain(one.pair)}
+    own = {side: one for side, one in chosen.items() if one.domain == choices.own_domain(one.pair)}
     near = (1.0 if depth is None else depth) if kind == "rank" else None  # the published layer nearest to ours
     chart = "coverage" if kind in SETS else kind
-    marks = {name: published.marks(chart, one.domain, one.direction, near) for name, one in own.items()}
+    marks = {side: marks_of(chart, one, near, marked, name) for side, one in own.items()}
     layers = ", ".join(f"{name[0]}: layer {table['layer'].iloc[0]}" for name, table in tables.items())
     if kind in MODULES:
         drawn = charts.compared_transplants(tables, WEIGHTS[kind])
@@ -154,6 +157,13 @@ def specification(place: str, kind: str, a: Choice, b: Choice, depth: float | No
     else:
         drawn = CURVES[kind][1](tables, marks)
     return drawn.to_dict()
+
+
+def marks_of(chart: str, one: Choice, near: float | None, marked: bool, name: str | None) -> pd.DataFrame:
+    """The published marks of a choice, if they are wanted, and those of an import, if one is chosen."""
+    parts = [published.marks(chart, one.domain, one.direction, near)] if marked else []
+    parts += [imported.compared(name, chart, one.domain, one.direction, near)] if name else []
+    return pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
 
 
 def curve(one: Choice, kind: str, depth: float | None) -> pd.DataFrame | None:

@@ -8,11 +8,9 @@ import session
 import streamlit as st
 from words import TERMS
 
-from mechdiff import charts
-from views import mapped
+from mechdiff import charts, shaping
+from views import imports, mapped
 
-SETS = {"greedy": "greedy", "topk": "top k"}  # how sets are chosen: what the legend calls them
-RANDOM = "random sets"
 LONGER = "Heads are first chosen on the train split: on a CPU minutes for top k, and many for greedy, once a layer."
 
 
@@ -49,31 +47,14 @@ def computed(runs: list) -> pd.DataFrame:
         if run in session.pending():
             break
         parts.append(mapped.summary(run, table))
-    return mapped.join(*parts)
+    return shaping.join(*parts)
 
 
 def draw(kept: pd.DataFrame, live: pd.DataFrame, count: int, layer: int, about: str) -> None:
-    shown = mapped.join(by_size(kept, count), by_size(live, count, ", live", random=kept.empty))
+    shown = shaping.join(shaping.by_size(kept, count), shaping.by_size(live, count, ", live", random=kept.empty))
     if shown["mean"].isna().all():
         st.info(f"At layer {layer} all heads together do no more than rounding: there is nothing to cover.")
         return
     about = f"{about}; bands, bars: 95 % over prompts, of random sets over sets"
-    st.altair_chart(charts.Unchecked(charts.coverage_curve(shown, layer, about)), width="stretch")
-
-
-def by_size(found: pd.DataFrame, count: int, suffix: str = "", random: bool = True) -> pd.DataFrame:
-    """Coverage in per cent over the number of heads, with what the legend calls each way of choosing sets."""
-    if found.empty:
-        return found
-    sizes = [count if heads == "all" else heads.count("-") + 1 for heads in found["heads"]]
-    found = mapped.share(found.assign(size=sizes), "coverage", 100).drop_duplicates(["chosen", "control", "heads"])
-    whole = found[(found["chosen"] == "all") & (found["control"] == "none")]
-    parts = []
-    for chosen, name in SETS.items():
-        mine = found[found["chosen"] == chosen]
-        parts += [mapped.join(mine, whole).assign(shown=name + suffix)] if len(mine) else []
-    drawn = found[found["chosen"] == "random"].groupby("size")["mean"]
-    if random and len(drawn):
-        sets = drawn.quantile([0.025, 0.5, 0.975]).unstack().set_axis(["low", "mean", "high"], axis=1).reset_index()
-        parts.append(sets.assign(shown=RANDOM))
-    return mapped.join(*parts)
+    figure = imports.on(charts.coverage_curve(shown, layer, about), "coverage", st.session_state["_shared"], layer=layer)
+    controls.draw(figure, "coverage_curve")

@@ -7,8 +7,8 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts
-from views import mapped
+from mechdiff import charts, shaping
+from views import imports, mapped
 
 
 def page() -> None:
@@ -16,6 +16,7 @@ def page() -> None:
     shared = st.session_state["_shared"]
     if session.ready(controls.read_pair(shared["pair"])):
         curve(shared)
+    imports.numbers("drift", shared)
 
 
 @session.panel
@@ -27,11 +28,12 @@ def curve(shared: dict) -> None:
     numbers(run, table, kept, stream, layer)
     if kept.empty:
         archive.missing(run)
-    shown = mapped.join(kept, table.assign(shown=charts.LIVE))
+    shown = shaping.join(kept, table.assign(shown=charts.LIVE))
     if len(shown):
         told = [f"{name}: {int(part['n'].iloc[0])} prompts" for name, part in (("stored", kept), ("live", table)) if len(part)]
         about = f"{'; '.join(told)}; bands, bars: 95 % jackknife; click a layer"
-        controls.clickable(charts.drift_curve(shown, layer, about), "pick_drift")
+        figure = imports.on(charts.drift_curve(shown, layer, about), "drift", shared, stream=stream)
+        controls.clickable(figure, "pick_drift")
     archive.provenance(run, "rq1")
     if len(table):
         session.provenance(run, table)
@@ -56,4 +58,4 @@ def numbers(run, table, kept, stream: str, layer: int) -> None:
         )
     where = f"at layer {int(lowest.layer)}"
     row.metric("Lowest", f"{lowest.cka_debiased:.3f}", help="Where the two models differ most.", **mapped.quiet(where))
-    history.note(run, f"{stream} · L{layer}", here.cka_debiased, "CKA")
+    history.note(run, f"{stream} · L{layer}", here.cka_debiased, "CKA", column="cka_debiased", layer=layer)

@@ -8,10 +8,10 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts
+from mechdiff import charts, shaping
 from mechdiff.stats import bootstrap_weights, floor_of, interval, ratio, summarise
 from mechdiff.terms import sides
-from views import coverage, mapped
+from views import coverage, imports, mapped
 
 
 def page() -> None:
@@ -25,6 +25,7 @@ def page() -> None:
     )
     if session.ready(controls.read_pair(shared["pair"])):
         everything(shared)
+    imports.numbers("heads", shared)
 
 
 @session.panel
@@ -33,12 +34,13 @@ def everything(shared: dict) -> None:
     layer, chosen, blend = controls.layer(pair), controls.heads(pair), controls.blend()
     every = controls.request("heads", shared, head_sets="each", blend=blend)
     sets = "all" if not chosen else ",".join(map(str, chosen))
-    together = session.answer(controls.request("heads", shared, layers=(layer,), head_sets=sets, blend=blend, controls=("self",)))
+    asked = controls.request("heads", shared, layers=(layer,), head_sets=sets, blend=blend, controls=("self",))
+    together = session.answer(asked)
     table = session.answer(every, patience=0.05)
     singles = table[table["layer"] == layer]
     here = pd.concat([together, singles]).drop_duplicates(["prompt", "heads", "control"])
     kept = archive.lines(every, "rq4", "heads_summary", control="none") if blend == 1 else pd.DataFrame()
-    here = chosen_numbers(here, every, layer, chosen)
+    here = chosen_numbers(here, asked, layer, chosen)
     left, right = st.columns([3, 2])
     with left:
         cells(table, kept, layer, chosen)
@@ -73,7 +75,7 @@ def chosen_numbers(table: pd.DataFrame, run, layer: int, chosen: list[int]) -> p
     mine = table[table["heads"] == name]
     if len(mine):
         what = f"L{layer} · heads {name}" + (f" · blend {run.blend:g}" if run.blend != 1 else "")
-        history.note(run, what, mine["kl"].mean(), effects=mine.sort_values("prompt")["kl"])
+        history.note(run, what, mine["kl"].mean(), effects=mine.sort_values("prompt")["kl"], heads=name, control="none")
     return table
 
 
@@ -113,8 +115,7 @@ def cells(table: pd.DataFrame, kept: pd.DataFrame, layer: int, chosen: list[int]
         session.waiting("The map of all heads fills in as layers are computed.")
         return
     if table.empty:
-        shown = kept.rename(columns={"coverage": "share"})[kept["heads"] != "all"]
-        shown = shown.assign(head=shown["heads"].astype(int))[["layer", "head", "mean", "share"]]
+        shown = shaping.single_heads(kept)
         about = "stored sweep, live cells follow; click a head to add or drop it"
     else:
         shown, about = single_means(table), "one head replaced by the donor's; click one to add or drop it"

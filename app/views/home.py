@@ -58,10 +58,10 @@ def pair_curves(name: str) -> None:
     patch = patch.assign(shown=patch["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
     prompts, templates = patch[["prompts", "templates"]].iloc[0]
     effects = charts.layer_curve(patch, subtitle=f"{prompts} prompts, {templates} templates; band: 95 %")
-    st.altair_chart(charts.Unchecked(effects), width="stretch")
+    controls.draw(effects, f"effects-{name}")
     st.markdown(read_patch(patch))
     similarity = charts.drift_curve(drift, subtitle=f"{prompts} prompts; band: 95 % jackknife")
-    st.altair_chart(charts.Unchecked(similarity), width="stretch")
+    controls.draw(similarity, f"drift-{name}")
     st.markdown(read_drift(drift))
     if about is not None:
         with st.expander("Where these numbers come from"):

@@ -3,6 +3,7 @@
 import html
 import time
 
+import jobs
 import pandas as pd
 import session
 import streamlit as st
@@ -20,7 +21,7 @@ def section(study, run: Run | None) -> None:
     """run: the stack's request, if there is one."""
     st.subheader("What would it say?", help="Each model writes on from the prompt. The stack acts while the prompt is read.")
     asked = settings(study, run)
-    job, known = jobs().get(asked), experiments.task(asked)
+    job, known = written().get(asked), experiments.task(asked)
     whole, writing = known.done >= known.total, job is not None and not job.future.done()
     if writing:
         st.button("Stop", icon=":material/stop:", on_click=stop, args=(job,), key="stop")
@@ -46,16 +47,16 @@ def settings(study, run: Run | None) -> Continuation:
     return Continuation(stacked, 0, tokens, heat)
 
 
-def jobs() -> dict:
+def written() -> dict:
     """What this session has had written, by request."""
     return st.session_state.setdefault("_writing", {})
 
 
 def begin(asked: Continuation) -> None:
-    for job in jobs().values():
+    for job in written().values():
         job.cancelled = True
-    jobs().clear()
-    jobs()[asked] = session.start(asked, lambda: session.new_job(asked, experiments.task(asked)))
+    written().clear()
+    written()[asked] = jobs.start(asked, lambda: jobs.new_job(asked, experiments.task(asked)))
 
 
 def stop(job) -> None:
@@ -69,8 +70,8 @@ def follow(asked: Continuation, job) -> None:
     columns(job.task.table())
     if not ended:
         st.caption(f":material/edit: {job.task.stage} …")
-    elif asked in session.background()[1]:
-        session.guard(session.finish, asked)
+    elif asked in jobs.background()[1]:
+        session.guard(jobs.finish, asked)
         st.rerun()
     else:
         session.guard(job.future.result)

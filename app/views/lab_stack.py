@@ -60,7 +60,8 @@ def result(run: Run, note) -> pd.DataFrame | None:
     note.caption(told(run, lines, floor))
     whole = table[(table["control"] == "none") & (table["stack"] == lines["stack"].iloc[0])].sort_values("prompt")
     if len(whole) == len(run.chosen_prompts):
-        history.note(run, " + ".join(parts), whole["kl"].mean(), effects=whole["kl"])
+        line = {"stack": lines["stack"].iloc[0], "control": "none"}
+        history.note(run, " + ".join(parts), whole["kl"].mean(), effects=whole["kl"], **line)
     return table
 
 
@@ -87,7 +88,7 @@ def bars(lines: pd.DataFrame, floor: float) -> None:
 
 
 def draw(figure, place=st) -> None:
-    place.altair_chart(charts.Unchecked(figure), width="stretch")
+    controls.draw(figure, place=place)
 
 
 def next_tokens(study, reading: pd.DataFrame, patched: pd.DataFrame) -> None:

@@ -2,11 +2,13 @@
 
 import archive
 import controls
+import history
 import pandas as pd
+import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts
+from mechdiff import charts, shaping
 from mechdiff.experiments import Run
 from mechdiff.experiments.summary import summarise, wide
 
@@ -44,21 +46,27 @@ def summary(run: Run, table: pd.DataFrame) -> pd.DataFrame:
     return summarise(wide(table), [prompt.template for prompt in run.chosen_prompts])
 
 
-def named(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines with what a chart's legend calls them: their control, or their map."""
-    return table.assign(shown=table["control"].map(charts.CONTROL_NAMES).fillna(table["map"]))
-
-
 def with_reference(table: pd.DataFrame) -> pd.DataFrame:
     """A live table with the zscore effects as lines of their own."""
     mapped = table[(table["control"] == "none") & (table["map"] != "zscore")]
     return pd.concat([table, mapped.assign(map="zscore", kl=mapped["kl_reference"])], ignore_index=True)
 
 
-def share(table: pd.DataFrame, name: str, factor: float = 1.0, **more) -> pd.DataFrame:
-    """The lines with one of their ratios as mean, low and high, in per cent."""
-    parts = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
-    return table.assign(**{short: factor * table[column] for short, column in parts.items()}, **more)
+def answer(run: Run, label: str, what: str) -> tuple[pd.Series | None, pd.DataFrame]:
+    """One condition, asked for beside its controls: its numbers are shown and noted in the history, as `what`.
+
+    Returns its summary, None until it is there, and the answer.
+    """
+    table = session.answer(run)
+    line, here = asked(summary(run, table)), table[table["control"] == "none"]
+    if line is None:
+        session.waiting(
+            "The live effect appears when the train split is read, the map fitted and the prompts patched.", session.NUMBERS
+        )
+    else:
+        metrics(here, line, label)
+        history.note(run, what, line["mean"], effects=here.sort_values("prompt")["kl"], control="none")
+    return line, table
 
 
 def metrics(table: pd.DataFrame, line: pd.Series, what: str) -> None:
@@ -91,17 +99,10 @@ def diagnostics(run: Run, layer: int, stream: str) -> None:
         named = {text: f"{line[name]:.3g}" for name, text in DIAGNOSTICS.items() if name in line and line[name] == line[name]}
         st.caption("R² on val, CKA, cosines and width: the mapped state against the own one, on prompts that were not fitted on.")
         st.dataframe(pd.DataFrame([named]), hide_index=True)
-        overlaps = overlap(found)
+        overlaps = shaping.overlap(found)
         if not overlaps.empty:
             said = ", ".join(f"{k}: {value:.2f}" for k, value in zip(overlaps["rank"], overlaps["overlap"]))
             st.caption(f"Split-half overlap of the leading k directions (1: both halves of train agree). {said}")
-
-
-def overlap(found: pd.DataFrame) -> pd.DataFrame:
-    """The overlaps of a line of diagnostics, a row per rank."""
-    names = [name for name in found if name.startswith("overlap_")] if len(found) else []
-    rows = [(name.removeprefix("overlap_"), found.iloc[0][name]) for name in names]
-    return pd.DataFrame(rows, columns=["rank", "overlap"]).dropna()
 
 
 def live(lines: pd.DataFrame | pd.Series | None) -> pd.DataFrame:
@@ -114,8 +115,3 @@ def asked(summarised: pd.DataFrame) -> pd.Series | None:
     """The line of the one condition that was asked for beside its controls; None until it is there."""
     found = summarised[summarised["control"] == "none"]
     return None if found.empty else found.iloc[0]
-
-
-def join(*parts: pd.DataFrame) -> pd.DataFrame:
-    """Tables below one another; empty ones have no columns to give."""
-    return pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)

@@ -9,12 +9,12 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts
+from mechdiff import charts, shaping
 from mechdiff.conditions import Condition
 from mechdiff.experiments import NextTokens
 from mechdiff.stats import bootstrap_weights, ratio, summarise
 from mechdiff.terms import sides
-from views import mapped, transplants
+from views import imports, mapped, transplants
 
 
 def page() -> None:
@@ -28,6 +28,7 @@ def page() -> None:
     )
     if session.ready(controls.read_pair(shared["pair"])):
         layers(shared)
+    imports.numbers("patching", shared)
 
 
 @session.panel
@@ -65,7 +66,7 @@ def numbers(run, here: pd.DataFrame, mean: pd.Series, layer: int) -> None:
     row.metric(f"Mean effect at layer {layer}", f"{mean['mean']:.4f} nats", help=help, **mapped.quiet(interval))
     show_recovery(row, here, [run.chosen_prompts[i].template for i in here["prompt"]])
     what = f"{run.streams[0]} · L{layer}" + (f" · {run.map}" if run.map != "none" else "")
-    history.note(run, what, mean["mean"], effects=here.sort_values("prompt")["kl"])
+    history.note(run, what, mean["mean"], effects=here.sort_values("prompt")["kl"], layer=mean["layer"], control="none")
 
 
 def curve(run, summary: pd.DataFrame, layer: int) -> None:
@@ -73,19 +74,20 @@ def curve(run, summary: pd.DataFrame, layer: int) -> None:
     kept = archive.lines(run, "rq1", "patch_summary", stream=run.streams[0], map=run.map)
     floor = summary[summary["control"] == "self"] if kept.empty else summary.iloc[:0]
     live = summary[summary["control"] == "none"].assign(shown=charts.LIVE)
-    shown = mapped.join(kept, floor)
+    shown = shaping.join(kept, floor)
     if len(shown):
-        shown = shown.assign(shown=shown["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
+        shown = shaping.patched(shown)
     if kept.empty:
         archive.missing(run, f" with map {run.map}" if run.map != "none" else "")
-    shown = mapped.join(shown, live)
+    shown = shaping.join(shown, live)
     if shown.empty:
         session.waiting("The first layers appear in a moment.")
         return
     told = [archive.origin(run, "rq1", kept)] if len(kept) else []
     told += [f"live: {live['prompts'].iloc[0]} prompts, {live['templates'].iloc[0]} templates"] if len(live) else []
     about = f"{'; '.join(told)}; bands, bars: 95 %; click a layer"
-    controls.clickable(charts.layer_curve(shown, layer, about), "pick_layer")
+    figure = charts.layer_curve(shown, layer, about)
+    controls.clickable(imports.on(figure, "effect", st.session_state["_shared"], stream=run.streams[0]), "pick_layer")
 
 
 def one_layer(run, condition: Condition, here: pd.DataFrame, mean: pd.Series) -> None:
@@ -101,7 +103,7 @@ def one_layer(run, condition: Condition, here: pd.DataFrame, mean: pd.Series) ->
         elif tokens.empty:
             session.waiting("The next tokens appear in a moment.")
         else:
-            st.altair_chart(charts.Unchecked(charts.token_bars(tokens)), width="stretch")
+            controls.draw(charts.token_bars(tokens), "tokens")
     with left:
         texts = here.assign(text=[run.chosen_prompts[i].text[:120] for i in here["prompt"]])[["prompt", "kl", "text"]]
         spread = charts.prompt_spread(texts, mean["mean"], mean.low, mean.high, condition.layer, picked)

@@ -4,18 +4,16 @@ from dataclasses import replace
 
 import archive
 import controls
-import history
 import pandas as pd
 import rates
 import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts
+from mechdiff import charts, shaping
 from mechdiff.terms import FITTED, MAP_CONTROLS, sides
-from views import mapped
+from views import imports, mapped
 
-NOUGHT = {"mean": "mean", "self": "own"}  # the controls that are rank nought: under which complement
 LONGER = "Nine ranks on the chosen prompts: as points beside the stored curve, or where there is none, with all controls."
 
 
@@ -30,6 +28,7 @@ def page() -> None:
     )
     if session.ready(controls.read_pair(shared["pair"])):
         cut(shared)
+    imports.numbers("rank", shared)
 
 
 @session.panel
@@ -41,17 +40,7 @@ def cut(shared: dict) -> None:
         return
     asked = {"layers": (layer,), "map": name, "streams": (stream,), "alpha": (alpha,), "controls": ("self",)}
     run = controls.request("rank", shared, ranks=(rank,), complement=(complement,), **asked)
-    table = session.answer(run)
-    line = mapped.asked(mapped.summary(run, table))
-    if line is None:
-        session.waiting(
-            "The live effect appears when the train split is read, the map fitted and the prompts patched.", session.NUMBERS
-        )
-    else:
-        here = table[table["control"] == "none"]
-        mapped.metrics(here, line, f"Effect at rank {rank}")
-        what = f"{stream} · L{layer} · k={rank} · {complement}"
-        history.note(run, what, line["mean"], effects=here.sort_values("prompt")["kl"])
+    line, table = mapped.answer(run, f"Effect at rank {rank}", f"{stream} · L{layer} · k={rank} · {complement}")
     curves(run, controls.request("rank", shared, **asked), line, table[table["control"] == "none"])
     if line is not None:
         session.provenance(run, table)
@@ -69,7 +58,7 @@ def curves(run, every, line, here: pd.DataFrame) -> None:
     (layer,), (stream,), (alpha,), (complement,) = run.layers, run.streams, run.alpha, run.complement
     kept = archive.lines(run, "rq3", "rank_summary", layer=layer, stream=stream)
     scaled = archive.lines(run, "rq3", "alpha_summary", layer=layer, stream=stream, map=run.map)
-    found, live = of_map(kept, scaled, run.map, alpha), mapped.live(line)
+    found, live = shaping.of_cut(kept, scaled, run.map, alpha), mapped.live(line)
     about = archive.origin(run, "rq3", found)
     if found.empty:
         archive.missing(run, f" with {run.map} at alpha {alpha}")
@@ -81,25 +70,14 @@ def curves(run, every, line, here: pd.DataFrame) -> None:
             found, about = more, "computed on these prompts"
         else:
             rest = more[(more["control"] == "none") & (more["complement"] == complement) & (more["rank"] != run.ranks[0])]
-            live = mapped.join(mapped.live(rest), live)
+            live = shaping.join(mapped.live(rest), live)
     if len(found) or len(live):
         with place:
             effects_and_shares(run, found, live, about or "nothing stored")
     with origins:
         archive.badge(run, here, "rq3", "rank", layer=layer, stream=stream, **stored_as(run))
         archive.provenance(run, "rq3")
-    below(run, mapped.join(kept, scaled), live)
-
-
-def of_map(kept: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> pd.DataFrame:
-    """The stored lines of a map at an alpha, with the controls that belong to it."""
-    if kept.empty:
-        return kept
-    fixed = kept["control"].isin(["self", "mean"])
-    mine = kept[(kept["map"] == name) & ~fixed]
-    if alpha != "auto":
-        mine = scaled[scaled["alpha"] == alpha] if len(scaled) else scaled
-    return mapped.join(mine, kept[fixed]) if len(mine) else mine
+    below(run, shaping.join(kept, scaled), live)
 
 
 def effects_and_shares(run, found: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
@@ -108,38 +86,30 @@ def effects_and_shares(run, found: pd.DataFrame, live: pd.DataFrame, about: str)
     left, right = st.columns([3, 2])
     ranks = {*(found["rank"] if len(found) else ()), *(live["rank"] if len(live) else ()), rank}
     with left:
-        shown = mapped.join(by_rank(found, complement, ranks), live)
-        controls.clickable(charts.rank_curve(shown, complement, rank, about), "pick_rank")
+        shown = shaping.join(shaping.by_rank(found, complement, ranks), live)
+        figure = charts.rank_curve(shown, complement, rank, about)
+        controls.clickable(beside(figure, "cut", run), "pick_rank")
     mine = found[(found["control"] == "none") & (found["complement"] == complement)] if len(found) else found
     parts, said = [], "under own no drop is shown: keeping everything would count as one"
     names = ("recovery", "drop") if complement == "mean" else ("recovery",)
     for name, factor in zip(names, (100, 1)):
         parts += [
-            mapped.share(part.assign(shown=shown), name, factor)
+            shaping.share(part.assign(shown=shown), name, factor)
             for part, shown in ((mine, name), (live, f"{name}, live"))
             if len(part)
         ]
     if complement == "mean":
         said = "recovery: of the models' difference; drop: of the zscore effect; click a rank"
     with right:
-        controls.clickable(charts.share_curve(mapped.join(*parts), rank, said), "pick_share")
+        figure = charts.share_curve(shaping.join(*parts), rank, said)
+        controls.clickable(beside(figure, "rank", run) if complement == "mean" else figure, "pick_share")
 
 
-def by_rank(found: pd.DataFrame, complement: str, ranks: set[str]) -> pd.DataFrame:
-    """Lines over rank with their legend's names. What has no rank of its own (floor, mean ablation, uncut map) runs across."""
-    if found.empty:
-        return found
-    cuts = found[found["control"] == "none"]
-    cuts = cuts.assign(shown="complement " + cuts["complement"])
-    flat = found[found["control"].isin(NOUGHT)]
-    if "0" not in set(cuts["rank"]):  # a sweep keeps rank nought as the control that it is
-        cuts = mapped.join(flat.assign(rank="0", shown="complement " + flat["control"].map(NOUGHT)), cuts)
-    flat = flat.assign(shown=flat["control"].map(charts.CONTROL_NAMES))
-    uncut = cuts[(cuts["rank"] == "full") & (cuts["complement"] == complement)].assign(shown=charts.UNCUT)
-    flat = mapped.join(flat, uncut).drop(columns="rank").merge(pd.DataFrame({"rank": charts.rank_order(ranks)}), how="cross")
-    controlled = found[found["control"].isin(MAP_CONTROLS) & (found["complement"] == complement)]
-    controlled = controlled.assign(shown=controlled["control"].map(charts.CONTROL_NAMES))
-    return mapped.join(cuts, flat, controlled)
+def beside(figure, kind: str, run):
+    """A chart over ranks with the imported marks of the run's stream and, where it is a number, its alpha."""
+    where = {"stream": run.streams[0], "control": "none", "layer": run.layers[0]}
+    where |= {} if run.alpha == ("auto",) else {"alpha": run.alpha[0]}
+    return imports.on(figure, kind, st.session_state["_shared"], **where)
 
 
 def below(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
@@ -148,15 +118,15 @@ def below(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
     left, right = st.columns([3, 2])
     if len(every):
         every = every[(every["map"] == run.map) & (every["complement"] == complement) & (every["control"] == "none")]
-    cells = mapped.join(every.assign(live=False), live.assign(live=True)) if len(every) else every
+    cells = shaping.join(every.assign(live=False), live.assign(live=True)) if len(every) else every
     if len(cells):
         cells = cells.drop_duplicates(["rank", "alpha"], keep="last")
         about = f"layer {layer}, complement {complement}; framed: chosen; dot: live; click a cell"
         with left:
             controls.clickable(charts.rank_alpha_map(cells, rank, alpha, about), "pick_cell")
     with right:
-        overlaps = mapped.overlap(archive.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map))
+        overlaps = shaping.overlap(archive.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map))
         if not overlaps.empty:
             figure = charts.overlap_curve(overlaps, TERMS["split-half overlap"])
-            st.altair_chart(charts.Unchecked(figure), width="stretch")
+            controls.draw(figure)
     mapped.diagnostics(run, layer, stream)

@@ -8,11 +8,10 @@ import session
 import streamlit as st
 from words import TERMS
 
-from mechdiff import charts
+from mechdiff import charts, shaping
 from views import mapped
 
 MODULES = ("attn_out", "mlp_out")
-FLOOR = charts.CONTROL_NAMES["self"]
 LONGER = "Both modules of every layer, and the chosen layer's heads, on the chosen prompts: as points beside the stored curve."
 
 
@@ -31,7 +30,7 @@ def section(shared: dict, layer: int) -> None:
     place, origins, live = st.container(), archive.row(), kept.iloc[:0]
     if controls.compute("transplants", LONGER, rates.estimate(modules)):
         table, singles = (session.answer(run, patience=0.05) for run in (modules, heads))
-        live = mapped.join(mapped.summary(modules, table), mapped.summary(heads, singles))
+        live = shaping.join(mapped.summary(modules, table), mapped.summary(heads, singles))
         for stream in MODULES:
             here = table[(table["layer"] == layer) & (table["stream"] == stream) & (table["control"] == "none")]
             at = {"layer": layer, "stream": stream, "control": "none"}
@@ -50,26 +49,17 @@ def section(shared: dict, layer: int) -> None:
 
 def draw(kept: pd.DataFrame, live: pd.DataFrame, layer: int, about: str) -> None:
     left, right = st.columns([3, 2])
-    shown = mapped.join(by_module(kept, ""), by_module(live, ", live", floor=kept.empty))
+    shown = shaping.join(shaping.by_module(kept), shaping.by_module(live, ", live", floor=kept.empty))
     with left:
         about = f"{about}; bands, bars: 95 %; click a layer"
         controls.clickable(charts.transplant_curve(shown, layer, about), "pick_transplant")
-    singles = mapped.join(one_by_one(kept, layer, charts.STORED), one_by_one(live, layer, charts.LIVE))
+    singles = shaping.join(one_by_one(kept, layer, charts.STORED), one_by_one(live, layer, charts.LIVE))
     if len(singles):
         chosen = st.session_state.get("heads") or []
         about = "each head's own weights; whiskers: 95 %; click a head"
         with right:
             bars = charts.transplant_bars(singles, layer, chosen, about)
             controls.clickable(bars, "pick_transplanted_head", controls.toggle_head)
-
-
-def by_module(lines: pd.DataFrame, suffix: str, floor: bool = True) -> pd.DataFrame:
-    """Lines with what the chart's legend calls them. One floor is enough: that of the first module."""
-    if lines.empty:
-        return lines
-    shown = lines[lines["stream"].isin(MODULES)]
-    wanted = (shown["control"] == "none") | ((shown["stream"] == MODULES[0]) & floor)
-    return shown.assign(shown=(shown["stream"] + suffix).where(shown["control"] == "none", FLOOR))[wanted]
 
 
 def one_by_one(lines: pd.DataFrame, layer: int, kind: str) -> pd.DataFrame:

@@ -4,16 +4,15 @@ from dataclasses import replace
 
 import archive
 import controls
-import history
 import pandas as pd
 import rates
 import session
 import streamlit as st
 from words import say
 
-from mechdiff import charts
+from mechdiff import charts, shaping
 from mechdiff.terms import sides
-from views import mapped
+from views import imports, mapped
 
 LONGER = "Every layer on the chosen prompts: as points beside the stored curve, or where there is none, with controls."
 
@@ -29,6 +28,7 @@ def page() -> None:
     )
     if session.ready(controls.read_pair(shared["pair"])):
         site(shared)
+    imports.numbers("transport", shared)
 
 
 @session.panel
@@ -36,16 +36,7 @@ def site(shared: dict) -> None:
     name, stream, layer, alpha = mapped.site(shared)
     asked = {"map": name, "streams": (stream,), "alpha": (alpha,), "controls": ("self",)}
     run = controls.request("transport", shared, layers=(layer,), **asked)
-    table = session.answer(run)
-    line = mapped.asked(mapped.summary(run, table))
-    if line is None:
-        session.waiting(
-            "The live effect appears when the train split is read, the map fitted and the prompts patched.", session.NUMBERS
-        )
-    else:
-        here = table[table["control"] == "none"]
-        mapped.metrics(here, line, f"Effect at layer {layer}")
-        history.note(run, f"{stream} · L{layer} · {name}", line["mean"], effects=here.sort_values("prompt")["kl"])
+    line, table = mapped.answer(run, f"Effect at layer {layer}", f"{stream} · L{layer} · {name}")
     curves(run, controls.request("transport", shared, **asked), line, table[table["control"] == "none"])
     mapped.diagnostics(run, layer, stream)
     if line is not None:
@@ -78,29 +69,24 @@ def curves(run, every, line, here: pd.DataFrame) -> None:
 
 def effect_and_drop(run, kept: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
     (layer,) = run.layers
-    shown = mapped.join(mapped.named(kept) if len(kept) else kept, live)
+    shared, where = st.session_state["_shared"], {"stream": run.streams[0], "control": "none"}
+    shown = shaping.join(shaping.named(kept) if len(kept) else kept, live)
     about = f"alpha {run.alpha[0]}; {about}; bands, bars: 95 %; click a layer"
     left, right = st.columns([3, 2])
     with left:
-        controls.clickable(charts.transport_curve(shown, layer, run.map, about), "pick_transport")
+        figure = charts.transport_curve(shown, layer, run.map, about)
+        controls.clickable(imports.on(figure, "mapped", shared, **where), "pick_transport")
     drop = kept[(kept["map"] == run.map) & (kept["control"] == "none")].assign(shown="drop") if len(kept) else kept
-    drop = mapped.join(drop, live)
+    drop = shaping.join(drop, live)
     with right:
         blank = "blank where the zscore effect is at the floor; click a layer"
-        controls.clickable(charts.drop_curve(mapped.share(drop, "drop"), layer, blank), "pick_drop")
+        figure = charts.drop_curve(shaping.share(drop, "drop"), layer, blank)
+        controls.clickable(imports.on(figure, "drop", shared, **where), "pick_drop")
 
 
 def stored_curves(run) -> pd.DataFrame:
     """The stored lines over layers at the run's stream: its map at its alpha, zscore, and the controls that belong to them."""
     stream, alpha = run.streams[0], run.alpha[0]
     every = archive.lines(run, "rq2", "transport_summary", stream=stream)
-    if every.empty:
-        return every
-    fixed = every["control"].isin(["self", "mean"])
-    mine = every[(every["map"] == run.map) & ~fixed]
-    if alpha != "auto":
-        mine = archive.lines(run, "rq2", "alpha_summary", stream=stream, map=run.map, alpha=alpha)
-    if mine.empty:
-        return mine
-    reference = every[(every["map"] == "zscore") & (run.map != "zscore")]
-    return mapped.join(mine, reference, every[fixed])
+    scaled = archive.lines(run, "rq2", "alpha_summary", stream=stream, map=run.map, alpha=alpha)
+    return shaping.of_uncut(every, scaled, run.map, alpha)

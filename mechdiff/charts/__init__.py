@@ -10,19 +10,24 @@ from mechdiff.charts.compare import (
     compared_transplants,
 )
 from mechdiff.charts.heads import STORED, coverage_curve, head_bars, heads_map, transplant_bars
+from mechdiff.charts.imported import means_only, with_imported
 from mechdiff.charts.lab import next_bars, position_map, site_map, stack_bars
+from mechdiff.charts.large import HALF, WHOLE, large, stage, staged
 from mechdiff.charts.layers import PATCHED, drift_curve, drop_curve, layer_curve, transplant_curve, transport_curve
 from mechdiff.charts.prompts import MODELS, prompt_spread, token_bars
 from mechdiff.charts.ranks import UNCUT, overlap_curve, rank_alpha_map, rank_curve, rank_order, share_curve
+from mechdiff.charts.weights import singular_bars, weight_overlap, weights_map
 
 __all__ = [
     "CONTROL_NAMES",
+    "HALF",
     "LIVE",
     "MODELS",
     "PATCHED",
     "PICK",
     "STORED",
     "UNCUT",
+    "WHOLE",
     "Unchecked",
     "compared_coverage",
     "compared_drift",
@@ -35,7 +40,9 @@ __all__ = [
     "drop_curve",
     "head_bars",
     "heads_map",
+    "large",
     "layer_curve",
+    "means_only",
     "next_bars",
     "overlap_curve",
     "position_map",
@@ -44,10 +51,16 @@ __all__ = [
     "rank_curve",
     "rank_order",
     "share_curve",
+    "singular_bars",
     "site_map",
     "stack_bars",
+    "stage",
+    "staged",
     "token_bars",
     "transplant_bars",
     "transplant_curve",
     "transport_curve",
+    "weight_overlap",
+    "weights_map",
+    "with_imported",
 ]

@@ -8,6 +8,8 @@ import textwrap
 import altair as alt
 import pandas as pd
 
+from mechdiff.charts.large import staged
+
 HEIGHT = 240
 LINE, NARROW = 56, 44  # letters of a subtitle's line, and of a narrow chart's
 BLUE, ORANGE, GREY, GREEN = "#3f78d8", "#e07b39", "#8a8f98", "#3a9d6e"
@@ -61,7 +63,7 @@ class Unchecked:
         self.chart = chart
 
     def to_dict(self) -> dict:
-        return self.chart.to_dict(validate=False)
+        return staged(self.chart.to_dict(validate=False))
 
 
 def chosen_layer(layer: int) -> alt.Chart:

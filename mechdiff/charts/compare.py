@@ -4,6 +4,7 @@ import altair as alt
 import pandas as pd
 
 from mechdiff.charts.base import BLUE, DOTTED, GREY, KL, LEGEND, ORANGE, SOLID, curves, nought, numbers, titled
+from mechdiff.charts.imported import apart, legend, squares
 from mechdiff.charts.ranks import rank_order
 
 COLOURS = {"A": BLUE, "B": ORANGE}  # by the first letter of a name
@@ -21,7 +22,8 @@ def compared(
 ) -> alt.LayerChart:
     """tables: by a choice's name (`A: ...`, `B: ...`) a row per point with x's field, mean, low, high, and perhaps its layer.
 
-    marks: by the same names, published points with x, mean, note, and for a box its other corner x2, mean2. y: the axis' title.
+    marks: by the same names, published points with x, mean, note, and for a box its other corner x2, mean2; and imported ones,
+    which have source and what as well. y: the axis' title.
     behind: layers to draw first.
     """
     looks = {name: (COLOURS[name[0]], SOLID, True) for name in tables}
@@ -32,10 +34,14 @@ def compared(
     tip = [alt.Tooltip("shown:N").title("what"), *(name for name in ("layer", "rank", "size") if name in table)]
     near = alt.Chart(table).mark_point(size=150, opacity=0, clip="domain" in scale)  # easier to hit, and says which layer
     layers.append(near.encode(x, axis, tooltip=[*tip, *numbers("mean", "low", "high")]))
+    told = [about]
     for name, found in marks.items():
-        layers += hollow(found, x, axis, COLOURS[name[0]], "domain" in scale)
-    told = [about, PUBLISHED] if any(map(len, marks.values())) else about
-    return titled(alt.layer(*layers), title, told)
+        published, imported = apart(found)
+        if len(published):
+            layers += hollow(published, x, axis, COLOURS[name[0]], "domain" in scale)
+        layers += squares(imported, x, axis, COLOURS[name[0]], scale.get("domain"))
+        told += ([PUBLISHED] if len(published) else []) + legend(imported, scale.get("domain"))
+    return titled(alt.layer(*layers), title, list(dict.fromkeys(told)))
 
 
 def listed(layer: alt.Chart) -> alt.Chart:
@@ -89,6 +95,7 @@ def compared_drop(tables: dict, marks: dict) -> alt.LayerChart:
 
 def compared_ranks(tables: dict, marks: dict, about: str) -> alt.LayerChart:
     ranks = {rank for part in tables.values() for rank in part["rank"]}
+    ranks |= {rank for part in marks.values() for rank in apart(part)[1].get("x", ())}
     x = alt.X("rank:O").title("Rank k of the map (0: mean ablation)").sort(rank_order(ranks)).axis(labelAngle=0)
     scale = {"domain": drops(tables, marks)}
     return compared(tables, marks, x, DROP, "In how many dimensions?", about, [nought()], **scale)

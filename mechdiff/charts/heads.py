@@ -9,7 +9,6 @@ from mechdiff.charts.base import (
     DOTTED,
     GREEN,
     GREY,
-    HEIGHT,
     KL,
     LIVE,
     NARROW,
@@ -100,7 +99,7 @@ def coloured(kinds: dict[str, str]) -> alt.Color:
 
 def columns(table: pd.DataFrame, x: alt.X, tip: list, now: str) -> alt.Chart:
     """Clear columns over bars, so that a head with a small effect is as easy to click."""
-    clear = alt.Chart(table).mark_bar(opacity=0).encode(x, alt.YValue(0), alt.Y2Value(HEIGHT), tooltip=tip)
+    clear = alt.Chart(table).mark_bar(opacity=0).encode(x, alt.YValue(0), alt.Y2Value("height"), tooltip=tip)
     return clickable(clear, now, "layer", "head", nearest=False)
 
 

@@ -26,7 +26,7 @@ def prompt_spread(table: pd.DataFrame, mean: float, low: float, high: float, lay
     dots = alt.Chart(table).mark_point(filled=True, stroke="white", strokeWidth=0.7, opacity=1)
     dots = dots.encode(
         alt.X("kl:Q", title=KL),
-        alt.YValue(HEIGHT - 8),
+        alt.YValue(alt.ExprRef("height - 8")),
         value_where(alt.ColorValue, this, ORANGE, BLUE),
         value_where(alt.SizeValue, this, 260, 70),
         tooltip=[alt.Tooltip("prompt:Q"), alt.Tooltip("kl:Q", format=".4f"), alt.Tooltip("text:N")],

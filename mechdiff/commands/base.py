@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,11 +21,15 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}.\nTry:  python -m mechdiff --help".replace("..", "."))
 
 
-def follow(task, label: str) -> None:
-    """Run a task to its end under a progress bar, or with a line now and then where there is no terminal; pass notices on."""
+def follow(task, label: str, tell: Callable[[], None] = lambda: None) -> None:
+    """Run a task to its end under a progress bar, or with a line now and then where there is no terminal; pass notices on.
+
+    tell: what else to do after each of its steps.
+    """
     start, before, said = time.monotonic(), task.done, time.monotonic()
     with tqdm(total=task.total, initial=before, desc=label, unit="cell", disable=None) as bar:
         for _ in task.steps():
+            tell()
             bar.total = task.total
             bar.set_postfix_str(task.stage, refresh=False)
             bar.update(task.done - bar.n)

@@ -8,14 +8,17 @@ from mechdiff.commands.base import SUFFIXES, follow, write
 from mechdiff.errors import UserError
 from mechdiff.experiments.request import Run
 from mechdiff.stacks import read_stack
-from mechdiff.terms import QUESTIONS, STREAMS
+from mechdiff.terms import QUESTIONS, STREAMS, WITHOUT_MEANS
+
+DIAGNOSTICS = """transport, rank: write to FILE.csv or FILE.parquet how well the maps fit; weights: how far the changes lie in the
+subspace that is mapped at --layers (one)"""
 
 
 def add(commands) -> None:
     run = commands.add_parser("run", help="answer one question")
     run.add_argument("question", metavar="QUESTION", help=", ".join(QUESTIONS))
     add_run_flags(run)
-    run.add_argument("--diagnostics", help="transport, rank: write to FILE.csv or FILE.parquet how well the maps fit")
+    run.add_argument("--diagnostics", help=DIAGNOSTICS)
     run.add_argument("--out", help="write the table to FILE.csv or FILE.parquet; without it a summary is printed")
     run.set_defaults(act=act)
 
@@ -65,11 +68,12 @@ def act(args) -> None:
             raise UserError(f"The table cannot be written as '{name}'. Choose a name that ends in {' or '.join(SUFFIXES)}.")
     request = Run(**given)
     if args.diagnostics:
-        if request.question not in ("transport", "rank"):
+        kind = experiments.Overlap if request.question == "weights" else experiments.Diagnostics
+        if request.question not in ("transport", "rank", "weights"):
             raise UserError(
                 f"There is no fitted map in {request.question} to diagnose.\nTry:  run transport --diagnostics FILE.csv"
             )
-        maps = experiments.task(experiments.Diagnostics(request))
+        maps = experiments.task(kind(request))
         follow(maps, "maps")
         write(maps.table(), Path(args.diagnostics))
     task = experiments.task(request)
@@ -83,11 +87,11 @@ def act(args) -> None:
 
 
 def summary(request: Run, table):
-    """A line per condition with the mean effect over prompts and its interval; drift as it is."""
-    from mechdiff.experiments.summary import summarise, wide
+    """A line per condition with the mean effect over prompts and its interval; what is no such mean, as it is."""
+    from mechdiff.experiments.summary import summarise_table
 
-    if request.question == "drift":
-        return table
-    lines = summarise(wide(table), [prompt.template for prompt in request.chosen_prompts])
+    lines = summarise_table(table, request)
+    if request.question in WITHOUT_MEANS:
+        return lines
     same = [name for name in lines.columns[: list(lines).index("mean")] if name != "layer" and lines[name].nunique() <= 1]
     return lines.drop(columns=same)

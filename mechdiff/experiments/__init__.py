@@ -5,6 +5,7 @@ import pandas as pd
 from mechdiff.experiments.continuation import Continuation, ContinuationTask
 from mechdiff.experiments.diagnostics import Diagnostics, DiagnosticsTask
 from mechdiff.experiments.next_tokens import NextTokens, NextTokensTask
+from mechdiff.experiments.overlap import Overlap, OverlapTask
 from mechdiff.experiments.position_map import MapTime, MapTimeTask, PositionMap, PositionMapTask
 from mechdiff.experiments.reading import Reading, ReadingTask
 from mechdiff.experiments.request import Run
@@ -16,15 +17,16 @@ OTHERS = {
     Diagnostics: DiagnosticsTask,
     MapTime: MapTimeTask,
     NextTokens: NextTokensTask,
+    Overlap: OverlapTask,
     PositionMap: PositionMapTask,
     Reading: ReadingTask,
 }
-Request = Run | Continuation | Diagnostics | MapTime | NextTokens | PositionMap | Reading
+Request = Run | Continuation | Diagnostics | MapTime | NextTokens | Overlap | PositionMap | Reading
 
 
 def task(run: Request, store: Store | None = None) -> Task:
     """The request as a task, with what the store already holds. Raises UserError for a request that cannot be."""
-    from mechdiff.experiments import drift, heads, patch, stack, transport
+    from mechdiff.experiments import drift, heads, patch, stack, transport, weights
 
     if type(run) in OTHERS:
         return OTHERS[type(run)](run, store or default())
@@ -36,6 +38,7 @@ def task(run: Request, store: Store | None = None) -> Task:
         "heads": heads.heads_task,
         "transplant": patch.transplant_task,
         "stack": stack.StackTask,
+        "weights": weights.WeightsTask,
     }
     return kinds[run.question](run, store or default())
 

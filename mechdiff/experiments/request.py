@@ -25,9 +25,15 @@ from mechdiff.terms import (
 
 FULL = "full"
 AUTO = "auto"
-DEFAULT_MAP = {"transport": "procrustes_scaled", "rank": "procrustes_scaled"}
+DEFAULT_MAP = dict.fromkeys(("transport", "rank", "weights"), "procrustes_scaled")
 DEFAULT_STREAMS = {"transplant": ("attn_out", "mlp_out")}
-NOT_FOR = {"drift": CONTROLS, "stack": MAP_CONTROLS, "transplant": ("mean", *MAP_CONTROLS), "heads": ("shuffled", "other-layer")}
+NOT_FOR = {
+    "drift": CONTROLS,
+    "weights": CONTROLS,
+    "stack": MAP_CONTROLS,
+    "transplant": ("mean", *MAP_CONTROLS),
+    "heads": ("shuffled", "other-layer"),
+}
 
 
 def flag(default, text: str, **details):

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.experiments.effects import SITE, Wide
+from mechdiff.experiments.request import Run
 from mechdiff.stats import bootstrap_weights, floor_of, interval, ratio
+from mechdiff.terms import WITHOUT_MEANS
 
 AT_ONCE = 256  # conditions whose resamples are in memory together, a thread
 KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen", "stack"]
@@ -22,6 +24,16 @@ def wide(table: pd.DataFrame) -> Wide:
         values[name] = np.full(shape, np.nan)
         values[name][code, table["prompt"]] = table[name]
     return Wide(found.to_frame(index=False).set_axis(keys, axis=1), values)
+
+
+def summarise_table(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """A run's table with a line per condition: mean effect over prompts, its 95 % interval, and the ratios that apply.
+
+    See summarise for the columns. What is no mean over prompts (drift, weights) is returned as it is.
+    """
+    if run.question in WITHOUT_MEANS:
+        return table
+    return summarise(wide(table), [prompt.template for prompt in run.chosen_prompts])
 
 
 def summarise(effects: Wide, clusters: list[str]) -> pd.DataFrame:
