@@ -8,7 +8,9 @@ model's own code: see `logits`.
 
 import copy
 import inspect
-from collections import defaultdict
+import sys
+import threading
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,15 +37,15 @@ class Anatomy:
     """A causal language model, taken apart.
 
     model: the model, in eval mode. layers: its decoder layers from 0. heads, width, head_width: counts. window: the most tokens
-    that it reads, None if its configuration does not say.
+    that it reads, None if its configuration does not say. token_bytes: what one token's keys and values take.
     Raises Unreadable if the model has no single list of decoder layers with attention and MLP.
     """
 
     def __init__(self, model: nn.Module):
-        self.model = model.eval()
+        self.model, self.home = model.eval(), None  # home: where a model runs whose weights are away meanwhile
         self.decoder = model.get_decoder()
         blocks = find_blocks(self.decoder)
-        self.layers, first_input = probe(model, blocks)
+        self.layers, first_input, self.token_bytes = probe(model, blocks)
         config = model.config.get_text_config()
         self.width = config.hidden_size
         self.window = getattr(config, "max_position_embeddings", None)
@@ -58,7 +60,8 @@ class Anatomy:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        """Where the model runs."""
+        return self.home or self.model.get_input_embeddings().weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -69,9 +72,15 @@ class Anatomy:
         """The attention kernel that the model runs with: eager, sdpa, ..."""
         return self.model.config._attn_implementation
 
+    @property
+    def row_bytes(self) -> int:
+        """What one token of a walk takes at most, about: in the MLP its inner states, beside some of the model's width."""
+        inner = sum(p.numel() for p in self.layers[0].mlp.parameters()) // self.width
+        return (2 * inner + 16 * self.width) * max(2, self.dtype.itemsize)
+
     @contextmanager
     def fused(self):
-        """On a GPU, let norms and MLPs run compiled: what they do element by element then costs one pass over memory.
+        """On a GPU, let norms, MLPs and rotations run compiled: what they do element by element then costs one pass over memory.
 
         Where the compiler is missing or fails, they run as they are.
         """
@@ -84,7 +93,8 @@ class Anatomy:
         try:
             for module, forward in self._fused:
                 module.forward = forward
-            yield
+            with compiled_rotations(sys.modules[type(self.layers[0].attention).__module__]):
+                yield
         finally:
             for module, _ in self._fused:
                 del module.forward
@@ -94,6 +104,34 @@ class Anatomy:
         self._tail_layer.states = states.unsqueeze(1)
         token = torch.zeros(1, 1, dtype=torch.long, device=states.device)
         return self._tail(input_ids=token, use_cache=False).logits.squeeze(1)
+
+
+ROTATION = "apply_rotary_pos_emb"  # what transformers' models call to rotate queries and keys, a function of their module
+_rotating: Counter = Counter()
+_rotations: dict = {}
+_rotating_lock = threading.Lock()
+
+
+@contextmanager
+def compiled_rotations(module):
+    """Let a model's module rotate by a compiled function, until the last of several threads that asked for it is done."""
+    plain = getattr(module, ROTATION, None)
+    if plain is None:
+        yield
+        return
+    with _rotating_lock:
+        if not _rotating[module.__name__]:
+            if module.__name__ not in _rotations:
+                _rotations[module.__name__] = plain, torch.compile(plain, dynamic=True)
+            setattr(module, ROTATION, _rotations[module.__name__][1])
+        _rotating[module.__name__] += 1
+    try:
+        yield
+    finally:
+        with _rotating_lock:
+            _rotating[module.__name__] -= 1
+            if not _rotating[module.__name__]:
+                setattr(module, ROTATION, _rotations[module.__name__][0])
 
 
 def find_blocks(decoder: nn.Module) -> nn.ModuleList:
@@ -109,8 +147,11 @@ def has_weights(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def probe(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[LayerParts], int]:
-    """Run two tokens and watch who receives the cache and who is called last. Returns the parts and the heads' joint width."""
+def probe(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[LayerParts], int, int]:
+    """Run two tokens and watch who receives the cache and who is called last.
+
+    Returns the parts, the heads' joint width, and the bytes of one token's keys and values.
+    """
     cache, attention = DynamicCache(), {}
     calls, handles = defaultdict(list), []
 
@@ -148,7 +189,8 @@ def probe(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[LayerParts], in
         if attn is None or not mlps or not projections:
             raise Unreadable(f"layer {index} of {type(model).__name__} has no attention and MLP modules that can be told apart")
         parts.append(LayerParts(block, attn, mlps[-1], projections[-1]))
-    return parts, input_width[parts[0].projection]
+    token_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) // 2
+    return parts, input_width[parts[0].projection], token_bytes
 
 
 def tail(model: nn.Module, decoder: nn.Module, blocks: nn.ModuleList) -> tuple[nn.Module, nn.Module]:

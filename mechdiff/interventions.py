@@ -50,11 +50,12 @@ def edited_stream(condition: Condition) -> str:
     return "attn_out" if condition.transplant and condition.stream == "heads" else condition.stream
 
 
-def head_weight(condition: Condition, anatomy: Anatomy) -> Tensor:
-    """The share of the donor in each dimension of the heads' joint output, [heads x head width]."""
-    weight = torch.zeros(anatomy.heads, anatomy.head_width)
-    weight[list(condition.heads)] = condition.blend
-    return weight.flatten()
+def head_weights(conditions: list[Condition], anatomy: Anatomy) -> Tensor:
+    """The share of the donor in each dimension of the heads' joint output, [conditions, heads x head width], on the device."""
+    weight = torch.zeros(len(conditions), anatomy.heads)
+    for row, condition in enumerate(conditions):
+        weight[row, list(condition.heads)] = condition.blend
+    return weight.to(anatomy.device, anatomy.dtype, non_blocking=True).repeat_interleave(anatomy.head_width, 1)
 
 
 def values(members: list[Condition], donor: Trace, recipient: Trace, maps: dict[Site, SiteMap], transplants) -> Tensor:
@@ -92,9 +93,17 @@ def as_rows(
         rows = torch.tensor([row for some in alike.values() for row, _ in some])
         parts = [values([c for _, c in some], donor, recipient, maps, transplants) for some in alike.values()]
         order = torch.argsort(rows)
-        value = torch.cat(parts, 1)[:, order.to(parts[0].device)] if len(parts) > 1 else parts[0]
-        weight = None
-        if stream == "heads":
-            weight = torch.stack([head_weight(c, anatomy) for _, _, c in members])
-        edits.append(Edit(layer, stream, rows[order], value, weight))
+        value = torch.cat(parts, 1)[:, order.to(parts[0].device, non_blocking=True)] if len(parts) > 1 else parts[0]
+        weight = head_weights([c for _, _, c in members], anatomy) if stream == "heads" else None
+        edits += in_runs(Edit(layer, stream, rows[order], value, weight))
     return Rows(len(conditions), edits)
+
+
+def in_runs(edit: Edit) -> list[Edit]:
+    """The same edit as one for every run of neighbouring rows, which need no index on the device."""
+    sizes, start, parts = (edit.rows.diff() != 1).nonzero().squeeze(1) + 1, 0, []
+    for stop in (*sizes.tolist(), len(edit.rows)):
+        weight = None if edit.weight is None else edit.weight[start:stop]
+        parts.append(Edit(edit.layer, edit.stream, edit.rows[start:stop], edit.value[:, start:stop], weight))
+        start = stop
+    return parts

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechdiff import kernels
 from mechdiff.errors import UserError
 
 JACKKNIFE_SUBSETS = 200
@@ -24,6 +25,21 @@ def divergences(logits: Float[Tensor, "n v"], clean: Float[Tensor, " v"], donor:
     """KL(patched || clean) and KL(donor || patched), [n] each, of rows of logits against two rows of log-probabilities."""
     patched = logits.log_softmax(-1, dtype=torch.float32)
     return kl(patched, clean), kl(donor, patched)
+
+
+SLICE = 16  # rows whose divergences are computed together on a CPU: their temporaries then stay in its caches
+
+
+def divergences_at(logits: Float[Tensor, "n v"], clean: Tensor, donor: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """`divergences` of rows that belong to different lines of clean and donor, [places, v]. places: [n], each row's line."""
+    if kernels.available(logits):
+        return kernels.divergences(logits, clean, donor, places.to(logits.device, non_blocking=True))
+    alone, parts, start = divergences_on(logits.device.type), [], 0
+    for place, count in zip(*(found.tolist() for found in torch.unique_consecutive(places, return_counts=True))):
+        for some in logits[start : start + count].split(SLICE if logits.device.type == "cpu" else count):
+            parts.append(alone(some, clean[place], donor[place]))
+        start += count
+    return tuple(torch.cat(values) for values in zip(*parts))
 
 
 @lru_cache(maxsize=2)

@@ -8,19 +8,18 @@ import copy
 import gc
 import threading
 import warnings
-from collections import OrderedDict, deque
-from contextlib import contextmanager
+from collections import deque
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from mechdiff.conditions import HERE, Place
 from mechdiff.errors import UserError, one_of
 from mechdiff.pairs import Pair, read_pair
-from mechdiff.terms import DEVICES, DTYPES
+from mechdiff.prompts import BLOCK
+from mechdiff.terms import DEVICES, DTYPES, SIDES
 from mechdiff.tokens import Tokenizers, load_tokenizers
 
-TRACE_BYTES = 2 << 30  # of clean passes remembered on a CPU; on a GPU a share of its memory
-TRACE_SHARE = 0.1
 PARITY = {"float32": 1e-3, "bfloat16": 1.5, "float16": 0.3}  # largest difference to plain hooks, in log-probability
 
 
@@ -48,6 +47,12 @@ class FairLock:
                 self._held = False
 
 
+def _passes():
+    from mechdiff.memory import Passes
+
+    return Passes()
+
+
 @dataclass
 class LoadedPair:
     """A pair in memory.
@@ -64,7 +69,8 @@ class LoadedPair:
     notices: list[str] = field(default_factory=list)
     parity: dict[str, float] = field(default_factory=dict)
     by_hooks: set[str] = field(default_factory=set)
-    _traces: OrderedDict = field(default_factory=OrderedDict)
+    offload: "OneAtATime | None" = None  # noqa: F821
+    _traces: "Passes" = field(default_factory=_passes)  # noqa: F821
     _transplants: dict = field(default_factory=dict)
     _answers: dict = field(default_factory=dict)
 
@@ -101,7 +107,9 @@ class LoadedPair:
         with self.lock, memory_errors(self.pair, getattr(self, place.donor).device.type):
             if (texts, place.horizon, place.donor) not in self._answers:
                 ids = [self.tokenizers.encode(text, place.donor) for text in texts]
-                self._answers[texts, place.horizon, place.donor] = greedy(getattr(self, place.donor), ids, place.horizon - 1)
+                with self.resident(place.donor):
+                    answers = greedy(getattr(self, place.donor), ids, place.horizon - 1)
+                self._answers[texts, place.horizon, place.donor] = answers
             return self._answers[texts, place.horizon, place.donor]
 
     def lengths(self, texts: tuple[str, ...], place: Place) -> list[int] | None:
@@ -111,25 +119,52 @@ class LoadedPair:
         ends = self.tokenizers.ends(place.donor)
         return [1 + next((i for i, token in enumerate(a) if token in ends), len(a)) for a in self.answers(texts, place)]
 
+    def resident(self, *sides: str):
+        """A context in which these sides' weights are on their device. The caller holds the lock."""
+        return nullcontext() if self.offload is None else self.offload.resident(*sides)
+
     def trace(self, side: str, texts: tuple[str, ...], keep_calls: bool, place: Place = HERE):
-        """The clean pass of one side over these prompts: remembered, the least recently used dropped. Takes the lock."""
-        from mechdiff.trace import run_trace
+        """The clean pass of one side over these prompts: remembered, and made block by block. Takes the lock."""
+        from mechdiff.memory import patiently
+        from mechdiff.trace import merge, run_trace
 
         ids = self.ids(side, texts, place)
-        with self.lock, memory_errors(self.pair, getattr(self, side).device.type):
-            for calls in (keep_calls, True):
-                if (found := self._traces.get((side, texts, place, calls))) is not None:
-                    self._traces.move_to_end((side, texts, place, calls))
-                    return found
-            for (*known, longer, calls), found in self._traces.items():
-                fits = longer.horizon == place.horizon and longer.donor == place.donor and longer.back > place.back
-                if known == [side, texts] and fits and calls >= keep_calls:
-                    return found.shorten(place.span)
-            trace = run_trace(getattr(self, side), ids, keep_calls, place.span, place.horizon)
-            self._traces[side, texts, place, keep_calls] = trace
-            while sum(t.nbytes for t in self._traces.values()) > trace_bytes(trace.last.device) and len(self._traces) > 2:
-                self._traces.popitem(last=False)
+        parts = []
+        if len(texts) > BLOCK and not self._knows(side, texts, keep_calls, place):
+            parts = [self.trace(side, texts[i : i + BLOCK], keep_calls, place) for i in range(0, len(texts), BLOCK)]
+        anatomy = getattr(self, side)
+        with self.lock, memory_errors(self.pair, anatomy.device.type):
+            if (found := self._remembered(side, texts, keep_calls, place)) is not None:
+                return found
+            if parts:
+                trace = patiently(lambda: merge(parts), anatomy.device)
+            else:
+                with self.resident(side):
+                    trace = run_trace(anatomy, ids, keep_calls, place.span, place.horizon)
+            self._traces.put((side, texts, place, keep_calls), trace)
             return trace
+
+    def holds(self, side: str, texts: tuple[str, ...]) -> bool:
+        """Whether a clean pass over so many prompts fits among those remembered, beside its parts. By their tokens."""
+        from mechdiff.memory import room_for_passes
+
+        anatomy = getattr(self, side)
+        tokens = sum(len(self.tokenizers.encode(text, side)) for text in texts)
+        return 3 * tokens * anatomy.token_bytes <= room_for_passes(anatomy.device)
+
+    def _knows(self, side: str, texts: tuple[str, ...], keep_calls: bool, place: Place) -> bool:
+        with self.lock:
+            return self._remembered(side, texts, keep_calls, place) is not None
+
+    def _remembered(self, side: str, texts: tuple[str, ...], keep_calls: bool, place: Place):
+        """A clean pass made before, one with more than is asked for too, cut to the place asked for. None if there is none."""
+        for calls in (keep_calls, True):
+            if (found := self._traces.get((side, texts, place, calls))) is not None:
+                return found
+        for name in self._traces.names():
+            if name[:2] == (side, texts) and name[3] >= keep_calls and longer(name[2], place):
+                return self._traces.get(name).shorten(place.span)
+        return None
 
     def transplants(self, side: str, texts: tuple[str, ...], place: Place = HERE):
         """What the other side's modules make of this side's inputs on these prompts. Remembered for one block. Takes the lock."""
@@ -140,7 +175,8 @@ class LoadedPair:
         with self.lock, memory_errors(self.pair, donor.device.type):
             if (side, texts, place) not in self._transplants:
                 self._transplants.clear()
-                self._transplants[side, texts, place] = run_transplants(getattr(self, side), donor, ids, place.span)
+                with self.resident(*SIDES):
+                    self._transplants[side, texts, place] = run_transplants(getattr(self, side), donor, ids, place.span)
             return self._transplants[side, texts, place]
 
     def check_parity(self, side: str, texts: tuple[str, ...]) -> None:
@@ -151,7 +187,7 @@ class LoadedPair:
             return
         trace = self.trace(side, texts[:2], True)
         ids = [self.tokenizers.encode(text, side) for text in texts[:2]]
-        with self.lock:
+        with self.lock, self.resident(side):
             self.parity[side], why = parity(getattr(self, side), trace, ids)
         limit = PARITY[str(getattr(self, side).dtype).removeprefix("torch.")]
         if why is None and self.parity[side] > limit:
@@ -161,10 +197,9 @@ class LoadedPair:
             self.notices.append(f"The {side} model runs by plain hooks, exact but slow: for the row engine, {why}.")
 
 
-def trace_bytes(device) -> int:
-    import torch
-
-    return TRACE_BYTES if device.type == "cpu" else int(TRACE_SHARE * torch.cuda.mem_get_info(device)[1])
+def longer(place: Place, other: Place) -> bool:
+    """Whether a pass of one place can be cut to that of another."""
+    return (place.horizon, place.donor) == (other.horizon, other.donor) and place.back > other.back
 
 
 _weights: dict = {}

@@ -67,7 +67,7 @@ def effects(anatomy: Anatomy, trace: Trace, sites: list[Site]) -> np.ndarray:
     """KL(patched || clean), [sites, prompts], nats."""
     measure = Measure(len(sites), trace, trace, (), shared=False)
     run_sites(anatomy, trace, sites, measure)
-    return measure.found["kl"].astype(float)
+    return measure.measured["kl"].astype(float)
 
 
 def distributions(anatomy: Anatomy, trace: Trace, sites: list[Site]) -> Tensor:

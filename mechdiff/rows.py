@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from mechdiff import kernels
 from mechdiff.anatomy import Anatomy, Unreadable, first
+from mechdiff.memory import in_parts
 from mechdiff.trace import LayerCall, Trace
 
 KERNEL = "mechdiff_rows"
@@ -50,10 +52,14 @@ class Edit:
         Neighbouring rows, the usual case, need no index on the device.
         """
         states = states.unflatten(1, (-1, span))[:, :, 0]
-        start, stop = int(self.rows[0]), int(self.rows[-1]) + 1
-        consecutive = stop - start == len(self.rows) and bool((self.rows.diff() == 1).all())
-        where = slice(start, stop) if consecutive else self.rows
+        where = neighbours(self.rows) or self.rows
         states[:, where] = blend(states[:, where], self.value, self.weight)
+
+
+def neighbours(rows: Tensor) -> slice | None:
+    """Rising rows without a gap, as a slice: it needs no index on the device."""
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    return slice(start, stop) if stop - start == len(rows) and bool((rows.diff() == 1).all()) else None
 
 
 def blend(own: Tensor, value: Tensor, weight: Tensor | None) -> Tensor:
@@ -91,8 +97,9 @@ class Rows:
             new = place[edit.rows]
             keep = (new >= 0).nonzero().squeeze(1)
             if len(keep):
-                weight = None if edit.weight is None else edit.weight[keep]
-                edits.append(Edit(edit.layer, edit.stream, new[keep], edit.value[:, keep], weight))
+                where = neighbours(keep) or keep
+                weight = None if edit.weight is None else edit.weight[where]
+                edits.append(Edit(edit.layer, edit.stream, new[keep], edit.value[:, where], weight))
         return Rows(len(chosen), edits)
 
 
@@ -124,6 +131,8 @@ def row_attention(module, query, key, value, attention_mask: Prefix, scaling=Non
     scaling = width**-0.5 if scaling is None else scaling
     if prefix.inside.shape[-1] > 1:
         return span_attention(query, key, value, prefix, scaling, softcap), None
+    if kernels.available(query):
+        return kernels.row_attention(query, key, value, prefix.keys, prefix.values, prefix.hidden, scaling, softcap), None
     groups, shared, seen = key.shape[1], heads // key.shape[1], prefix.keys.shape[2]
     query = query.reshape(b, groups, shared, n, width)
     to_self = (query * key.unsqueeze(2)).sum(-1).view(b, heads, n, 1) * scaling
@@ -243,7 +252,7 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
 
 
 def run_rows(anatomy: Anatomy, trace: Trace, rows: Rows, measure: Callable, row_tokens: int, logit_rows: int) -> Iterator[int]:
-    """Run rows in pieces and measure each row's next-token distribution.
+    """Run rows in pieces and measure each row's next-token distribution. A piece that does not fit in memory is halved.
 
     measure(logits [k, vocabulary], places [k], rows [k]) is called for k rows at a time, in no particular order. A place is a
     line of the trace's logprobs: a prompt, or one of the last tokens of a prompt where more than one is read.
@@ -251,14 +260,21 @@ def run_rows(anatomy: Anatomy, trace: Trace, rows: Rows, measure: Callable, row_
     Yields the number of rows measured since, often, so that the caller can let go of the weights' lock or stop.
     """
     places, span = len(trace.last) * trace.read, trace.span
-    order = torch.argsort(rows.entry, stable=True)
-    for chosen in order.split(max(1, row_tokens // (len(trace.last) * span))):
+    order, together = torch.argsort(rows.entry, stable=True), max(1, row_tokens // (len(trace.last) * span))
+
+    def walk(chosen: Tensor) -> Tensor:
         state = walk_rows(anatomy, trace, rows.pick(chosen)).unflatten(1, (-1, span))[:, :, -trace.read :]
-        state = state.transpose(1, 2).flatten(0, 2)
-        yield 0
-        which_place = torch.arange(places).repeat_interleave(len(chosen))
-        which_row = chosen.repeat(places)
-        for part in torch.arange(len(state)).split(logit_rows):
-            with torch.no_grad():
-                measure(anatomy.logits(state[part]), which_place[part], which_row[part])
-            yield len(part)
+        return state.transpose(1, 2).flatten(0, 2)
+
+    for some in order.split(together):
+        for chosen, state in in_parts(walk, some, anatomy.device):
+            yield 0
+            which_place, which_row = torch.arange(places).repeat_interleave(len(chosen)), chosen.repeat(places)
+
+            @torch.no_grad()
+            def unembed(part: Tensor, state=state, which_place=which_place, which_row=which_row) -> None:
+                measure(anatomy.logits(state[part[0] : part[-1] + 1]), which_place[part], which_row[part])
+
+            for piece in torch.arange(len(state)).split(logit_rows):
+                for part, _ in in_parts(unembed, piece, anatomy.device):
+                    yield len(part)

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from mechdiff.anatomy import Anatomy, Unreadable, first
+from mechdiff.memory import in_parts
 from mechdiff.terms import STREAMS
 
 HIDDEN = -1.0  # an additive mask is 0 where a key may be seen and hugely negative where not
@@ -90,6 +91,30 @@ class Trace:
         return Trace(self.last, whole, self.logprobs, [shorter(call) for call in self.calls], self.read)
 
     @property
+    def device(self) -> torch.device:
+        return self.last.device
+
+    def to(self, device: torch.device) -> "Trace":
+        """The same pass in another device's memory. Layers go on sharing what they share."""
+        moved = {}
+
+        def move(value):
+            if isinstance(value, tuple):
+                return tuple(move(v) for v in value)
+            if not isinstance(value, Tensor):
+                return value
+            if id(value) not in moved:
+                moved[id(value)] = value.to(device)
+            return moved[id(value)]
+
+        def call_to(call: LayerCall) -> LayerCall:
+            arguments = {name: move(value) for name, value in call.arguments.items()}
+            return LayerCall(*map(move, (call.keys, call.values, call.hidden, call.inside)), arguments)
+
+        whole = {stream: move(values) for stream, values in self.whole.items()}
+        return Trace(move(self.last), whole, move(self.logprobs), [call_to(call) for call in self.calls], self.read)
+
+    @property
     def nbytes(self) -> int:
         tensors = [self.logprobs, *self.whole.values(), *(t for call in self.calls for t in (call.keys, call.values))]
         return sum(t.nbytes for t in tensors)
@@ -152,9 +177,13 @@ def run_trace(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool = Tru
     """
     batches = like_lengths([len(ids) for ids in prompts], anatomy.device)
     if len(batches) == 1:
-        return run_batch(anatomy, prompts, keep_calls, span, read)
-    parts = [run_batch(anatomy, [prompts[i] for i in batch], keep_calls, span, read) for batch in batches]
-    return merge(parts, torch.tensor([i for batch in batches for i in batch]))
+        batches = [list(range(len(prompts)))]
+
+    def run(batch: list[int]) -> Trace:
+        return run_batch(anatomy, [prompts[i] for i in batch], keep_calls, span, read)
+
+    parts = [found for batch in batches for found in in_parts(run, batch, anatomy.device)]
+    return parts[0][1] if len(parts) == 1 else merge([one for _, one in parts], torch.tensor([i for b, _ in parts for i in b]))
 
 
 def run_states(anatomy: Anatomy, prompts: list[list[int]], positions: list[list[int]]) -> dict[str, Tensor]:
@@ -164,12 +193,17 @@ def run_states(anatomy: Anatomy, prompts: list[list[int]], positions: list[list[
     and position, in that order.
     """
     parts, owners = [], []
-    for batch in like_lengths([len(ids) for ids in prompts], anatomy.device):
+
+    def run(batch: list[int]) -> dict[str, Tensor]:
         padded, _ = pad_right([prompts[i] for i in batch])
         row = torch.tensor([r for r, i in enumerate(batch) for _ in positions[i]], dtype=torch.long)
         token = torch.tensor([t for i in batch for t in positions[i]], dtype=torch.long)
-        parts.append(run_forward(anatomy, padded, row, token)[0])
-        owners += [i for i in batch for _ in positions[i]]
+        return run_forward(anatomy, padded, row, token)[0]
+
+    for together in like_lengths([len(ids) for ids in prompts], anatomy.device):
+        for batch, states in in_parts(run, together, anatomy.device):
+            parts.append(states)
+            owners += [i for i in batch for _ in positions[i]]
     place = torch.argsort(torch.tensor(owners, dtype=torch.long), stable=True).to(anatomy.device)
     return {stream: torch.cat([part[stream] for part in parts], 1).index_select(1, place) for stream in STREAMS}
 
@@ -266,13 +300,14 @@ class InSpan:
         return self.cut[None, id(mask)]
 
 
-def merge(parts: list[Trace], order: Tensor) -> Trace:
-    """One trace out of several. order: the place of each part's prompts, one after the other, in the whole."""
-    place, joined = torch.argsort(order).to(parts[0].last.device), {}
+def merge(parts: list[Trace], order: Tensor | None = None) -> Trace:
+    """One trace out of several. order: the place of each part's prompts, one after the other, in the whole; None: as they are."""
+    place, joined = None if order is None else torch.argsort(order).to(parts[0].device), {}
     tokens = max(int(part.last.max()) for part in parts) + 1
 
     def join(tensors, dim=0):
-        return torch.cat(tensors, dim).index_select(dim, place)
+        whole = torch.cat(tensors, dim)
+        return whole if place is None else whole.index_select(dim, place)
 
     def join_once(tensors, fill=lambda tensor: tensor):
         """Layers share these tensors, so each is joined once; the parts keep them alive, so identity tells them apart."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mechdiff.anatomy import Anatomy, LayerParts, first
 from mechdiff.errors import UserError
+from mechdiff.memory import in_parts
 from mechdiff.trace import like_lengths, pad_right
 
 
@@ -43,9 +44,14 @@ def run_transplants(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]]
     Raises UserError if the models differ in layers, width or heads.
     """
     check_alike(recipient, donor)
-    batches = like_lengths([len(ids) for ids in prompts], recipient.device)
-    parts = [run_batch(recipient, donor, [prompts[i] for i in batch], span) for batch in batches]
-    place = torch.argsort(torch.tensor([i for batch in batches for i in batch])).to(recipient.device)
+    order, parts = [], []
+    for together in like_lengths([len(ids) for ids in prompts], recipient.device):
+        for batch, found in in_parts(
+            lambda some: run_batch(recipient, donor, [prompts[i] for i in some], span), together, recipient.device
+        ):
+            order += batch
+            parts.append(found)
+    place = torch.argsort(torch.tensor(order)).to(recipient.device)
     return Transplants(*(torch.cat(same, 1).index_select(1, place) for same in zip(*parts)))
 
 

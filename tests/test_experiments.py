@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 import mechdiff
 from mechdiff import Run, UserError, experiments, preflight
+from mechdiff.experiments import measure
 from mechdiff.models import FairLock, load_pair, unload
 
 WORDS = [f"w{i}" for i in range(90)]
@@ -166,7 +167,8 @@ def test_another_request_misses(pair, change):
     assert task.done == 0 < task.total
 
 
-def test_an_interrupted_run_keeps_what_was_finished_and_ends_with_the_same_bits(pair, own_store):
+def test_an_interrupted_run_keeps_what_was_finished_and_ends_with_the_same_bits(pair, own_store, monkeypatch):
+    monkeypatch.setattr(measure, "CPU_PIECE", 256)  # more rows than one pass holds
     run = Run("heads", **pair)
     whole = mechdiff.run(run)
     own_store.clear()

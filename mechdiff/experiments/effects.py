@@ -6,6 +6,7 @@ chunks are divided into passes depends on the request alone, and a pass is compu
 to the same numbers, bit for bit.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -134,8 +135,8 @@ class EffectsTask:
         self.notices = loaded.notices
         yield
         maps = yield from self.fit()
-        for number in range(len(self.blocks)):
-            for chunks in self._passes(loaded, number):
+        for numbers in self._together(loaded):
+            for chunks in self._passes(loaded, numbers):
                 if not all(chunk.found for chunk in chunks):
                     yield from self._compute(loaded, chunks, maps)
 
@@ -162,30 +163,55 @@ class EffectsTask:
             yield
         return maps
 
-    def _passes(self, loaded: LoadedPair, block: int) -> list[list[Chunk]]:
-        """The chunks of a block in passes of as many rows as may walk together, a larger chunk alone."""
+    def _together(self, loaded: LoadedPair) -> list[list[int]]:
+        """The blocks that walk together: all that lack something, if one pass can hold every row of them; else one by one.
+
+        So a request that could be stopped half-way, and goes on, computes the same passes.
+        """
         from mechdiff.experiments.measure import piece_sizes
 
-        limit = piece_sizes(getattr(loaded, self.recipient))[0] // (len(self.blocks[block]) * self.place.span)
-        passes, rows = [], limit
-        for chunk in (chunk for chunk in self.chunks if chunk.block == block):
-            if rows + len(chunk.conditions) > limit:
+        lacking = sorted({chunk.block for chunk in self.chunks if not chunk.found})
+        rows = len(self.conditions) * sum(len(self.blocks[number]) for number in lacking) * self.place.span
+        fits = rows <= piece_sizes(getattr(loaded, self.recipient))[0] and loaded.holds(self.recipient, self.prompts_of(lacking))
+        return [lacking] if fits else [[number] for number in range(len(self.blocks))]
+
+    def prompts_of(self, numbers: list[int]) -> tuple[str, ...]:
+        """The texts of some blocks."""
+        return tuple(prompt.text for number in numbers for prompt in self.blocks[number])
+
+    def _passes(self, loaded: LoadedPair, numbers: list[int]) -> list[list[Chunk]]:
+        """The chunks of some blocks in passes of as many rows as may walk together, a larger chunk alone."""
+        from mechdiff.experiments.measure import piece_sizes
+
+        limit = piece_sizes(getattr(loaded, self.recipient))[0] // (len(self.prompts_of(numbers)) * self.place.span)
+        passes, rows, alike = [], limit, defaultdict(list)
+        for chunk in (chunk for chunk in self.chunks if chunk.block in numbers):
+            alike[chunk.conditions].append(chunk)
+        for conditions, chunks in alike.items():
+            if rows + len(conditions) > limit:
                 passes.append([])
                 rows = 0
-            passes[-1].append(chunk)
-            rows += len(chunk.conditions)
+            passes[-1] += chunks
+            rows += len(conditions)
         return passes
 
     def _compute(self, loaded: LoadedPair, chunks: list[Chunk], maps: dict) -> Iterator[None]:
         from mechdiff.experiments.measure import Measure, run_locked
         from mechdiff.interventions import as_rows
 
-        texts = tuple(prompt.text for prompt in self.blocks[chunks[0].block])
+        numbers = sorted({chunk.block for chunk in chunks})
+        texts = self.prompts_of(numbers)
         self.stage = "reading the prompts"
         yield
+        for number in numbers:
+            loaded.trace(self.donor, self.prompts_of([number]), False, self.place)
+            yield
         donor = loaded.trace(self.donor, texts, False, self.place)
+        for number in numbers:
+            loaded.trace(self.recipient, self.prompts_of([number]), True, self.place)
+            yield
         recipient = loaded.trace(self.recipient, texts, True, self.place)
-        conditions = [condition for chunk in chunks for condition in chunk.conditions]
+        conditions = [c for group in dict.fromkeys(chunk.conditions for chunk in chunks) for c in group]
         transplanted = any(part.transplant for condition in conditions for part in condition.parts)
         transplants = loaded.transplants(self.recipient, texts, self.place) if transplanted else None
         lengths = loaded.lengths(texts, self.place)
@@ -198,18 +224,25 @@ class EffectsTask:
             cells += some
             self.done = before + min(int(share * cells), expected - 1)  # the last one counts when all are kept
             yield
-        self._keep(chunks, measure, maps)
+        self._keep(chunks, numbers, measure, maps)
         self.done = before + expected
         yield
 
-    def _keep(self, chunks: list[Chunk], measure, maps: dict) -> None:
+    def _keep(self, chunks: list[Chunk], numbers: list[int], measure, maps: dict) -> None:
+        """chunks, numbers: those of a pass, whose rows are the chunks' conditions and whose prompts are the blocks'."""
+        rows, columns, start = {}, {}, 0
+        for number in numbers:
+            columns[number] = slice(start, start + len(self.blocks[number]))
+            start += len(self.blocks[number])
         start = 0
+        for group in dict.fromkeys(chunk.conditions for chunk in chunks):
+            rows[group] = slice(start, start + len(group))
+            start += len(group)
         for chunk in chunks:
-            stop = start + len(chunk.conditions)
             if not chunk.found:
-                chunk.found = measure.arrays(slice(start, stop)) | used_alphas(chunk.conditions, maps)
+                found = measure.arrays(rows[chunk.conditions], columns[chunk.block])
+                chunk.found = found | used_alphas(chunk.conditions, maps)
                 self.store.put_arrays(chunk.key, chunk.found)
-            start = stop
 
     def _tokens(self, loaded: LoadedPair) -> tuple[int, ...]:
         texts = [text for text in (self.run.target, self.run.foil) if text is not None]

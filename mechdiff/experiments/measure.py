@@ -1,6 +1,7 @@
 """Running rows under the weights' lock, and what is read from each row's next-token distribution."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,14 +10,15 @@ from torch import Tensor
 from mechdiff import metrics
 from mechdiff.conditions import HERE, Place
 from mechdiff.hooks import run_hooks
+from mechdiff.memory import budget
 from mechdiff.models import LoadedPair, memory_errors
 from mechdiff.rows import Rows, run_rows
 from mechdiff.trace import Trace
 
-GPU_SHARE = 0.2  # of the whole memory, for the states and logits of one piece; free memory would change from run to run
-SLICE = 16  # rows whose divergences are computed together on a CPU: their temporaries then stay in its caches
+GPU_ROWS, GPU_LOGITS = 1 << 16, 1 << 13  # more rows together do not make a GPU faster
 CPU_LOGITS = 160  # rows that are unembedded together on a CPU: more cost memory traffic, fewer cost matrix speed
 CPU_PIECE = 512  # rows that walk together on a CPU: under half a second for the demo pair, so that others get their turn
+SOME = 256  # rows whose whole log-probabilities are there at once, where a token's are asked for
 
 
 class Measure:
@@ -24,32 +26,26 @@ class Measure:
 
     count: rows a prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient share a vocabulary;
     without it what compares them is nan. lengths: how many of the tokens read count, a prompt, where that is more than one:
-    each measure is then the mean over them.
+    each measure is then the mean over them. Everything stays on the device until `arrays` is asked.
     """
 
     def __init__(self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool, lengths=None):
         self.clean, self.donor = recipient.logprobs, donor.logprobs.to(recipient.logprobs.device) if shared else None
-        self.divergences = metrics.divergences_on(self.clean.device.type)
-        self.tokens, places = tokens, len(recipient.logprobs)
+        self.tokens, self.device = tokens, self.clean.device
         self.counted = None if lengths is None else np.arange(recipient.read) < np.array(lengths)[:, None]
         names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
-        self.found = {name: np.full((count, places), np.nan, np.float32) for name in names}
+        self.found = {name: torch.full((count, len(self.clean)), torch.nan, device=self.device) for name in names}
 
-    def __call__(self, logits: Tensor, prompts: Tensor, rows: Tensor) -> None:
-        most = SLICE if logits.device.type == "cpu" else len(rows)
-        for prompt, count in zip(*(found.tolist() for found in torch.unique_consecutive(prompts, return_counts=True))):
-            for some, which in zip(logits[:count].split(most), rows[:count].split(most)):
-                self._one_prompt(some, prompt, which.numpy())
-            logits, rows = logits[count:], rows[count:]
-
-    def _one_prompt(self, logits: Tensor, prompt: int, rows: np.ndarray) -> None:
+    def __call__(self, logits: Tensor, places: Tensor, rows: Tensor) -> None:
         other = self.clean if self.donor is None else self.donor
-        effect, to_donor = self.divergences(logits, self.clean[prompt], other[prompt])
+        effect, to_donor = metrics.divergences_at(logits, self.clean, other, places)
         values = {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor})
         if self.tokens:
-            values |= self._about_tokens(logits.log_softmax(-1, dtype=torch.float32))
+            parts = [self._about_tokens(some.log_softmax(-1, dtype=torch.float32)) for some in logits.split(SOME)]
+            values |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        at = tuple(index.to(self.device, non_blocking=True) for index in (rows, places))
         for name, value in values.items():
-            self.found[name][rows, prompt] = value.cpu().numpy()
+            self.found[name][at] = value
 
     def _about_tokens(self, logprobs: Tensor) -> dict[str, Tensor]:
         values = {}
@@ -59,13 +55,24 @@ class Measure:
             values["logit_difference"] = logprobs[:, self.tokens[0]] - logprobs[:, self.tokens[1]]
         return values
 
-    def arrays(self, span: slice) -> dict[str, np.ndarray]:
-        """The measures of some rows, [rows, prompts], with what is the same for all of them, [1, prompts], beside them."""
-        arrays = {name: self._over_tokens(values[span]) for name, values in self.found.items()}
+    @cached_property
+    def measured(self) -> dict[str, np.ndarray]:
+        """The measures, [rows, prompts], once every row has been seen."""
+        return {name: self._over_tokens(values.cpu().numpy()) for name, values in self.found.items()}
+
+    @cached_property
+    def same(self) -> dict[str, np.ndarray]:
+        """What is the same for all rows, [1, prompts]."""
         unknown = torch.full((len(self.clean),), torch.nan)
         same = {"kl_donor_clean": unknown if self.donor is None else metrics.kl(self.donor, self.clean)}
         same |= {f"{name}_clean": value for name, value in self._about_tokens(self.clean).items()}
-        return arrays | {name: self._over_tokens(value[None].cpu().numpy()) for name, value in same.items()}
+        return {name: self._over_tokens(value[None].cpu().numpy()) for name, value in same.items()}
+
+    def arrays(self, rows: slice, prompts: slice = slice(None)) -> dict[str, np.ndarray]:
+        """The measures of some rows on some prompts, [rows, prompts], with what is the same for all rows beside them."""
+        return {name: values[rows, prompts] for name, values in self.measured.items()} | {
+            name: values[:, prompts] for name, values in self.same.items()
+        }
 
     def _over_tokens(self, values: np.ndarray) -> np.ndarray:
         """[rows, prompts x tokens read] -> [rows, prompts]: the mean over the tokens that count."""
@@ -77,10 +84,10 @@ class Measure:
 
 def piece_sizes(anatomy) -> tuple[int, int]:
     """How many rows may walk together, and how many may be unembedded together, within the memory budget."""
+    room = budget(anatomy.device)
     if anatomy.device.type == "cpu":
-        return CPU_PIECE, CPU_LOGITS
-    budget = int(GPU_SHARE * torch.cuda.mem_get_info(anatomy.device)[1])
-    return max(16, budget // (64 * anatomy.width)), max(16, budget // (16 * anatomy.vocabulary))
+        return CPU_PIECE >> room.shrunk or 1, CPU_LOGITS >> room.shrunk or 1
+    return room.rows(anatomy.row_bytes, GPU_ROWS), room.rows(4 * anatomy.dtype.itemsize * anatomy.vocabulary, GPU_LOGITS)
 
 
 def run_locked(
@@ -93,7 +100,7 @@ def run_locked(
     else:
         pieces = run_rows(anatomy, recipient, rows, measure, *piece_sizes(anatomy))
     while True:
-        with loaded.lock, memory_errors(loaded.pair, anatomy.device.type):
+        with loaded.lock, loaded.resident(side), memory_errors(loaded.pair, anatomy.device.type):
             cells = next(pieces, None)
         if cells is None:
             return
