@@ -11,6 +11,7 @@ import inspect
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class Anatomy:
         self.model = model.eval()
         self.decoder = model.get_decoder()
         blocks = find_blocks(self.decoder)
-        self.layers, first_input = probe(model, blocks)
+        self.layers, first_input = probe(model, blocks, self.device)
         config = model.config.get_text_config()
         self.width = config.hidden_size
         self.window = getattr(config, "max_position_embeddings", None)
@@ -58,7 +59,10 @@ class Anatomy:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        """Where it wants its input. Weights that accelerate offloaded are elsewhere until they are needed."""
+        embedding = self.model.get_input_embeddings()
+        hook = getattr(embedding, "_hf_hook", None)
+        return embedding.weight.device if hook is None else torch.device(hook.execution_device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -75,7 +79,7 @@ class Anatomy:
 
         Where the compiler is missing or fails, they run as they are.
         """
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or hasattr(self.model, "_hf_hook"):  # hooks of accelerate sit in the place of forward
             yield
             return
         if not self._fused:
@@ -109,7 +113,7 @@ def has_weights(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def probe(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[LayerParts], int]:
+def probe(model: nn.Module, blocks: nn.ModuleList, device: torch.device) -> tuple[list[LayerParts], int]:
     """Run two tokens and watch who receives the cache and who is called last. Returns the parts and the heads' joint width."""
     cache, attention = DynamicCache(), {}
     calls, handles = defaultdict(list), []
@@ -135,7 +139,7 @@ def probe(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[LayerParts], in
                 parent[grandchild] = child
                 handles.append(grandchild.register_forward_pre_hook(grandchild_called, with_kwargs=True))
     try:
-        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), past_key_values=cache, use_cache=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -177,6 +181,9 @@ def tail(model: nn.Module, decoder: nn.Module, blocks: nn.ModuleList) -> tuple[n
 def shallow(module: nn.Module) -> nn.Module:
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
+    if hasattr(module, "_hf_hook"):  # accelerate's wrapper leads to the module it was made for
+        twin._old_forward = type(module).forward.__get__(twin)
+        twin.forward = partial(module.forward.func, twin)
     return twin
 
 

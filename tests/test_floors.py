@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    ["errors", "terms", "paths", "conditions", "stacks"],
+    ["errors", "terms", "paths", "conditions", "stacks", "files", "shapes"],
     ["linalg", "store", "transport", "metrics", "stats", "stored", "published"],
-    ["models", "tokens", "gguf", "prompts", "pairs"],
+    ["models", "loading", "tokens", "gguf", "prompts", "pairs"],
     ["hooks", "rows", "trace", "anatomy", "transplant", "decoding", "weights"],
     ["interventions", "preflight", "talk"],
     ["experiments"],
