@@ -13,6 +13,7 @@ import threading
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class Anatomy:
         self.model, self.home = model.eval(), None  # home: where a model runs whose weights are away meanwhile
         self.decoder = model.get_decoder()
         blocks = find_blocks(self.decoder)
-        self.layers, first_input, self.token_bytes = probe(model, blocks)
+        self.layers, first_input, self.token_bytes = probe(model, blocks, self.device)
         config = model.config.get_text_config()
         self.width = config.hidden_size
         self.window = getattr(config, "max_position_embeddings", None)
@@ -60,8 +61,12 @@ class Anatomy:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
-        return self.home or self.model.get_input_embeddings().weight.device
+        """Where it wants its input. Weights that were offloaded are elsewhere until they are needed."""
+        if self.home is not None:
+            return self.home
+        embedding = self.model.get_input_embeddings()
+        hook = getattr(embedding, "_hf_hook", None)
+        return embedding.weight.device if hook is None else torch.device(hook.execution_device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -84,7 +89,7 @@ class Anatomy:
 
         Where the compiler is missing or fails, they run as they are.
         """
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or hasattr(self.model, "_hf_hook"):  # hooks of accelerate sit in the place of forward
             yield
             return
         if not self._fused:
@@ -147,7 +152,7 @@ def has_weights(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def probe(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[LayerParts], int, int]:
+def probe(model: nn.Module, blocks: nn.ModuleList, device: torch.device) -> tuple[list[LayerParts], int, int]:
     """Run two tokens and watch who receives the cache and who is called last.
 
     Returns the parts, the heads' joint width, and the bytes of one token's keys and values.
@@ -176,7 +181,7 @@ def probe(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[LayerParts], in
                 parent[grandchild] = child
                 handles.append(grandchild.register_forward_pre_hook(grandchild_called, with_kwargs=True))
     try:
-        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), past_key_values=cache, use_cache=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -219,6 +224,9 @@ def tail(model: nn.Module, decoder: nn.Module, blocks: nn.ModuleList) -> tuple[n
 def shallow(module: nn.Module) -> nn.Module:
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
+    if hasattr(module, "_hf_hook"):  # accelerate's wrapper leads to the module it was made for
+        twin._old_forward = type(module).forward.__get__(twin)
+        twin.forward = partial(module.forward.func, twin)
     return twin
 
 

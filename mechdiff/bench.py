@@ -241,7 +241,7 @@ def measure_fit(pair: str, shape: str | None, device: str, n: int = 350) -> dict
     device = resolve_device(device)
     spec = None if shape else read_pair(pair)
     layers = SHAPES[shape]["num_hidden_layers"] if shape else spec.layers
-    width = SHAPES[shape]["hidden_size"] if shape else spec.config["hidden_size"]
+    width = SHAPES[shape]["hidden_size"] if shape else spec.shape("base").width
     sites, generator = 3 * layers, torch.Generator(device).manual_seed(0)
     x = torch.randn(sites, n, width, generator=generator, device=device) * torch.logspace(1, -2, width, device=device)
     y = x.roll(1, -1) + 0.1 * torch.randn(sites, n, width, generator=generator, device=device)

@@ -79,15 +79,24 @@ def check_hash(file: Path, source: Source) -> None:
 
 
 def convert(file: Path, folder: Path) -> None:
-    """Dequantise into a plain float32 model. A fresh model takes the weights: a GGUF-loaded one refuses to be saved."""
+    """Dequantise into a plain float32 model. A fresh model takes the weights: a GGUF-loaded one refuses to be saved.
+
+    Raises UserError for a file that transformers cannot read.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from mechdiff.models import quiet
 
     quiet()
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"{file.name} cannot be read as a GGUF model: {str(error).strip().splitlines()[0] if str(error) else error!r}\n"
+            "Try:  a GGUF of an architecture that transformers converts, or the model's safetensors folder"
+        ) from error
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

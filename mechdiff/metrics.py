@@ -129,18 +129,18 @@ def cka_with_interval(x: Float[Tensor, "sites n p"], y: Float[Tensor, "sites n q
 
     clusters: the template of each prompt. Returns cka, low, high, cka_debiased, low_debiased, high_debiased: [sites].
     Resampling with replacement would duplicate prompts and put the removed bias back, so subsets are drawn without.
-    Intervals are nan where too few templates (under 5) are left to delete from; everything is where one side is constant.
+    Intervals are nan where too few templates (under 5) or prompts are left; everything is where one side is constant.
     """
     check_enough(x.shape[1])
     k, l = grams(x), grams(y)
     result = {}
-    enough = len(set(clusters)) >= 5
-    subsets, factor = jackknife_subsets(clusters) if enough else ([], 0.0)
+    subsets, factor = jackknife_subsets(clusters) if len(set(clusters)) >= 5 else ([], 0.0)
+    subsets = [kept for kept in subsets if len(kept) >= 4]
     for debiased, suffix in ((False, ""), (True, "_debiased")):
         full = cka_of_grams(k, l, debiased)
         error = torch.full_like(full, torch.nan)
-        if enough:
-            parts = torch.stack([cka_of_grams(k[:, s][:, :, s], l[:, s][:, :, s], debiased) for s in subsets if len(s) >= 4])
+        if subsets:
+            parts = torch.stack([cka_of_grams(k[:, s][:, :, s], l[:, s][:, :, s], debiased) for s in subsets])
             error = (factor * parts.var(0, correction=0)).sqrt()
         result |= {f"cka{suffix}": full, f"low{suffix}": full - 1.96 * error, f"high{suffix}": full + 1.96 * error}
     return result

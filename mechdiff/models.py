@@ -4,7 +4,6 @@ Hooks on a shared model are seen by every thread, so whoever runs a model holds 
 chunks. An adapter pair's tuned model is a second module tree over the same parameters, so it costs the adapter alone.
 """
 
-import copy
 import gc
 import threading
 import warnings
@@ -15,6 +14,7 @@ from importlib.metadata import version
 
 from mechdiff.conditions import HERE, Place
 from mechdiff.errors import UserError, one_of
+from mechdiff.loading import load_weights, trained_elsewhere, with_adapter
 from mechdiff.pairs import Pair, read_pair
 from mechdiff.prompts import BLOCK
 from mechdiff.terms import DEVICES, DTYPES, SIDES
@@ -268,14 +268,39 @@ def _load(pair: Pair, device: str, dtype: str) -> LoadedPair:
     quiet()
     try:
         with memory_errors(pair, device):
-            model, lock = _base_weights(pair, pair.base, device, dtype)
-            if pair.tuned.weights == pair.base.weights and pair.tuned.adapter:
-                tuned = with_adapter(model, pair.tuned.adapter_folder())
-            else:
-                tuned, _ = _base_weights(pair, pair.tuned, device, dtype)
-            return LoadedPair(pair, load_tokenizers(pair), Anatomy(model), Anatomy(tuned), lock)
+            sides, locks, notices = [], [], []
+            for source in (pair.base, pair.tuned):
+                model, lock = _base_weights(pair, source.weights, device, dtype)
+                if source.adapter:
+                    model = with_adapter(model, source.adapter_folder())
+                    notices += trained_elsewhere(source)
+                sides.append(Anatomy(model))
+                locks.append(lock)
+            return LoadedPair(pair, load_tokenizers(pair), *sides, together(locks), notices)
     except Unreadable as error:
         raise UserError(f"{pair.name}: mechdiff cannot read this architecture: {error}.") from error
+
+
+class Together:
+    """Several locks held as one. Everybody takes them in the same order, so no two threads wait for each other."""
+
+    def __init__(self, locks: list[FairLock]):
+        self.locks = locks
+
+    def __enter__(self):
+        for lock in self.locks:
+            lock.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        for lock in reversed(self.locks):
+            lock.__exit__(*error)
+
+
+def together(locks: list[FairLock]) -> FairLock | Together:
+    """One lock over two models' weights: another pair may have either of them."""
+    order = [lock for _, lock in _weights.values() if lock in locks]
+    return order[0] if len(order) == 1 else Together(order)
 
 
 def quiet() -> None:
@@ -285,6 +310,7 @@ def quiet() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft")
 
 
 @contextmanager
@@ -302,31 +328,8 @@ def memory_errors(pair: Pair, device: str):
 
 
 def _base_weights(pair: Pair, source, device: str, dtype: str):
-    """A model without its adapter's sharing: loaded once per content, device, dtype and kernel, with its lock."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    identity = (source, device, dtype, pair.kernel)
+    """A model without adapters: loaded once per source, device, dtype, kernel, quantization and device map, with its lock."""
+    identity = (source, device, dtype, pair.kernel, pair.quantization, pair.device_map, pair.trust_remote_code)
     if identity not in _weights:
-        model = AutoModelForCausalLM.from_pretrained(
-            source.local(),
-            dtype=getattr(torch, dtype),
-            attn_implementation=pair.kernel,
-            trust_remote_code=pair.trust_remote_code,
-        )
-        if source.adapter:
-            model = with_adapter(model, source.adapter_folder())
-        _weights[identity] = model.to(device).eval().requires_grad_(False), FairLock()
+        _weights[identity] = load_weights(pair, source, device, dtype), FairLock()
     return _weights[identity]
-
-
-def with_adapter(model, adapter):
-    """A second module tree over the same parameters, with the adapter injected there alone.
-
-    Never toggle an adapter on a shared model: every thread would see it.
-    """
-    from peft import PeftModel
-
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared)
-    return PeftModel.from_pretrained(twin, str(adapter)).get_base_model().eval().requires_grad_(False)

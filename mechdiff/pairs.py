@@ -5,19 +5,22 @@ before, or a GGUF file converted once into the cache (see gguf.py).
 """
 
 import hashlib
-import json
 import tomllib
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-from mechdiff import store
+from mechdiff import files, store
 from mechdiff.errors import UserError, one_of
-from mechdiff.paths import MODELS, PAIRS
+from mechdiff.paths import MODELS, OWN_PAIRS, PAIRS
+from mechdiff.shapes import Shape, shape_of
 from mechdiff.terms import DTYPES
 
 TEMPLATES = ("auto", "none")
-OPTIONS = ("dtype", "chat_template", "trust_remote_code")
+SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")  # device maps that accelerate makes by itself
+QUANTIZATIONS = ("8bit", "4bit")
+OPTIONS = ("dtype", "chat_template", "trust_remote_code", "device_map", "quantization")
+SAME = (("layers", "layers"), ("width", "width"), ("heads", "heads"), ("head_width", "dimensions a head"))
 IDENTITY_SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 
 
@@ -26,7 +29,7 @@ class Source:
     """Where one model comes from: exactly one of hub, folder and gguf, or none of them for a tuned adapter on the base.
 
     revision: a hub commit, branch or tag. wheel, sha256: a package that carries the GGUF file, and the file's hash.
-    adapter: a LoRA adapter on top, as a folder or a hub id.
+    adapter: a peft adapter on top, as a folder or a hub id, and its own revision.
     """
 
     hub: str | None = None
@@ -36,6 +39,7 @@ class Source:
     wheel: str | None = None
     sha256: str | None = None
     adapter: str | None = None
+    adapter_revision: str | None = None
 
     @property
     def weights(self) -> "Source":
@@ -51,30 +55,51 @@ class Source:
         if self.gguf:
             folder = MODELS / f"{self.gguf_hash()[:16]}-float32"
             if not (folder / "config.json").exists():
-                raise UserError(f"{Path(self.gguf).name} is not prepared on this machine.\nTry:  python -m mechdiff demo")
+                how = "demo" if self.wheel else f"prepare {self.gguf_file()}"
+                raise UserError(f"{Path(self.gguf).name} is not prepared on this machine.\nTry:  python -m mechdiff {how}")
             return folder
         folder = Path(self.folder) if self.folder else snapshot(self.hub, self.revision, "config.json")
         if not (folder / "config.json").exists():
             raise UserError(f"There is no model in {folder}: config.json is missing.\nTry:  ls {folder}")
         return folder
 
+    def gguf_file(self) -> Path:
+        path = Path(self.gguf)
+        if not path.is_file():
+            raise UserError(f"There is no GGUF file {path}.\nTry:  ls {path.parent}")
+        return path
+
     def gguf_hash(self) -> str:
         if self.sha256:
             return self.sha256
-        path = Path(self.gguf)
-        if not path.exists():
-            raise UserError(f"There is no GGUF file {path}.\nTry:  ls {path.parent}")
+        path = self.gguf_file()
         return file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)
+
+    @property
+    def convertible(self) -> bool:
+        """Whether it is a GGUF that mechdiff can make ready by itself: it carries it, or it is here and waits for it."""
+        there = self.gguf is not None and (self.wheel is not None or Path(self.gguf).is_file())
+        return there and not (MODELS / f"{self.gguf_hash()[:16]}-float32" / "config.json").exists()
 
     def adapter_folder(self) -> Path | None:
         if self.adapter is None:
             return None
         folder = Path(self.adapter)
         if not folder.is_dir():
-            folder = snapshot(self.adapter, None, "adapter_config.json")
+            folder = snapshot(self.adapter, self.adapter_revision, "adapter_config.json")
         if not (folder / "adapter_config.json").exists():
             raise UserError(f"There is no peft adapter in {folder}: adapter_config.json is missing.\nTry:  ls {folder}")
         return folder
+
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer is: an adapter may bring its own."""
+        adapter = self.adapter_folder()
+        return adapter if adapter is not None and (adapter / "tokenizer_config.json").exists() else self.local()
+
+    def check(self) -> None:
+        """Raises UserError, with what to type, if its weights or its adapter are not on this machine, or not all of them."""
+        files.weight_files(self.local())
+        self.adapter_folder()
 
     def fingerprint(self) -> str:
         """What the results depend on: the content of weights, tokenizer, template and adapter, or the hub commit."""
@@ -99,49 +124,51 @@ class Pair:
     dtype: str | None = None
     chat_template: str = "auto"
     trust_remote_code: bool = False
+    device_map: str | tuple[tuple[str, str | int], ...] | None = None
+    quantization: str | None = None
+    path: str | None = None
 
-    @cached_property
-    def config(self) -> dict:
-        """The base model's config.json (its text part)."""
-        return read_config(self.base.local())
+    @property
+    def asked(self) -> str:
+        """What --pair takes: its file where its name alone does not lead to it."""
+        return self.path or self.name
+
+    def shape(self, side: str) -> Shape:
+        """One model's build. side: base or tuned."""
+        return shape_of(getattr(self, side).local())
 
     @property
     def layers(self) -> int:
-        return self.config.get("num_hidden_layers") or self.config["n_layer"]
+        return self.shape("base").layers
 
     @property
     def heads(self) -> int:
-        return self.config.get("num_attention_heads") or self.config["n_head"]
+        return self.shape("base").heads
 
     @property
     def kernel(self) -> str:
         """The attention kernel both models run with. Fast kernels drop logit soft-capping, so it asks for eager."""
-        return "eager" if self.config.get("attn_logit_softcapping") else "sdpa"
+        return "eager" if any(self.shape(side).softcap for side in ("base", "tuned")) else "sdpa"
 
     def missing(self) -> str | None:
         """Why the pair cannot be studied now, or None if its weights are here."""
         try:
             for source in (self.base, self.tuned):
-                source.local()
-                source.adapter_folder()
+                source.check()
         except UserError as error:
             return str(error)
         return None
 
     def check_same_shape(self) -> None:
         """Raises UserError if states of one model do not fit in the other."""
-        mine, theirs = read_config(self.base.local()), read_config(self.tuned.local())
-        for key, what in (("num_hidden_layers", "layers"), ("hidden_size", "width"), ("num_attention_heads", "heads")):
-            if mine.get(key) != theirs.get(key):
+        mine, theirs = self.shape("base"), self.shape("tuned")
+        for key, what in SAME:
+            if getattr(mine, key) != getattr(theirs, key):
                 raise UserError(
-                    f"{self.name}: the base has {mine.get(key)} {what}, the tuned model {theirs.get(key)}, so no state of one "
-                    f"fits in the other.\nTry:  python -m mechdiff run drift --pair {self.name}"
+                    f"{self.name}: the base has {getattr(mine, key)} {what}, the tuned model {getattr(theirs, key)}, so no state "
+                    f"or matrix of one fits in the other; drift can still be asked.\n"
+                    f"Try:  python -m mechdiff run drift --pair {self.asked}"
                 )
-
-
-def read_config(folder: Path) -> dict:
-    config = json.loads((folder / "config.json").read_text())
-    return config.get("text_config") or config
 
 
 def snapshot(hub_id: str, revision: str | None, file: str) -> Path:
@@ -157,7 +184,10 @@ def snapshot(hub_id: str, revision: str | None, file: str) -> Path:
         ) from None
     if not isinstance(found, str):
         at = f" --revision {revision}" if revision else ""
-        raise UserError(f"{hub_id} is not on this machine.\nTry:  hf download {hub_id}{at}")
+        raise UserError(
+            f"{hub_id} is not on this machine{at and f' at revision {revision}'}, or has no {file}. Before a gated model can be "
+            f"fetched, its terms have to be accepted on the hub, and  hf auth login  typed.\nTry:  hf download {hub_id}{at}"
+        )
     return Path(found).parent
 
 
@@ -187,13 +217,32 @@ def shipped() -> list[str]:
     return sorted((path.stem for path in PAIRS.glob("*.toml")), key=lambda name: (not name.startswith("demo"), name))
 
 
+def own() -> list[str]:
+    """Names of the pairs that were added on this machine."""
+    return sorted(path.stem for path in OWN_PAIRS.glob("*.toml") if path.stem not in shipped())
+
+
+def known() -> list[str]:
+    """Every pair that --pair finds by name: the shipped ones, then those added on this machine."""
+    return [*shipped(), *own()]
+
+
 def read_pair(name: str) -> Pair:
-    """A shipped pair by name, or a pair file by path. Raises UserError for an unknown name or a broken file."""
-    path = Path(name) if name.endswith(".toml") else PAIRS / f"{name}.toml"
-    if not path.exists():
-        if name.endswith(".toml"):
-            raise UserError(f"There is no pair file {path}.\nTry:  python -m mechdiff pairs")
-        raise one_of("Pair", name, [*shipped(), "path/to/pair.toml"])
+    """A pair by name, shipped or added on this machine, or a pair file by path.
+
+    Raises UserError for an unknown name or a broken file.
+    """
+    if not name.endswith(".toml"):
+        if name not in known():
+            raise one_of("Pair", name, [*known(), "path/to/pair.toml"])
+        folder = PAIRS if name in shipped() else OWN_PAIRS
+        return replace(read_file(folder / f"{name}.toml"), name=name, path=None)
+    if not Path(name).exists():
+        raise UserError(f"There is no pair file {Path(name)}.\nTry:  python -m mechdiff pairs")
+    return replace(read_file(Path(name)), path=name)
+
+
+def read_file(path: Path) -> Pair:
     try:
         return parse_pair(tomllib.loads(path.read_text(encoding="utf-8")), path)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -214,7 +263,8 @@ def parse_pair(table: dict, path: Path) -> Pair:
     if base.adapter and not (base.hub or base.folder or base.gguf):
         raise UserError(f"{path}: [base] needs exactly one of hub, folder, gguf.")
     if not (tuned.hub or tuned.folder or tuned.gguf):
-        tuned = Source(**{**vars(base), "adapter": tuned.adapter})
+        its = {"adapter": tuned.adapter, "adapter_revision": tuned.adapter_revision or tuned.revision}
+        tuned = Source(**vars(base) | its)
     options = table.get("options", {})
     for key in options:
         if key not in OPTIONS:
@@ -224,14 +274,24 @@ def parse_pair(table: dict, path: Path) -> Pair:
         raise one_of(f"{path}: dtype", dtype, DTYPES)
     if template not in TEMPLATES:
         raise one_of(f"{path}: chat_template", template, TEMPLATES)
+    spread, quantization = options.get("device_map"), options.get("quantization")
+    if isinstance(spread, dict) and all(isinstance(value, str | int) for value in spread.values()):
+        spread = tuple(spread.items())
+    elif spread is not None and spread not in SPREADS:
+        raise one_of(f"{path}: device_map", spread, [*SPREADS, '{ "model.layers.0" = 0, ... }'])
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise one_of(f"{path}: quantization", quantization, QUANTIZATIONS)
     name, domain = table.get("name", path.stem), table.get("domain", "")
-    return Pair(name, domain, base, tuned, dtype, template, bool(options.get("trust_remote_code", False)))
+    trusted = options.get("trust_remote_code", False) is True
+    return Pair(name, domain, base, tuned, dtype, template, trusted, spread, quantization)
 
 
 def parse_source(table: dict, side: str, path: Path) -> Source:
     for key in table:
         if key not in Source.__dataclass_fields__:
             raise one_of(f"{path}: [{side}] key", key, Source.__dataclass_fields__)
+        if not isinstance(table[key], str):
+            raise UserError(f'{path}: [{side}] {key} is not a text. Write  {key} = "..."  with quotation marks.')
     given = [key for key in ("hub", "folder", "gguf") if key in table]
     if len(given) > 1 or (not given and "adapter" not in table):
         alternative = ", or only an adapter" if side == "tuned" else ""

@@ -117,6 +117,12 @@ class Prefix:
     inside: Tensor
     used: bool = False
 
+    def to(self, device, **_) -> "Prefix":
+        """Follow a layer to its device: accelerate asks every argument of a layer to."""
+        for name in ("keys", "values", "hidden", "inside"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
 
 def row_attention(module, query, key, value, attention_mask: Prefix, scaling=None, softcap=None, s_aux=None, **_):
     """Attention of rows, each to its prompt's prefix and to its own key.
@@ -227,7 +233,7 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Tensor:
         if not count:
             return state
         newcomers = clean.repeat(1, count, 1)  # a copy: edits are made in place
-        return newcomers if state is None else torch.cat([state, newcomers], 1)
+        return newcomers if state is None else torch.cat([state, newcomers.to(state.device)], 1)
 
     def replace(layer: int, stream: str):
         for edit in rows.edits:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mechdiff.errors import UserError
+from mechdiff.files import TOKENIZER, has_tokenizer
 from mechdiff.pairs import Pair
 
 MARK = "\ue000"  # stands for a prompt, to see where the template puts it
@@ -167,13 +168,19 @@ def pick(characters: Iterable[int], text: str, count: int, seed: int) -> tuple[i
 
 
 def load_tokenizers(pair: Pair) -> Tokenizers:
+    """The two sides' tokenizers: one object where both come from one folder. Raises UserError where there is none."""
     from transformers import AutoTokenizer
 
     def load(folder):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=pair.trust_remote_code)
+        if has_tokenizer(folder):
+            try:
+                return AutoTokenizer.from_pretrained(folder, trust_remote_code=pair.trust_remote_code)
+            except (ValueError, OSError, KeyError) as error:
+                why = f" that can be read ({str(error).strip().splitlines()[0]})"
+        else:
+            why = f": none of {', '.join(TOKENIZER[:3])} is there"
+        raise UserError(f"{folder} has no tokenizer{why}.\nTry:  copy the tokenizer's files from the model it was tuned from")
 
-    base = load(pair.base.local())
-    adapter = pair.tuned.adapter_folder()
-    if adapter is not None and (adapter / "tokenizer_config.json").exists():
-        return Tokenizers(pair, base, load(adapter))
-    return Tokenizers(pair, base, base if pair.tuned.local() == pair.base.local() else load(pair.tuned.local()))
+    base, tuned = (source.tokenizer_folder() for source in (pair.base, pair.tuned))
+    first = load(base)
+    return Tokenizers(pair, first, first if tuned == base else load(tuned))

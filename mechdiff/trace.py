@@ -222,7 +222,8 @@ def run_forward(anatomy: Anatomy, padded: Tensor, row: Tensor, token: Tensor, ca
         if stream == "call":
             arguments[layer] = value
         else:
-            states[stream][layer] = value[row, token]
+            at = row.to(value.device), token.to(value.device)  # accelerate may have spread the layers over devices
+            states[stream][layer] = value[at].to(anatomy.device)
 
     with watching(anatomy, seen):
         anatomy.decoder(input_ids=padded.to(anatomy.device), past_key_values=cache, use_cache=cache is not None)
@@ -243,7 +244,8 @@ def run_batch(anatomy: Anatomy, prompts: list[list[int]], keep_calls: bool, span
         for layer, named in enumerate(arguments):
             hidden, inside = in_span.hidden(named.get("attention_mask"))
             others = {name: in_span(v) for name, v in named.items() if v is not cache and name != "attention_mask"}
-            calls.append(LayerCall(cache.layers[layer].keys, cache.layers[layer].values, hidden, inside, others))
+            keys, values = (kept.to(anatomy.device) for kept in (cache.layers[layer].keys, cache.layers[layer].values))
+            calls.append(LayerCall(keys, values, hidden, inside, others))
     return Trace(last, whole, logprobs, calls, read)
 
 

@@ -71,7 +71,9 @@ def run_batch(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]], span
     outputs = {"attn_out": [], "mlp_out": [], "heads": []}
     with ExitStack() as stack:
         for own, other in zip(recipient.layers, donor.layers):
-            stack.enter_context(transplanting(own, other, recipient.heads, at_token, lambda n, v: outputs[n].append(v)))
+            stack.enter_context(
+                transplanting(own, other, recipient.heads, at_token, lambda n, v: outputs[n].append(v.to(device)))
+            )
         recipient.decoder(input_ids=padded, use_cache=False)  # a cache would be written to twice
     attn_out, mlp_out, heads = (torch.stack(values) for values in outputs.values())
     return attn_out, mlp_out, heads
@@ -85,15 +87,18 @@ def transplanting(own: LayerParts, other: LayerParts, heads: int, at_token: tupl
     """
     projected = {}
 
+    def chosen(states):
+        return first(states)[tuple(index.to(first(states).device) for index in at_token)]
+
     def attention(module, args, kwargs, output):
-        mine = projected["own"][at_token]
-        seen("attn_out", first(other.attention.forward(*args, **kwargs))[at_token])
-        change = by_head(other.projection, projected["other"][at_token], heads) - by_head(own.projection, mine, heads)
-        output = first(output)[at_token].unsqueeze(1)
+        mine = chosen(projected["own"])
+        seen("attn_out", chosen(other.attention.forward(*args, **kwargs)))
+        change = by_head(other.projection, chosen(projected["other"]), heads) - by_head(own.projection, mine, heads)
+        output = chosen(output).unsqueeze(1)
         seen("heads", (output.float() + change).to(output.dtype))
 
     def mlp(module, args, kwargs, output):
-        seen("mlp_out", first(other.mlp.forward(*args, **kwargs))[at_token])
+        seen("mlp_out", chosen(other.mlp.forward(*args, **kwargs)))
 
     handles = [
         own.projection.register_forward_pre_hook(lambda module, args: projected.update(own=args[0])),

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mechdiff.errors import UserError
 from mechdiff.linalg import descending_eigh
-from mechdiff.pairs import Source, read_config
+from mechdiff.pairs import Source
+from mechdiff.shapes import read_config
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)\.weight$")
 ADAPTED = re.compile(r"^base_model\.model\.(.+)\.lora_([AB])\.weight$")

@@ -59,10 +59,13 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
 
 
-def tiny_model(family: str, seed: int):
-    """A random model whose every part matters: weights large enough that a wrong mask, norm or cap shows."""
+def tiny_model(family: str, seed: int, **changes):
+    """A random model whose every part matters: weights large enough that a wrong mask, norm or cap shows.
+
+    changes: of its family's configuration.
+    """
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **FAMILIES[family])
+    config = AutoConfig.for_model(family, **FAMILIES[family] | changes)
     kernel = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel).eval().requires_grad_(False)
     for parameter in model.parameters():

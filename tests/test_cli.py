@@ -31,7 +31,7 @@ def pair(tmp_path_factory):
 
 
 MISTAKES = {
-    "no command": ("", ["required", "pairs,demo,run,sweep"]),
+    "no command": ("", ["required", "pairs,demo,prepare"]),
     "command": ("runn drift", ["'runn'", "run", "sweep", "bench"]),
     "flag": ("run drift --layer-count 3", ["--layer-count"]),
     "question": ("run drfit", ["'drfit'", *QUESTIONS]),

@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    ["errors", "terms", "paths", "conditions", "stacks", "kernels", "memory"],
+    ["errors", "terms", "paths", "conditions", "stacks", "files", "shapes", "kernels", "memory"],
     ["linalg", "store", "transport", "metrics", "stats", "stored", "published"],
-    ["models", "tokens", "gguf", "prompts", "pairs"],
+    ["models", "loading", "tokens", "gguf", "prompts", "pairs"],
     ["hooks", "rows", "trace", "anatomy", "transplant", "decoding", "weights", "offload"],
     ["interventions", "preflight", "talk"],
     ["experiments"],

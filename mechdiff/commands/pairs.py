@@ -1,4 +1,4 @@
-"""python -m mechdiff pairs, and demo: what can be studied, and the demo model."""
+"""python -m mechdiff pairs, demo and prepare: what can be studied, the demo model, and GGUF files of one's own."""
 
 import sys
 
@@ -8,16 +8,35 @@ def add(commands) -> None:
     pairs.set_defaults(act=show_pairs)
     demo = commands.add_parser("demo", help="fetch and convert the demo base model (once, about 100 MB)")
     demo.set_defaults(act=prepare)
+    convert = commands.add_parser("prepare", help="convert a GGUF file of your own (once)")
+    convert.add_argument("gguf", metavar="FILE.gguf")
+    convert.set_defaults(act=prepare_file)
 
 
 def show_pairs(args) -> None:
-    from mechdiff.pairs import read_pair, shipped
+    from mechdiff.errors import UserError
+    from mechdiff.pairs import known, own, read_pair
 
-    for name in shipped():
-        pair = read_pair(name)
+    for name in known():
+        try:
+            pair = read_pair(name)
+        except UserError as error:
+            print(f"{name:22} cannot be read: {str(error).splitlines()[0]}")
+            continue
         missing = pair.missing()
         state = "ready" if missing is None else "not here: " + missing.splitlines()[-1].removeprefix("Try:").strip()
-        print(f"{name:22} {pair.base.describe()} -> {pair.tuned.describe()}\n{'':22} domain {pair.domain}; {state}")
+        whose = "; your own" if name in own() else ""
+        print(f"{name:22} {pair.base.describe()} -> {pair.tuned.describe()}\n{'':22} domain {pair.domain}{whose}; {state}")
+
+
+def prepare_file(args) -> None:
+    from pathlib import Path
+
+    from mechdiff.gguf import prepare
+    from mechdiff.pairs import Source
+
+    source = Source(gguf=str(Path(args.gguf).resolve()))
+    print(f"Ready in {prepare(source, lambda step, text: print(text + ' ...', file=sys.stderr))}")
 
 
 def prepare(args) -> None:
