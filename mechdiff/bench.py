@@ -19,7 +19,7 @@ import torch
 from mechdiff import experiments
 from mechdiff.anatomy import Anatomy
 from mechdiff.conditions import Condition
-from mechdiff.errors import UserError, one_of
+from mechdiff.errors import UserError
 from mechdiff.experiments import Run
 from mechdiff.experiments.measure import Measure, piece_sizes
 from mechdiff.hooks import run_hooks
@@ -28,41 +28,16 @@ from mechdiff.models import load_pair, resolve_device, resolve_dtype
 from mechdiff.pairs import read_pair
 from mechdiff.prompts import read_domain
 from mechdiff.rows import Rows, run_rows
+from mechdiff.shaped import SHAPES, random_model
 from mechdiff.store import Store
+from mechdiff.sweeps import sweep
 from mechdiff.terms import FITTED
 from mechdiff.trace import run_trace
 from mechdiff.transport import FITS, folds, output_directions, size_ratios, spread
 
-SHAPES = {
-    "tiny": dict(vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4),
-    "llama-8b": dict(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-    ),
-}
 SAMPLE = 24  # cells of batch-1 hooks a prompt
 BATCH = 32  # cells a pass of batched hooks
 REPEATS = 3
-
-
-def random_model(shape: str, device: str, dtype: torch.dtype):
-    """A model of a known shape with random weights: right for speed and memory, not for findings."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    if shape not in SHAPES:
-        raise one_of("Shape", shape, SHAPES)
-    torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            return LlamaForCausalLM(LlamaConfig(**SHAPES[shape])).eval().requires_grad_(False)
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def subject(pair: str, shape: str | None, prompts: int, tokens: int, device: str, dtype: str | None):
@@ -117,7 +92,7 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
     heads = [Condition(layer, "heads", heads=(head,)) for layer in range(len(tuned.layers)) for head in range(tuned.heads)]
     rows = as_rows(heads, tuned, donor, recipient, {})
 
-    def sweep():
+    def every_head():
         measured = Measure(rows.count, donor, recipient, (), True)
         run_all(run_rows(tuned, recipient, rows, measured, *piece_sizes(tuned)))
 
@@ -126,12 +101,12 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
         one = one_prompt(chosen, index)
         return timed(lambda: run_all(run_hooks(tuned, ids[index : index + 1], one, ignore, batch))) / one.count
 
-    sweep()
-    sweep()  # the first may have compiled
+    every_head()
+    every_head()  # the first may have compiled
     seconds, error = defaultdict(list), 0.0
     for index in range(prompts):  # all in turn, so that a machine whose speed drifts treats them alike
         if index % max(1, prompts // REPEATS) == 0:
-            seconds["rows"].append(timed(sweep) / prompts)
+            seconds["rows"].append(timed(every_head) / prompts)
             seconds["trace"].append(timed(lambda: run_trace(tuned, ids)) / prompts)
         error = max(error, difference(tuned, ids[index], one_prompt(sample(rows, SAMPLE), index)))
         seconds["batch1"].append(hooks(index, sample(rows, SAMPLE), 1))
@@ -151,10 +126,29 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
         "prompts": prompts,
         "tokens": statistics.mean(map(len, ids)),
         "tflops": sweep_flops(tuned) / rows_s / 1e12,
-        "device": torch.cuda.get_device_name() if tuned.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        **ceilings(tuned),
+        "peak_gib": peak_gib(),
+        "device": device_name(tuned.device.type),
         "dtype": str(tuned.dtype).removeprefix("torch."),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
+
+
+def ceilings(anatomy: Anatomy, size: int = 8192) -> dict:
+    """What this device can do at most, measured now: a matrix product, and a copy, bytes read and written. Empty on a CPU."""
+    if anatomy.device.type != "cuda":
+        return {}
+    one, other = (torch.randn(size, size, device=anatomy.device, dtype=anatomy.dtype) for _ in range(2))
+    source = torch.empty(1 << 30, dtype=torch.uint8, device=anatomy.device)
+    target = torch.empty_like(source)
+    product = statistics.median(timed(lambda: one @ other) for _ in range(10))
+    copy = statistics.median(timed(lambda: target.copy_(source)) for _ in range(10))
+    return {"matmul_tflops": 2 * size**3 / product / 1e12, "copy_gb_per_s": 2 * source.nbytes / copy / 1e9}
+
+
+def peak_gib() -> float | None:
+    """The most GPU memory that tensors have taken so far in this process."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
 def one_prompt(rows: Rows, index: int) -> Rows:
@@ -185,7 +179,7 @@ def sweep_flops(anatomy: Anatomy) -> float:
     return 2 * (layer * passes + anatomy.width * anatomy.vocabulary * depth * anatomy.heads)
 
 
-def measure_live(pair: str, device: str, dtype: str | None, changes: int = 20, prompts: int = 32) -> dict:
+def measure_live(pair: str, device: str, dtype: str | None, prompts: int = 32, changes: int = 20) -> dict:
     """Seconds that the app's call takes after a change of layer, heads or blend, with the clean passes there, and from disk.
 
     load_s: loading the pair (imports aside). first_*: each change asked for the first time. repeat_*: asked for again, of a
@@ -230,7 +224,35 @@ def measure_live(pair: str, device: str, dtype: str | None, changes: int = 20, p
         "rank_worst_s": max(ranks),
         "changes": changes,
         "prompts": prompts,
+        "peak_gib": peak_gib(),
     }
+
+
+def measure_study(pair: str, device: str, dtype: str | None, grid: str) -> dict:
+    """Seconds that a whole sweep takes from an empty cache, and where they go. The pair is loaded before.
+
+    parts_s: what each part of the sweep took. stages_s: the same by what was being done. cells: rows times prompts.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        store, parts, stages, cells = Store(Path(folder) / "results"), defaultdict(float), defaultdict(float), 0
+        load_pair(pair, device, dtype)
+        start = mark = time.perf_counter()
+        for task, label in sweep(pair, None, grid, Path(folder) / "out", ["bench"], store, device=device, dtype=dtype):
+            for _ in task.steps():
+                now = time.perf_counter()
+                parts[label] += now - mark
+                stages[task.stage] += now - mark
+                mark = now
+            cells += task.total
+        total = time.perf_counter() - start
+    written = total - sum(parts.values())
+    figures = {"seconds": total, "parts_s": dict(parts) | {"between, intervals and tables": written}, "stages_s": dict(stages)}
+    return figures | {"cells": cells, "grid": grid, "peak_gib": peak_gib(), "device": device_name(device)}
+
+
+def device_name(device: str) -> str:
+    on_gpu = resolve_device(device) == "cuda"
+    return torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
 
 
 def measure_fit(pair: str, shape: str | None, device: str, n: int = 350) -> dict:
@@ -260,5 +282,4 @@ def measure_fit(pair: str, shape: str | None, device: str, n: int = 350) -> dict
         side = spread(x)
         fitted = FITS[name](side, spread(y))
         seconds["directions_s"][name] = timed(lambda fitted=fitted, side=side: output_directions(fitted, side))
-    device = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return seconds | {"sites": sites, "prompts": n, "width": width, "device": device}
+    return seconds | {"sites": sites, "prompts": n, "width": width, "device": device_name(device)}

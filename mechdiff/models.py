@@ -5,6 +5,7 @@ chunks. An adapter pair's tuned model is a second module tree over the same para
 """
 
 import gc
+import sys
 import threading
 import warnings
 from collections import deque
@@ -14,12 +15,15 @@ from importlib.metadata import version
 
 from mechdiff.conditions import HERE, Place
 from mechdiff.errors import UserError, one_of
+from mechdiff.files import tensors
 from mechdiff.loading import load_weights, trained_elsewhere, with_adapter
 from mechdiff.pairs import Pair, read_pair
 from mechdiff.prompts import BLOCK
 from mechdiff.terms import DEVICES, DTYPES, SIDES
 from mechdiff.tokens import Tokenizers, load_tokenizers
 
+TEXTS = 20_000  # prompts whose token ids are remembered
+SHARE_OF_FREE = 0.8  # of a GPU's free memory, that the weights of both models may take
 PARITY = {"float32": 1e-3, "bfloat16": 1.5, "float16": 0.3}  # largest difference to plain hooks, in log-probability
 
 
@@ -71,15 +75,24 @@ class LoadedPair:
     by_hooks: set[str] = field(default_factory=set)
     offload: "OneAtATime | None" = None  # noqa: F821
     _traces: "Passes" = field(default_factory=_passes)  # noqa: F821
+    _ids: dict = field(default_factory=dict)
     _transplants: dict = field(default_factory=dict)
     _answers: dict = field(default_factory=dict)
+
+    def encode(self, text: str, side: str) -> list[int]:
+        """A prompt's token ids, remembered: a chat template takes longer than many a row."""
+        if (text, side) not in self._ids:
+            if len(self._ids) > TEXTS:
+                self._ids.clear()
+            self._ids[text, side] = self.tokenizers.encode(text, side)
+        return self._ids[text, side]
 
     def ids(self, side: str, texts: tuple[str, ...], place: Place = HERE) -> list[list[int]]:
         """Each prompt's token ids, up to the last one that is read. Takes the lock if a donor has to answer first.
 
         Raises UserError for a place that a prompt does not have, or that two tokenizers do not share.
         """
-        found = [self.tokenizers.encode(text, side) for text in texts]
+        found = [self.encode(text, side) for text in texts]
         if place != HERE and not self.tokenizers.shared:
             raise UserError(
                 f"{self.pair.name}: the two tokenizers differ, so only the decision token is the same place in both.\n"
@@ -106,7 +119,7 @@ class LoadedPair:
 
         with self.lock, memory_errors(self.pair, getattr(self, place.donor).device.type):
             if (texts, place.horizon, place.donor) not in self._answers:
-                ids = [self.tokenizers.encode(text, place.donor) for text in texts]
+                ids = [self.encode(text, place.donor) for text in texts]
                 with self.resident(place.donor):
                     answers = greedy(getattr(self, place.donor), ids, place.horizon - 1)
                 self._answers[texts, place.horizon, place.donor] = answers
@@ -119,6 +132,16 @@ class LoadedPair:
         ends = self.tokenizers.ends(place.donor)
         return [1 + next((i for i, token in enumerate(a) if token in ends), len(a)) for a in self.answers(texts, place)]
 
+    def take_turns(self, device: str) -> None:
+        """Keep one model on the GPU at a time from now on."""
+        import torch
+
+        from mechdiff.offload import OneAtATime
+
+        here = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+        self.offload = OneAtATime({side: getattr(self, side) for side in SIDES}, here)
+        self.notices.append("The two models take turns on the GPU, which has no room for both: a block waits for each to come.")
+
     def resident(self, *sides: str):
         """A context in which these sides' weights are on their device. The caller holds the lock."""
         return nullcontext() if self.offload is None else self.offload.resident(*sides)
@@ -128,11 +151,11 @@ class LoadedPair:
         from mechdiff.memory import patiently
         from mechdiff.trace import merge, run_trace
 
-        ids = self.ids(side, texts, place)
-        parts = []
-        if len(texts) > BLOCK and not self._knows(side, texts, keep_calls, place):
+        if (found := self.known(side, texts, keep_calls, place)) is not None:
+            return found
+        anatomy, parts, ids = getattr(self, side), [], self.ids(side, texts, place)
+        if len(texts) > BLOCK:
             parts = [self.trace(side, texts[i : i + BLOCK], keep_calls, place) for i in range(0, len(texts), BLOCK)]
-        anatomy = getattr(self, side)
         with self.lock, memory_errors(self.pair, anatomy.device.type):
             if (found := self._remembered(side, texts, keep_calls, place)) is not None:
                 return found
@@ -149,12 +172,13 @@ class LoadedPair:
         from mechdiff.memory import room_for_passes
 
         anatomy = getattr(self, side)
-        tokens = sum(len(self.tokenizers.encode(text, side)) for text in texts)
+        tokens = sum(len(self.encode(text, side)) for text in texts)
         return 3 * tokens * anatomy.token_bytes <= room_for_passes(anatomy.device)
 
-    def _knows(self, side: str, texts: tuple[str, ...], keep_calls: bool, place: Place) -> bool:
+    def known(self, side: str, texts: tuple[str, ...], keep_calls: bool, place: Place = HERE):
+        """A clean pass that is remembered, or None. Takes the lock."""
         with self.lock:
-            return self._remembered(side, texts, keep_calls, place) is not None
+            return self._remembered(side, texts, keep_calls, place)
 
     def _remembered(self, side: str, texts: tuple[str, ...], keep_calls: bool, place: Place):
         """A clean pass made before, one with more than is asked for too, cut to the place asked for. None if there is none."""
@@ -175,8 +199,9 @@ class LoadedPair:
         with self.lock, memory_errors(self.pair, donor.device.type):
             if (side, texts, place) not in self._transplants:
                 self._transplants.clear()
-                with self.resident(*SIDES):
-                    self._transplants[side, texts, place] = run_transplants(getattr(self, side), donor, ids, place.span)
+                visit = nullcontext if self.offload is None else self.offload.visiting
+                with self.resident(side):
+                    self._transplants[side, texts, place] = run_transplants(getattr(self, side), donor, ids, place.span, visit)
             return self._transplants[side, texts, place]
 
     def check_parity(self, side: str, texts: tuple[str, ...]) -> None:
@@ -186,7 +211,7 @@ class LoadedPair:
         if side in self.parity:
             return
         trace = self.trace(side, texts[:2], True)
-        ids = [self.tokenizers.encode(text, side) for text in texts[:2]]
+        ids = [self.encode(text, side) for text in texts[:2]]
         with self.lock, self.resident(side):
             self.parity[side], why = parity(getattr(self, side), trace, ids)
         limit = PARITY[str(getattr(self, side).dtype).removeprefix("torch.")]
@@ -239,19 +264,44 @@ def resolve_dtype(dtype: str | None, pair: Pair | None, device: str) -> str:
     return dtype or (pair and pair.dtype) or ("float32" if device == "cpu" else "bfloat16")
 
 
-def load_pair(name: str | Pair, device: str = "auto", dtype: str | None = None) -> LoadedPair:
+def load_pair(name: str | Pair, device: str = "auto", dtype: str | None = None, offload: str = "auto") -> LoadedPair:
     """Load a pair by name or pair file, once per process. Pairs on the same base share its weights.
 
+    offload: on, to keep one model on the GPU at a time; auto, to do so if the two do not fit together; off.
     Raises UserError if the weights are not on this machine, do not fit in memory, or cannot be taken apart.
     """
     pair = read_pair(name) if isinstance(name, str) else name
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, pair, device)
     with _loading:
-        identity = (pair, device, dtype)
+        apart = device == "cuda" and in_turn(pair, dtype, offload)
+        identity = (pair, device, dtype, apart)
         if identity not in _pairs:
-            _pairs[identity] = _load(pair, device, dtype)
+            _pairs[identity] = _load(pair, device, dtype, apart)
         return _pairs[identity]
+
+
+def keep(loaded: LoadedPair, device: str, dtype: str, apart: bool = False) -> None:
+    """Let load_pair find a pair that was made in memory."""
+    from mechdiff import memory
+
+    with _loading:
+        _pairs[loaded.pair, device, dtype, apart] = loaded
+        memory.forget()
+
+
+def in_turn(pair: Pair, dtype: str, offload: str) -> bool:
+    """Whether a pair's two models take turns on the GPU. An adapter's base is in both of them, and is there once."""
+    import torch
+
+    if offload == "off" or pair.base.weights == pair.tuned.weights or pair.device_map or pair.quantization:
+        return False
+    if offload == "on" or (pair, "cuda", dtype, True) in _pairs:
+        return True
+    if (pair, "cuda", dtype, False) in _pairs:
+        return False
+    numbers = sum(one.count for side in (pair.base, pair.tuned) for one in tensors(side.local()).values())
+    return numbers * getattr(torch, dtype).itemsize > SHARE_OF_FREE * torch.cuda.mem_get_info()[0]
 
 
 def unload() -> None:
@@ -260,9 +310,13 @@ def unload() -> None:
         _pairs.clear()
         _weights.clear()
         gc.collect()
+        if memory := sys.modules.get("mechdiff.memory"):
+            memory.forget()
 
 
-def _load(pair: Pair, device: str, dtype: str) -> LoadedPair:
+def _load(pair: Pair, device: str, dtype: str, apart: bool = False) -> LoadedPair:
+    """apart: the models wait in main memory, and take turns on the GPU."""
+    from mechdiff import memory
     from mechdiff.anatomy import Anatomy, Unreadable
 
     quiet()
@@ -270,13 +324,17 @@ def _load(pair: Pair, device: str, dtype: str) -> LoadedPair:
         with memory_errors(pair, device):
             sides, locks, notices = [], [], []
             for source in (pair.base, pair.tuned):
-                model, lock = _base_weights(pair, source.weights, device, dtype)
+                model, lock = _base_weights(pair, source.weights, "cpu" if apart else device, dtype, apart)
                 if source.adapter:
                     model = with_adapter(model, source.adapter_folder())
                     notices += trained_elsewhere(source)
                 sides.append(Anatomy(model))
                 locks.append(lock)
-            return LoadedPair(pair, load_tokenizers(pair), *sides, together(locks), notices)
+            loaded = LoadedPair(pair, load_tokenizers(pair), *sides, together(locks), notices)
+            if apart:
+                loaded.take_turns(device)
+            memory.forget()
+            return loaded
     except Unreadable as error:
         raise UserError(f"{pair.name}: mechdiff cannot read this architecture: {error}.") from error
 
@@ -327,9 +385,9 @@ def memory_errors(pair: Pair, device: str):
         raise
 
 
-def _base_weights(pair: Pair, source, device: str, dtype: str):
+def _base_weights(pair: Pair, source, device: str, dtype: str, apart: bool = False):
     """A model without adapters: loaded once per source, device, dtype, kernel, quantization and device map, with its lock."""
-    identity = (source, device, dtype, pair.kernel, pair.quantization, pair.device_map, pair.trust_remote_code)
+    identity = (source, device, dtype, pair.kernel, pair.quantization, pair.device_map, pair.trust_remote_code, apart)
     if identity not in _weights:
         _weights[identity] = load_weights(pair, source, device, dtype), FairLock()
     return _weights[identity]

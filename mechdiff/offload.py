@@ -40,6 +40,18 @@ class OneAtATime:
             self.here = frozenset(sides)
         yield
 
+    @contextmanager
+    def visiting(self, module: torch.nn.Module):
+        """One module of the model that is away, on the device in here, beside the one that is there."""
+        guests = [t for t in (*module.parameters(), *module.buffers()) if t.device != self.device]
+        for tensor in guests:
+            tensor.data = self.master[id(tensor)].to(self.device)
+        try:
+            yield
+        finally:
+            for tensor in guests:
+                tensor.data = self.master[id(tensor)]
+
 
 def tensors(anatomy: Anatomy) -> list[torch.Tensor]:
     """Weights and buffers of a model, each once."""

@@ -158,10 +158,10 @@ def label(run: Run | Diagnostics) -> str:
 
 
 def sweep(
-    pair: str, domain: str | None, grid: str, out: Path | None, command: list[str], **settings
+    pair: str, domain: str | None, grid: str, out: Path | None, command: list[str], store: Store | None = None, **settings
 ) -> Iterator[tuple[Task, str]]:
     """Yields each task to be followed, with a label; writes the tables and manifests when all are done."""
-    start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), default()
+    start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), store or default()
     kept = 0  # cells that an earlier, stopped sweep left
     runs, tasks = [run for table in tables for run in table.runs], {}
     for direction in DIRECTIONS:

@@ -13,6 +13,7 @@ MAP_CONTROLS = ("random", "shuffled", "other-layer")
 CHOICES = ("topk", "greedy", "random")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+OFFLOADS = ("auto", "on", "off")
 SIDES = ("base", "tuned")
 # What the app's sliders and lists offer.
 COUNTS = (8, 16, 32, 64, 150)  # of prompts

@@ -6,7 +6,7 @@ do. Modules are called and no weight is read, so adapters and quantised weights 
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -37,17 +37,20 @@ class Transplants:
         return self.attn_out.nbytes + self.mlp_out.nbytes + self.heads.nbytes
 
 
-def run_transplants(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]], span: int = 1) -> Transplants:
+def run_transplants(
+    recipient: Anatomy, donor: Anatomy, prompts: list[list[int]], span: int = 1, visit: Callable = nullcontext
+) -> Transplants:
     """Transplant every module and head of the donor, one at a time, in one clean pass of the recipient.
 
     prompts: b lists of token ids, each ending with its span, at whose first token the outputs are taken: by default the last.
+    visit: a context for each module of the donor, in which its weights are on the recipient's device.
     Raises UserError if the models differ in layers, width or heads.
     """
     check_alike(recipient, donor)
     order, parts = [], []
     for together in like_lengths([len(ids) for ids in prompts], recipient.device):
         for batch, found in in_parts(
-            lambda some: run_batch(recipient, donor, [prompts[i] for i in some], span), together, recipient.device
+            lambda some: run_batch(recipient, donor, [prompts[i] for i in some], span, visit), together, recipient.device
         ):
             order += batch
             parts.append(found)
@@ -63,7 +66,9 @@ def check_alike(recipient: Anatomy, donor: Anatomy) -> None:
 
 
 @torch.no_grad()
-def run_batch(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]], span: int) -> tuple[Tensor, Tensor, Tensor]:
+def run_batch(
+    recipient: Anatomy, donor: Anatomy, prompts: list[list[int]], span: int, visit: Callable
+) -> tuple[Tensor, Tensor, Tensor]:
     """attn_out, mlp_out and heads, as in Transplants, of prompts that share a batch."""
     device = recipient.device
     padded, last = (tensor.to(device) for tensor in pad_right(prompts))
@@ -72,7 +77,7 @@ def run_batch(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]], span
     with ExitStack() as stack:
         for own, other in zip(recipient.layers, donor.layers):
             stack.enter_context(
-                transplanting(own, other, recipient.heads, at_token, lambda n, v: outputs[n].append(v.to(device)))
+                transplanting(own, other, recipient.heads, at_token, lambda n, v: outputs[n].append(v.to(device)), visit)
             )
         recipient.decoder(input_ids=padded, use_cache=False)  # a cache would be written to twice
     attn_out, mlp_out, heads = (torch.stack(values) for values in outputs.values())
@@ -80,7 +85,9 @@ def run_batch(recipient: Anatomy, donor: Anatomy, prompts: list[list[int]], span
 
 
 @contextmanager
-def transplanting(own: LayerParts, other: LayerParts, heads: int, at_token: tuple[Tensor, Tensor], seen: Callable):
+def transplanting(
+    own: LayerParts, other: LayerParts, heads: int, at_token: tuple[Tensor, Tensor], seen: Callable, visit: Callable
+):
     """Whenever `own` runs, call seen(stream, value) with what its modules would put out at the token with `other`'s weights.
 
     Modules are run by their `forward`, so that a model can be its own donor without hooks calling each other.

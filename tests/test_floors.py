@@ -18,7 +18,7 @@ FLOORS = [
     ["choices", "verdict", "imports"],
     ["charts", "shaping", "comparison", "figures"],
     ["plain"],
-    ["sweeps", "running", "findings", "report", "compare", "bench", "edits", "planted", "scripts", "__init__"],
+    ["sweeps", "running", "findings", "report", "compare", "bench", "shaped", "edits", "planted", "scripts", "__init__"],
     ["bundle"],
     ["notebooks", "unpacking", "replay"],
     ["commands", "__main__"],

@@ -49,6 +49,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
             dest=spec.name,
             type=CONVERTERS.get(convert, convert),
             default=argparse.SUPPRESS,
+            **({"nargs": "?", "const": spec.metadata["bare"]} if "bare" in spec.metadata else {}),
             help=(spec.metadata["help"] + default).replace("%", "%%"),
         )
 

@@ -18,7 +18,7 @@ from mechdiff import prompts
 from mechdiff.conditions import HERE, Condition, Place, Stack
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import AUTO, FULL, Run
-from mechdiff.models import LoadedPair, load_pair
+from mechdiff.models import LoadedPair
 from mechdiff.prompts import Prompt
 from mechdiff.store import Store, key
 from mechdiff.terms import sides
@@ -128,7 +128,7 @@ class EffectsTask:
             return
         self.stage = "loading the models"
         yield
-        loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
+        loaded = self.identity.load()
         self.stage = "checking against plain hooks"
         yield
         loaded.check_parity(self.recipient, tuple(prompt.text for prompt in self.blocks[0]))
@@ -152,10 +152,11 @@ class EffectsTask:
 
         self.stage = "reading the train split"
         fitted, maps = FittedMaps(self.run, self.identity, self.store, tuple(sorted({site[3] for site in sites}))), {}
-        self.total += fitted.waiting()
-        for count in fitted.steps():
-            self.done += count
-            yield
+        if not fitted.knows(sites):
+            self.total += fitted.waiting()
+            for count in fitted.steps():
+                self.done += count
+                yield
         self.stage = "fitting maps on the train split"
         yield
         for found in fitted.fit(sites):
@@ -203,14 +204,8 @@ class EffectsTask:
         texts = self.prompts_of(numbers)
         self.stage = "reading the prompts"
         yield
-        for number in numbers:
-            loaded.trace(self.donor, self.prompts_of([number]), False, self.place)
-            yield
-        donor = loaded.trace(self.donor, texts, False, self.place)
-        for number in numbers:
-            loaded.trace(self.recipient, self.prompts_of([number]), True, self.place)
-            yield
-        recipient = loaded.trace(self.recipient, texts, True, self.place)
+        donor = yield from self._read(loaded, self.donor, numbers, False)
+        recipient = yield from self._read(loaded, self.recipient, numbers, True)
         conditions = [c for group in dict.fromkeys(chunk.conditions for chunk in chunks) for c in group]
         transplanted = any(part.transplant for condition in conditions for part in condition.parts)
         transplants = loaded.transplants(self.recipient, texts, self.place) if transplanted else None
@@ -227,6 +222,15 @@ class EffectsTask:
         self._keep(chunks, numbers, measure, maps)
         self.done = before + expected
         yield
+
+    def _read(self, loaded: LoadedPair, side: str, numbers: list[int], keep_calls: bool) -> Iterator[None]:
+        """One side's clean pass over some blocks, with a step after each that has to be made."""
+        texts = self.prompts_of(numbers)
+        if len(numbers) > 1 and loaded.known(side, texts, keep_calls, self.place) is None:
+            for number in numbers:
+                loaded.trace(side, self.prompts_of([number]), keep_calls, self.place)
+                yield
+        return loaded.trace(side, texts, keep_calls, self.place)
 
     def _keep(self, chunks: list[Chunk], numbers: list[int], measure, maps: dict) -> None:
         """chunks, numbers: those of a pass, whose rows are the chunks' conditions and whose prompts are the blocks'."""

@@ -14,6 +14,10 @@ class Identity:
         self.device = models.resolve_device(run.device)
         self.dtype = models.resolve_dtype(run.dtype, run.spec, self.device)
 
+    def load(self) -> models.LoadedPair:
+        """The run's pair in memory."""
+        return models.load_pair(self.run.spec, self.device, self.dtype, self.run.offload)
+
     @cached_property
     def numerics(self) -> dict:
         spec = self.run.spec

@@ -41,10 +41,17 @@ class FittedMaps:
     def steps(self) -> Iterator[int]:
         yield from self.states.steps()
 
+    def _names(self, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, str]:
+        basis = self.identity.train | self.identity.pair | {"direction": self.run.direction}
+        return {site: key(site=site, needs=needs, **basis) for site, needs in sites.items()}
+
+    def knows(self, sites: dict[Site, tuple[bool, bool]]) -> bool:
+        """Whether all these maps are remembered, so that no train state is needed."""
+        return all(name in _remembered for name in self._names(sites).values())
+
     def fit(self, sites: dict[Site, tuple[bool, bool]]) -> Iterator[dict[Site, SiteMap]]:
         """Every site's map, a stream at a time. sites: the site -> whether its alpha, and its directions, are asked for."""
-        basis = self.identity.train | self.identity.pair | {"direction": self.run.direction}
-        wanted = {site: key(site=site, needs=needs, **basis) for site, needs in sites.items()}
+        wanted = self._names(sites)
         for stream in dict.fromkeys(site[3] for site in sites):
             here = {site: name for site, name in wanted.items() if site[3] == stream}
             lacking = [site for site, name in here.items() if name not in _remembered]

@@ -19,6 +19,7 @@ from mechdiff.terms import (
     MAP_CONTROLS,
     MAPS,
     MODULE_STREAMS,
+    OFFLOADS,
     QUESTIONS,
     STREAMS,
 )
@@ -82,6 +83,9 @@ class Run:
     )
     seed: int = flag(0, "seed of everything random", convert=int)
     device: str = flag("auto", "where to compute", choices=DEVICES)
+    offload: str = flag(
+        "auto", "one model on the GPU at a time: on, off, or auto, if the two do not fit together", choices=OFFLOADS, bare="on"
+    )
     dtype: str | None = flag(None, "number format; default: float32 on a CPU, bfloat16 on a GPU", choices=DTYPES)
 
     def __post_init__(self):
@@ -90,7 +94,7 @@ class Run:
         object.__setattr__(self, "map", self.map or DEFAULT_MAP.get(self.question, "none"))
         if self.streams is None:
             object.__setattr__(self, "streams", DEFAULT_STREAMS.get(self.question, ("resid_post",)))
-        for name, choices in (("direction", DIRECTIONS), ("map", MAPS), ("device", DEVICES)):
+        for name, choices in (("direction", DIRECTIONS), ("map", MAPS), ("device", DEVICES), ("offload", OFFLOADS)):
             if getattr(self, name) not in choices:
                 raise one_of(name.capitalize(), getattr(self, name), choices)
         if self.dtype is not None and self.dtype not in DTYPES:

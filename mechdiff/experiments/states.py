@@ -9,7 +9,7 @@ from functools import cached_property
 from mechdiff import tokens
 from mechdiff.errors import UserError
 from mechdiff.experiments.identity import Identity
-from mechdiff.models import LoadedPair, load_pair, memory_errors
+from mechdiff.models import LoadedPair, memory_errors
 from mechdiff.prompts import Prompt, blocks, read_positions
 from mechdiff.store import Store, key
 from mechdiff.terms import SIDES, STREAMS
@@ -64,7 +64,7 @@ class States:
 
     def _run(self, side: str, block: list[Prompt]):
         """The states of one block: stream -> [layers, rows, width]."""
-        loaded = load_pair(self.identity.run.spec, self.identity.device, self.identity.dtype)
+        loaded = self.identity.load()
         texts = tuple(prompt.text for prompt in block)
         if self.positions == 1:
             return loaded.trace(side, texts, keep_calls=False).states
@@ -73,11 +73,11 @@ class States:
     def _run_positions(self, loaded: LoadedPair, side: str, texts: tuple[str, ...]):
         from mechdiff.trace import run_states
 
-        ids = [loaded.tokenizers.encode(text, side) for text in texts]
+        ids = [loaded.encode(text, side) for text in texts]
         before = [loaded.tokenizers.positions(text, self.characters[text], side) for text in texts]
         places = [[*found, len(i) - 1] for found, i in zip(before, ids)]
         anatomy = getattr(loaded, side)
-        with loaded.lock, memory_errors(loaded.pair, anatomy.device.type):
+        with loaded.lock, loaded.resident(side), memory_errors(loaded.pair, anatomy.device.type):
             return run_states(anatomy, ids, places)
 
     def compute(self, side: str, block: list[Prompt]) -> None:
