@@ -108,7 +108,8 @@ class Anatomy:
         """Final norm and unembedding of states [n, width] that left the last layer; [n, vocabulary], by the model's own code."""
         self._tail_layer.states = states.unsqueeze(1)
         token = torch.zeros(1, 1, dtype=torch.long, device=states.device)
-        return self._tail(input_ids=token, use_cache=False).logits.squeeze(1)
+        mask = torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=states.device)  # one given keeps the model from looking for one
+        return self._tail(input_ids=token, position_ids=token, attention_mask=mask, use_cache=False).logits.squeeze(1)
 
 
 ROTATION = "apply_rotary_pos_emb"  # what transformers' models call to rotate queries and keys, a function of their module
@@ -127,7 +128,7 @@ def compiled_rotations(module):
     with _rotating_lock:
         if not _rotating[module.__name__]:
             if module.__name__ not in _rotations:
-                _rotations[module.__name__] = plain, torch.compile(plain, dynamic=True)
+                _rotations[module.__name__] = plain, torch.compile(plain)
             setattr(module, ROTATION, _rotations[module.__name__][1])
         _rotating[module.__name__] += 1
     try:

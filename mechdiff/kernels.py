@@ -12,6 +12,9 @@ try:
 except ImportError:
     triton = None
 
+ATTENTION = 64, 64, 4  # rows of one program, tokens of the prefix at a time, warps; for 16-bit numbers
+ROWS, TOKENS, WARPS = 4, 2048, 8  # of one program of `_divergences`: its rows share what they are compared with
+
 
 def available(tensor: Tensor) -> bool:
     """Whether the kernels can run on this tensor."""
@@ -26,31 +29,18 @@ def row_attention(query, key, value, prefix_keys, prefix_values, hidden, scaling
     """
     (b, heads, n, width), (groups, seen) = query.shape, prefix_keys.shape[1:3]
     output = query.new_empty(b, n, heads, width)
-    rows = n * (heads // groups)
-    block = 128 if rows >= 1024 and query.element_size() == 2 and width <= 128 else 64 if rows >= 64 else 16
+    rows, small = n * (heads // groups), query.element_size() == 2
+    block, step, warps = ATTENTION if rows >= 64 and small else (32 if rows >= 64 else 16, 32, 4)
     grid = (triton.cdiv(rows, block), b * groups)
     _row_attention[grid](
-        *(
-            query,
-            key,
-            value,
-            prefix_keys,
-            prefix_values,
-            hidden,
-            output,
-            scaling,
-            softcap or 1.0,
-            n,
-            seen,
-            heads // groups,
-            groups,
-        ),
+        *(query, key, value, prefix_keys, prefix_values, hidden, output),
+        *(scaling, softcap or 1.0, n, seen, heads // groups, groups),
         *(*query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *prefix_keys.stride()[:3], *prefix_values.stride()[:3]),
         *(hidden.stride(0), hidden.stride(3), *output.stride()[:3]),
-        *(width, max(16, triton.next_power_of_2(width)), block, 64 if query.element_size() == 2 else 32),
+        *(width, max(16, triton.next_power_of_2(width)), block, step),
         softcap is not None,
         "ieee" if query.dtype == torch.float32 else "tf32",
-        num_warps=8 if block == 128 else 4,
+        num_warps=warps,
     )
     return output
 
@@ -67,12 +57,9 @@ def divergences(logits: Tensor, clean: Tensor, donor: Tensor, places: Tensor) ->
         _divergences[(triton.cdiv(n, ROWS),)](
             *(logits, clean, donor, places, effect, apart, n, vocabulary),
             *(logits.stride(0), clean.stride(0), donor.stride(0), ROWS, TOKENS),
-            num_warps=8,
+            num_warps=WARPS,
         )
     return effect, apart
-
-
-ROWS, TOKENS = 4, 2048  # of one program of `_divergences`: rows that share what they are compared with, and tokens at a time
 
 
 if triton is not None:

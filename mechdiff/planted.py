@@ -67,6 +67,7 @@ def effects(anatomy: Anatomy, trace: Trace, sites: list[Site]) -> np.ndarray:
     """KL(patched || clean), [sites, prompts], nats."""
     measure = Measure(len(sites), trace, trace, (), shared=False)
     run_sites(anatomy, trace, sites, measure)
+    measure.leave()
     return measure.measured["kl"].astype(float)
 
 

@@ -48,7 +48,11 @@ def server(folder: Path):
             yield f"http://localhost:{port}"
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:  # a thread at work keeps it
+                process.kill()
+                process.wait(20)
 
 
 def wait_for(port: int) -> None:

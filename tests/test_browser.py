@@ -119,7 +119,7 @@ def test_clicked_cells_make_a_stack_and_the_models_write(visit):
     tab.page.get_by_role("button", name="Write").click()
     for model in ("base", "tuned", "patched"):
         tab.page.get_by_text(re.compile(rf"{model} · \d+ tokens")).wait_for(timeout=120_000)
-    tab.page.get_by_role("button", name="Stop").wait_for(state="detached", timeout=120_000)
+    tab.page.get_by_test_id("stMain").get_by_role("button", name="Stop").wait_for(state="detached", timeout=120_000)
     tab.settle().fine()
 
 

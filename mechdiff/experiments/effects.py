@@ -9,7 +9,7 @@ to the same numbers, bit for bit.
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -134,11 +134,17 @@ class EffectsTask:
         loaded.check_parity(self.recipient, tuple(prompt.text for prompt in self.blocks[0]))
         self.notices = loaded.notices
         yield
-        maps = yield from self.fit()
+        maps, keep = (yield from self.fit()), done_already
         for numbers in self._together(loaded):
             for chunks in self._passes(loaded, numbers):
-                if not all(chunk.found for chunk in chunks):
-                    yield from self._compute(loaded, chunks, maps)
+                if all(chunk.found for chunk in chunks):
+                    continue
+                following = yield from self._compute(loaded, chunks, maps)
+                keep()  # of the pass before, while a GPU is at work on this one
+                keep = following if self.identity.device == "cuda" else following() or done_already
+                yield
+        keep()
+        yield
 
     def fit(self) -> Iterator[None]:
         """Fit the maps that the conditions need, on the train split."""
@@ -197,6 +203,7 @@ class EffectsTask:
         return passes
 
     def _compute(self, loaded: LoadedPair, chunks: list[Chunk], maps: dict) -> Iterator[None]:
+        """One pass. Returns what keeps its results, to be called when it may wait for them."""
         from mechdiff.experiments.measure import Measure, run_locked
         from mechdiff.interventions import as_rows
 
@@ -219,9 +226,10 @@ class EffectsTask:
             cells += some
             self.done = before + min(int(share * cells), expected - 1)  # the last one counts when all are kept
             yield
-        self._keep(chunks, numbers, measure, maps)
-        self.done = before + expected
+        self.done = before + expected - 1
+        measure.leave()
         yield
+        return partial(self._keep, chunks, numbers, measure, maps)
 
     def _read(self, loaded: LoadedPair, side: str, numbers: list[int], keep_calls: bool) -> Iterator[None]:
         """One side's clean pass over some blocks, with a step after each that has to be made."""
@@ -247,6 +255,7 @@ class EffectsTask:
                 found = measure.arrays(rows[chunk.conditions], columns[chunk.block])
                 chunk.found = found | used_alphas(chunk.conditions, maps)
                 self.store.put_arrays(chunk.key, chunk.found)
+        self.done += 1
 
     def _tokens(self, loaded: LoadedPair) -> tuple[int, ...]:
         texts = [text for text in (self.run.target, self.run.foil) if text is not None]
@@ -299,6 +308,10 @@ class EffectsTask:
     def table(self) -> pd.DataFrame:
         """A line per prompt and condition, of what is there."""
         return self.wide().long()
+
+
+def done_already() -> None:
+    """Nothing is left to be kept."""
 
 
 def add_need(sites: dict, condition: Condition) -> None:

@@ -150,20 +150,17 @@ class ChosenHeadsTask:
                 yield
             if self.scored:
                 return
-            self._choose(self.current.table())
+            self._choose()
             self.before += self.current.total
             self.current = self._stage()
 
-    def _choose(self, table: pd.DataFrame) -> None:
+    def _choose(self) -> None:
         """Order the heads by their effects: all at once for topk, the best next one for greedy."""
-        means = table[table["control"] == "none"].groupby(["layer", "heads"])["kl"].mean()
+        means = self.current.values()["kl"].mean(1, dtype=float)
+        effects = {(c.layer, c.heads): mean for c, mean in zip(self.current.conditions, means) if c.control == "none"}
         for layer in self.run.chosen_layers:
             order = self.orders.get(layer, ())
-            effect = {
-                head: means[layer, heads_label(tuple(sorted((*order, head))), self.run)]
-                for head in self.heads
-                if head not in order
-            }
+            effect = {h: effects[layer, tuple(sorted((*order, h)))] for h in self.heads if h not in order}
             ranked = sorted(effect, key=lambda head: (-effect[head], head))
             self.orders[layer] = (*order, *(ranked if self.run.head_sets == "topk" else ranked[:1]))
 

@@ -26,7 +26,7 @@ class Measure:
 
     count: rows a prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient share a vocabulary;
     without it what compares them is nan. lengths: how many of the tokens read count, a prompt, where that is more than one:
-    each measure is then the mean over them. Everything stays on the device until `arrays` is asked.
+    each measure is then the mean over them. Everything stays on the device until all rows are there: `leave` begins to copy it.
     """
 
     def __init__(self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool, lengths=None):
@@ -35,6 +35,7 @@ class Measure:
         self.counted = None if lengths is None else np.arange(recipient.read) < np.array(lengths)[:, None]
         names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
         self.found = {name: torch.full((count, len(self.clean)), torch.nan, device=self.device) for name in names}
+        self.copied = None  # when what was found is in main memory
 
     def __call__(self, logits: Tensor, places: Tensor, rows: Tensor) -> None:
         other = self.clean if self.donor is None else self.donor
@@ -55,18 +56,31 @@ class Measure:
             values["logit_difference"] = logprobs[:, self.tokens[0]] - logprobs[:, self.tokens[1]]
         return values
 
+    def leave(self) -> None:
+        """Every row has been seen: begin to copy what was found to main memory, behind the work that a GPU still has to do."""
+        unknown = torch.full((len(self.clean),), torch.nan)
+        same = {"kl_donor_clean": unknown if self.donor is None else metrics.kl(self.donor, self.clean)}
+        same |= {f"{name}_clean": value for name, value in self._about_tokens(self.clean).items()}
+        both = self.found, {name: value[None] for name, value in same.items()}
+        self.found, self.same_found = ({name: to_host(value) for name, value in values.items()} for values in both)
+        if self.device.type == "cuda":
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
     @cached_property
     def measured(self) -> dict[str, np.ndarray]:
-        """The measures, [rows, prompts], once every row has been seen."""
-        return {name: self._over_tokens(values.cpu().numpy()) for name, values in self.found.items()}
+        """The measures, [rows, prompts]."""
+        return self._read(self.found)
 
     @cached_property
     def same(self) -> dict[str, np.ndarray]:
         """What is the same for all rows, [1, prompts]."""
-        unknown = torch.full((len(self.clean),), torch.nan)
-        same = {"kl_donor_clean": unknown if self.donor is None else metrics.kl(self.donor, self.clean)}
-        same |= {f"{name}_clean": value for name, value in self._about_tokens(self.clean).items()}
-        return {name: self._over_tokens(value[None].cpu().numpy()) for name, value in same.items()}
+        return self._read(self.same_found)
+
+    def _read(self, values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return {name: self._over_tokens(value.numpy()) for name, value in values.items()}
 
     def arrays(self, rows: slice, prompts: slice = slice(None)) -> dict[str, np.ndarray]:
         """The measures of some rows on some prompts, [rows, prompts], with what is the same for all rows beside them."""
@@ -80,6 +94,13 @@ class Measure:
             return values
         each = values.reshape(len(values), *self.counted.shape)
         return np.where(self.counted, each, 0).sum(2) / self.counted.sum(1, dtype=np.float32)
+
+
+def to_host(value: Tensor) -> Tensor:
+    """A copy in main memory, which is under way where the value is on a GPU."""
+    if not value.is_cuda:
+        return value
+    return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
 
 
 def piece_sizes(anatomy) -> tuple[int, int]:
