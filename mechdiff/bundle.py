@@ -116,8 +116,14 @@ def write(
     told = {"format": FORMAT, "mechdiff": version("mechdiff"), "link": link}
     told |= {"made": datetime.now(UTC).isoformat(timespec="seconds")}
     told |= {"headline": headline and asdict(headline), "entries": [asdict(entry) for entry in entries], "titles": titles}
-    told |= {"manifest": about(one.request for one in chosen)}
+    told |= {"manifest": about(one.request for one in chosen) | vocabularies_of(chosen)}
     return zipped({FINDING: json.dumps(told, indent=2, allow_nan=False).encode()} | files)
+
+
+def vocabularies_of(answers: Sequence[Answer]) -> dict:
+    """Over which strings effects were taken, where two vocabularies differ."""
+    named = {text for one in answers if "vocabulary" in one.table for text in one.table["vocabulary"]}
+    return {"vocabulary": ", ".join(sorted(named))} if named else {}
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from mechdiff import prompts
+from mechdiff import prompts, vocabularies
 from mechdiff.conditions import HERE, Condition, Place, Stack
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import AUTO, FULL, Run
@@ -70,7 +70,7 @@ class EffectsTask:
     def __init__(self, run: Run, groups: list[Group], store: Store, texts: list[Prompt] | None = None):
         self.run, self.store = run, store
         self.groups = sorted(dict.fromkeys(groups), key=lambda group: group[0].layer)
-        self.identity, self.notices, self.stage = Identity(run), [], ""
+        self.identity, self.of_models, self.stage = Identity(run), [], ""
         self.donor, self.recipient = sides(run.direction)
         self.place = Place(run.back, run.horizon, self.donor if run.horizon > 1 else "")
         if run.spec.tuned.weights != run.spec.base.weights:
@@ -113,7 +113,13 @@ class EffectsTask:
         flat = [c for group in conditions for c in group] if isinstance(conditions[0], tuple) else conditions
         if not all(condition.plain for condition in flat):
             asked |= self.identity.train
-        return key(**asked, **self.identity.pair)
+        return key(**asked, **self.identity.pair, **self.identity.vocabulary)
+
+    @property
+    def notices(self) -> list[str]:
+        """How the models run, which prompts were left out, and over which vocabulary effects are where that is not all of it."""
+        facts = vocabularies.facts(self.values(), self.run.direction)
+        return [*self.of_models, *self.run.notices, *([vocabularies.told(facts)] if facts else [])]
 
     @cached_property
     def digests(self) -> list[str]:
@@ -131,7 +137,7 @@ class EffectsTask:
         self.stage = "checking against plain hooks"
         yield
         loaded.check_parity(self.recipient, tuple(prompt.text for prompt in self.blocks[0]))
-        self.notices = loaded.notices
+        self.of_models = loaded.notices
         yield
         maps = yield from self.fit()
         for number in range(len(self.blocks)):
@@ -189,7 +195,9 @@ class EffectsTask:
         transplanted = any(part.transplant for condition in conditions for part in condition.parts)
         transplants = loaded.transplants(self.recipient, texts, self.place) if transplanted else None
         lengths = loaded.lengths(texts, self.place)
-        measure = Measure(len(conditions), donor, recipient, self._tokens(loaded), loaded.tokenizers.shared, lengths)
+        shared = vocabularies.vocabulary_of(loaded)
+        within = shared and (getattr(shared, self.donor), getattr(shared, self.recipient))
+        measure = Measure(len(conditions), donor, recipient, self._tokens(loaded), True, lengths, within)
         rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, maps, transplants)
         before, expected = self.done, sum(self._cells(chunk) for chunk in chunks if not chunk.found)
         share, self.stage = expected / (len(conditions) * len(texts) * self.place.horizon), "patching"
@@ -198,16 +206,16 @@ class EffectsTask:
             cells += some
             self.done = before + min(int(share * cells), expected - 1)  # the last one counts when all are kept
             yield
-        self._keep(chunks, measure, maps)
+        self._keep(chunks, measure, maps, shared.counts if shared else {})
         self.done = before + expected
         yield
 
-    def _keep(self, chunks: list[Chunk], measure, maps: dict) -> None:
+    def _keep(self, chunks: list[Chunk], measure, maps: dict, counts: dict[str, np.ndarray]) -> None:
         start = 0
         for chunk in chunks:
             stop = start + len(chunk.conditions)
             if not chunk.found:
-                chunk.found = measure.arrays(slice(start, stop)) | used_alphas(chunk.conditions, maps)
+                chunk.found = measure.arrays(slice(start, stop)) | used_alphas(chunk.conditions, maps) | counts
                 self.store.put_arrays(chunk.key, chunk.found)
             start = stop
 
@@ -248,7 +256,7 @@ class EffectsTask:
 
     def wide(self) -> Wide:
         """What is there, with what the lines are compared with."""
-        labels, values = self.labels(), self.values()
+        labels, (values, vocabulary) = self.labels(), vocabularies.without_counts(self.values())
         found = {
             name: values[name][labels["row"]] for name in (*MEASURES, *sorted(values.keys() - {*MEASURES})) if name in values
         }
@@ -257,6 +265,7 @@ class EffectsTask:
         run = self.run
         named = {"pair": run.spec.name, "domain": run.chosen_domain, "question": run.question, "direction": run.direction}
         shown = labels.drop(columns=["row", "reference", *NOT_OF[run.question]], errors="ignore").reset_index(drop=True)
+        shown = shown.assign(vocabulary=vocabulary) if vocabulary else shown
         return Wide(pd.DataFrame(named, index=shown.index).join(shown), found)
 
     def table(self) -> pd.DataFrame:

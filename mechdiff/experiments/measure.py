@@ -22,18 +22,31 @@ CPU_PIECE = 512  # rows that walk together on a CPU: under half a second for the
 class Measure:
     """Collects KL(patched || clean), KL(donor || patched) and the target's log-probability for every row and prompt.
 
-    count: rows a prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient share a vocabulary;
-    without it what compares them is nan. lengths: how many of the tokens read count, a prompt, where that is more than one:
-    each measure is then the mean over them.
+    count: rows a prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient are compared; without it
+    what compares them is nan. lengths: how many of the tokens read count, a prompt, where that is more than one: each measure is
+    then the mean over them. within: the donor's and the recipient's ids, [n] each, of the tokens that both have, where these are
+    not all: every divergence is then between distributions over these alone, renormalised. Targets are not restricted.
     """
 
-    def __init__(self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool, lengths=None):
+    def __init__(
+        self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool, lengths=None, within=None
+    ):
         self.clean, self.donor = recipient.logprobs, donor.logprobs.to(recipient.logprobs.device) if shared else None
+        self.whole, self.ids, self.masses = self.clean, None, {}
+        if within is not None:
+            self._restrict(*(torch.as_tensor(ids, device=self.clean.device) for ids in within))
         self.divergences = metrics.divergences_on(self.clean.device.type)
         self.tokens, places = tokens, len(recipient.logprobs)
         self.counted = None if lengths is None else np.arange(recipient.read) < np.array(lengths)[:, None]
         names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
         self.found = {name: np.full((count, places), np.nan, np.float32) for name in names}
+
+    def _restrict(self, donor: Tensor, recipient: Tensor) -> None:
+        """Keep of both clean distributions what both tokenizers have, and how much probability that was."""
+        parts = {"donor": self.donor[:, donor], "recipient": self.clean[:, recipient]}
+        self.masses = {f"shared_mass_{side}": part.exp().sum(-1) for side, part in parts.items()}
+        self.donor, self.clean = (part.log_softmax(-1) for part in parts.values())
+        self.ids = recipient
 
     def __call__(self, logits: Tensor, prompts: Tensor, rows: Tensor) -> None:
         most = SLICE if logits.device.type == "cpu" else len(rows)
@@ -44,7 +57,8 @@ class Measure:
 
     def _one_prompt(self, logits: Tensor, prompt: int, rows: np.ndarray) -> None:
         other = self.clean if self.donor is None else self.donor
-        effect, to_donor = self.divergences(logits, self.clean[prompt], other[prompt])
+        within = logits if self.ids is None else logits[:, self.ids]
+        effect, to_donor = self.divergences(within, self.clean[prompt], other[prompt])
         values = {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor})
         if self.tokens:
             values |= self._about_tokens(logits.log_softmax(-1, dtype=torch.float32))
@@ -64,7 +78,7 @@ class Measure:
         arrays = {name: self._over_tokens(values[span]) for name, values in self.found.items()}
         unknown = torch.full((len(self.clean),), torch.nan)
         same = {"kl_donor_clean": unknown if self.donor is None else metrics.kl(self.donor, self.clean)}
-        same |= {f"{name}_clean": value for name, value in self._about_tokens(self.clean).items()}
+        same |= {f"{name}_clean": value for name, value in self._about_tokens(self.whole).items()} | self.masses
         return arrays | {name: self._over_tokens(value[None].cpu().numpy()) for name, value in same.items()}
 
     def _over_tokens(self, values: np.ndarray) -> np.ndarray:
