@@ -9,3 +9,4 @@ DATA = PACKAGE / "data"
 ARTIFACTS = PACKAGE / "artifacts"
 CACHE = Path(os.environ.get("MECHDIFF_CACHE", PACKAGE.parent / "cache"))
 MODELS = CACHE / "models"
+DOMAINS = Path(os.environ.get("MECHDIFF_DATA", CACHE / "domains"))  # of one's own, beside those that are shipped
