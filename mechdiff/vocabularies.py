@@ -106,12 +106,16 @@ def facts(values: dict[str, np.ndarray], direction: str) -> dict | None:
 
 def told(about: dict) -> str:
     """The same `facts` in a sentence."""
-    shares = ", ".join(f"{about['shared_strings'] / about[f'of_{side}']:.1%} of {side}" for side in SIDES)
-    clean = ", ".join(f"{side} {mass['mean']:.1%} [{mass['lowest']:.1%}]" for side, mass in about["mass"].items())
+    shares = ", ".join(f"{percent(about['shared_strings'] / about[f'of_{side}'])} of {side}" for side in SIDES)
+    clean = ", ".join(f"{side} {percent(mass['mean'])} [{percent(mass['lowest'])}]" for side, mass in about["mass"].items())
     return (
         f"Effects over the {about['shared_strings']} token strings that both vocabularies share ({shares}), renormalised; "
         f"clean probability mass on them, mean over prompts [lowest]: {clean}."
     )
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def one_tokenizer(pair: Pair) -> bool:

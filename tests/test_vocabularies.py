@@ -183,13 +183,14 @@ def test_a_target_is_of_the_recipients_own_vocabulary_and_whole_distribution(pai
 def test_what_was_compared_is_told_also_when_neither_model_nor_tokenizer_is_needed(pair, monkeypatch, capsys):
     run = Run("patch", layers=(0,), **pair)
     table, first = answer(run)
-    masses = table.groupby("prompt")[["shared_mass_donor", "shared_mass_recipient"]].first()
+    masses = table.groupby("prompt").first()
+    base, tuned = masses["shared_mass_donor"].astype(float), masses["shared_mass_recipient"].astype(float)
     of_base, of_tuned = (len(SHARED) / (len(SHARED) + len(OWN[side])) for side in ("base", "tuned"))
     assert first == [
-        f"Effects over the {len(SHARED)} token strings that both vocabularies share ({of_base:.1%} of base, {of_tuned:.1%} of "
-        "tuned), renormalised; clean probability mass on them, mean over prompts [lowest]: "
-        f"base {masses['shared_mass_donor'].mean():.1%} [{masses['shared_mass_donor'].min():.1%}], "
-        f"tuned {masses['shared_mass_recipient'].mean():.1%} [{masses['shared_mass_recipient'].min():.1%}]."
+        f"Effects over the {len(SHARED)} token strings that both vocabularies share ({100 * of_base:.1f} % of base, "
+        f"{100 * of_tuned:.1f} % of tuned), renormalised; clean probability mass on them, mean over prompts [lowest]: "
+        f"base {100 * base.mean():.1f} % [{100 * base.min():.1f} %], "
+        f"tuned {100 * tuned.mean():.1f} % [{100 * tuned.min():.1f} %]."
     ]
     unload()
     monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
@@ -327,17 +328,19 @@ def test_the_shared_ratio_counts_the_tokens_of_both(pair):
     assert shared_ratio(both, "b1 t2 b3 w9", found) == 5 / 8
 
 
-def test_prompts_with_too_few_shared_tokens_are_left_out_of_val_and_train(pair):
+def test_prompts_with_too_few_shared_tokens_are_left_out_of_val_and_train(pair, tmp_path):
     run = Run("transport", map="ridge", layers=(0,), min_shared_ratio=0.8, **pair)
     table, notices = answer(run)
     assert set(table["prompt"]) == set(range(13)) and len(run.train_prompts) == 30
     assert notices[:2] == [
-        "1 of 14 val prompts left out: fewer than 0.8 of their tokens are in both tokenizers.",
-        "2 of 32 train prompts left out: fewer than 0.8 of their tokens are in both tokenizers.",
+        "1 of 14 val prompts left out: under 80 % of their tokens are in both tokenizers.",
+        "2 of 32 train prompts left out: under 80 % of their tokens are in both tokenizers.",
     ]
-    stricter = Run("patch", min_shared_ratio=0.9, limit=12, **pair)
-    assert [prompt.text for prompt in stricter.chosen_prompts] == [p.text for p in Run("patch", **pair).chosen_prompts[:12]]
-    assert len(Run("patch", min_shared_ratio=1, **pair).chosen_prompts) == 12 == len(stricter.chosen_prompts)
+    every = Run("patch", **pair).chosen_prompts
+    assert Run("patch", min_shared_ratio=1, **pair).chosen_prompts == every[:12]
+    (tmp_path / "turned.jsonl").write_text(mechdiff.prompts.as_lines(every[::-1]))
+    few = Run("patch", min_shared_ratio=0.9, limit=3, **pair | {"prompts": str(tmp_path / "turned.jsonl")})
+    assert few.chosen_prompts == every[11:8:-1], "the limit counts what is left"
 
 
 def test_the_ratio_is_in_every_key_and_the_ratios_are_kept(pair, monkeypatch):
@@ -376,4 +379,4 @@ def test_one_vocabulary_shares_every_token(tmp_path, own_store):
     run = Run("patch", pair, prompts=str(tmp_path / "prompts.jsonl"), min_shared_ratio=1.0, device="cpu")
     table, notices = answer(run)
     assert run.left_out == {"val": (0, 14)} and facts({"kl": table["kl"]}, run.direction) is None and COUNTS[0] not in table
-    assert notices == ["0 of 14 val prompts left out: fewer than 1 of their tokens are in both tokenizers."]
+    assert notices == ["0 of 14 val prompts left out: under 100 % of their tokens are in both tokenizers."]

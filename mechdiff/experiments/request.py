@@ -242,7 +242,7 @@ class Run:
     def notices(self) -> list[str]:
         """Which prompts the shared ratio left out, in a sentence for every split that was read."""
         return [
-            f"{dropped} of {count} {split} prompts left out: fewer than {self.min_shared_ratio:g} of their tokens are in both "
+            f"{dropped} of {count} {split} prompts left out: under {100 * self.min_shared_ratio:g} % of their tokens are in both "
             "tokenizers."
             for split, (dropped, count) in self.left_out.items()
         ]
