@@ -21,6 +21,7 @@ from mechdiff.experiments import Run
 from mechdiff.imports import kept
 from mechdiff.pairs import Pair, read_pair, shipped
 from mechdiff.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
+from mechdiff.vocabularies import one_tokenizer
 
 OWN, HOME = "own", "home"
 STREAM_ORDER = ("resid_post", *(stream for stream in STREAMS if stream != "resid_post"))
@@ -29,6 +30,7 @@ DEFAULTS = {  # what the link holds: every linked widget's key, and its value wh
     "domain": OWN,
     "direction": DIRECTIONS[0],
     "prompts": 32,
+    "shared": 0.0,
     "layer": None,
     "stream": STREAM_ORDER[0],
     "map": "none",
@@ -189,6 +191,18 @@ def count() -> int:
     )
 
 
+def shared_ratio(chosen: Pair) -> dict[str, float]:
+    """The least shared ratio, as a field of a Run; there only where two tokenizers may differ."""
+    if chosen.missing() is not None or one_tokenizer(chosen):
+        return {}
+    about = (
+        "Only prompts, of validation and train, of whose tokens both tokenizers have at least this share. The two tokenizers "
+        "differ, so next-token distributions are compared over the token strings that both have."
+    )
+    least = linked(st.sidebar.slider, "Shared tokens, at least", 0.0, 1.0, value=0.0, step=0.05, key="shared", help=about)
+    return {"min_shared_ratio": least}
+
+
 def stream() -> str:
     return linked(st.selectbox, "Stream", STREAM_ORDER, key="stream", help=STREAM_HELP)
 
@@ -275,6 +289,7 @@ def selection() -> dict:
     """The sidebar: what every page shares. Returns the fields of a Run."""
     chosen = pair()
     shared = {"pair": chosen.name, "domain": domain(chosen), "direction": direction(), "limit": count()}
+    shared |= shared_ratio(chosen)
     imported()
     return shared
 

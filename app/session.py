@@ -76,8 +76,11 @@ def answer(request, patience: float | None = None) -> pd.DataFrame:
 
 
 def show_notices(task: Task) -> None:
+    """What a reader should know of an answer; each sentence once a page."""
     for notice in task.notices:
-        st.info(notice)
+        if notice not in st.session_state.setdefault("_noticed", []):
+            st.session_state["_noticed"].append(notice)
+            st.info(notice)
 
 
 def note_time(started: float) -> None:
@@ -114,6 +117,7 @@ def frame(page, name: str = "") -> None:
     st.session_state["_page"], st.session_state["_drawn"] = name, time.monotonic()
     pending().clear()
     st.session_state.pop("_answered", None)
+    st.session_state.pop("_noticed", None)
     controls.drawn().clear()
     shown.begin()
     shared = st.session_state["_shared"] = controls.selection()

@@ -116,8 +116,14 @@ def write(
     told = {"format": FORMAT, "mechdiff": version("mechdiff"), "link": link}
     told |= {"made": datetime.now(UTC).isoformat(timespec="seconds")}
     told |= {"headline": headline and asdict(headline), "entries": [asdict(entry) for entry in entries], "titles": titles}
-    told |= {"manifest": about(one.request for one in chosen)}
+    told |= {"manifest": about(one.request for one in chosen) | vocabularies_of(chosen)}
     return zipped({FINDING: json.dumps(told, indent=2, allow_nan=False).encode()} | files)
+
+
+def vocabularies_of(answers: Sequence[Answer]) -> dict:
+    """Over which strings effects were taken, where two vocabularies differ."""
+    named = {text for one in answers if "vocabulary" in one.table for text in one.table["vocabulary"]}
+    return {"vocabulary": ", ".join(sorted(named))} if named else {}
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -139,11 +145,21 @@ def run_of(request) -> Run | None:
 
 
 def kept_prompts(request) -> dict[str, list[Prompt]]:
-    """Prompts of a request that no domain's file names, by the hash that they are kept under here."""
+    """Prompts of a request that no shipped domain's file names, by the hash that they are kept under here."""
     run = run_of(request)
-    named = [name for name in (run.prompts, run.train) if name] if run else []
-    found = [prompts.read_prompts(name) for name in named]
+    found = own_prompts(run).values() if run else ()
     return {prompts.keep_prompts(some).removeprefix(OWN): some for some in found}
+
+
+def own_prompts(run: Run) -> dict[str, list[Prompt]]:
+    """The same by the run's fields that name them, or would have to where a domain was curated on this machine alone."""
+    domain, given = run.chosen_domain, {"prompts": ("val", run.prompts), "train": ("train", run.train)}
+    own = domain in prompts.own_domains()
+    return {
+        name: prompts.read_prompts(file) if file else prompts.read_domain(domain, split)
+        for name, (split, file) in given.items()
+        if file or own
+    }
 
 
 def portable(request):
@@ -151,8 +167,7 @@ def portable(request):
     run = run_of(request)
     if run is None:
         return request
-    named = {name: getattr(run, name) for name in ("prompts", "train") if getattr(run, name)}
-    own = {name: prompts.keep_prompts(prompts.read_prompts(found)) for name, found in named.items()}
+    own = {name: prompts.keep_prompts(found) for name, found in own_prompts(run).items()}
     run = replace(run, pair=run.spec.name, **own)
     return run if isinstance(request, Run) else replace(request, run=run)
 

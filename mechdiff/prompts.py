@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mechdiff.errors import UserError, one_of
-from mechdiff.paths import CACHE, DATA
+from mechdiff.paths import CACHE, DATA, DOMAINS
 
 OWN = "own:"  # before the hash under which one's own prompts are kept on this machine
 BLOCK = 16  # prompts that are computed and cached together
@@ -21,15 +21,30 @@ class Prompt:
     template: str
 
 
-def domains() -> list[str]:
+def shipped_domains() -> list[str]:
     return sorted(path.parent.name for path in DATA.glob("*/val.jsonl"))
+
+
+def own_domains() -> list[str]:
+    """Domains that were curated on this machine."""
+    return sorted(path.parent.name for path in DOMAINS.glob("*/val.jsonl"))
+
+
+def domains() -> list[str]:
+    """Every domain, the shipped ones first."""
+    return list(dict.fromkeys([*shipped_domains(), *own_domains()]))
+
+
+def folder_of(domain: str) -> Path:
+    """Where a domain's files lie. One's own comes before a shipped one of the same name."""
+    if domain not in domains():
+        raise one_of("Domain", domain or "(none)", domains())
+    return (DOMAINS if domain in own_domains() else DATA) / domain
 
 
 def read_domain(domain: str, split: str) -> list[Prompt]:
     """The curated prompts of a domain: split is train or val."""
-    if domain not in domains():
-        raise one_of("Domain", domain or "(none)", domains())
-    return read_prompts(DATA / domain / f"{split}.jsonl")
+    return read_prompts(folder_of(domain) / f"{split}.jsonl")
 
 
 def read_positions(domain: str) -> dict[str, tuple[int, ...]]:
@@ -37,15 +52,15 @@ def read_positions(domain: str) -> dict[str, tuple[int, ...]]:
 
     A position is the token that covers the character, in any tokenizer. Empty for a domain without such a file.
     """
-    path = DATA / domain / "positions.jsonl"
-    if domain not in domains() or not path.exists():
+    path = folder_of(domain) / "positions.jsonl" if domain in domains() else None
+    if path is None or not path.exists():
         return {}
-    texts = {row["id"]: row["text"] for row in read_rows(DATA / domain / "train.jsonl")}
+    texts = {row["id"]: row["text"] for row in read_rows(path.parent / "train.jsonl")}
     return {texts[row["id"]]: tuple(row["characters"]) for row in read_rows(path)}
 
 
 def read_rows(path: Path) -> list[dict]:
-    """A shipped JSON-lines file, as it is."""
+    """A domain's JSON-lines file, as it is."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
@@ -97,7 +112,8 @@ def as_lines(prompts: list[Prompt]) -> str:
 
 def public(prompts: list[Prompt]) -> bool:
     """Whether all of them are a shipped domain's, and none is somebody's own."""
-    shipped = {prompt.text for domain in domains() for split in ("val", "train") for prompt in read_domain(domain, split)}
+    files = [DATA / domain / f"{split}.jsonl" for domain in shipped_domains() for split in ("val", "train")]
+    shipped = {prompt.text for file in files for prompt in read_prompts(file)}
     return all(prompt.text in shipped for prompt in prompts)
 
 

@@ -90,4 +90,5 @@ def facts(about: dict) -> dict[str, str]:
             shown[f"{side}, fingerprint"] = about[side]["fingerprint"]
     names = ("dtype", "device", "device_name", "kernel", "seed", "grid", "seconds", "finished", "cells_from_cache")
     shown |= {name.replace("_", " "): str(about[name]) for name in (*names, "prompts_hash", "train_hash") if name in about}
+    shown |= {"vocabulary": about["vocabulary"]["told"]} if "vocabulary" in about else {}
     return shown | {"versions": ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())}

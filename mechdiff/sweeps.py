@@ -28,6 +28,7 @@ from mechdiff.paths import ARTIFACTS
 from mechdiff.prompts import digest
 from mechdiff.store import Store, default
 from mechdiff.terms import CHOICES, DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS
+from mechdiff.vocabularies import facts, told
 
 LIBRARIES = ("mechdiff", "torch", "transformers", "peft", "numpy")
 MAPPED_STREAMS = ("resid_post", "attn_out", "mlp_out")
@@ -179,11 +180,13 @@ def sweep(
         tasks[run] = experiments.task(run, store)
         yield tasks[run], label(run)
     computed = time.monotonic() - start
+    shared = next((about for task in tasks.values() if (about := shared_vocabulary(task)) is not None), None)
+    more = {"vocabulary": shared} if shared else {}
     for folder in dict.fromkeys(table.folder for table in tables):
         here = [table for table in tables if table.folder == folder]
         place = (out or ARTIFACTS) / runs[0].chosen_domain / folder / runs[0].spec.name
         files = dict(part for table in here for part in collect(table, [tasks[run] for run in table.runs]))
-        stored.save(place, files, manifest(here, grid, command, computed) | {"cells_from_cache": kept})
+        stored.save(place, files, manifest(here, grid, command, computed) | {"cells_from_cache": kept} | more)
 
 
 def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -243,6 +246,12 @@ def manifest(tables: list[Table], grid: str, command: list[str], seconds: float)
         "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def shared_vocabulary(task: Task) -> dict | None:
+    """Over which strings a task's effects were taken, where that is not one whole vocabulary."""
+    about = facts(task.values(), task.run.direction) if isinstance(task, EffectsTask) else None
+    return about and about | {"told": told(about)}
 
 
 def device_name(device: str) -> str:

@@ -27,7 +27,7 @@ PARTS = {  # page: what of it a slide can show; where a step names nothing, the 
 }
 OWN = "own"
 TWENTIETHS = [part / 20 for part in range(21)]
-TEXTS, WHOLE, LISTS, SHARES = ("rank_at", "imported"), ("layer", "prompt"), ("heads",), ("blend",)
+TEXTS, WHOLE, LISTS, SHARES = ("rank_at", "imported"), ("layer", "prompt"), ("heads",), ("blend", "shared")
 SWITCHES = ("curve", "ranks", "transplants", "coverage", "published")
 CHOICES = {
     "direction": DIRECTIONS,

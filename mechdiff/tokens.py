@@ -6,7 +6,8 @@ So two tokenizers study the same place.
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from mechdiff.errors import UserError
 from mechdiff.files import TOKENIZER, has_tokenizer
@@ -19,14 +20,16 @@ NEAR_END = 4  # the last tokens of a sequence, the decision token among them, ar
 
 @dataclass
 class Tokenizers:
-    """A pair's two tokenizers. shared: whether they have one vocabulary, so that distributions can be compared."""
+    """A pair's two tokenizers. vocabularies: what they share, once that was asked for (see vocabularies.py)."""
 
     pair: Pair
     base: object
     tuned: object
+    vocabularies: dict = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def shared(self) -> bool:
+        """Whether they have one vocabulary: the same strings, as the same ids."""
         return self.base is self.tuned or self.base.get_vocab() == self.tuned.get_vocab()
 
     def render(self, text: str) -> str:
@@ -110,7 +113,7 @@ class Tokenizers:
         """A token as one can read it: its text, with visible spaces and line ends; its raw piece if it is part of a letter."""
         text = getattr(self, side).decode([token])
         if "\ufffd" in text or not text:
-            return f"<{getattr(self, side).convert_ids_to_tokens(token)}>"
+            return f"<{getattr(self, side).convert_ids_to_tokens(token) or token}>"  # one that only fills up has no piece
         return visible(text)
 
     def labels(self, ids: list[int], side: str) -> list[str]:

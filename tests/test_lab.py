@@ -8,6 +8,7 @@ import pytest
 from lab_page import STACK, TEXT, charts_of, drawn, fine, jobs, keep, lab, open_lab, shared, stack_table, titles, typed  # noqa: F401
 from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
+from two_tokenizers import SHARED, write_pair
 
 import mechdiff
 from mechdiff import Run, prompts
@@ -108,13 +109,24 @@ def test_a_long_prompt_is_shown_in_parts(shared, drawn, monkeypatch):
     fine(typed(at, "w1 w2 w3"))
 
 
-def test_two_vocabularies_leave_the_decision_token(shared, drawn, monkeypatch):
-    from mechdiff.tokens import Tokenizers
-
-    monkeypatch.setattr(Tokenizers, "shared", False)
-    at = fine(open_lab(own=keep(TEXT), stack=STACK, measure="recovery", back="3"))
+def test_two_vocabularies_leave_the_decision_token(shared, drawn, tmp_path):
+    (tmp_path / "two").mkdir()
+    shared["pair"] = str(write_pair(tmp_path / "two"))
+    own = {"own": keep("w1 w2 b3 w4"), "measure": "recovery", "back": "3"}
+    at = fine(open_lab(stack="layer=0; layer=1 heads=0", **own))
     assert len(drawn["tokens"]) == 1 and any("two tokenizers differ" in caption.value for caption in at.caption)
-    assert any("share no vocabulary" in caption.value for caption in at.caption) and len(stack_table(at)) == 4
+    table, over = stack_table(at), f"{len(SHARED)} shared strings"
+    assert len(table) == 4 and set(table["vocabulary"]) == {over} and "Recovery" in titles(at)
+    said = [info.value for info in at.info if info.value.startswith(f"Effects over the {len(SHARED)} token strings")]
+    assert len(said) == 1, "it is said once, whatever the page answers"
+    at.segmented_control(key="measure").set_value("target").run()
+    at.text_input(key="target").set_value("t3").run()
+    assert not fine(at).exception
+    plain = fine(open_lab(**own))
+    next_tokens = charts_of(plain)[titles(plain).index("What comes next?")]
+    assert over in str(next_tokens["title"])
+    at.button(key="write").click().run()
+    assert fine(at)
 
 
 def test_an_uploaded_file_is_read_and_a_broken_one_is_a_sentence(shared):

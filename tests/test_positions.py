@@ -19,7 +19,7 @@ from mechdiff.experiments.states import States
 from mechdiff.models import load_pair, unload
 from mechdiff.pairs import read_pair
 from mechdiff.paths import DATA
-from mechdiff.prompts import domains, read_domain, read_positions, read_rows
+from mechdiff.prompts import read_domain, read_positions, read_rows, shipped_domains
 from mechdiff.scripts import curate_positions
 from mechdiff.store import key
 from mechdiff.terms import SIDES, STREAMS
@@ -142,7 +142,7 @@ def demo_tokenizers(demo):
     return load_tokenizers(read_pair(curate_positions.PAIR))
 
 
-@pytest.mark.parametrize("domain", domains())
+@pytest.mark.parametrize("domain", shipped_domains())
 def test_curated_positions_are_content_tokens_of_the_text(domain, demo_tokenizers):
     special, curated = special_ids(demo_tokenizers.base), read_positions(domain)
     for prompt in read_domain(domain, "train")[:8]:
@@ -155,7 +155,7 @@ def test_curated_positions_are_content_tokens_of_the_text(domain, demo_tokenizer
             assert demo_tokenizers.base.decode(ids[: i + 1]).endswith(prompt.text[: character + 1])
 
 
-@pytest.mark.parametrize("domain", domains())
+@pytest.mark.parametrize("domain", shipped_domains())
 def test_the_script_would_write_the_shipped_positions_again(domain, demo_tokenizers):
     rows = read_rows(DATA / domain / "train.jsonl")[:5]
     again = curate_positions.curate(rows, demo_tokenizers, 16, 0)
@@ -260,7 +260,7 @@ def test_a_domains_file_is_used_for_its_prompts_alone(states, monkeypatch):
     assert many.characters[text] == (2, 5) and many.characters[other] == chosen != ()
 
 
-@pytest.mark.parametrize("domain", domains())
+@pytest.mark.parametrize("domain", shipped_domains())
 def test_curated_prompts_need_no_tokenizer(domain, demo, own_store, monkeypatch):
     monkeypatch.setattr("mechdiff.tokens.load_tokenizers", lambda _: pytest.fail("a tokenizer was loaded"))
     train = read_domain(domain, "train")[:20]

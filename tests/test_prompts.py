@@ -8,10 +8,10 @@ import pytest
 from mechdiff import prompts
 from mechdiff.errors import UserError
 from mechdiff.paths import DATA
-from mechdiff.prompts import digest, domains, read_domain, read_positions, read_prompts
+from mechdiff.prompts import digest, read_domain, read_positions, read_prompts, shipped_domains
 from mechdiff.scripts import fill_prompts
 
-DOMAINS = domains()
+DOMAINS = shipped_domains()
 
 
 def written(folder, content):

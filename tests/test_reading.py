@@ -56,19 +56,6 @@ def test_a_templates_tokens_are_not_the_prompts_own(pair):  # noqa: F811
     assert list(table["own"]) == [False, False, True, True, True, False]
 
 
-def test_two_vocabularies_share_the_decision_token_alone(pair, monkeypatch):  # noqa: F811
-    from mechdiff.tokens import Tokenizers
-
-    whole = mechdiff.run(Reading(Run("patch", **pair), 3))
-    experiments.default().clear()
-    monkeypatch.setattr(Tokenizers, "shared", False)
-    table = mechdiff.run(Reading(Run("patch", **pair), 3))
-    assert set(table["back"]) == {0} and table["kl"].isna().all()
-    at_end = whole[(whole["back"] == 0) & (whole["rank"] < 8)]
-    assert list(table["next"]) == list(at_end["next"])
-    assert table["probability"].to_numpy() == pytest.approx(at_end["probability"].to_numpy(), rel=1e-5)
-
-
 def write(model, tokens, count, ends, edits=()):
     """Greedy text by whole passes; edits stay at their token's index."""
     written = []

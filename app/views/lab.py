@@ -26,7 +26,12 @@ class Study:
     back: int = 0
 
     def run(self, question: str, every: bool = False, **details) -> Run:
-        asked = self.shared | {"limit": None, "prompts": self.every if every else self.one, "back": self.back}
+        asked = self.shared | {
+            "limit": None,
+            "prompts": self.every if every else self.one,
+            "back": self.back,
+            "min_shared_ratio": 0.0,
+        }
         return Run(question, **asked | details)
 
 

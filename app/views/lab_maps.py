@@ -82,7 +82,7 @@ def figure(table: pd.DataFrame, y: str, measure: str, floor: float, title: str, 
     shown = table[["layer", y, "kl"]].assign(value=values(table, measure, floor))
     shown["chosen"] = chosen(shown, y, pair, stack)
     if measure == "recovery" and shown["value"].isna().all():
-        about = "Blank: the two models do not differ here, or share no vocabulary"
+        about = "Blank: the two models do not differ here"
     controls.clickable(charts.site_map(shown, y, measure, stack, title, about), f"pick_{y}", partial(lab_chips.toggle, pair=pair))
 
 

@@ -81,7 +81,7 @@ def bars(lines: pd.DataFrame, floor: float) -> None:
     recovery = lines.drop(columns=["mean", "low", "high"])
     recovery = recovery.rename(columns={"recovery": "mean", "recovery_low": "low", "recovery_high": "high"})
     if "mean" not in recovery or recovery["mean"].isna().any():
-        right.caption("No recovery: the two models do not differ here, or share no vocabulary.")
+        right.caption("No recovery: the two models do not differ here.")
     else:
         recovery = recovery.assign(text=[f"{value:z.0%}" for value in recovery["mean"]], floor=0.0)
         draw(charts.stack_bars(recovery, "Recovery", "Of the difference", False, format="%"), right)
@@ -96,13 +96,18 @@ def next_tokens(study, reading: pd.DataFrame, patched: pd.DataFrame) -> None:
     here = reading[reading["back"] == study.back].sort_values("probability", ascending=False)
     here = here[here["next"].isin(here.loc[here["rank"] < TOP, "next"])]
     text, apart = here[["text", "kl"]].iloc[0]
-    about = f"KL(tuned || base) {apart:.3g} nats" if apart == apart else "Two vocabularies, so no KL"
+    about = f"KL(tuned || base) {apart:.3g} nats{over(here)}"
     if len(patched) and not study.back:
         figure = charts.next_bars(patched, "What comes next, with the stack?", about)
     else:
         shown = here[["next", "model", "probability"]].rename(columns={"next": "token"})
         figure = charts.next_bars(shown, f"What comes after ‘{text}’?" if study.back else "What comes next?", about)
     draw(figure)
+
+
+def over(reading: pd.DataFrame) -> str:
+    """Over which vocabulary, where that is not all of it."""
+    return f", over {reading['vocabulary'].iloc[0]}" if "vocabulary" in reading else ""
 
 
 def patched_tokens(study, run: Run | None, answered: bool) -> pd.DataFrame:

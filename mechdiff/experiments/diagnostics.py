@@ -32,10 +32,14 @@ class DiagnosticsTask:
     """
 
     def __init__(self, request: Diagnostics, store: Store):
-        self.run, self.store, self.notices, self.stage = request.run, store, [], "reading the train split"
+        self.run, self.store, self.stage = request.run, store, "reading the train split"
         self.identity = Identity(self.run)
         self.found = {stream: store.table(self._key(stream)) for stream in self.run.streams}
         self.total, self.done = (0 if self._complete() else 2 * len(self.run.train_prompts)), 0
+
+    @property
+    def notices(self) -> list[str]:
+        return self.run.notices
 
     def _key(self, stream: str) -> str:
         run = self.run

@@ -54,8 +54,8 @@ class DriftTask:
 
     @property
     def notices(self) -> list[str]:
-        """Which sites have no similarity: the embedding of one and the same decision token, for instance."""
-        notices = []
+        """Which prompts were left out, and which sites have no similarity: the embedding of one and the same decision token."""
+        notices = self.run.notices
         for stream, table in self.found.items():
             constant = [] if table is None else table.layer[table.cka.isna() & table.layer.isin(self.layers)].tolist()
             if constant:

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 import numpy as np
 import pandas as pd
 
-from mechdiff import prompts
+from mechdiff import prompts, vocabularies
 from mechdiff.conditions import HERE, Condition, Place, Stack
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import AUTO, FULL, Run
@@ -71,7 +71,7 @@ class EffectsTask:
     def __init__(self, run: Run, groups: list[Group], store: Store, texts: list[Prompt] | None = None):
         self.run, self.store = run, store
         self.groups = sorted(dict.fromkeys(groups), key=lambda group: group[0].layer)
-        self.identity, self.notices, self.stage = Identity(run), [], ""
+        self.identity, self.of_models, self.stage = Identity(run), [], ""
         self.donor, self.recipient = sides(run.direction)
         self.place = Place(run.back, run.horizon, self.donor if run.horizon > 1 else "")
         if run.spec.tuned.weights != run.spec.base.weights:
@@ -114,7 +114,13 @@ class EffectsTask:
         flat = [c for group in conditions for c in group] if isinstance(conditions[0], tuple) else conditions
         if not all(condition.plain for condition in flat):
             asked |= self.identity.train
-        return key(**asked, **self.identity.pair)
+        return key(**asked, **self.identity.pair, **self.identity.vocabulary)
+
+    @property
+    def notices(self) -> list[str]:
+        """How the models run, which prompts were left out, and over which vocabulary effects are where that is not all of it."""
+        facts = vocabularies.facts(self.values(), self.run.direction)
+        return [*self.of_models, *self.run.notices, *([vocabularies.told(facts)] if facts else [])]
 
     @cached_property
     def digests(self) -> list[str]:
@@ -132,7 +138,7 @@ class EffectsTask:
         self.stage = "checking against plain hooks"
         yield
         loaded.check_parity(self.recipient, tuple(prompt.text for prompt in self.blocks[0]))
-        self.notices = loaded.notices
+        self.of_models = loaded.notices
         yield
         maps, keep = (yield from self.fit()), done_already
         for numbers in self._together(loaded):
@@ -217,7 +223,9 @@ class EffectsTask:
         transplanted = any(part.transplant for condition in conditions for part in condition.parts)
         transplants = loaded.transplants(self.recipient, texts, self.place) if transplanted else None
         lengths = loaded.lengths(texts, self.place)
-        measure = Measure(len(conditions), donor, recipient, self._tokens(loaded), loaded.tokenizers.shared, lengths)
+        shared = vocabularies.vocabulary_of(loaded)
+        within = shared and (getattr(shared, self.donor), getattr(shared, self.recipient))
+        measure = Measure(len(conditions), donor, recipient, self._tokens(loaded), True, lengths, within)
         rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, maps, transplants)
         before, expected = self.done, sum(self._cells(chunk) for chunk in chunks if not chunk.found)
         share, self.stage = expected / (len(conditions) * len(texts) * self.place.horizon), "patching"
@@ -229,7 +237,7 @@ class EffectsTask:
         self.done = before + expected - 1
         measure.leave()
         yield
-        return partial(self._keep, chunks, numbers, measure, maps)
+        return partial(self._keep, chunks, numbers, measure, maps, shared.counts if shared else {})
 
     def _read(self, loaded: LoadedPair, side: str, numbers: list[int], keep_calls: bool) -> Iterator[None]:
         """One side's clean pass over some blocks, with a step after each that has to be made."""
@@ -240,8 +248,8 @@ class EffectsTask:
                 yield
         return loaded.trace(side, texts, keep_calls, self.place)
 
-    def _keep(self, chunks: list[Chunk], numbers: list[int], measure, maps: dict) -> None:
-        """chunks, numbers: those of a pass, whose rows are the chunks' conditions and whose prompts are the blocks'."""
+    def _keep(self, chunks: list[Chunk], numbers: list[int], measure, maps: dict, counts: dict) -> None:
+        """chunks, numbers: those of a pass, whose rows are the chunks' conditions and whose prompts are the blocks'. counts: of the shared vocabulary."""
         rows, columns, start = {}, {}, 0
         for number in numbers:
             columns[number] = slice(start, start + len(self.blocks[number]))
@@ -253,7 +261,7 @@ class EffectsTask:
         for chunk in chunks:
             if not chunk.found:
                 found = measure.arrays(rows[chunk.conditions], columns[chunk.block])
-                chunk.found = found | used_alphas(chunk.conditions, maps)
+                chunk.found = found | used_alphas(chunk.conditions, maps) | counts
                 self.store.put_arrays(chunk.key, chunk.found)
         self.done += 1
 
@@ -294,7 +302,7 @@ class EffectsTask:
 
     def wide(self) -> Wide:
         """What is there, with what the lines are compared with."""
-        labels, values = self.labels(), self.values()
+        labels, (values, vocabulary) = self.labels(), vocabularies.without_counts(self.values())
         found = {
             name: values[name][labels["row"]] for name in (*MEASURES, *sorted(values.keys() - {*MEASURES})) if name in values
         }
@@ -303,6 +311,7 @@ class EffectsTask:
         run = self.run
         named = {"pair": run.spec.name, "domain": run.chosen_domain, "question": run.question, "direction": run.direction}
         shown = labels.drop(columns=["row", "reference", *NOT_OF[run.question]], errors="ignore").reset_index(drop=True)
+        shown = shown.assign(vocabulary=vocabulary) if vocabulary else shown
         return Wide(pd.DataFrame(named, index=shown.index).join(shown), found)
 
     def table(self) -> pd.DataFrame:

@@ -98,12 +98,16 @@ class ChosenHeadsTask:
     """
 
     def __init__(self, run: Run, store: Store):
-        self.run, self.store, self.notices, self.stage = run, store, [], ""
+        self.run, self.store, self.stage = run, store, ""
         self.heads = tuple(range(run.spec.heads))
         self.orders: dict[int, Heads] = {}
         self.scored: HeadsTask | None = None
         self.before = 0  # cells done in earlier stages
         self.current: HeadsTask | None = self._stage()
+
+    @property
+    def notices(self) -> list[str]:
+        return self.current.notices
 
     @property
     def total(self) -> int:
@@ -146,7 +150,6 @@ class ChosenHeadsTask:
         while True:
             for _ in self.current.steps():
                 self.stage = self.current.stage if self.scored else f"choosing heads on the train split, {self.current.stage}"
-                self.notices = self.current.notices
                 yield
             if self.scored:
                 return

@@ -4,6 +4,7 @@ from functools import cached_property
 
 from mechdiff import models, prompts
 from mechdiff.experiments.request import Run
+from mechdiff.vocabularies import one_tokenizer
 
 
 class Identity:
@@ -25,7 +26,9 @@ class Identity:
 
     @cached_property
     def pair(self) -> dict:
-        return {"base": self.run.spec.base.fingerprint(), "tuned": self.run.spec.tuned.fingerprint()} | self.numerics
+        run, least = self.run, self.run.min_shared_ratio
+        parts = {"base": run.spec.base.fingerprint(), "tuned": run.spec.tuned.fingerprint()} | self.numerics
+        return parts | ({"min_shared_ratio": least} if least else {})
 
     @cached_property
     def train(self) -> dict:
@@ -33,6 +36,11 @@ class Identity:
         run = self.run
         parts = {"train": prompts.digest(run.train_prompts), "positions": run.positions, "seed": run.seed}
         return parts | ({"curated": sorted(prompts.read_positions(run.chosen_domain).items())} if run.positions > 1 else {})
+
+    @cached_property
+    def vocabulary(self) -> dict:
+        """What divergences depend on where two tokenizers may differ: that they are taken over the strings both have."""
+        return {} if one_tokenizer(self.run.spec) else {"vocabulary": "shared strings"}
 
     def states(self, side: str, block: list[prompts.Prompt], stream: str) -> dict:
         """Which states: of one side, on these prompts. The text a model sees depends on both sides' templates."""

@@ -24,22 +24,37 @@ SOME = 256  # rows whose whole log-probabilities are there at once, where a toke
 class Measure:
     """Collects KL(patched || clean), KL(donor || patched) and the target's log-probability for every row and prompt.
 
-    count: rows a prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient share a vocabulary;
-    without it what compares them is nan. lengths: how many of the tokens read count, a prompt, where that is more than one:
-    each measure is then the mean over them. Everything stays on the device until all rows are there: `leave` begins to copy it.
+    count: rows a prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient are compared; without it
+    what compares them is nan. lengths: how many of the tokens read count, a prompt, where that is more than one: each measure is
+    then the mean over them. within: the donor's and the recipient's ids, [n] each, of the tokens that both have, where these are
+    not all: every divergence is then between distributions over these alone, renormalised. Targets are not restricted.
+    Everything stays on the device until all rows are there: `leave` begins to copy it.
     """
 
-    def __init__(self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool, lengths=None):
+    def __init__(
+        self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool, lengths=None, within=None
+    ):
         self.clean, self.donor = recipient.logprobs, donor.logprobs.to(recipient.logprobs.device) if shared else None
         self.tokens, self.device = tokens, self.clean.device
+        self.whole, self.ids, self.masses = self.clean, None, {}
+        if within is not None:
+            self._restrict(*(torch.as_tensor(ids, device=self.device) for ids in within))
         self.counted = None if lengths is None else np.arange(recipient.read) < np.array(lengths)[:, None]
         names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
         self.found = {name: torch.full((count, len(self.clean)), torch.nan, device=self.device) for name in names}
         self.copied = None  # when what was found is in main memory
 
+    def _restrict(self, donor: Tensor, recipient: Tensor) -> None:
+        """Keep of both clean distributions what both tokenizers have, and how much probability that was."""
+        parts = {"donor": self.donor[:, donor], "recipient": self.clean[:, recipient]}
+        self.masses = {f"shared_mass_{side}": part.exp().sum(-1) for side, part in parts.items()}
+        self.donor, self.clean = (part.log_softmax(-1) for part in parts.values())
+        self.ids = recipient
+
     def __call__(self, logits: Tensor, places: Tensor, rows: Tensor) -> None:
         other = self.clean if self.donor is None else self.donor
-        effect, to_donor = metrics.divergences_at(logits, self.clean, other, places)
+        within = logits if self.ids is None else logits[:, self.ids]
+        effect, to_donor = metrics.divergences_at(within, self.clean, other, places)
         values = {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor})
         if self.tokens:
             parts = [self._about_tokens(some.log_softmax(-1, dtype=torch.float32)) for some in logits.split(SOME)]
@@ -60,7 +75,7 @@ class Measure:
         """Every row has been seen: begin to copy what was found to main memory, behind the work that a GPU still has to do."""
         unknown = torch.full((len(self.clean),), torch.nan)
         same = {"kl_donor_clean": unknown if self.donor is None else metrics.kl(self.donor, self.clean)}
-        same |= {f"{name}_clean": value for name, value in self._about_tokens(self.clean).items()}
+        same |= {f"{name}_clean": value for name, value in self._about_tokens(self.whole).items()} | self.masses
         both = self.found, {name: value[None] for name, value in same.items()}
         self.found, self.same_found = ({name: to_host(value) for name, value in values.items()} for values in both)
         if self.device.type == "cuda":

@@ -14,6 +14,7 @@ from mechdiff.experiments.request import Run
 from mechdiff.models import load_pair
 from mechdiff.store import Store, key
 from mechdiff.terms import sides
+from mechdiff.vocabularies import vocabulary_of
 
 COLUMNS = ["token", "model", "probability"]
 
@@ -34,7 +35,10 @@ class NextTokens:
 
 
 class NextTokensTask:
-    """A table with columns token, model (base, tuned, patched) and probability, for the union of each model's top tokens."""
+    """A table with columns token, model (base, tuned, patched) and probability, for the union of each model's top tokens.
+
+    Where two vocabularies differ, tokens are the same if their strings are; a model has no line for one that it does not have.
+    """
 
     def __init__(self, request: NextTokens, store: Store):
         self.request, self.store, self.run, self.notices = request, store, request.run, []
@@ -48,7 +52,7 @@ class NextTokensTask:
         asked |= {"direction": self.run.direction, "texts": prompts.digest(self.block)}
         asked |= {"back": self.run.back} if self.run.back else {}
         asked |= {} if request.condition.plain else self.identity.train
-        self.key = key(**asked, **self.identity.pair)
+        self.key = key(**asked, **self.identity.pair, **self.identity.vocabulary)
         self.found = store.table(self.key)
         self.total, self.done = 1, int(self.found is not None)
 
@@ -75,19 +79,28 @@ class NextTokensTask:
         for _ in run_locked(loaded, recipient_side, texts, recipient, rows, measure, at):
             yield
         found = {donor_side: donor.logprobs[self.place], recipient_side: recipient.logprobs[self.place], "patched": patched[0]}
-        self.found = self._likeliest(found, loaded.tokenizers, recipient_side)
+        self.found = self._likeliest(found, loaded, donor_side, recipient_side)
         self.store.put_table(self.key, self.found)
         self.done = 1
 
-    def _likeliest(self, logprobs: dict, tokenizers, side: str) -> pd.DataFrame:
-        shown = {}
-        for values in logprobs.values():
+    def _likeliest(self, logprobs: dict, loaded, donor: str, recipient: str) -> pd.DataFrame:
+        """logprobs: model -> [its own vocabulary]."""
+        shared, side_of, found = vocabulary_of(loaded), {"base": "base", "tuned": "tuned", "patched": recipient}, {}
+        for model, values in logprobs.items():
+            side, other = (donor, recipient) if side_of[model] == donor else (recipient, donor)
             for token in values.topk(self.request.top).indices.tolist():
-                shown[token] = max(values[token].item() for values in logprobs.values())
+                twin = [token] if shared is None else shared.across([token], side, other)
+                ids = {side: token} | dict(zip([other], twin))  # of one string, in the models that have it
+                found[ids.get(donor), ids.get(recipient)] = ids
+
+        def values(ids: dict[str, int]) -> dict:
+            return {model: logprobs[model][ids[side]] for model, side in side_of.items() if side in ids}
+
         lines = []
-        for token in sorted(shown, key=shown.get, reverse=True):
-            for model in ("base", "tuned", "patched"):
-                lines.append((tokenizers.label(token, side), model, logprobs[model][token].exp().item()))
+        for ids in sorted(found.values(), key=lambda ids: max(values(ids).values()), reverse=True):
+            side = recipient if recipient in ids else donor
+            name = loaded.tokenizers.label(ids[side], side)
+            lines += [(name, model, value.exp().item()) for model, value in values(ids).items()]
         return pd.DataFrame(lines, columns=COLUMNS)
 
     def table(self) -> pd.DataFrame:

@@ -38,13 +38,17 @@ class OverlapTask:
 
     def __init__(self, request: Overlap, store: Store):
         self.run = replace(request.run, question="rank", streams=(STREAM,), controls=(), stack=None, back=0, horizon=1)
-        self.store, self.notices, self.stage, self.identity = store, [], "reading the train split", Identity(self.run)
+        self.store, self.stage, self.identity = store, "reading the train split", Identity(self.run)
         self.layer = self.run.chosen_layers[0]
         asked = {"what": "weight overlap", "map": self.run.map, "direction": self.run.direction, "layer": self.layer}
         self.key = key(**asked, **self.identity.train, **self.identity.pair)
         self.found = store.table(self.key)
         self.total = 0 if self.found is not None else 2 * len(self.run.train_prompts) + self.layer + 1
         self.done = 0
+
+    @property
+    def notices(self) -> list[str]:
+        return self.run.notices
 
     def steps(self) -> Iterator[None]:
         if self.found is not None:

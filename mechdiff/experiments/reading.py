@@ -12,6 +12,7 @@ from mechdiff.models import load_pair, memory_errors
 from mechdiff.prompts import digest
 from mechdiff.store import Store, key
 from mechdiff.terms import SIDES
+from mechdiff.vocabularies import vocabulary_of
 
 PIECE = 64  # tokens that are unembedded together
 COLUMNS = ["token", "text", "own", "back", "kl", "rank", "model", "next", "probability"]
@@ -36,8 +37,9 @@ class ReadingTask:
 
     token: its index, from 0; text: the token itself; own: whether it lies in the prompt's own text, not the template's; back: how
     far before the decision token; kl: KL(tuned || base) of the next token there, nats; rank, next, probability: the model's
-    likeliest next tokens, from rank 0, and those of the other model too. Two tokenizers that differ share no token but the
-    decision token, no kl and no next token: each model's own at that alone are then there.
+    likeliest next tokens, from rank 0, and those of the other model too. Two tokenizers that differ share no token of the prompt
+    but the decision token, so that alone is then there. Where two vocabularies differ, kl is taken over the strings that both
+    have, renormalised, a column `vocabulary` says so, and a model has no line for a token that it does not have.
     """
 
     def __init__(self, request: Reading, store: Store):
@@ -45,7 +47,7 @@ class ReadingTask:
         self.stage, self.identity = "", Identity(self.run)
         self.prompt = self.run.chosen_prompts[request.prompt]
         asked = {"what": "reading of both", "columns": COLUMNS, "top": request.top, "texts": digest([self.prompt])}
-        self.key = key(**asked, **self.identity.pair)
+        self.key = key(**asked, **self.identity.pair, **self.identity.vocabulary)
         self.found = store.table(self.key)
         self.total, self.done = 1, int(self.found is not None)
 
@@ -64,13 +66,13 @@ class ReadingTask:
         own, words = self._own(loaded, ids), loaded.tokenizers.labels(ids, SIDES[-1])
         if not loaded.tokenizers.shared:
             own, words, states = own[-1:], words[-1:], {side: found[-1:] for side, found in states.items()}
-        self.total, parts = len(words), []
+        self.total, parts, shared = len(words), [], vocabulary_of(loaded)
         for start in range(0, self.total, PIECE):
             with loaded.lock, memory_errors(loaded.pair, self.identity.device):
-                parts += self._compare(loaded, words, own, states, range(start, min(start + PIECE, self.total)))
+                parts += self._compare(loaded, shared, words, own, states, range(start, min(start + PIECE, self.total)))
             self.done = min(start + PIECE, self.total - 1)
             yield
-        self.found = pd.DataFrame(parts, columns=COLUMNS)
+        self.found = pd.DataFrame(parts, columns=COLUMNS).assign(**({"vocabulary": str(shared)} if shared else {}))
         self.store.put_table(self.key, self.found)
         self.done = self.total
 
@@ -92,7 +94,8 @@ class ReadingTask:
         except UserError:
             return [True] * len(ids)
 
-    def _compare(self, loaded, words: list[str], own: list[bool], states: dict, some: range) -> list[tuple]:
+    def _compare(self, loaded, shared, words: list[str], own: list[bool], states: dict, some: range) -> list[tuple]:
+        """Lines of some tokens. shared: the vocabulary that both models have, None for one and the same."""
         import torch
 
         from mechdiff.metrics import kl
@@ -101,14 +104,16 @@ class ReadingTask:
             logprobs = {
                 side: getattr(loaded, side).logits(states[side][some.start : some.stop]).float().log_softmax(-1) for side in SIDES
             }
-        comparable, lines = loaded.tokenizers.shared, []
-        apart = kl(logprobs["tuned"], logprobs["base"]).tolist() if comparable else [float("nan")] * len(some)
+        lines, within = [], logprobs
+        if shared is not None:
+            within = {side: found[:, getattr(shared, side)].log_softmax(-1) for side, found in logprobs.items()}
+        apart = kl(within["tuned"], within["base"]).tolist()
         likeliest = {side: logprobs[side].topk(self.request.top).indices.tolist() for side in SIDES}
         for row, token in enumerate(some):
             here = (token, words[token], own[token], len(words) - 1 - token, apart[row])
-            for side in SIDES:
-                others = [likeliest[other][row] for other in SIDES] if comparable else []
-                tokens = list(dict.fromkeys(sum(others, start=likeliest[side][row])))
+            for side, other in (SIDES, SIDES[::-1]):
+                others = likeliest[other][row] if shared is None else shared.across(likeliest[other][row], other, side)
+                tokens = list(dict.fromkeys([*likeliest[side][row], *others]))
                 values = logprobs[side][row, tokens]
                 ranks = (logprobs[side][row] > values[:, None]).sum(1).tolist()
                 names = [loaded.tokenizers.label(one, side) for one in tokens]

@@ -23,6 +23,7 @@ from mechdiff.terms import (
     QUESTIONS,
     STREAMS,
 )
+from mechdiff.vocabularies import with_shared_tokens
 
 FULL = "full"
 AUTO = "auto"
@@ -80,6 +81,11 @@ class Run:
         None,
         "stack: a TOML file of interventions made in one pass, or text as 'layer=26 stream=mlp_out; layer=28 heads=2,5'",
         convert="stack",
+    )
+    min_shared_ratio: float = flag(
+        0.0,
+        "keep only prompts, of val and of train, of whose tokens both tokenizers have at least this share, 0 to 1",
+        convert=float,
     )
     seed: int = flag(0, "seed of everything random", convert=int)
     device: str = flag("auto", "where to compute", choices=DEVICES)
@@ -141,6 +147,11 @@ class Run:
     def _check_numbers(self):
         if not 0 <= self.blend <= 1:
             raise UserError(f"Blend {self.blend:g} is not between 0 (own state) and 1 (donor's state).\nTry:  --blend 1.0")
+        if not 0 <= self.min_shared_ratio <= 1:
+            raise UserError(
+                f"A shared ratio of {self.min_shared_ratio:g} is not between 0 (every prompt) and 1 (all tokens shared).\n"
+                "Try:  --min-shared-ratio 0.9"
+            )
         if self.limit is not None and self.limit < 1:
             raise UserError(f"Limit {self.limit} leaves no prompts.\nTry:  --limit 32")
         if self.positions < 1:
@@ -211,11 +222,34 @@ class Run:
     @cached_property
     def chosen_prompts(self) -> list[Prompt]:
         found = read_prompts(self.prompts) if self.prompts else read_domain(self.chosen_domain, "val")
-        return found[: self.limit]
+        return self._comparable(found, "val")[: self.limit]
 
     @cached_property
     def train_prompts(self) -> list[Prompt]:
-        return read_prompts(self.train) if self.train else read_domain(self.chosen_domain, "train")
+        found = read_prompts(self.train) if self.train else read_domain(self.chosen_domain, "train")
+        return self._comparable(found, "train")
+
+    def _comparable(self, found: list[Prompt], split: str) -> list[Prompt]:
+        """Of a split's prompts those that both tokenizers can say well enough; which were left out is noted."""
+        if not self.min_shared_ratio:
+            return found
+        kept = with_shared_tokens(self.spec, found, self.min_shared_ratio, split)
+        self.left_out[split] = len(found) - len(kept), len(found)
+        return kept
+
+    @cached_property
+    def left_out(self) -> dict[str, tuple[int, int]]:
+        """Split -> how many of its prompts were left out, of how many; of the splits read so far."""
+        return {}
+
+    @property
+    def notices(self) -> list[str]:
+        """Which prompts the shared ratio left out, in a sentence for every split that was read."""
+        return [
+            f"{dropped} of {count} {split} prompts left out: under {100 * self.min_shared_ratio:g} % of their tokens are in both "
+            "tokenizers."
+            for split, (dropped, count) in self.left_out.items()
+        ]
 
 
 def finite(text: str) -> float:

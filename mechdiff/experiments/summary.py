@@ -11,7 +11,7 @@ from mechdiff.stats import bootstrap_weights, floor_of, interval, ratio
 from mechdiff.terms import WITHOUT_MEANS
 
 AT_ONCE = 256  # conditions whose resamples are in memory together, a thread
-KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen", "stack"]
+KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen", "stack", "vocabulary"]
 
 
 def wide(table: pd.DataFrame) -> Wide:

@@ -13,10 +13,10 @@ sequence's last four. The decision token is not among them; it is always studied
 
 import argparse
 import json
+from pathlib import Path
 
 from mechdiff.pairs import read_pair
-from mechdiff.paths import DATA
-from mechdiff.prompts import read_rows
+from mechdiff.prompts import folder_of, read_rows
 from mechdiff.tokens import Tokenizers, load_tokenizers
 
 PAIR = "demo-cognitive"  # whose base tokenizer divides the texts; the demo pairs share it
@@ -27,21 +27,21 @@ def curate(rows: list[dict], tokenizers: Tokenizers, count: int, seed: int) -> l
     return [{"id": row["id"], "characters": tokenizers.choose(row["text"], count, seed)} for row in rows]
 
 
-def write(domain: str, tokenizers: Tokenizers, count: int, seed: int) -> None:
-    rows = curate(read_rows(DATA / domain / "train.jsonl"), tokenizers, count, seed)
-    (DATA / domain / "positions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    print(f"{domain}: {sum(len(row['characters']) for row in rows)} positions in {len(rows)} prompts")
+def write(folder: Path, tokenizers: Tokenizers, count: int, seed: int) -> None:
+    rows = curate(read_rows(folder / "train.jsonl"), tokenizers, count, seed)
+    (folder / "positions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    print(f"{folder.name}: {sum(len(row['characters']) for row in rows)} positions in {len(rows)} prompts")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("domains", nargs="+", help="folders under mechdiff/data")
+    parser.add_argument("domains", nargs="+", help="domains, shipped or one's own")
     parser.add_argument("--count", type=int, default=16, help="positions a prompt, at most")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     tokenizers = load_tokenizers(read_pair(PAIR))
     for domain in args.domains:
-        write(domain, tokenizers, args.count, args.seed)
+        write(folder_of(domain), tokenizers, args.count, args.seed)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,349 @@
+"""Curating domains: which rows, how they are divided, and that the same rows give the same files whatever their order."""
+
+import csv
+import json
+import random
+import re
+from collections import Counter
+from itertools import combinations
+
+import httpx2
+import pyarrow.parquet
+import pytest
+from pyarrow import Table
+from test_positions import byte_tokenizer
+from tiny_pair import write_pair
+
+from mechdiff import Run, bundle, prompts
+from mechdiff.prompts import read_domain, read_positions, read_rows
+from mechdiff.scripts import curate, curate_cognitive, curate_cultural
+from mechdiff.scripts.curation import ALIKE, Spec, as_row, divided, grouped, near_duplicates, normal, read, shingles
+
+ALIKE_PAIRS = ((3, 31), (40, 57))
+SUBJECTS = {"Algebra": 24, "Geometry": 18, "Number Theory": 12, "Counting & Probability": 6}
+
+
+def words(seed: int, count: int = 9) -> str:
+    chance = random.Random(seed)
+    return " ".join("".join(chance.choices("abcdefghij", k=6)) for _ in range(count))
+
+
+def problems() -> list[dict]:
+    """Sixty in the format of MATH-500; two pairs of them are near-duplicates."""
+    subjects = [subject for subject, count in SUBJECTS.items() for _ in range(count)]
+    rows = [
+        {"problem": f"Find {words(i)}.", "answer": str(i), "subject": subject, "level": 1 + i % 5, "unique_id": f"test/{i}.json"}
+        for i, subject in enumerate(subjects)
+    ]
+    for one, other in ALIKE_PAIRS:
+        rows[one]["problem"] = f"What is the remainder when ${one}^7$ is divided by {other}? Give {one} digits."
+        rows[other]["problem"] = f"What is the remainder when ${other}^9$ is divided by {one}? Give {other} digits."
+    return rows
+
+
+def write(path, rows):
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Where one's own domains go in this test."""
+    for module in (prompts, curate):
+        monkeypatch.setattr(module, "DOMAINS", tmp_path / "domains")
+    monkeypatch.setattr(prompts, "CACHE", tmp_path / "kept")
+    return tmp_path / "domains"
+
+
+@pytest.fixture
+def pair(tmp_path, own_store):
+    """A pair of tokenizers, without weights."""
+    (tmp_path / "pair").mkdir()
+    path = write_pair(tmp_path / "pair")
+    for side in ("base", "tuned"):
+        byte_tokenizer().save_pretrained(path.parent / side)
+    return str(path)
+
+
+@pytest.fixture
+def run(pair):
+    """Runs a script, by default that of one's own domains. Returns its exit status."""
+
+    def curated(*words, about=curate.__doc__, spec=None):
+        return curate.main(about, spec or Spec(), [*map(str, words), "--pair", pair])
+
+    return curated
+
+
+def files(folder):
+    return {name: (folder / name).read_bytes() for name in ("train.jsonl", "val.jsonl", "positions.jsonl")}
+
+
+# The study's own domains
+
+
+def test_the_cognitive_script_divides_by_subject_and_keeps_it(run, home, tmp_path, capsys):
+    mine = {"about": curate_cognitive.__doc__, "spec": curate_cognitive.SPEC}
+    assert run("--file", write(tmp_path / "math.jsonl", problems()), "--train", 40, "--val", 20, **mine) == 0
+    splits = {split: read_rows(home / "math-500" / f"{split}.jsonl") for split in ("train", "val")}
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 40, "val": 20}
+    assert {row["text"] for rows in splits.values() for row in rows} == {row["problem"] for row in problems()}
+    for split, share in (("train", 2 / 3), ("val", 1 / 3)):
+        found = Counter(row["meta"]["subject"] for row in splits[split])
+        assert all(abs(found[subject] - share * count) <= 1 for subject, count in SUBJECTS.items())
+        assert all(row["meta"]["level"] in range(1, 6) and row["meta"]["unique_id"] for row in splits[split])
+        assert [row["id"] for row in splits[split]] == [f"math-500-{split}-{i:03d}" for i in range(len(splits[split]))]
+    assert not {row["template"] for row in splits["train"]} & {row["template"] for row in splits["val"]}
+    where = {row["text"]: (split, row["template"]) for split, rows in splits.items() for row in rows}
+    for one, other in ALIKE_PAIRS:
+        assert where[problems()[one]["problem"]] == where[problems()[other]["problem"]]
+    said = capsys.readouterr().out
+    assert "math.jsonl: 60 rows, 60 fit" in said and "math-500 train: 40 prompts of" in said and "positions in 40 prompts" in said
+
+
+def test_the_same_rows_give_the_same_files_in_any_order_and_of_any_kind(run, home, tmp_path):
+    rows = problems()
+    shuffled = random.Random(1).sample(rows, len(rows))
+    made = {"one": write(tmp_path / "a.jsonl", rows), "again": write(tmp_path / "a.jsonl", rows)}
+    made["shuffled"] = write(tmp_path / "b.jsonl", shuffled)
+    made["parquet"], made["csv"] = str(tmp_path / "c.parquet"), str(tmp_path / "d.csv")
+    pyarrow.parquet.write_table(Table.from_pylist(shuffled), made["parquet"])
+    with open(made["csv"], "w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    asked = ("--name", "mine", "--text-field", "problem", "--topic-field", "subject", "--train", 30, "--val", 15)
+    found = {}
+    for name, path in made.items():
+        assert run("--file", path, "--out", tmp_path / name, *asked) == 0
+        found[name] = files(tmp_path / name)
+    assert all(one == found["one"] for one in found.values())
+    assert run("--file", made["one"], "--out", tmp_path / "seed", *asked, "--seed", 1) == 0
+    assert files(tmp_path / "seed")["val.jsonl"] != found["one"]["val.jsonl"]
+
+
+def test_the_cultural_script_asks_the_whole_question_and_leaves_religion_out(run, home, tmp_path):
+    categories = ["Traditions", "Social Relationships", "Agriculture and Animal Husbandry", "Traditional Clothing", "History"]
+    rows = [
+        {"question": f"{words(i)}?", "category": categories[i % 5], "answer": "A"}
+        | {c: f"{c}{i} {words(900 + i, 2)}" for c in "ABCD"}
+        for i in range(100)
+    ]
+    rows[0]["question"], rows[1]["question"] = "Намаз қашан оқылады?", "Қазақтың діни мерекесі қандай?"
+    mine = {"about": curate_cultural.__doc__, "spec": curate_cultural.SPEC}
+    assert run("--file", write(tmp_path / "kk.jsonl", rows), "--train", 40, "--val", 18, **mine) == 0
+    found = [row for split in ("train", "val") for row in read_rows(home / "kk-culture" / f"{split}.jsonl")]
+    assert Counter(row["meta"]["category"] for row in found) == {
+        "Traditions": 19,
+        "Social Relationships": 19,
+        "Traditional Clothing": 20,
+    }
+    question = next(row for row in rows if row["question"].startswith(found[0]["text"].partition("\n")[0]))
+    options = "\n".join(f"{c}) {question[c]}" for c in "ABCD")
+    assert found[0]["text"] == f"{question['question']}\n\n{options}" and not any("Намаз" in row["text"] for row in found)
+
+
+# Which rows, and how they are divided
+
+
+def test_equal_texts_are_one_prompt_and_empty_ones_none():
+    texts = ["Find  x.", "find x. ", "ＦＩＮＤ x.", "Find y.", "", "  ", None]
+    for order in (texts, texts[::-1]):
+        found = read(Spec(text="{t}", file="f"), ({"t": text} for text in order))
+        assert [row.text for row in found.rows] == ["Find y.", "Find  x."] or {row.text for row in found.rows} == {
+            "Find  x.",
+            "Find y.",
+        }
+        assert (found.total, found.fitting) == (7, 4)
+
+
+def test_of_many_rows_the_first_by_their_hash_are_taken_whatever_their_order():
+    spec = Spec(text="{t}", train=3, val=2)
+    rows = [{"t": f"text {i}"} for i in range(500)]
+    whole = sorted(as_row(spec, row) for row in rows)
+    assert read(spec, iter(rows)).rows == read(spec, iter(rows[::-1])).rows == whole[:20]
+
+
+def test_near_duplicates_are_those_whose_shingles_overlap():
+    texts = [normal(row["problem"]) for row in problems()] + ["a b c d e", "a b c d f", "a b x y z", "12 apples", "99 apples"]
+    found = {frozenset(pair) for pair in near_duplicates(texts)}
+    expected = set()
+    for i, j in combinations(range(len(texts)), 2):
+        one, other = shingles(texts[i]), shingles(texts[j])
+        if len(one & other) / len(one | other) >= ALIKE:
+            expected.add(frozenset((i, j)))
+    assert found == expected and {*map(frozenset, ALIKE_PAIRS), frozenset((60, 61)), frozenset((63, 64))} <= found
+    assert frozenset((60, 62)) not in found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_templates_nothing_of_val_is_in_train(seed):
+    chance = random.Random(seed)
+    sizes = [chance.choice([1, 1, 1, 2, 3, 8]) for _ in range(60)]
+    raw = [{"t": words(1000 * seed + 10 * i + j), "g": f"g{i}", "s": "ab"[i % 2]} for i, n in enumerate(sizes) for j in range(n)]
+    spec = Spec(text="{t}", template="g", topic="s", train=40, val=15, seed=seed)
+    splits = divided(spec, grouped(read(spec, iter(raw)).rows))
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 40, "val": 15}
+    groups = {split: {row.group for row in rows} for split, rows in splits.items()}
+    assert not groups["train"] & groups["val"] and len(groups["train"] | groups["val"]) >= 54, "as many templates as there are"
+    assert all(rows == sorted(rows) for rows in splits.values())
+
+
+TOWNS = [f"how far is it to the town {i}" for i in range(3)]
+
+
+def test_near_duplicates_are_one_group():
+    rows = grouped(read(Spec(text="{t}", topic="s"), ({"t": text, "s": "Far & Wide"} for text in [*TOWNS, "what now"])).rows)
+    groups = {row.text: row.group for row in rows}
+    assert len({groups[text] for text in TOWNS}) == 1 and groups["what now"] != groups[TOWNS[0]]
+    assert groups["what now"].startswith("far-wide-")
+
+
+def test_of_near_duplicates_in_two_templates_one_stays():
+    raw = [*zip(TOWNS, "aab"), ("what do cats eat", "b"), ("why not", "c")]
+    rows = grouped(read(Spec(text="{t}", template="g"), ({"t": text, "g": group} for text, group in raw)).rows)
+    assert all(row.group == row.template for row in rows) and {"b", "c"} <= {row.group for row in rows}
+    assert {row.text for row in rows if row.text in TOWNS} in ({TOWNS[0], TOWNS[1]}, {TOWNS[2]})
+
+
+# A domain of one's own
+
+
+def test_an_own_domain_is_found_and_can_be_studied(run, home, pair, tmp_path):
+    rows = [{"q": words(i), "kind": f"k{i % 30}"} for i in range(60)]
+    path = write(tmp_path / "my.jsonl", rows)
+    assert run("--name", "mine", "--file", path, "--text-field", "q", "--template-field", "kind", "--train", 20, "--val", 8) == 0
+    assert prompts.domains()[:2] == prompts.shipped_domains() and prompts.domains()[2:] == ["mine"] == prompts.own_domains()
+    val = read_domain("mine", "val")
+    assert len(val) == 8 and {prompt.template for prompt in val} <= {f"k{i}" for i in range(30)}
+    positions = read_positions("mine")
+    assert list(positions) == [prompt.text for prompt in read_domain("mine", "train")] and all(positions.values())
+    asked = Run("transport", pair, domain="mine", positions=4)
+    assert asked.chosen_prompts == val and len(asked.train_prompts) == 20
+    told = json.loads((home / "mine" / "about.json").read_text())
+    assert (told["rows"], told["fitting"], told["file"], told["template"]) == (60, 60, "my.jsonl", "kind")
+
+
+def test_the_words_of_an_own_domain_stay_at_home(run, home, pair, tmp_path):
+    write(tmp_path / "my.jsonl", [{"q": words(i)} for i in range(30)])
+    run("--name", "mine", "--file", tmp_path / "my.jsonl", "--text-field", "q", "--train", 20, "--val", 8)
+    asked, val = Run("patch", pair, domain="mine"), read_domain("mine", "val")
+    assert not prompts.public(val) and prompts.public(read_domain(prompts.shipped_domains()[0], "val"))
+    there = bundle.portable(asked)
+    assert there.prompts.startswith(prompts.OWN) and there.train.startswith(prompts.OWN)
+    assert there.chosen_prompts == val and len(bundle.kept_prompts(asked)) == 2
+
+
+def test_filters_take_several_values_and_fields(run, home, tmp_path):
+    rows = [
+        {"q": f"{words(i)} {kind} {lang}", "kind": kind, "lang": lang}
+        for i in range(10)
+        for kind in ("Tea", "Tents", "War")
+        for lang in "ab"
+    ]
+    path = write(tmp_path / "my.jsonl", rows)
+    asked = ("--name", "mine", "--file", path, "--text-field", "q", "--train", 6, "--val", 4)
+    assert run(*asked, "--where", "kind=t*", "--where", "lang=A", "--without", "q=*tents*", "--topic-field", "kind") == 0
+    found = [row for split in ("train", "val") for row in read_rows(home / "mine" / f"{split}.jsonl")]
+    assert len(found) == 10 and all(row["text"].endswith("Tea a") and row["meta"]["topic"] == "Tea" for row in found)
+
+
+def test_without_a_tokenizer_there_are_no_positions_and_no_old_ones(run, home, tmp_path, capsys):
+    path = write(tmp_path / "my.jsonl", [{"q": words(i)} for i in range(30)])
+    asked = ["--name", "mine", "--file", path, "--text-field", "q", "--train", "20", "--val", "8"]
+    assert run(*asked) == 0 and (home / "mine" / "positions.jsonl").exists()
+    (tmp_path / "none.toml").write_text('[base]\nfolder = "none"\n[tuned]\nfolder = "none"\n')
+    assert curate.main("", Spec(), [*asked, "--force", "--seed", "2", "--pair", str(tmp_path / "none.toml")]) == 0
+    assert "No positions.jsonl, so positions are chosen when they are needed: There is no model" in capsys.readouterr().out
+    assert not (home / "mine" / "positions.jsonl").exists() and read_positions("mine") == {}
+
+
+# What cannot be
+
+
+GOOD = ["--name", "mine", "--text-field", "problem", "--train", "40", "--val", "20"]
+WRONG = [
+    (["--text-field", "prompt"], r"has no field 'prompt'. Its fields are: problem, answer, subject, level, unique_id"),
+    (["--template-field", "kind"], "has no field 'kind'"),
+    (["--train", "350"], "gives 60 different prompts; 350 for train and 20 for val are wanted.\nTry:  --train 56 --val 3"),
+    (["--template-field", "subject", "--train", "38"], "are of 4 templates, none of which may be in both"),
+    (
+        ["--where", "subject=music,art"],
+        "None of the 60 rows .* The field subject is asked to be music, art; it is: Algebra, Geometry",
+    ),
+    (["--where", "subject"], "--where 'subject' cannot be read.\nTry:  --where category=tradition,etiquette"),
+    (["--text-field", "", "--text", ""], "not said which field is the prompt"),
+    (["--text-field", "", "--text", "{problem[5][x]}"], "cannot be filled from a row"),
+    (["--val", "0"], "each needs one at least"),
+    (["--name", "../mine"], "cannot be called '../mine'"),
+    (["--name", "own"], "cannot be called 'own'"),
+    (["--file", "none.jsonl"], "There is no file none.jsonl that can be read.\nTry:  ls"),
+    (["--file", __file__], "is of no kind that can be read. Choose a file that ends in .jsonl, .json, .parquet, .csv"),
+    (["--file", ""], "Nothing is named to take prompts from"),
+    (["--name", prompts.shipped_domains()[0]], "There is a shipped domain"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "says"), WRONG, ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "")
+def test_what_cannot_be_is_a_sentence_and_writes_nothing(run, home, tmp_path, capsys, wrong, says):
+    path = write(tmp_path / "math.jsonl", problems())
+    assert run("--file", path, *GOOD, *wrong) == 2
+    assert re.search(says, capsys.readouterr().err)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", b'{"problem":\nxx', "cannot be read"),
+        ("a.jsonl", b"", "holds no rows"),
+        ("a.jsonl", b"\n\n", "holds no rows"),
+        ("a.parquet", b"xx", "cannot be read"),
+        ("a.csv", b"", "cannot be read"),
+        ("a.csv", b"problem\n\xff\xfe", "is not UTF-8 text"),
+    ],
+)
+def test_a_broken_file_is_a_sentence(run, home, tmp_path, capsys, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    assert run("--file", tmp_path / name, *GOOD) == 2
+    said = capsys.readouterr().err
+    assert says in said and "Traceback" not in said and not home.exists()
+
+
+def test_what_is_there_is_not_overwritten_without_a_word(run, home, tmp_path, capsys):
+    path = write(tmp_path / "math.jsonl", problems())
+    assert run("--file", path, *GOOD) == 0
+    before = files(home / "mine")
+    assert run("--file", path, *GOOD, "--seed", 1) == 2 and "already has a train.jsonl" in capsys.readouterr().err
+    assert files(home / "mine") == before
+    assert run("--file", path, *GOOD, "--seed", 1, "--force") == 0 and files(home / "mine") != before
+
+
+def failing(error):
+    def fail(*_, **details):
+        assert 0 < details["timeout"] <= 10
+        raise error
+
+    return fail
+
+
+def test_without_the_hub_there_is_a_sentence_at_once(run, home, monkeypatch, capsys):
+    """Not after the half minute for which load_dataset tries again."""
+    import datasets
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("it was tried all the same"))
+    missing = RepositoryNotFoundError("404", response=httpx2.Response(404, request=httpx2.Request("GET", "https://hub")))
+    for error, says in (
+        (
+            httpx2.ConnectError("Name or service not known"),
+            "the hub is not reachable (ConnectError).\nTry:  again with a network",
+        ),
+        (httpx2.ReadTimeout("slow"), "the hub is not reachable (ReadTimeout)"),
+        (OfflineModeIsEnabled("offline"), "and give it with --file FILE"),
+        (missing, "The hub has no data set HuggingFaceH4/MATH-500 that you may see"),
+    ):
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", failing(error))
+        assert run(about="", spec=curate_cognitive.SPEC) == 2 and says in capsys.readouterr().err
+    assert not home.exists()
