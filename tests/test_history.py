@@ -128,7 +128,7 @@ controls.clicked("chart", {take})
     ],
 )
 def test_a_click_sets_the_selection(picked, take, before, after):
-    at = AppTest.from_string(CLICK.format(picked=picked, take=take), default_timeout=60)
+    at = AppTest.from_string(CLICK.format(picked=picked, take=take), default_timeout=300)
     for key, value in before.items():
         at.session_state[key] = value
     at.run()
