@@ -68,6 +68,8 @@ def test_nothing_is_wider_than_a_telephone(visit, path):
 
 def test_a_link_that_cannot_be_says_so(visit):
     tab = visit(f"heads?{FEW}&layer=99&heads=77&pair=no-such-pair").fine()
+    told = tab.page.get_by_test_id("stAlert").first.inner_text()
+    assert all(part in told for part in ("pair=no-such-pair", "layer=99", "heads=77"))
     assert tab.page.get_by_test_id("stMetric").count() > 0
 
 

@@ -91,6 +91,17 @@ def test_values_that_cannot_be_give_the_defaults(tiny, page):  # noqa: F811
     at = open_app(page, **wrong)
     assert at.slider(key="layer").value in range(4) and at.select_slider(key="rank").value == "8"
     assert at.number_input(key="prompt").value in range(8) and at.selectbox(key="fit").value == "procrustes_scaled"
+    (told,) = at.warning
+    assert all(f"`{key}={value}`" in told.value for key, value in wrong.items()), told.value
+    assert at.run().warning, "it stays while the page is drawn anew"
+    assert not at.slider(key="layer").set_value(1).run().warning, "until something else is chosen"
+
+
+@pytest.mark.parametrize("page", VIEWS)
+def test_a_link_that_can_be_is_shown_without_a_word(tiny, page):  # noqa: F811
+    given = {"layer": "1", "rank": "full", "heads": ["3", "1"], "blend": "0.50", "direction": "tuned-to-base"}
+    assert not open_app(page, **given).warning
+    assert not open_app(page, heads="").warning
 
 
 def test_a_value_of_a_larger_pair_is_mended(tiny):  # noqa: F811
