@@ -3,6 +3,7 @@
 What needs a fitted map is tested on a tiny pair, with a small stored sweep of it.
 """
 
+import json
 import shlex
 import shutil
 import sys
@@ -62,6 +63,8 @@ def test_home_needs_no_model_and_shows_both_pairs(monkeypatch):
     assert [s.value for s in at.subheader] == ["Cultural fine-tune", "Cognitive fine-tune"]
     assert sum("debiased CKA" in m.value for m in at.markdown) == 2
     assert sum("half of its full effect" in m.value for m in at.markdown) == 2
+    specs = [json.loads(chart.proto.spec) for chart in charts_of(at)]
+    assert [[p["select"]["fields"] for p in spec["params"]] for spec in specs] == [[["layer", "now"]]] * 4, "each can be clicked"
 
 
 @pytest.mark.usefixtures("demo")

@@ -88,6 +88,17 @@ def test_every_chart_names_the_choices_in_their_own_colours():
         assert len(titles - {None}) == 2 and spec["title"]["text"].endswith("?")
 
 
+def test_a_point_can_be_clicked_and_what_is_chosen_is_marked():
+    fields = [p["select"]["fields"] for spec in specs(open_page()) for p in spec["params"]]
+    assert all({"shown", "layer", "now"} <= set(found) for found in fields) and len(fields) == 8
+    assert [found for found in fields if "rank" in found] == [fields[5]]
+    at = open_page(pair=SECOND, layer="15")
+    at.run()
+    (rule,) = [layer for layer in layers(specs(at)[1]) if "values" in layer.get("data", {})]
+    assert rule["data"]["values"] == [{"depth": 15 / 29}] and rule["mark"]["color"] == ORANGE
+    assert "15" in json.dumps(specs(at)[1]["layer"]), "part of a click, so that the same point can be clicked again"
+
+
 def test_a_link_brings_the_choices_back():
     link = {"a_pair": SECOND, "b_pair": FIRST, "b_domain": "cultural", "rank_at": "0.9", "direction": "tuned-to-base"}
     at = open_page(**link)

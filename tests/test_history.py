@@ -118,7 +118,12 @@ def test_a_map_without_directions_says_what_to_choose(tiny):  # noqa: F811
 
 CLICK = """
 import streamlit as st, controls
+from functools import partial
+from mechdiff.choices import Choice
+from views import compare, coverage, home
 from views.heads import take_bar
+take_side = partial(compare.choose, {{"A": Choice("p", "d", "base-to-tuned")}})
+take_set, take_curve = partial(coverage.take_set, count=4), partial(home.choose, "p")
 st.session_state["chart"] = {{"selection": {{"pick": {picked}}}}}
 controls.clicked("chart", {take})
 """
@@ -136,6 +141,11 @@ controls.clicked("chart", {take})
         ([{"layer": 1, "head": 0}], "controls.toggle_head", {"layer": 1, "heads": [0]}, {"layer": 1, "heads": [0]}),
         ([{"layer": 2, "head": 3}], "controls.toggle_head", {"layer": 1, "heads": [0]}, {"layer": 2, "heads": [3]}),
         ([{"layer": 1, "head": -1}], "take_bar", {"layer": 1, "heads": [0]}, {"layer": 1, "heads": [0]}),
+        ([{"heads": "5-3", "now": "0"}], "take_set", {"heads": [0]}, {"heads": [3, 5]}),
+        ([{"heads": "all", "now": "0"}], "take_set", {"heads": [0]}, {"heads": [0, 1, 2, 3]}),
+        ([{"heads": None, "now": "0"}], "take_set", {"heads": [0]}, {"heads": [0]}),
+        ([{"shown": "A: p on d", "layer": 7, "rank": "4"}], "take_side", {"rank": "8"}, {"layer": 7, "rank": "4", "domain": "d"}),
+        ([{"layer": 7, "now": "2"}], "take_curve", {"layer": 2, "domain": "x"}, {"layer": 7, "pair": "p", "domain": "own"}),
     ],
 )
 def test_a_click_sets_the_selection(picked, take, before, after):
@@ -151,7 +161,7 @@ CLICKS = {
     "patching": [{"layer"}, {"prompt"}, {"layer"}, {"layer", "head"}],
     "transport": [{"layer"}, {"layer"}],
     "rank": [{"rank"}, {"rank"}, {"rank", "alpha"}],
-    "heads": [{"layer", "head"}, {"layer", "head"}],
+    "heads": [{"layer", "head"}, {"layer", "head"}, {"heads"}],
 }
 
 
