@@ -247,6 +247,12 @@ def layer(chosen: Pair) -> int:
     )
 
 
+def chosen_layer(last: int) -> int:
+    """The chosen layer on a page without its widget, where last is the last one."""
+    value = str(st.session_state.get("layer", st.query_params.get("layer", "")))
+    return min(int(value), last) if value.isdigit() else 2 * last // 3
+
+
 def heads(chosen: Pair) -> list[int]:
     picked = linked(
         st.pills,

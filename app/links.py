@@ -1,4 +1,4 @@
-"""Links inside the app that bring a page and its whole selection back, without leaving the session.
+"""Links inside the app that bring a page and its whole selection back, without leaving the session; and links that cannot be.
 
 A click does what the browser's back button does: the address changes, and Streamlit takes page and widgets from it. (Its own
 page links and page switches keep or clear the values of widgets that are bound to the address.)
@@ -56,6 +56,33 @@ class Link:
     text: str
     about: str
     act: str = ""
+
+
+def asked() -> dict[str, list[str]]:
+    """What a session's first address says, by key; nothing later on, when the app itself writes what the address says."""
+    if "_asked" in st.session_state:
+        return {}
+    st.session_state["_asked"] = True
+    return {key: st.query_params.get_all(key) for key in st.query_params}
+
+
+def refused(asked: dict[str, list[str]]) -> list[str]:
+    """What of an address no widget took, once all of them are drawn: unknown names, and numbers beyond what there is."""
+    taken = {key: st.session_state[key] for key in asked if key in st.session_state}
+    return [f"{key}={','.join(asked[key])}" for key, value in taken.items() if plain(value) != plain(asked[key])]
+
+
+def plain(value: object) -> list:
+    """A widget's value, or an address's words for it, in a form in which both are the same."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return sorted(str(number(str(part))).lower() for part in parts if part not in ("", None))
+
+
+def number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def draw(links: list[Link], key: str, act: Callable[[int], None] | None = None, cards: bool = False) -> None:

@@ -11,6 +11,7 @@ import time
 import controls
 import history
 import jobs
+import links
 import pandas as pd
 import shown
 import streamlit as st
@@ -120,14 +121,16 @@ def frame(page, name: str = "") -> None:
     st.session_state.pop("_noticed", None)
     controls.drawn().clear()
     shown.begin()
+    asked = links.asked()
     shared = st.session_state["_shared"] = controls.selection()
-    away = st.container(key="takeaway")
+    away, notice = st.container(key="takeaway"), st.container()
     st.session_state["_top"] = st.container()
     slide = talk.begin()
     controls.places()
     with charts.stage(slide):
         guard(page)
     guard(controls.others, shared)
+    tell_refused(asked, notice)
     history.keep()
     history.rail()
     if not slide:
@@ -137,6 +140,16 @@ def frame(page, name: str = "") -> None:
         with st.container(key="progress"):
             poll()
     foot()
+
+
+def tell_refused(asked: dict, place) -> None:
+    """Say what of the address is not shown, for the numbers of another selection look like any others. Stays until it changes."""
+    if refused := links.refused(asked):
+        st.session_state["_refused_link"] = ", ".join(f"`{part}`" for part in refused), controls.state()
+    told, state = st.session_state.get("_refused_link", ("", None))
+    if told and state == controls.state():
+        note = f"The link asks for {told}, which cannot be shown here. In its place stands the default."
+        place.warning(note, icon=":material/link_off:")
 
 
 def heading(title: str, about: str, caption: str) -> None:

@@ -13,9 +13,16 @@ from pathlib import Path
 from mechdiff.paths import CACHE
 
 ROOT = Path(__file__).parents[1]
-SERVER_S, ANSWER_S = 60, 300  # patience with the start of a server, and with an answer
+SERVER_S, ANSWER_S = 300, 900  # patience with the start of a server, and with an answer: a busy machine is no failure
+RUN_S = 20  # patience with a page's run to begin after an action; an action that changes nothing begins none
 QUIET_S = 0.25  # a page that has run nothing for so long has settled
 NOISE = ("_stcore/", "favicon")  # Streamlit's own look for its health on a page's path
+# Counts the page's runs from its start on: how a page that has not begun to run is told from one that has ended.
+COUNTING = """window.__runs = 0;
+new MutationObserver((changes) => {
+  if (changes.some(({ target }) => target.dataset?.testScriptState && target.dataset.testScriptState !== 'notRunning'))
+    window.__runs += 1;
+}).observe(document, { subtree: true, attributes: true, attributeFilter: ['data-test-script-state'] });"""
 SETTLED = """quiet => {
   const app = document.querySelector('[data-testid="stApp"]');
   const busy = !app || app.dataset.testScriptState !== 'notRunning' || app.dataset.testConnectionState !== 'CONNECTED';
@@ -73,6 +80,7 @@ class Visitor:
         self.page, self.address, self.errors = page, address, []
         page.on("console", self._heard)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.add_init_script(COUNTING)
 
     def _heard(self, message) -> None:
         place = message.location.get("url", "") if message.location else ""
@@ -81,7 +89,20 @@ class Visitor:
 
     def open(self, path: str = "") -> "Visitor":
         self.page.goto(f"{self.address}/{path}")
-        return self.settle()
+        return self.ran(0).settle()
+
+    def after(self, act) -> "Visitor":
+        """Do something that makes the page run, and wait until it has."""
+        before = self.page.evaluate("window.__runs")
+        act()
+        return self.ran(before).settle()
+
+    def ran(self, before: int) -> "Visitor":
+        """Wait until the page has begun to run once more than `before`; not for ever, since two runs can look like one."""
+        deadline = time.monotonic() + RUN_S
+        while self.page.evaluate("window.__runs") <= before and time.monotonic() < deadline:
+            self.page.wait_for_timeout(20)
+        return self
 
     def settle(self, timeout: float = ANSWER_S) -> "Visitor":
         """Wait until nothing runs and nothing is stale any more."""
@@ -90,9 +111,7 @@ class Visitor:
 
     def go(self, title: str) -> "Visitor":
         """To another page, by the navigation."""
-        self.page.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
-        self.page.wait_for_timeout(100)
-        return self.settle()
+        return self.after(self.page.get_by_test_id("stSidebarNavLink").filter(has_text=title).click)
 
     def metric(self, label: str) -> str:
         shown = self.page.get_by_test_id("stMetric").filter(has_text=label).first
@@ -105,34 +124,30 @@ class Visitor:
         """Move a slider by so many steps, as with the arrow keys."""
         thumb = self.page.get_by_role("slider", name=label)
         thumb.focus()
-        for _ in range(abs(steps)):
-            thumb.press("ArrowRight" if steps > 0 else "ArrowLeft")
-        self.page.wait_for_timeout(300)
-        return self.settle()
+
+        def press():
+            for _ in range(abs(steps)):
+                thumb.press("ArrowRight" if steps > 0 else "ArrowLeft")
+
+        return self.after(press)
 
     def type(self, label: str, text: str) -> "Visitor":
         """Write a text into a box, and leave it."""
         box = self.page.get_by_role("textbox", name=label)
         box.fill(text)
-        box.press("Control+Enter")
-        self.page.wait_for_timeout(300)
-        return self.settle()
+        return self.after(lambda: box.press("Control+Enter"))
 
     def choose(self, label: str, option: str, number: int = 0) -> "Visitor":
         """Pick an option of the number-th select box of this label."""
         self.page.get_by_test_id("stSelectbox").filter(has_text=label).nth(number).locator("input").click()
-        self.page.get_by_role("option", name=option, exact=True).click()
-        self.page.wait_for_timeout(100)
-        return self.settle()
+        return self.after(self.page.get_by_role("option", name=option, exact=True).click)
 
     def click_chart(self, number: int, x: float, y: float) -> "Visitor":
         """Click into the plotted area of the number-th chart of the page: x and y as shares of its width and height."""
         chart = self.page.get_by_test_id("stVegaLiteChart").nth(number)
         chart.scroll_into_view_if_needed()
         box = chart.bounding_box()
-        self.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
-        self.page.wait_for_timeout(300)
-        return self.settle()
+        return self.after(lambda: self.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"]))
 
     def fine(self) -> "Visitor":
         """No exception box and no console error."""

@@ -3,6 +3,7 @@
 What needs a fitted map is tested on a tiny pair, with a small stored sweep of it.
 """
 
+import json
 import shlex
 import shutil
 import sys
@@ -57,11 +58,13 @@ def from_cli(tmp_path, *arguments) -> pd.DataFrame:
 
 def test_home_needs_no_model_and_shows_both_pairs(monkeypatch):
     monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
-    at = AppTest.from_file(str(APP / "Home.py"), default_timeout=60).run()
+    at = AppTest.from_file(str(APP / "Home.py"), default_timeout=300).run()
     assert not at.exception and not at.error and not at.warning
     assert [s.value for s in at.subheader] == ["Cultural fine-tune", "Cognitive fine-tune"]
     assert sum("debiased CKA" in m.value for m in at.markdown) == 2
     assert sum("half of its full effect" in m.value for m in at.markdown) == 2
+    specs = [json.loads(chart.proto.spec) for chart in charts_of(at)]
+    assert [[p["select"]["fields"] for p in spec["params"]] for spec in specs] == [[["layer", "now"]]] * 4, "each can be clicked"
 
 
 @pytest.mark.usefixtures("demo")
@@ -119,7 +122,7 @@ def test_a_user_error_is_a_notice(monkeypatch):
         yield
 
     monkeypatch.setattr(EffectsTask, "steps", fail)
-    at = AppTest.from_string("import session\nfrom views import patching\nsession.frame(patching.page)\n", default_timeout=60)
+    at = AppTest.from_string("import session\nfrom views import patching\nsession.frame(patching.page)\n", default_timeout=300)
     at.run()
     assert not at.exception and "does not fit" in at.error[0].value
 

@@ -8,7 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
-from browser import ROOT
+from browser import ANSWER_S, ROOT
 
 DRAWN = ("", "drift", "patching", "transport", "rank", "heads", "weights", "lab", "compare")  # pages with charts
 PAGES = (*DRAWN, "sweeps")
@@ -31,9 +31,8 @@ def test_the_demo_journey_and_its_link(visit):
     tab.go("Heads").fine()
     assert tab.metric("All heads of layer").endswith("nats")
     assert f"layer {layer}" in tab.page.get_by_test_id("stMetric").first.inner_text(), "the layer came along"
-    tab.page.get_by_test_id("stButtonGroup").get_by_role("button", name="3", exact=True).click()
-    tab.page.wait_for_timeout(200)
-    heads, link = tab.settle().metrics(), tab.page.url
+    tab.after(tab.page.get_by_test_id("stButtonGroup").get_by_role("button", name="3", exact=True).click)
+    heads, link = tab.metrics(), tab.page.url
     assert "cultural" not in link and f"layer={layer}" in link
     other = visit(link.split("/", 3)[3])
     assert other.metrics() == heads
@@ -45,16 +44,10 @@ def test_the_demo_journey_and_its_link(visit):
 
 def test_back_and_forward_lead_through_the_pages(visit):
     tab = visit(f"patching?{FEW}&layer=12").go("Drift").go("Heads")
-    tab.page.go_back()
-    tab.page.wait_for_timeout(300)
-    assert "Drift" in tab.settle().page.get_by_role("heading").first.inner_text()
-    tab.page.go_back()
-    tab.page.wait_for_timeout(300)
-    assert "Patching" in tab.settle().page.get_by_role("heading").first.inner_text()
+    assert "Drift" in tab.after(tab.page.go_back).page.get_by_role("heading").first.inner_text()
+    assert "Patching" in tab.after(tab.page.go_back).page.get_by_role("heading").first.inner_text()
     assert "layer 12" in tab.page.get_by_test_id("stMetric").first.inner_text()
-    tab.page.go_forward()
-    tab.page.wait_for_timeout(300)
-    assert "Drift" in tab.settle().fine().page.get_by_role("heading").first.inner_text()
+    assert "Drift" in tab.after(tab.page.go_forward).fine().page.get_by_role("heading").first.inner_text()
 
 
 def test_two_people_do_not_see_each_others_numbers(visit):
@@ -75,6 +68,8 @@ def test_nothing_is_wider_than_a_telephone(visit, path):
 
 def test_a_link_that_cannot_be_says_so(visit):
     tab = visit(f"heads?{FEW}&layer=99&heads=77&pair=no-such-pair").fine()
+    told = tab.page.get_by_test_id("stAlert").first.inner_text()
+    assert all(part in told for part in ("pair=no-such-pair", "layer=99", "heads=77"))
     assert tab.page.get_by_test_id("stMetric").count() > 0
 
 
@@ -118,8 +113,8 @@ def test_clicked_cells_make_a_stack_and_the_models_write(visit):
     assert "heads" in tab.page.url and tab.fine().page.get_by_test_id("stPopoverButton").filter(has_text="L").count() >= 1
     tab.page.get_by_role("button", name="Write").click()
     for model in ("base", "tuned", "patched"):
-        tab.page.get_by_text(re.compile(rf"{model} · \d+ tokens")).wait_for(timeout=120_000)
-    tab.page.get_by_test_id("stMain").get_by_role("button", name="Stop").wait_for(state="detached", timeout=120_000)
+        tab.page.get_by_text(re.compile(rf"{model} · \d+ tokens")).wait_for(timeout=1000 * ANSWER_S)
+    tab.page.get_by_test_id("stMain").get_by_role("button", name="Stop").wait_for(state="detached", timeout=1000 * ANSWER_S)
     tab.settle().fine()
 
 
@@ -139,6 +134,5 @@ def test_the_history_brings_a_view_back(visit):
     tab = visit(f"patching?{FEW}&layer=12")
     first = tab.metrics()
     tab.slide("Layer", 2).go("Heads")
-    tab.page.locator(".links a").last.click()
-    tab.page.wait_for_timeout(300)
-    assert tab.settle().fine().metrics() == first and "patching" in tab.page.url and "layer=12" in tab.page.url
+    tab.after(tab.page.locator(".links a").last.click)
+    assert tab.fine().metrics() == first and "patching" in tab.page.url and "layer=12" in tab.page.url

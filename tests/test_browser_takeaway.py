@@ -16,7 +16,7 @@ VIEW = f"patching?pair=demo-cultural&{FEW}&layer=12"
 
 def take(tab: Visitor, part: str) -> Visitor:
     """Open Take it away, at one of its tabs."""
-    tab.page.get_by_role("button", name="Take it away").click()
+    tab.after(tab.page.get_by_role("button", name="Take it away").click)
     tab.page.get_by_role("tab", name=part).click()
     return tab.settle()
 
@@ -71,17 +71,11 @@ def test_a_bundle_comes_up_again_elsewhere_with_the_same_numbers(visit, tmp_path
     (tmp_path / name).write_bytes(content)
     seen = tab.fine().metrics()
     other = visit("sweeps?tab=Replay")
-    other.page.locator('input[type="file"]').set_input_files(tmp_path / name)
-    other.page.wait_for_timeout(500)
-    assert float(other.settle().metric("patch · resid_post · L12").split()[0]) == pytest.approx(
-        float(seen[0].split()[0]), abs=5e-4
-    )
+    other.after(lambda: other.page.locator('input[type="file"]').set_input_files(tmp_path / name))
+    assert float(other.metric("patch · resid_post · L12").split()[0]) == pytest.approx(float(seen[0].split()[0]), abs=5e-4)
     assert other.page.get_by_role("img", name=re.compile("Which layers")).count() or other.page.locator("img").count() >= 4
-    other.page.get_by_role("button", name="Re-check").click()
-    other.page.wait_for_timeout(500)
-    other.settle()
+    other.after(other.page.get_by_role("button", name="Re-check").click)
     verdicts = [text for text in other.page.locator(".stMarkdownBadge").all_inner_texts() if ": " in text]
     assert verdicts and all(text.endswith(": same") for text in verdicts), verdicts
-    other.page.get_by_text("Open the view on the page Patching").click()
-    other.page.wait_for_timeout(500)
-    assert other.settle().fine().metrics() == seen
+    other.after(other.page.get_by_text("Open the view on the page Patching").click)
+    assert other.fine().metrics() == seen

@@ -241,7 +241,8 @@ def test_the_lock_serves_who_waits_longest():
         for name in range(5):
             threads.append(threading.Thread(target=work, args=(name,)))
             threads[-1].start()
-            time.sleep(0.02)
+            while len(lock._queue) <= name:  # it waits now, behind the others
+                time.sleep(0.001)
     for thread in threads:
         thread.join()
     assert order == [0, 1, 2, 3, 4]

@@ -91,6 +91,17 @@ def test_values_that_cannot_be_give_the_defaults(tiny, page):  # noqa: F811
     at = open_app(page, **wrong)
     assert at.slider(key="layer").value in range(4) and at.select_slider(key="rank").value == "8"
     assert at.number_input(key="prompt").value in range(8) and at.selectbox(key="fit").value == "procrustes_scaled"
+    (told,) = at.warning
+    assert all(f"`{key}={value}`" in told.value for key, value in wrong.items()), told.value
+    assert at.run().warning, "it stays while the page is drawn anew"
+    assert not at.slider(key="layer").set_value(1).run().warning, "until something else is chosen"
+
+
+@pytest.mark.parametrize("page", VIEWS)
+def test_a_link_that_can_be_is_shown_without_a_word(tiny, page):  # noqa: F811
+    given = {"layer": "1", "rank": "full", "heads": ["3", "1"], "blend": "0.50", "direction": "tuned-to-base"}
+    assert not open_app(page, **given).warning
+    assert not open_app(page, heads="").warning
 
 
 def test_a_value_of_a_larger_pair_is_mended(tiny):  # noqa: F811
@@ -107,7 +118,12 @@ def test_a_map_without_directions_says_what_to_choose(tiny):  # noqa: F811
 
 CLICK = """
 import streamlit as st, controls
+from functools import partial
+from mechdiff.choices import Choice
+from views import compare, coverage, home
 from views.heads import take_bar
+take_side = partial(compare.choose, {{"A": Choice("p", "d", "base-to-tuned")}})
+take_set, take_curve = partial(coverage.take_set, count=4), partial(home.choose, "p")
 st.session_state["chart"] = {{"selection": {{"pick": {picked}}}}}
 controls.clicked("chart", {take})
 """
@@ -125,10 +141,15 @@ controls.clicked("chart", {take})
         ([{"layer": 1, "head": 0}], "controls.toggle_head", {"layer": 1, "heads": [0]}, {"layer": 1, "heads": [0]}),
         ([{"layer": 2, "head": 3}], "controls.toggle_head", {"layer": 1, "heads": [0]}, {"layer": 2, "heads": [3]}),
         ([{"layer": 1, "head": -1}], "take_bar", {"layer": 1, "heads": [0]}, {"layer": 1, "heads": [0]}),
+        ([{"heads": "5-3", "now": "0"}], "take_set", {"heads": [0]}, {"heads": [3, 5]}),
+        ([{"heads": "all", "now": "0"}], "take_set", {"heads": [0]}, {"heads": [0, 1, 2, 3]}),
+        ([{"heads": None, "now": "0"}], "take_set", {"heads": [0]}, {"heads": [0]}),
+        ([{"shown": "A: p on d", "layer": 7, "rank": "4"}], "take_side", {"rank": "8"}, {"layer": 7, "rank": "4", "domain": "d"}),
+        ([{"layer": 7, "now": "2"}], "take_curve", {"layer": 2, "domain": "x"}, {"layer": 7, "pair": "p", "domain": "own"}),
     ],
 )
 def test_a_click_sets_the_selection(picked, take, before, after):
-    at = AppTest.from_string(CLICK.format(picked=picked, take=take), default_timeout=60)
+    at = AppTest.from_string(CLICK.format(picked=picked, take=take), default_timeout=300)
     for key, value in before.items():
         at.session_state[key] = value
     at.run()
@@ -140,7 +161,7 @@ CLICKS = {
     "patching": [{"layer"}, {"prompt"}, {"layer"}, {"layer", "head"}],
     "transport": [{"layer"}, {"layer"}],
     "rank": [{"rank"}, {"rank"}, {"rank", "alpha"}],
-    "heads": [{"layer", "head"}, {"layer", "head"}],
+    "heads": [{"layer", "head"}, {"layer", "head"}, {"heads"}],
 }
 
 

@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def open_page(view: str, part: str = "page", **query) -> AppTest:
-    at = AppTest.from_string(f"import session\nfrom views import {view}\nsession.frame({view}.{part})\n", default_timeout=120)
+    at = AppTest.from_string(f"import session\nfrom views import {view}\nsession.frame({view}.{part})\n", default_timeout=300)
     for name, value in query.items():
         at.query_params[name] = value
     return run(at)

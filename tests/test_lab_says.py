@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811 (fixtures are imported)
 
+import threading
 import time
 
 import pytest
@@ -14,10 +15,12 @@ import mechdiff
 from mechdiff import Run, experiments, prompts
 from mechdiff.experiments import Continuation, PositionMap
 
+PATIENCE = 300.0
+
 
 def finish_writing(at: AppTest) -> AppTest:
     """Redraw until the models have written, as the page itself does."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while any(button.key == "stop" for button in at.button) and time.monotonic() < deadline:
         time.sleep(0.05)
         at.run()
@@ -47,18 +50,25 @@ def test_the_models_write_side_by_side_when_asked(shared):
 def test_a_stopped_text_stays_and_can_be_begun_again(shared, monkeypatch):
     original = experiments.ContinuationTask.steps
 
+    stopped = threading.Event()
+
     def slow(self):
-        for _ in original(self):
-            time.sleep(0.1)
+        for step, _ in enumerate(original(self)):
+            if step == 8:  # after a few tokens it waits for the click
+                stopped.wait(PATIENCE)
             yield
 
     monkeypatch.setattr(experiments.ContinuationTask, "steps", slow)
     at = fine(open_lab(own=keep(TEXT)))
     at.button(key="write").click().run()
-    time.sleep(1.0)
-    at.run()
+    deadline = time.monotonic() + PATIENCE
+    while "border-left" not in said(at) and time.monotonic() < deadline:  # nothing is written yet
+        time.sleep(0.05)
+        at.run()
     assert any("writing" in caption.value for caption in at.caption) and "border-left" in said(at)
-    fine(finish_writing(at.button(key="stop").click().run()))
+    at.button(key="stop").click().run()
+    stopped.set()
+    fine(finish_writing(at))
     assert any("Stopped" in caption.value for caption in at.caption) and any(button.key == "write" for button in at.button)
     assert "border-left" in said(at)
 
@@ -92,7 +102,9 @@ def test_a_position_map_comes_on_request_with_its_time(shared, monkeypatch):
     at.selectbox(key="step").set_value(1).run()
     assert any("one of its 5 columns was timed just now" in caption.value for caption in at.caption)
     at.button(key="map_positions").click().run()
+    deadline = time.monotonic() + PATIENCE
     while not any("Where in the prompt, and how deep" in title for title in titles(at)) or session_busy(at):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
         at.run()
     run = Run("patch", layers=(0, 1, 2, 3), **shared | {"limit": None, "prompts": prompts.OWN + keep(TEXT)})

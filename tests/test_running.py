@@ -16,7 +16,7 @@ from mechdiff.prompts import domains
 from mechdiff.running import FAILED, FINISHED, KILLED, RUNNING, STOPPED, Asked, Record, Status
 
 DOMAIN = domains()[0]
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,11 @@ def test_the_same_sweep_does_not_run_twice(pair, cache, tmp_path):
     running.start(Asked(pair, DOMAIN, out=str(tmp_path / "out")))
     with pytest.raises(UserError, match="is running since"):
         running.start(Asked(pair, DOMAIN, out=str(tmp_path / "out")))
+    first = seen(RUNNING)
+    os.kill(first.pid, signal.SIGSTOP)  # it does not end before the second one looks
     second = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
     said = second.communicate()[0]
+    os.kill(first.pid, signal.SIGCONT)
     assert second.returncode == 2 and "is running since" in said and str(seen(RUNNING, FINISHED).pid) in said
     assert seen(FINISHED).error == ""
 

@@ -189,7 +189,7 @@ def test_preparing_leaves_nothing_to_compute(read, tmp_path, monkeypatch, own_st
     assert "1 of 1 slider positions ready" in capsys.readouterr().out
     monkeypatch.delattr(jobs, "start")  # anything left to compute is an error from here on
     for layer in ("16", "17"):
-        at = AppTest.from_string(prepare.SCRIPT.format(page="patching"), default_timeout=60)
+        at = AppTest.from_string(prepare.SCRIPT.format(page="patching"), default_timeout=300)
         for key, value in (found.steps[0].values | {"talk": name, "step": 1, "layer": layer}).items():
             at.query_params[key] = str(value)
         at.run()
@@ -204,7 +204,7 @@ def test_positions_are_the_nearest_first():
 
 
 def test_an_unknown_talk_says_so_on_the_page():
-    at = AppTest.from_string(prepare.SCRIPT.format(page="home"), default_timeout=60)
+    at = AppTest.from_string(prepare.SCRIPT.format(page="home"), default_timeout=300)
     at.query_params["talk"] = "nothing-of-the-kind"
     at.run()
     assert "talk prepare" in at.error[0].value and at.subheader

@@ -1,5 +1,7 @@
 """Compare: two choices of pair and domain side by side, from stored sweeps alone. Needs no torch and no weights."""
 
+from functools import partial
+
 import controls
 import pandas as pd
 import shown
@@ -27,7 +29,10 @@ DEFAULTS = {"A": 1, "B": 0}  # which of the stored pairs: in the study's order, 
 
 def page() -> None:
     st.header("Compare: how do two fine-tunes differ?", help=say("stored", "CKA", "effect", "transplant", "drop", "coverage"))
-    st.caption("Two choices of pair and domain, from **stored sweeps** alone. Of the sidebar only the direction counts here.")
+    st.caption(
+        "Two choices of pair and domain, from **stored sweeps** alone. Of the sidebar only the direction counts here. "
+        "A click on a point chooses its pair, domain and layer on every page."
+    )
     body(st.session_state["_shared"]["direction"])
 
 
@@ -123,14 +128,33 @@ def judge(chosen: dict[str, Choice], asked: comparison.Comparison, corner) -> No
 
 def draw(chosen: dict[str, Choice], depth: float | None, marked: bool) -> None:
     """The curves behind the verdict, a question a chart. What neither choice has is left out."""
-    place, name = str(stored.ARTIFACTS), imports.shown()
+    place, name, state = str(stored.ARTIFACTS), imports.shown(), controls.state()
+    rules = {side: at for side, one in chosen.items() if (at := chosen_depth(one, state)) is not None}
+    take, now = partial(choose, chosen), (state["pair"], state["domain"], state["rank"], rules)
     stamps = (*(one.stamp() for one in chosen.values()), kept.stamp(name) if name else 0.0)
     for row in (("drift", "effect"), MODULES, ("drop", "rank"), tuple(SETS)):
         for kind, column in zip(row, st.columns(2, gap="medium")):
             at = depth if kind == "rank" else None
             if drawn := specification(place, kind, *chosen.values(), at, marked, name, stamps):
                 shown.chart(drawn)
-                column.container(key=f"compared-{kind}").vega_lite_chart(charts.staged(drawn), width="stretch")
+                drawn = charts.staged(charts.chosen_now(drawn, now, rules))
+                key = f"pick-compared-{kind}"
+                clicks = {"key": key, "on_select": partial(controls.clicked, key, take), "selection_mode": charts.PICK}
+                column.container(key=f"compared-{kind}").vega_lite_chart(drawn, width="stretch", **clicks)
+
+
+def choose(chosen: dict[str, Choice], picked: dict) -> None:
+    """Give a clicked point's pair, domain, layer and rank to every page."""
+    one = chosen[picked["shown"][0]]
+    controls.choose(picked | {"pair": one.pair, "domain": one.domain})
+
+
+def chosen_depth(one: Choice, state: dict) -> float | None:
+    """The relative depth of the chosen layer, if the choice is of the chosen pair and domain."""
+    domain = choices.own_domain(one.pair) if state["domain"] == controls.OWN else state["domain"]
+    if (one.pair, one.domain) != (state["pair"], domain) or (table := one.effect()) is None:
+        return None
+    return controls.chosen_layer(last := int(table["layer"].max())) / last
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

@@ -1,5 +1,7 @@
 """A part of the Heads page: how many heads does the change need?"""
 
+from functools import partial
+
 import archive
 import controls
 import pandas as pd
@@ -55,6 +57,14 @@ def draw(kept: pd.DataFrame, live: pd.DataFrame, count: int, layer: int, about: 
     if shown["mean"].isna().all():
         st.info(f"At layer {layer} all heads together do no more than rounding: there is nothing to cover.")
         return
-    about = f"{about}; bands, bars: 95 % over prompts, of random sets over sets"
-    figure = imports.on(charts.coverage_curve(shown, layer, about), "coverage", st.session_state["_shared"], layer=layer)
-    controls.draw(figure, "coverage_curve")
+    about = f"{about}; bands, bars: 95 % over prompts, of random sets over sets; click a set"
+    curve = charts.coverage_curve(shown, layer, about, st.session_state.get("heads") or [])
+    figure = imports.on(curve, "coverage", st.session_state["_shared"], layer=layer)
+    controls.clickable(figure, "coverage_curve", partial(take_set, count=count))
+
+
+def take_set(picked: dict, count: int) -> None:
+    """Choose a clicked set's heads. The band of random sets is no one set."""
+    text = picked.get("heads")
+    if isinstance(text, str):
+        st.session_state["heads"] = list(range(count)) if text == "all" else sorted(map(int, text.split("-")))

@@ -1,5 +1,7 @@
 """Home: what this is, three steps to begin with, and the two demo pairs side by side from stored sweeps. Needs no torch."""
 
+from functools import partial
+
 import controls
 import links
 import pandas as pd
@@ -57,16 +59,23 @@ def pair_curves(name: str) -> None:
     patch = patch[patch["control"].isin(["none", "self"])]
     patch = patch.assign(shown=patch["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
     prompts, templates = patch[["prompts", "templates"]].iloc[0]
-    effects = charts.layer_curve(patch, subtitle=f"{prompts} prompts, {templates} templates; band: 95 %")
-    controls.draw(effects, f"effects-{name}")
+    last = int(patch["layer"].max())
+    layer, take = controls.chosen_layer(last), partial(choose, name)
+    effects = charts.layer_curve(patch, layer, f"{prompts} prompts, {templates} templates; band: 95 %; click a layer")
+    controls.clickable(effects, f"effects-{name}", take)
     st.markdown(read_patch(patch))
-    similarity = charts.drift_curve(drift, subtitle=f"{prompts} prompts; band: 95 % jackknife")
-    controls.draw(similarity, f"drift-{name}")
+    similarity = charts.drift_curve(drift, layer, f"{prompts} prompts; band: 95 % jackknife; click a layer")
+    controls.clickable(similarity, f"drift-{name}", take)
     st.markdown(read_drift(drift))
     if about is not None:
         with st.expander("Where these numbers come from"):
             st.code(about["command"], language="bash")
             st.json(about, expanded=False)
+
+
+def choose(name: str, picked: dict) -> None:
+    """Give a clicked layer, and the pair whose curve it is on, to every page."""
+    controls.choose(picked | {"pair": name, "domain": controls.OWN})
 
 
 def read_drift(table: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from mechdiff.charts.base import CONTROL_NAMES, LIVE, PICK, Unchecked
 from mechdiff.charts.compare import (
+    chosen_now,
     compared_coverage,
     compared_drift,
     compared_drop,
@@ -29,6 +30,7 @@ __all__ = [
     "UNCUT",
     "WHOLE",
     "Unchecked",
+    "chosen_now",
     "compared_coverage",
     "compared_drift",
     "compared_drop",

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from mechdiff.charts.base import BLUE, DOTTED, GREY, KL, LEGEND, ORANGE, SOLID, curves, nought, numbers, titled
+from mechdiff.charts.base import BLUE, DOTTED, GREY, KL, LEGEND, ORANGE, SOLID, clickable, curves, nought, numbers, titled
 from mechdiff.charts.imported import apart, legend, squares
 from mechdiff.charts.ranks import rank_order
 
@@ -33,7 +33,8 @@ def compared(
     layers = [*behind, *map(listed, curves(table, x, looks, y, **scale))]
     tip = [alt.Tooltip("shown:N").title("what"), *(name for name in ("layer", "rank", "size") if name in table)]
     near = alt.Chart(table).mark_point(size=150, opacity=0, clip="domain" in scale)  # easier to hit, and says which layer
-    layers.append(near.encode(x, axis, tooltip=[*tip, *numbers("mean", "low", "high")]))
+    near = near.encode(x, axis, tooltip=[*tip, *numbers("mean", "low", "high")])
+    layers.append(clickable(near, "", "shown", "layer", *(["rank"] if x["shorthand"] == "rank:O" else [])))
     told = [about]
     for name, found in marks.items():
         published, imported = apart(found)
@@ -42,6 +43,20 @@ def compared(
         layers += squares(imported, x, axis, COLOURS[name[0]], scale.get("domain"))
         told += ([PUBLISHED] if len(published) else []) + legend(imported, scale.get("domain"))
     return titled(alt.layer(*layers), title, list(dict.fromkeys(told)))
+
+
+def chosen_now(spec: dict, now: object, depths: dict[str, float]) -> dict:
+    """A drawn chart with what is chosen, which changes more often than the chart: part of a click, and a rule in a side's colour.
+
+    depths: by a choice's letter, the relative depth of the chosen layer.
+    """
+    near = next(layer for layer in spec["layer"] if "transform" in layer)
+    near["transform"][0]["calculate"] = "'" + "".join(letter for letter in str(now) if letter.isalnum()) + "'"
+    if (x := near["encoding"]["x"])["field"] == "depth":
+        for letter, depth in depths.items():
+            rule = {"type": "rule", "color": COLOURS[letter], "strokeDash": DOTTED}
+            spec["layer"].append({"data": {"values": [{"depth": depth}]}, "mark": rule, "encoding": {"x": x}})
+    return spec
 
 
 def listed(layer: alt.Chart) -> alt.Chart:

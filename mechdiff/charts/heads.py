@@ -103,11 +103,12 @@ def columns(table: pd.DataFrame, x: alt.X, tip: list, now: str) -> alt.Chart:
     return clickable(clear, now, "layer", "head", nearest=False)
 
 
-def coverage_curve(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt.LayerChart:
+def coverage_curve(table: pd.DataFrame, layer: int, subtitle: str = "", chosen: list[int] | None = None) -> alt.LayerChart:
     """Coverage over the number of heads: chosen sets with intervals over prompts, random sets as a band over sets.
 
-    table: columns size, shown (`top k`, `greedy`, and either as `top k, live`), mean, low, high (per cent). Of `random sets`
-    mean is the median over sets, low and high their 2.5 and 97.5 % quantiles.
+    chosen: the heads that are chosen now, if a click on a point may choose its set.
+    table: columns size, heads (text), shown (`top k`, `greedy`, and either as `top k, live`), mean, low, high (per cent). Of
+    `random sets` mean is the median over sets, low and high their 2.5 and 97.5 % quantiles.
     """
     looks = {
         "greedy": (GREEN, SOLID, True),
@@ -119,6 +120,7 @@ def coverage_curve(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt.L
     }
     about, axis = f"Number of heads replaced at layer {layer}", alt.Axis(tickMinStep=1, grid=False)
     x = alt.X("size:Q", title=about, axis=axis, scale=alt.Scale(nice=False))
-    layers = curves(table, x, looks, "Coverage: share of all heads' effect, %")
+    *layers, points = curves(table, x, looks, "Coverage: share of all heads' effect, %")
+    layers.append(points if chosen is None else clickable(points, chosen, "heads"))
     whole = alt.Chart(pd.DataFrame({"all": [100.0]})).mark_rule(color=GREY, strokeDash=DOTTED).encode(alt.Y("all:Q"))
     return titled(alt.layer(whole, *layers), "How many heads does the change need?", subtitle)

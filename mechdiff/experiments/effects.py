@@ -249,7 +249,8 @@ class EffectsTask:
         return loaded.trace(side, texts, keep_calls, self.place)
 
     def _keep(self, chunks: list[Chunk], numbers: list[int], measure, maps: dict, counts: dict) -> None:
-        """chunks, numbers: those of a pass, whose rows are the chunks' conditions and whose prompts are the blocks'. counts: of the shared vocabulary."""
+        """chunks, numbers: those of a pass, whose rows are the chunks' conditions and whose prompts are the blocks'. counts: of
+        the shared vocabulary."""
         rows, columns, start = {}, {}, 0
         for number in numbers:
             columns[number] = slice(start, start + len(self.blocks[number]))
