@@ -37,7 +37,7 @@ class Peer:
 
     def wrap(self, subject):
         """Donor and recipient as this library holds them."""
-        return subject.models()
+        return subject.models(own=False)
 
     def work(self, form: str, cells: list[Cell]) -> Tensor:
         """The cells' logits at the last token, in this form: [cells, vocabulary]."""

@@ -43,8 +43,8 @@ class OfPair:
         """Donor and recipient as mechdiff runs them: an adapter sits on the base's own weights."""
         return self.loaded.base, self.loaded.tuned
 
-    def models(self):
-        """Donor and recipient as transformers loads them, an adapter merged into the weights; copies of one's own."""
+    def models(self, own: bool = True):
+        """Donor and recipient as transformers loads them, an adapter merged into the weights; always of one's own."""
         return tuple(self._read(source) for source in (self.loaded.pair.base, self.loaded.pair.tuned))
 
     def _read(self, source):
@@ -75,8 +75,9 @@ class OfShape:
         anatomy = Anatomy(self.model)
         return anatomy, anatomy
 
-    def models(self):
-        model = copy.deepcopy(self.model)
+    def models(self, own: bool = True):
+        """own: a copy, for a library that changes the modules that it is given."""
+        model = copy.deepcopy(self.model) if own else self.model
         return model, model
 
     def tokenizer(self):
