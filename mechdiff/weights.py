@@ -55,7 +55,7 @@ def spectrum(matrix: Float[Tensor, "rows columns"], seed: int = 0) -> Spectrum:
     Source: participation ratio, e.g. Gao and Ganguli 2015; random projection, Halko, Martinsson and Tropp 2011, algorithm 4.4.
     """
     matrix = matrix.float()
-    energy = float(matrix.double().square().sum())
+    energy = sum(float(matrix[rows].double().square().sum()) for rows in chunks(len(matrix)))
     if not energy:
         none = torch.zeros(0)
         return Spectrum(0.0, 0.0, 0.0, 0, none, matrix[:, :0], matrix.mT[:, :0])
@@ -133,8 +133,15 @@ class Weights:
 
     @cached_property
     def places(self) -> dict[tuple[int, str], str]:
+        """Matrices alone: vectors, such as norms', are left out."""
+        from safetensors import safe_open
+
+        shapes = {}
+        for path in set(self.files.values()):
+            with safe_open(path, "pt") as file:
+                shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no dict)
         found = ((LAYER.search(name), name) for name in self.files)
-        return {(int(match[1]), match[2]): name for match, name in found if match}
+        return {(int(match[1]), match[2]): name for match, name in found if match and len(shapes.get(name, ())) == 2}
 
     @cached_property
     def adapter(self) -> "Adapter | None":
@@ -142,7 +149,7 @@ class Weights:
         return None if folder is None else Adapter(folder)
 
     def modules(self, layer: int) -> list[str]:
-        """The names of a layer's tensors, in the order of the files."""
+        """The names of a layer's matrices, in the order of the files."""
         return [module for number, module in self.places if number == layer]
 
     def writers(self, layer: int) -> list[str]:
@@ -150,7 +157,7 @@ class Weights:
         return [module for module in self.modules(layer) if module.rpartition(".")[2] in WRITERS]
 
     def read(self, place: tuple[int, str]) -> Float[Tensor, "outputs inputs"] | None:
-        """A matrix as it acts, adapter and all; None for a vector, or one that the model has not."""
+        """A matrix as it acts, adapter and all; None for one that the model has not."""
         plain, change = self.plain(place), self.change(place)
         return plain if plain is None or change is None else plain + change
 
@@ -162,8 +169,6 @@ class Weights:
         if name is None:
             return None
         with safe_open(self.files[name], "pt") as file:
-            if len(file.get_slice(name).get_shape()) != 2:
-                return None
             found = file.get_tensor(name).float()
         return found.mT if self.transposed else found
 
@@ -201,8 +206,7 @@ class Adapter:
             return None
         with safe_open(self.folder / "adapter_model.safetensors", "pt") as file:
             into, out = (file.get_tensor(self.names[key, part]).float() for part in "AB")
-        change = self.scale(key, len(into)) * out @ into
-        return change
+        return self.scale(key, len(into)) * out @ into
 
     def scale(self, module: str, rank: int) -> float:
         pattern = self.config.get("alpha_pattern") or {}
@@ -227,7 +231,7 @@ def difference(base: Weights, tuned: Weights, place: tuple[int, str]) -> tuple[T
         change = tuned.change(place)
         return (torch.zeros_like(before) if change is None else change), before
     after = tuned.read(place)
-    if after is None or after.shape != before.shape:
-        shapes = " and ".join("x".join(map(str, one.shape)) for one in (before, after) if one is not None)
+    if after.shape != before.shape:
+        shapes = " and ".join("x".join(map(str, one.shape)) for one in (before, after))
         raise UserError(f"{place[1]} of layer {place[0]} is {shapes} in the two models, so there is no difference of them.")
     return after - before, before

@@ -59,6 +59,35 @@ def test_a_large_matrix_by_random_projection_equals_the_whole_factorisation():
     assert spectrum(torch.randn(EXACT + 1, EXACT + 1)).rank_90 is None, "more directions than were computed"
 
 
+def full_finetune(k: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
+    """What random projection finds hard: k planted directions over noise in all others. Returns it and the planted left side."""
+    shape = (EXACT + 30, EXACT + 60)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    left, right = (torch.linalg.qr(torch.randn(size, k, generator=torch.Generator().manual_seed(size))).Q for size in shape)
+    return noise + (left * torch.linspace(600, 300, k)) @ right.mT, left
+
+
+@pytest.mark.parametrize("planted", [True, False], ids=["planted", "noise alone"])
+def test_a_large_matrix_of_full_rank_is_near_its_exact_factorisation(planted):
+    matrix, directions = full_finetune()
+    if not planted:
+        matrix = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(2))
+    exact, found = torch.linalg.svdvals(matrix).double(), spectrum(matrix)
+    torch.testing.assert_close(found.singular[:32].double(), exact[:32], rtol=0.01, atol=0)
+    squares = exact.square()
+    assert found.participation_ratio == pytest.approx(float(squares.sum() ** 2 / squares.square().sum()), rel=1e-3)
+    assert found.stable_rank == pytest.approx(float(squares.sum() / squares[0]), rel=0.01)
+    if planted:
+        assert float((found.left[:, :20].mT @ directions).square().sum()) / 20 > 0.98, "the planted subspace"
+
+
+@pytest.mark.parametrize("k", [1, 8, 40])
+def test_a_large_matrixs_effective_rank_is_the_planted_one(k):
+    found = spectrum(of_rank(k, (EXACT + 30, EXACT + 60)))
+    assert (found.participation_ratio, found.stable_rank) == (pytest.approx(k, rel=1e-3), pytest.approx(k, rel=1e-3))
+    assert found.rank_90 == -(-9 * k // 10)
+
+
 def pair_of(folder, family: str = "llama", shards: str = "5GB"):
     """A tiny base and a copy of it with noise of known size, saved as their makers do. Returns both models and the pair file."""
     base, tuned = (tiny_model(family, 0) for _ in range(2))
@@ -86,6 +115,56 @@ def test_every_familys_files_give_the_models_own_differences(family, tmp_path):
             assert_close(difference(mine, theirs, place)[0], change)
             compared += 1
     assert compared >= 4 * base.config.num_hidden_layers
+
+
+SHAPES = {  # outputs x inputs: what is fused stays so, and what is stored the other way round is turned
+    "gpt2": {"attn.c_attn": (96, 32), "attn.c_proj": (32, 32), "mlp.c_fc": (128, 32), "mlp.c_proj": (32, 128)},
+    "phi3": {
+        "self_attn.qkv_proj": (64, 32),
+        "self_attn.o_proj": (32, 32),
+        "mlp.gate_up_proj": (96, 32),
+        "mlp.down_proj": (32, 48),
+    },
+    "gpt_neox": {
+        "attention.query_key_value": (96, 32),
+        "attention.dense": (32, 32),
+        "mlp.dense_h_to_4h": (48, 32),
+        "mlp.dense_4h_to_h": (32, 48),
+    },
+    "gemma2": {  # its embeddings are tied: one tensor for both, and no layer's
+        "self_attn.q_proj": (32, 32),
+        "self_attn.k_proj": (16, 32),
+        "self_attn.v_proj": (16, 32),
+        "self_attn.o_proj": (32, 32),
+        "mlp.gate_proj": (48, 32),
+        "mlp.up_proj": (48, 32),
+        "mlp.down_proj": (32, 48),
+    },
+}
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_matrices_have_their_files_names_and_shapes(family, tmp_path, own_store):
+    _, _, path = pair_of(tmp_path, family)
+    table = mechdiff.run(Run("weights", pair=str(path), layers=(2,)))
+    found = {line.module: (line.outputs, line.inputs) for line in table.itertuples()}
+    assert found == SHAPES[family] and (table["relative_norm"] > 0.01).all()
+
+
+def test_a_stopped_comparison_has_lost_no_matrix(tmp_path, own_store, monkeypatch):
+    _, _, path = pair_of(tmp_path)
+    run = Run("weights", pair=str(path), layers=(0, 1))
+    task, told = experiments.task(run), []
+    for _ in task.steps():  # a step a matrix
+        told.append((task.done, task.total))
+        if len(told) == 10:
+            break
+    assert told == [(k, 14) for k in range(1, 11)] and set(task.table()["layer"]) == {0}
+    read, plain = [], Weights.plain
+    monkeypatch.setattr(Weights, "plain", lambda self, place: (read.append(place), plain(self, place))[1])
+    task = experiments.task(run)
+    assert (task.done, task.total) == (7, 14)
+    assert len(experiments.run(run)) == 14 and len(set(read)) == 4, "ten of them were kept"
 
 
 def test_the_question_is_answered_from_shards_and_kept(tmp_path, own_store, monkeypatch):

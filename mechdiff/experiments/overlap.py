@@ -64,26 +64,26 @@ class OverlapTask:
         (fitted,) = maps.fit({site: (False, True)})
         self.stage, lines = "factorising weights", []
         for written in range(self.layer + 1):
-            lines += self._compare(fitted[site].directions.float(), written)
+            for found in self._compare(fitted[site].directions.float(), written):
+                lines += found
+                yield
             self.done += 1
-            yield
         self.found = pd.DataFrame(lines, columns=COLUMNS)
         self.store.put_table(self.key, self.found)
 
-    def _compare(self, mapped, written: int) -> list[tuple]:
-        """mapped: [width, directions]. written: the layer whose matrices are compared with it."""
+    def _compare(self, mapped, written: int) -> Iterator[list[tuple]]:
+        """A matrix's lines at a time. mapped: [width, directions]. written: the layer whose matrices are compared with it."""
         from mechdiff.transport import overlap
         from mechdiff.weights import NOTHING, Weights, difference, spectrum
 
         base, tuned = (Weights(source) for source in (self.run.spec.base, self.run.spec.tuned))
-        width, lines = len(mapped), []
+        width = len(mapped)
         for module in base.writers(written):
             change, _ = difference(base, tuned, (written, module)) or (None, None)
             found = None if change is None else spectrum(change.to(mapped.device), self.run.seed)
             rank = 0 if found is None or not found.norm else int((found.singular > NOTHING * found.singular[0]).sum())
-            for k in (k for k in SIZES if k <= min(rank, mapped.shape[1])):
-                lines.append((written, module, k, float(overlap(found.left, mapped, k)), k / width))
-        return lines
+            sizes = [k for k in SIZES if k <= min(rank, mapped.shape[1])]
+            yield [(written, module, k, float(overlap(found.left, mapped, k)), k / width) for k in sizes]
 
     def table(self) -> pd.DataFrame:
         found = pd.DataFrame(columns=COLUMNS) if self.found is None else self.found

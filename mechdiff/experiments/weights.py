@@ -1,6 +1,8 @@
 """What fine-tuning changed in the weights themselves: a line per layer and matrix. Runs no model and reads no prompt."""
 
+import json
 from collections.abc import Iterator
+from functools import cached_property
 
 import pandas as pd
 
@@ -25,38 +27,65 @@ class WeightsTask:
         basis = {"what": "weights", "base": sources[0], "tuned": sources[1], "seed": run.seed}
         self.keys = {layer: key(layer=layer, **basis) for layer in run.chosen_layers}
         self.found = {layer: store.table(name) for layer, name in self.keys.items()}
-        self.total = len(self.found)
+        self.lines: dict[str, list] = {}
+
+    @cached_property
+    def sides(self):
+        """Both models' files."""
+        from mechdiff.weights import Weights
+
+        return [Weights(source) for source in (self.run.spec.base, self.run.spec.tuned)]
+
+    def modules(self, layer: int) -> list[str]:
+        """The matrices that both models have there."""
+        base, tuned = self.sides
+        return [module for module in base.modules(layer) if (layer, module) in tuned.places]
+
+    @property
+    def total(self) -> int:
+        """Matrices. Files are opened only for layers that the store does not hold."""
+        return sum(len(self.modules(layer) if table is None else table) for layer, table in self.found.items())
 
     @property
     def done(self) -> int:
-        return sum(table is not None for table in self.found.values())
+        return sum(len(table) for table in self.found.values() if table is not None) + len(self.lines)
 
     def steps(self) -> Iterator[None]:
-        from mechdiff.models import resolve_device
-        from mechdiff.weights import Weights
-
-        sides, device = [Weights(source) for source in (self.run.spec.base, self.run.spec.tuned)], resolve_device(self.run.device)
-        for layer, table in self.found.items():
-            if table is None:
-                self.found[layer] = self._compare(*sides, layer, device)
-                self.store.put_table(self.keys[layer], self.found[layer])
+        """A step a matrix, for a large one takes seconds; each is kept, so that one who stops loses none."""
+        for layer in [layer for layer, table in self.found.items() if table is None]:
+            for module in self.modules(layer):
+                self.lines[module] = self._line(layer, module)
                 yield
+            self.found[layer] = pd.DataFrame(self.lines.values(), columns=COLUMNS).astype({"rank_90": float})
+            self.lines.clear()
+            self.store.put_table(self.keys[layer], self.found[layer])
 
-    def _compare(self, base, tuned, layer: int, device: str) -> pd.DataFrame:
+    def _line(self, layer: int, module: str) -> list:
+        """What one matrix's change is: a line of the table, from the store if it was ever computed."""
+        name = key(of=self.keys[layer], module=module)
+        if (kept := self.store.text(name)) is not None:
+            return json.loads(kept)
+        from mechdiff.models import resolve_device
         from mechdiff.weights import difference, spectrum
 
-        lines = []
-        for module in base.modules(layer):
-            found = difference(base, tuned, (layer, module))
-            if found is None:
-                continue
-            change, before = (matrix.to(device) for matrix in found)
-            whole = spectrum(change, self.run.seed)
-            values = [*whole.singular[:LISTED].tolist(), *[0.0] * LISTED][:LISTED]
-            size = whole.norm / float(before.norm())
-            ranks = (whole.participation_ratio, whole.stable_rank, whole.rank_90)
-            lines.append((layer, module, *change.shape, whole.norm, size, *ranks, *values))
-        return pd.DataFrame(lines, columns=COLUMNS).astype({"rank_90": float})
+        device = resolve_device(self.run.device)
+        change, before = (matrix.to(device) for matrix in difference(*self.sides, (layer, module)))
+        whole = spectrum(change, self.run.seed)
+        values = [*whole.singular[:LISTED].tolist(), *[0.0] * LISTED][:LISTED]
+        size = whole.norm / float(before.norm())
+        line = [
+            layer,
+            module,
+            *change.shape,
+            whole.norm,
+            size,
+            whole.participation_ratio,
+            whole.stable_rank,
+            whole.rank_90,
+            *values,
+        ]
+        self.store.put_text(name, json.dumps(line))
+        return line
 
     def table(self) -> pd.DataFrame:
         there = [table for table in self.found.values() if table is not None]
