@@ -1,0 +1,71 @@
+"""Behaviour in numbers: a line per condition and measure, with 95 % intervals over prompts. Needs no torch."""
+
+import numpy as np
+import pandas as pd
+
+from mechdiff.answers import patterns
+from mechdiff.stats import bootstrap_weights, span
+from mechdiff.terms import SIDES, sides
+
+KEYS = ("pair", "domain", "direction", "condition", "layer", "stream", "map", "control")
+SHARES = ("agrees_base", "agrees_tuned", "refused", "exact", "choice_right")  # nought or one a prompt
+MEANS = ("kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned", "refusal_logprob", "choice_logprob")  # nats
+STYLE = "style"  # all marks of style together
+PER = 100  # tokens that marks are counted a
+SHARE, NATS, RATE = "share", "nats", f"per {PER} tokens"
+
+
+def units() -> dict[str, str]:
+    """Every measure, in the order of a summary, with its unit."""
+    return dict.fromkeys(SHARES, SHARE) | dict.fromkeys(MEANS, NATS) | dict.fromkeys((STYLE, *patterns()), RATE)
+
+
+def summarise(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
+    """A line per condition and measure: mean, low, high; and change, change_low, change_high, what that is more than its reference:
+
+    the clean base model for tuned, the clean recipient for a patch, both on the same prompts, resampled together. unit: share (of
+    the prompts), nats, or marks per 100 tokens of all answers. prompts, templates: on how many it rests. A measure that no prompt
+    has (exact match without answers) has no line. clusters: the template of each prompt.
+    """
+    keys = [name for name in KEYS if name in table]
+    conditions, found = table[keys].drop_duplicates(), []
+    references = [reference(line.condition, line.direction, set(conditions["condition"])) for line in conditions.itertuples()]
+    table = table.assign(**{STYLE: table[list(patterns())].sum(axis=1)}) if len(table) else table
+    for measure, unit in units().items() if len(table) else ():
+        wide = {name: table.pivot(index="prompt", columns="condition", values=name) for name in (measure, "tokens")}
+        complete = wide[measure].notna().all(axis=1)
+        if not complete.any():
+            continue
+        chosen = [clusters[prompt] for prompt in complete.index[complete]]
+        names = conditions["condition"].tolist()
+        values, tokens = (part.loc[complete, names].to_numpy(float) for part in wide.values())
+        resampled = means(values, tokens if unit == RATE else None, chosen)
+        place = {name: number for number, name in enumerate(names)}
+        for number, line in enumerate(conditions.to_dict("records")):
+            mine = resampled[:, number]
+            apart = mine - resampled[:, place[references[number]]] if references[number] else np.full(len(mine), np.nan)
+            numbers = dict(zip(("mean", "low", "high"), (mine[0], *span(mine[1:]))))
+            numbers |= dict(zip(("change", "change_low", "change_high"), (apart[0], *span(apart[1:]))))
+            counts = {"prompts": len(chosen), "templates": len(set(chosen))}
+            found.append(line | {"measure": measure, "unit": unit} | numbers | counts)
+    return pd.DataFrame(found, columns=None if found else [*keys, "measure", "unit", "mean", "low", "high"])
+
+
+def reference(condition: str, direction: str, there: set[str]) -> str | None:
+    """The condition that another one's change is counted from; None for the clean base model, and where it is not there."""
+    if condition == f"clean {SIDES[0]}":
+        return None
+    name = f"clean {SIDES[0] if condition == f'clean {SIDES[1]}' else sides(direction)[1]}"
+    return name if name in there else None
+
+
+def means(values: np.ndarray, tokens: np.ndarray | None, clusters: list[str]) -> np.ndarray:
+    """Each condition's mean over prompts, or its sum of marks per 100 tokens of the same answers.
+
+    values, tokens: [prompts, conditions]. Returns [1 + resamples, conditions]: the prompts themselves first.
+    """
+    weights = np.vstack([np.ones(len(values)), bootstrap_weights(clusters)])
+    if tokens is None:
+        return weights @ values / weights.sum(1, keepdims=True)
+    written = weights @ tokens
+    return PER * (weights @ values) / np.where(written, written, np.nan)
