@@ -18,7 +18,6 @@ FRACTION = re.compile(r"\\[dt]?frac\s*\{(-?\d+)\}\s*\{(\d+)\}")
 BOXED = "\\boxed{"
 
 
-
 @cache
 def lists() -> dict:
     """The whole file: openers and refusals by language, style by kind of mark."""

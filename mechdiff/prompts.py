@@ -146,13 +146,14 @@ def label_of(row: dict, place: str) -> tuple[str, tuple[str, ...]]:
     answer = str(answer).strip()
     if not choices:
         return answer, ()
-    fine = isinstance(choices, list) and 2 <= len(choices) <= len(LETTERS) and all(isinstance(c, str) and c.strip() for c in choices)
-    if not fine or len(set(choices)) < len(choices):
+    texts = isinstance(choices, list) and all(isinstance(choice, str) and choice.strip() for choice in choices)
+    if not texts or not 2 <= len(set(choices)) == len(choices) <= len(LETTERS):
         raise UserError(f'{place} has "choices" that are not two or more different texts.\nTry:  "choices": ["six", "seven"]')
     if answer not in choices and answer in tuple(LETTERS[: len(choices)]):
         answer = choices[LETTERS.index(answer)]
     if answer not in choices:
-        raise UserError(f'{place} has "choices", and its "answer" {answer!r:.60} is none of them.\nTry:  "answer": {json.dumps(choices[0])}')
+        fix = json.dumps(choices[0], ensure_ascii=False)
+        raise UserError(f'{place} has "choices", and its "answer" {answer!r:.60} is none of them.\nTry:  "answer": {fix}')
     return answer, tuple(choices)
 
 

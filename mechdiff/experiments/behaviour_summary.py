@@ -21,14 +21,13 @@ def units() -> dict[str, str]:
 
 
 def summarise(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
-    """A line per condition and measure: mean, low, high; and change, change_low, change_high, what that is more than its reference:
+    """A line per condition and measure: mean, low, high; and change, change_low, change_high: its mean less its reference's.
 
-    the clean base model for tuned, the clean recipient for a patch, both on the same prompts, resampled together. unit: share (of
-    the prompts), nats, or marks per 100 tokens of all answers. prompts, templates: on how many it rests. A measure that no prompt
-    has (exact match without answers) has no line. clusters: the template of each prompt.
+    The reference of tuned is the clean base model, that of a patch the clean recipient, on the same prompts, resampled together.
+    unit: share (of the prompts), nats, or marks per 100 tokens of all answers. prompts, templates: on how many it rests. A
+    measure that no prompt has (exact match without answers) has no line. clusters: the template of each prompt.
     """
-    keys = [name for name in KEYS if name in table]
-    conditions, found = table[keys].drop_duplicates(), []
+    conditions, found = table[[name for name in KEYS if name in table]].drop_duplicates().dropna(axis=1, how="all"), []
     references = [reference(line.condition, line.direction, set(conditions["condition"])) for line in conditions.itertuples()]
     table = table.assign(**{STYLE: table[list(patterns())].sum(axis=1)}) if len(table) else table
     for measure, unit in units().items() if len(table) else ():
@@ -48,7 +47,7 @@ def summarise(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
             numbers |= dict(zip(("change", "change_low", "change_high"), (apart[0], *span(apart[1:]))))
             counts = {"prompts": len(chosen), "templates": len(set(chosen))}
             found.append(line | {"measure": measure, "unit": unit} | numbers | counts)
-    return pd.DataFrame(found, columns=None if found else [*keys, "measure", "unit", "mean", "low", "high"])
+    return pd.DataFrame(found, columns=None if found else [*KEYS, "measure", "unit", "mean", "low", "high"])
 
 
 def reference(condition: str, direction: str, there: set[str]) -> str | None:

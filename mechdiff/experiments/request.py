@@ -51,7 +51,7 @@ class Run:
     train: str | None = flag(None, "JSONL file to fit maps on, in place of the domain's train split")
     limit: int | None = flag(None, "use the first N prompts", convert=int)
     layers: tuple[int, ...] | None = flag(
-        None, "layers from 0, as 0,4,8, or all; default: all, but none for behaviour, which then is the clean models'", convert="ints"
+        None, "layers from 0, as 0,4,8, or all; default: all, but none for behaviour", convert="ints"
     )
     streams: tuple[str, ...] | None = flag(
         None, f"streams, or all: {','.join(STREAMS)}; default: resid_post, and attn_out,mlp_out for transplant", convert="names"

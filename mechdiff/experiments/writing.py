@@ -1,4 +1,4 @@
-"""Greedy answers in batches, and what is read where they begin: the next token, the mass on refusals, the choices' probability."""
+"""Greedy answers in batches, and what is read where they begin: the next token, the mass on refusals, the choices."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -20,9 +20,7 @@ from mechdiff.terms import SIDES
 TOGETHER = {"cpu": 64, "cuda": 256}  # answers that are written, and choices that are scored, at a time
 
 
-def write_on(
-    loaded: LoadedPair, side: str, ids: list[list[int]], rows: Rows | None, count: int, read: Callable[[Decoding, list[int]], None]
-) -> Iterator[int]:
+def write_on(loaded: LoadedPair, side: str, ids: list[list[int]], rows: Rows | None, count: int, read: Callable) -> Iterator[int]:
     """Let a side answer prompts greedily, `count` tokens at most, every prompt once for each of n rows (once without rows).
 
     read(decoding, members): looks at the state after the prompts of these numbers. Yields after every token, how many are
@@ -71,9 +69,10 @@ def beside(logprobs: Tensor, side: str, clean: dict[str, Tensor], loaded: Loaded
             agrees = logprobs.argmax(-1) == clean[other].argmax(-1)
             apart = metrics.kl(logprobs, clean[other]), metrics.kl(clean[other], logprobs)
         else:
-            words = (loaded.tokenizers.label(int(t), s) for d, s in ((logprobs, side), (clean[other], other)) for t in d.argmax(-1))
-            words = list(words)
-            agrees = torch.tensor([a == b for a, b in zip(words[: len(logprobs)], words[len(logprobs) :])])
+            words = [
+                [loaded.tokenizers.label(int(t), s) for t in d.argmax(-1)] for d, s in ((logprobs, side), (clean[other], other))
+            ]
+            agrees = torch.tensor([mine == theirs for mine, theirs in zip(*words)])
             apart = (torch.full((len(logprobs),), torch.nan),) * 2
         found |= {f"agrees_{other}": agrees, f"kl_from_{other}": apart[0], f"kl_to_{other}": apart[1]}
     return {name: found[name].float().cpu().numpy() for name in BESIDE}

@@ -94,9 +94,9 @@ def fill(templates: list[dict], slots: dict, size: int, rng: random.Random) -> l
     return prompts
 
 
-def answer(sum_: str) -> str:
-    """What an arithmetical expression comes to, exactly: "100 * 64 / (100 - 20)" is "80". A fraction that has no end stays one."""
-    value = evaluate(ast.parse(sum_, mode="eval").body)
+def answer(arithmetic: str) -> str:
+    """What an expression comes to, exactly: "100 * 64 / (100 - 20)" is "80". A decimal fraction without an end stays one."""
+    value = evaluate(ast.parse(arithmetic, mode="eval").body)
     short = f"{float(value):.6f}".rstrip("0").rstrip(".")
     return short if Fraction(short) == value else str(value)
 
