@@ -40,11 +40,11 @@ def same(folder) -> str:
     return str(path)
 
 
-def written(loaded, side: str, ids: list[int], edits=()) -> tuple[list[int], bool]:
+def written(loaded, side: str, ids: list[int], edits, count: int) -> tuple[list[int], bool]:
     """A greedy answer by whole passes of plain hooks, whose edits stay at the decision token."""
     model, ends, found = getattr(loaded, side).model, loaded.tokenizers.ends(side), []
     at = len(ids) - 1
-    for _ in range(NEW):
+    for _ in range(count):
         token = int(plain_hooks.run(model, ids + found, [(*edit, at) for edit in edits]).argmax())
         if token in ends:
             return found, True
@@ -69,7 +69,7 @@ def check(table: pd.DataFrame, loaded, run: Run, edits_of) -> None:
             for column, p, q in (("kl_from", here, there), ("kl_to", there, here)):
                 expected = torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True).item()
                 assert getattr(line, f"{column}_{other}") == pytest.approx(expected, abs=2e-5)
-        tokens, ended = written(loaded, side, ids, edits)
+        tokens, ended = written(loaded, side, ids, edits, run.new_tokens)
         assert (line.text, line.tokens, line.ended) == (tokenizer.decode(tokens), len(tokens), ended)
         assert line.next == loaded.tokenizers.label(int(here.argmax()), side)
         if prompt.choices:
@@ -296,9 +296,8 @@ def test_what_cannot_be_is_a_sentence(name):
 
 @pytest.mark.usefixtures("demo")
 def test_a_few_cells_of_the_demo_pair_are_plain_hooks_and_whole_passes(own_store, tmp_path):
-    lines = [{"text": "What is 3 + 4?", "answer": "7"}, {"text": "Name a dish that is eaten at Nauryz.", "template": "dish"}]
-    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    run = Run("behaviour", "demo-cognitive", prompts=str(tmp_path / "mine.jsonl"), layers=(20,), new_tokens=NEW, device="cpu")
+    (tmp_path / "mine.jsonl").write_text('{"text": "What is 3 + 4?", "answer": "7"}')
+    run = Run("behaviour", "demo-cognitive", prompts=str(tmp_path / "mine.jsonl"), layers=(20,), new_tokens=3, device="cpu")
     table, loaded = mechdiff.run(run), load_pair("demo-cognitive", "cpu")
 
     def edits_of(line, ids):

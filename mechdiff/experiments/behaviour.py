@@ -85,45 +85,57 @@ class BehaviourTask:
                 yield from self._compute(loaded, together, maps)
 
     def _batches(self) -> list[list[Part]]:
-        """What is written together: a clean model on a block, or some patches on it. That depends on the request alone."""
+        """What is computed together: both clean models on a block, or some patches on it. That depends on the request alone."""
         from mechdiff.experiments.writing import TOGETHER
 
         batches = []
         for number, block in enumerate(self.blocks):
             here = [part for part in self.parts if part.block == number]
             most = max(1, TOGETHER[self.identity.device] // len(block))
-            batches += [[part] for part in here[:2]]
-            batches += [here[start : start + most] for start in range(2, len(here), most)]
+            batches += [here[:2], *(here[start : start + most] for start in range(2, len(here), most))]
         return batches
 
     def _compute(self, loaded: LoadedPair, parts: list[Part], maps: dict) -> Iterator[None]:
-        """Let one model write on from one block, clean or under some patches."""
-        from mechdiff.experiments.writing import write_on
-        from mechdiff.interventions import as_rows
+        """Let both models write on from a block of prompts, or the recipient under some patches."""
+        from mechdiff.experiments.writing import begin, write_on
 
-        block, who = self.blocks[parts[0].block], parts[0].who
-        side, texts = who if isinstance(who, str) else self.recipient, tuple(prompt.text for prompt in block)
+        block, patched = self.blocks[parts[0].block], not isinstance(parts[0].who, str)
+        texts, who = tuple(prompt.text for prompt in block), (self.recipient,) if patched else SIDES
         self.stage = "reading the prompts"
         yield
-        traces = {name: loaded.trace(name, texts, False) for name in SIDES}
-        rows = None
-        if not isinstance(who, str):
-            conditions = [part.who for part in parts]
-            rows = as_rows(conditions, getattr(loaded, side), traces[self.donor], traces[self.recipient], maps)
-        begun = Begun(loaded, side, block, {name: trace.logprobs for name, trace in traces.items()}, len(parts), rows is None)
+        clean, rows = self._rows(loaded, texts, [part.who for part in parts], maps) if patched else ({}, None)
+        begun = {side: Begun(loaded, side, block, len(parts) if patched else 1) for side in who}
+        for side in who:
+            begun[side].batches = yield from begin(loaded, side, begun[side].ids, rows)
+        clean = clean or {side: begun[side].logprobs() for side in SIDES}
         before, expected = self.done, sum(self._cells(part) for part in parts if part.found is None)
-        count, self.stage = self._room(loaded, side, begun.ids), f"writing, {side}{'' if rows is None else ' patched'}"
-        writing = write_on(loaded, side, begun.ids, rows, count, begun.read)
-        while True:
-            try:
-                self.done = before + int(expected * next(writing) / (self.run.new_tokens + 1))
-                yield
-            except StopIteration as end:
-                written = end.value
-                break
-        self._keep(parts, begun, written)
+        for number, side in enumerate(who):
+            begun[side].read(clean)
+            self.stage = f"{side}{' patched' if patched else ''}, writing"
+            yield
+            writing = write_on(loaded, side, begun[side].batches, begun[side].n, self._room(loaded, side, begun[side].ids))
+            written = yield from self._counted(writing, before, expected, number, len(who))
+            self._keep(parts if patched else [parts[number]], begun[side], written)
         self.done = before + expected
         yield
+
+    def _rows(self, loaded: LoadedPair, texts: tuple[str, ...], conditions: list[Condition], maps: dict) -> tuple:
+        """Both models' clean next-token distributions, by side, and the conditions as rows."""
+        from mechdiff.interventions import as_rows
+
+        traces = {side: loaded.trace(side, texts, False) for side in SIDES}
+        rows = as_rows(conditions, getattr(loaded, self.recipient), traces[self.donor], traces[self.recipient], maps)
+        return {side: trace.logprobs for side, trace in traces.items()}, rows
+
+    def _counted(self, writing: Iterator[int], before: int, expected: int, number: int, models: int) -> Iterator[None]:
+        """Go through the writing of one of so many models, and count its tokens as parts of the cells they belong to."""
+        while True:
+            try:
+                share = next(writing) / (self.run.new_tokens + 1)
+            except StopIteration as end:
+                return end.value
+            self.done = before + int(expected * (number + share) / models)
+            yield
 
     def _room(self, loaded: LoadedPair, side: str, ids: list[list[int]]) -> int:
         """How many tokens may be written after these prompts: fewer than asked for where the model's window ends."""
@@ -198,39 +210,42 @@ class BehaviourTask:
 class Begun:
     """What is read where n answers to each prompt of a block begin.
 
-    clean: by side, the clean next-token distributions on the block. found: READ -> [prompts x n], a prompt's one after the
-    other. likeliest: the next token of each. as_clean: whether the answers are the clean model's own.
+    batches: prompts' numbers and the state after them, as `writing.begin` returns them. found: READ -> [prompts x n], a prompt's
+    one after the other. likeliest: the next token of each.
     """
 
-    def __init__(self, loaded: LoadedPair, side: str, block: list[Prompt], clean: dict, n: int, as_clean: bool):
-        from mechdiff.experiments.writing import opening_tokens
-
-        self.loaded, self.side, self.block, self.clean, self.n, self.as_clean = loaded, side, block, clean, n, as_clean
+    def __init__(self, loaded: LoadedPair, side: str, block: list[Prompt], n: int):
+        self.loaded, self.side, self.block, self.n, self.batches = loaded, side, block, n, []
         self.tokenizer = getattr(loaded.tokenizers, side)
         self.ids = loaded.ids(side, tuple(prompt.text for prompt in block))
-        self.openers = opening_tokens(self.tokenizer)
         self.found = {name: np.full(len(block) * n, np.nan, np.float32) for name in READ}
         self.likeliest = np.zeros(len(block) * n, int)
 
     def label(self, token: int) -> str:
         return self.loaded.tokenizers.label(token, self.side)
 
-    def read(self, decoding, members: list[int]) -> None:
-        """Called with the state after the prompts of these numbers."""
+    def logprobs(self):
+        """The next-token distributions, [prompts x n, vocabulary]."""
         import torch
 
-        from mechdiff.experiments.writing import beside, mass, score_choices
+        parts = [(self.texts(members), decoding.logits) for members, decoding in self.batches]
+        order = torch.as_tensor(np.concatenate([texts for texts, _ in parts])).argsort()
+        return torch.cat([logits for _, logits in parts])[order].log_softmax(-1, dtype=torch.float32)
 
-        own = decoding.logits.log_softmax(-1, dtype=torch.float32)
-        clean = {side: found[members].repeat_interleave(self.n, 0).to(own.device) for side, found in self.clean.items()}
-        logprobs = clean[self.side] if self.as_clean else own
-        texts = np.concatenate([np.arange(self.n) + prompt * self.n for prompt in members])
-        self.likeliest[texts] = logprobs.argmax(-1).cpu().numpy()
-        values = beside(logprobs, self.side, clean, self.loaded) | {"refusal_logprob": mass(logprobs, self.openers)}
-        for name, value in values.items():
-            self.found[name][texts] = value
-        for place, prompt in enumerate(members):
-            if self.block[prompt].choices:
-                here, mine = range(place * self.n, (place + 1) * self.n), slice(prompt * self.n, (prompt + 1) * self.n)
-                scores, likeliest = score_choices(decoding, self.tokenizer, self.ids[prompt], self.block[prompt], here)
-                self.found["choice_logprob"][mine], self.found["choice_right"][mine] = scores, likeliest
+    def texts(self, members: list[int]) -> np.ndarray:
+        return np.concatenate([np.arange(self.n) + prompt * self.n for prompt in members])
+
+    def read(self, clean: dict) -> None:
+        """clean: by side, the clean models' next-token distributions on the block, [prompts, vocabulary]."""
+        from mechdiff.experiments.writing import beside, mass, opening_tokens, score_choices
+
+        own = self.logprobs()
+        clean = {side: found.repeat_interleave(self.n, 0).to(own.device) for side, found in clean.items()}
+        self.likeliest = own.argmax(-1).cpu().numpy()
+        self.found |= beside(own, self.side, clean, self.loaded) | {"refusal_logprob": mass(own, opening_tokens(self.tokenizer))}
+        for members, decoding in self.batches:
+            for place, prompt in enumerate(members):
+                if self.block[prompt].choices:
+                    here, mine = range(place * self.n, (place + 1) * self.n), slice(prompt * self.n, (prompt + 1) * self.n)
+                    scores, right = score_choices(decoding, self.tokenizer, self.ids[prompt], self.block[prompt], here)
+                    self.found["choice_logprob"][mine], self.found["choice_right"][mine] = scores, right

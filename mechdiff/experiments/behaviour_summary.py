@@ -68,3 +68,53 @@ def means(values: np.ndarray, tokens: np.ndarray | None, clusters: list[str]) ->
         return weights @ values / weights.sum(1, keepdims=True)
     written = weights @ tokens
     return PER * (weights @ values) / np.where(written, written, np.nan)
+
+
+NAMES = {  # what people are shown, in this order
+    "agrees_base": "Same next token",
+    "kl_from_base": "KL(tuned || base)",
+    "kl_to_base": "KL(base || tuned)",
+    "refusal_logprob": "Soft refusal",
+    "refused": "Refusals",
+    "exact": "Exact match",
+    "choice_right": "Right choice",
+    "choice_logprob": "Its log-probability",
+    STYLE: "Marks of style",
+}
+ONE = ("agrees_base", "kl_from_base", "kl_to_base")  # that say something of both models at once
+
+
+def told(lines: pd.DataFrame) -> pd.DataFrame:
+    """The clean models' lines of a summary in words, a row per measure: name, base, tuned, change, both (in place of the three).
+
+    What the prompts do not have is left out.
+    """
+    found = {side: lines[lines["condition"] == f"clean {side}"].set_index("measure") for side in SIDES}
+    rows = []
+    for measure, name in NAMES.items():
+        if any(measure not in part.index for part in found.values()):
+            continue
+        base, tuned = (part.loc[measure] for part in found.values())
+        row = {"measure": measure, "name": name, "both": text(tuned) if measure in ONE else ""}
+        if measure not in ONE:
+            row |= {"base": text(base), "tuned": text(tuned), "change": text(tuned, "change")}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["measure", "name", "both", "base", "tuned", "change"]).fillna("").set_index("measure")
+
+
+def text(line: pd.Series, what: str = "mean") -> str:
+    """A number of a summary's line with its interval. what: mean, or change (with its sign)."""
+    ends = ("low", "high") if what == "mean" else (f"{what}_low", f"{what}_high")
+    factor, form = (100, ".0f") if line["unit"] == SHARE else (1, ".2f")
+    sign = "" if what == "mean" else "+"
+    value, low, high = (f"{factor * line[name]:z{form}}" for name in (what, *ends))
+    value = f"{factor * line[what]:{sign}z{form}}"
+    unit = "" if line["unit"] != SHARE else " %" if what == "mean" else " points"
+    return f"{value}{unit} [{low}, {high}]"
+
+
+def style(lines: pd.DataFrame) -> pd.DataFrame:
+    """The clean models' marks of style as a chart draws them: kind, model, mean, low, high."""
+    shown = lines[lines["measure"].isin(patterns()) & lines["condition"].isin([f"clean {side}" for side in SIDES])]
+    kind, model = shown["measure"].str.replace("_", " "), shown["condition"].str.removeprefix("clean ")
+    return shown[["mean", "low", "high"]].assign(kind=kind, model=model)

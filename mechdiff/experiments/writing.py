@@ -1,7 +1,7 @@
 """Greedy answers in batches, and what is read where they begin: the next token, the mass on refusals, the choices."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -20,21 +20,26 @@ from mechdiff.terms import SIDES
 TOGETHER = {"cpu": 64, "cuda": 256}  # answers that are written, and choices that are scored, at a time
 
 
-def write_on(loaded: LoadedPair, side: str, ids: list[list[int]], rows: Rows | None, count: int, read: Callable) -> Iterator[int]:
-    """Let a side answer prompts greedily, `count` tokens at most, every prompt once for each of n rows (once without rows).
-
-    read(decoding, members): looks at the state after the prompts of these numbers. Yields after every token, how many are
-    written; returns for each text, a prompt's rows one after the other, its tokens and whether it ended. Holds the weights' lock
-    for one token at a time.
-    """
-    anatomy, ends, n = getattr(loaded, side), torch.tensor(sorted(loaded.tokenizers.ends(side))), rows.count if rows else 1
-    found = [([], False)] * (len(ids) * n)
+def begin(loaded: LoadedPair, side: str, ids: list[list[int]], rows: Rows | None) -> Iterator[None]:
+    """Let a side read prompts, in as few batches as it can. Returns each batch: the prompts' numbers and its state after them."""
+    anatomy, found = getattr(loaded, side), []
     for members in together(anatomy, ids):
         padded, seen = pad_left([ids[prompt] for prompt in members])
         with loaded.lock, memory_errors(loaded.pair, anatomy.device.type):
-            decoding = Decoding(anatomy, padded, of_prompts(rows, members), 0, seen)
-            read(decoding, members)
-        yield 0
+            found.append((members, Decoding(anatomy, padded, of_prompts(rows, members), 0, seen)))
+        yield
+    return found
+
+
+def write_on(loaded: LoadedPair, side: str, batches: list, n: int, count: int) -> Iterator[int]:
+    """Let a side answer greedily, `count` tokens at most, what it has begun to: n texts a prompt. Yields after every token.
+
+    Yields how many tokens of an answer are written; returns for each text, a prompt's one after the other, its tokens and whether
+    it ended. Holds the weights' lock for one token at a time.
+    """
+    anatomy, ends = getattr(loaded, side), torch.tensor(sorted(loaded.tokenizers.ends(side)))
+    found = [([], False)] * (sum(len(members) for members, _ in batches) * n)
+    for members, decoding in batches:
         written, going = [[] for _ in range(len(members) * n)], torch.ones(len(members) * n, dtype=torch.bool)
         for number in range(count):
             tokens = decoding.logits.argmax(-1).cpu()
