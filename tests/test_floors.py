@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "terms", "paths", "conditions", "stacks"],
     ["linalg", "store", "transport", "metrics", "stats", "stored", "published"],
-    ["models", "tokens", "gguf", "prompts", "pairs"],
+    ["models", "tokens", "gguf", "prompts", "pairs", "answers"],
     ["hooks", "rows", "trace", "anatomy", "transplant", "decoding", "weights"],
     ["interventions", "preflight", "talk"],
     ["experiments"],

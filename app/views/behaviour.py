@@ -8,7 +8,7 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts
+from mechdiff import charts, stored
 from mechdiff.choices import Choice
 from mechdiff.experiments import Run
 from mechdiff.experiments.behaviour_summary import STYLE, style, told
@@ -42,11 +42,11 @@ def block(shared: dict) -> None:
         if not {f"clean {side}" for side in ("base", "tuned")} <= set(table["condition"]):
             session.waiting("The numbers appear when both models have answered the first prompts.", session.NUMBERS)
             return
-        draw(summarise_table(table, run), "these prompts, live")
+        draw(summarise_table(table, run), "Live")
         answers(table, run)
         session.provenance(run, table.drop(columns=["text", "next"]))
     elif len(kept):
-        draw(kept, archive.origin(run, SPOKEN, kept))
+        draw(kept, "Stored sweep" if archive.look_up(run, SPOKEN, "manifest")[1] else "Stored WITHOUT a manifest")
         archive.provenance(run, SPOKEN)
     else:
         st.caption(f"Nothing is stored of it. `python -m mechdiff sweep --pair {run.pair} --grid behaviour` stores it.")
@@ -62,7 +62,10 @@ def draw(lines: pd.DataFrame, origin: str) -> None:
             metric(row, words.loc[measure], measure)
         if "exact" not in words.index:
             st.caption("No prompt here has a known answer, so exact match stays blank.")
-        st.caption(f"{counts['prompts']} prompts, {counts['templates']} templates; [..]: 95 % over prompts. {origin}.")
+        st.caption(
+            f"{origin}: {counts['prompts']} prompts, {counts['templates']} templates; [..]: 95 % over prompts. Greedy answers of "
+            f"at most {Run.new_tokens} tokens: few worked solutions reach their result by then."
+        )
     with right:
         controls.draw(charts.style_marks(style(lines)), "style")
 
@@ -75,8 +78,12 @@ def metric(row, words: pd.Series, measure: str) -> None:
         row.metric(words["name"], value, help=about, **mapped.quiet(f"95 % [{interval}"))
         return
     base, tuned = (words[side].partition(" [")[0] for side in ("base", "tuned"))
-    base = base.removesuffix(" %") if tuned.endswith(" %") else base
-    row.metric(words["name"], f"{base} → {tuned}", help=about, **mapped.quiet(words["change"]))
+    row.metric(words["name"], f"{bare(base)} → {tuned}", help=about, **mapped.quiet(words["change"]))
+
+
+def bare(text: str) -> str:
+    """A number without its unit, where the one after it has it."""
+    return text.partition(" ")[0]
 
 
 def answers(table: pd.DataFrame, run: Run) -> None:
@@ -91,7 +98,7 @@ def answers(table: pd.DataFrame, run: Run) -> None:
 
 def compared(chosen: dict[str, Choice], colours: dict[str, str]) -> None:
     """Both choices' stored behaviour side by side; nothing where neither has any."""
-    found = {side: one.read(SPOKEN, "behaviour_summary") for side, one in chosen.items()}
+    found = {side: stored.read(one.domain, SPOKEN, one.pair, "behaviour_summary")[0] for side, one in chosen.items()}
     there = {side: lines for side, lines in found.items() if lines is not None}
     if not there:
         return
@@ -103,7 +110,7 @@ def compared(chosen: dict[str, Choice], colours: dict[str, str]) -> None:
     for side, part in words.items():
         rows[f":{colours[side]}[**{side}**] base → tuned (change)"] = [cell(part, measure) for measure in names]
     left.container(key="behaviours").table(rows, border="horizontal", hide_index=True)
-    left.caption("Stored; [..]: 95 % over prompts. Log-probabilities and KL in nats, style in marks per 100 tokens.")
+    left.caption(f"Stored; [..]: 95 % over prompts. Marks of style are per 100 tokens; answers have {Run.new_tokens} at most.")
     lines = [style(part).assign(choice=f"{side}: {chosen[side].label}") for side, part in there.items()]
     drawn = charts.style_marks(pd.concat(lines, ignore_index=True), compared=True)
     with right:
@@ -119,4 +126,4 @@ def cell(words: pd.DataFrame, measure: str) -> str:
         return "—"
     line = words.loc[measure]
     base, tuned = (line[side].partition(" [")[0] for side in ("base", "tuned"))
-    return line["both"] or f"{base} → {tuned} ({line['change']})"
+    return line["both"] or f"{bare(base)} → {tuned} ({line['change']})"

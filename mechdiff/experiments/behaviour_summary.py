@@ -106,10 +106,9 @@ def text(line: pd.Series, what: str = "mean") -> str:
     """A number of a summary's line with its interval. what: mean, or change (with its sign)."""
     ends = ("low", "high") if what == "mean" else (f"{what}_low", f"{what}_high")
     factor, form = (100, ".0f") if line["unit"] == SHARE else (1, ".2f")
-    sign = "" if what == "mean" else "+"
-    value, low, high = (f"{factor * line[name]:z{form}}" for name in (what, *ends))
-    value = f"{factor * line[what]:{sign}z{form}}"
-    unit = "" if line["unit"] != SHARE else " %" if what == "mean" else " points"
+    low, high = (f"{factor * line[name]:z{form}}" for name in ends)
+    value = f"{factor * line[what]:{'' if what == 'mean' else '+'}z{form}}"
+    unit = {SHARE: " %" if what == "mean" else " points", NATS: " nats" if what == "mean" else ""}.get(line["unit"], "")
     return f"{value}{unit} [{low}, {high}]"
 
 
