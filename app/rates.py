@@ -13,7 +13,7 @@ from mechdiff.prompts import BLOCK
 from mechdiff.store import default, key
 from mechdiff.terms import FITTED
 
-READING, PATCHING = "reading the prompts", "patching"  # how a task's stages end; the others come before the first of these
+READING, PATCHING, WRITING = "reading the prompts", "patching", "writing"  # how stages end; others come before the first of these
 ENOUGH = 500  # cells from which on what one takes is worth keeping: a few alone take longer
 
 
@@ -22,14 +22,14 @@ class Clock:
 
     def __init__(self, task: Task):
         self.task, self.stage, self.done, self.at = task, task.stage, task.done, time.monotonic()
-        self.spent, self.reads, self.cells = {READING: 0.0, PATCHING: 0.0, "": 0.0}, 0, 0
+        self.spent, self.reads, self.cells = dict.fromkeys((READING, PATCHING, WRITING, ""), 0.0), 0, 0
 
     def tick(self) -> None:
         """A step has ended; its stage was named before it began."""
-        now, part = time.monotonic(), next((part for part in (READING, PATCHING) if self.stage.endswith(part)), "")
+        now, part = time.monotonic(), next((part for part in (READING, PATCHING, WRITING) if self.stage.endswith(part)), "")
         self.spent[part] += now - self.at
         self.reads += part == READING
-        self.cells += (self.task.done - self.done) if part == PATCHING else 0
+        self.cells += (self.task.done - self.done) if part in (PATCHING, WRITING) else 0
         self.stage, self.done, self.at = self.task.stage, self.task.done, now
 
     def keep(self) -> None:
@@ -40,7 +40,9 @@ class Clock:
         found = {before(run): self.spent[""]}
         if self.reads:
             found[read_of(run)] = self.spent[READING] / self.reads
-        if self.cells >= ENOUGH:
+        if self.spent[WRITING]:
+            found[cell_of(run, kind(run))] = self.spent[WRITING] / self.cells
+        elif self.cells >= ENOUGH:
             found |= dict.fromkeys((cell_of(run), cell_of(run, run.question)), self.spent[PATCHING] / self.cells)
         default().put_text(place(), json.dumps(known() | found))
 
@@ -56,6 +58,16 @@ def known() -> dict[str, float]:
 
 def cell_of(run: Run, question: str = "any question") -> str:
     return f"{run.spec.name} on {Identity(run).device}: a cell of {question}"
+
+
+def kind(run: Run) -> str:
+    """What a cell of a run is a cell of: to write takes the longer the more is written."""
+    return run.question if run.question != "behaviour" else f"{run.question} of {run.new_tokens} tokens"
+
+
+def cell_time(run: Run, rates: dict[str, float]) -> float | None:
+    """Seconds a cell, from the same question, or from any other that does not write; None if nothing of the kind has run."""
+    return rates.get(cell_of(run, kind(run)), rates.get(cell_of(run)) if kind(run) == run.question else None)
 
 
 def read_of(run: Run) -> str:
@@ -79,7 +91,7 @@ def estimate(*runs: Run) -> str:
     if not lacking:
         return "known already, shown at once"
     rates = known()
-    if any(cell_of(run) not in rates for run in lacking):
+    if any(cell_time(run, rates) is None for run in lacking):
         return "how long is not known here yet"
     seconds = sum(seconds_of(run, left, rates) for run, left in lacking.items())
     unread = any(run.map in FITTED and before(run) not in rates for run in lacking)
@@ -89,8 +101,7 @@ def estimate(*runs: Run) -> str:
 def seconds_of(run: Run, cells: int, rates: dict[str, float]) -> float:
     prompts = len(run.chosen_prompts) + (len(run.train_prompts) if run.head_sets in ("topk", "greedy") else 0)
     blocks = -(-prompts // BLOCK)
-    cell = rates.get(cell_of(run, run.question), rates[cell_of(run)])
-    return rates.get(before(run), 0.0) + blocks * rates.get(read_of(run), 0.0) + cells * cell
+    return rates.get(before(run), 0.0) + blocks * rates.get(read_of(run), 0.0) + cells * cell_time(run, rates)
 
 
 def in_words(seconds: float) -> str:

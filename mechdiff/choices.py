@@ -57,7 +57,7 @@ class Choice:
 
     def stamp(self) -> float:
         """When its stored tables last changed; nought if there are none."""
-        return max((path.stat().st_mtime for path in (stored.ARTIFACTS / self.domain).glob(f"rq?/{self.pair}/*")), default=0.0)
+        return max((path.stat().st_mtime for path in (stored.ARTIFACTS / self.domain).glob(f"rq*/{self.pair}/*")), default=0.0)
 
     def affected(self) -> int | None:
         """The most affected layer: where patching the residual stream has the largest mean effect."""

@@ -13,7 +13,8 @@ KINDS = (Run, Reading, NextTokens, PositionMap, Diagnostics, Overlap, Comparison
 TYPES = {kind.__name__: kind for kind in (*KINDS, Condition, Stack)}
 REQUESTS = tuple(kind.__name__ for kind in KINDS)
 LARGEST = 1 << 31  # of a whole number
-MOST = {"top": 1000, "prompt": 1_000_000, "limit": 1_000_000, "back": 1_000_000, "horizon": 10_000}  # what would only cost memory
+MOST = {"top": 1000, "prompt": 1_000_000, "limit": 1_000_000, "back": 1_000_000}  # what would only cost memory
+MOST |= {"horizon": 10_000, "new_tokens": 10_000}
 
 
 def plain(value):

@@ -10,15 +10,21 @@ from mechdiff.errors import UserError, one_of
 from mechdiff.paths import CACHE, DATA, DOMAINS
 
 OWN = "own:"  # before the hash under which one's own prompts are kept on this machine
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # that choices may be named by
 BLOCK = 16  # prompts that are computed and cached together
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its text, used verbatim, and the template it was filled from (prompts of one template are a cluster)."""
+    """One prompt: its text, used verbatim, and the template it was filled from (prompts of one template are a cluster).
+
+    answer: what is right, if that is known; choices: what can be answered, if that is given. Only behaviour reads them.
+    """
 
     text: str
     template: str
+    answer: str = ""
+    choices: tuple[str, ...] = ()
 
 
 def shipped_domains() -> list[str]:
@@ -107,7 +113,12 @@ def keep_prompts(prompts: list[Prompt]) -> str:
 
 def as_lines(prompts: list[Prompt]) -> str:
     """Prompts as a file of JSON lines holds them."""
-    return "\n".join(json.dumps({"text": prompt.text, "template": prompt.template}, ensure_ascii=False) for prompt in prompts)
+    return "\n".join(json.dumps(as_row(prompt), ensure_ascii=False) for prompt in prompts)
+
+
+def as_row(prompt: Prompt) -> dict:
+    known = {"answer": prompt.answer, "choices": prompt.choices}
+    return {"text": prompt.text, "template": prompt.template} | {name: value for name, value in known.items() if value}
 
 
 def public(prompts: list[Prompt]) -> bool:
@@ -134,10 +145,32 @@ def parse_prompts(lines: list[str], name: str) -> list[Prompt]:
             raise UserError(f'{name}, line {number} has no "text". Each line should look like {example()}')
         if not row["text"].strip():
             raise UserError(f"{name}, line {number} has an empty text: there is no token to study. Remove the line.")
-        prompts.append(Prompt(row["text"], str(row.get("template", f"line {number}"))))
+        prompts.append(Prompt(row["text"], str(row.get("template", f"line {number}")), *label_of(row, f"{name}, line {number}")))
     if not prompts:
         raise UserError(f"{name} holds no prompts. Each line should look like {example()}")
     return prompts
+
+
+def label_of(row: dict, place: str) -> tuple[str, tuple[str, ...]]:
+    """The right answer of a row and its choices, if it has them. An answer may name its choice by letter.
+
+    Raises UserError, naming the place, for an answer that is neither text nor a number, and for choices without the right one.
+    """
+    answer, choices = row.get("answer", ""), row.get("choices", [])
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise UserError(f'{place} has an "answer" that is neither text nor a number.\nTry:  "answer": "7"')
+    answer = str(answer).strip()
+    if not choices:
+        return answer, ()
+    texts = isinstance(choices, list) and all(isinstance(choice, str) and choice.strip() for choice in choices)
+    if not texts or not 2 <= len(set(choices)) == len(choices) <= len(LETTERS):
+        raise UserError(f'{place} has "choices" that are not two or more different texts.\nTry:  "choices": ["six", "seven"]')
+    if answer not in choices and answer in tuple(LETTERS[: len(choices)]):
+        answer = choices[LETTERS.index(answer)]
+    if answer not in choices:
+        fix = json.dumps(choices[0], ensure_ascii=False)
+        raise UserError(f'{place} has "choices", and its "answer" {answer!r:.60} is none of them.\nTry:  "answer": {fix}')
+    return answer, tuple(choices)
 
 
 def example() -> str:

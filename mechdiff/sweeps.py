@@ -22,7 +22,7 @@ from mechdiff.experiments.effects import EffectsTask, Wide
 from mechdiff.experiments.heads import ChosenHeadsTask
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import FULL, Run
-from mechdiff.experiments.summary import KEYS, summarise
+from mechdiff.experiments.summary import KEYS, summarise, summarise_table
 from mechdiff.experiments.task import Task
 from mechdiff.paths import ARTIFACTS
 from mechdiff.prompts import digest
@@ -42,7 +42,7 @@ class Grid:
 
     limit: prompts, None for all. patched, transplanted, cut: streams of patches, module transplants and rank cuts. moved: maps
     that are carried over whole; maps: those that are cut. ranks, alphas: beside auto. sets: how head sets are chosen, beside
-    every single head.
+    every single head. states: whether anything but behaviour is measured; behaviour: whether both models write.
     """
 
     limit: int | None = None
@@ -54,11 +54,15 @@ class Grid:
     ranks: tuple[str, ...] = ("1", "2", "4", "8", "16", "32", "64", "full")
     alphas: tuple[str, ...] = ("0.3", "0.5", "0.8", "1.0", "1.2")
     sets: tuple[str, ...] = ("topk", "greedy", "random")
+    states: bool = True
+    behaviour: bool = True
 
 
 QUICK = {"limit": 50, "patched": MAPPED_STREAMS, "transplanted": ("attn_out", "mlp_out"), "cut": ("resid_post",)}
 QUICK |= {"moved": ("zscore", CONTROLLED), "maps": (CONTROLLED,), "ranks": ("1", "8", "32", "full"), "alphas": (), "sets": ()}
-GRIDS = {"quick": Grid(**QUICK), "auto": Grid(alphas=()), "full": Grid()}
+QUICK |= {"behaviour": False}  # to write takes long on a CPU
+GRIDS = {"quick": Grid(**QUICK), "auto": Grid(alphas=()), "full": Grid(), "behaviour": Grid(states=False)}
+SPOKEN = "rq1-behaviour"  # a folder of its own, with its own manifest, for it can be computed alone
 
 
 @dataclass
@@ -74,6 +78,9 @@ class Table:
 def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
     """Every table of a sweep."""
     common = {"pair": pair, "domain": domain, "limit": grid.limit} | settings
+    spoken = [Table(SPOKEN, "behaviour", [Run("behaviour", **common)])] if grid.behaviour else []
+    if not grid.states:
+        return spoken
     both = [common | {"direction": direction} for direction in DIRECTIONS]
     drift = Table("rq1", "drift", [Run("drift", streams=grid.patched, **common)])
     patch = [Run("patch", streams=grid.patched, controls=("self", "mean", "random"), **c) for c in both]
@@ -96,7 +103,7 @@ def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
         tables.append(
             Table("rq4", "coverage", [Run("heads", head_sets=s, controls=("self",), **c) for c in both for s in grid.sets], False)
         )
-    return tables
+    return tables + spoken
 
 
 def controls_of(name: str) -> tuple[str, ...]:
@@ -135,7 +142,8 @@ def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tu
     runs, store = [run for table in plan(pair, domain, GRIDS[grid], **settings) for run in table.runs], default()
     parts: dict[str, Task] = {}
     for direction in DIRECTIONS:
-        here = [run for run in runs if not alone(run) and run.direction == direction]
+        if not (here := [run for run in runs if not alone(run) and run.direction == direction]):
+            continue
         parts[joint_label(direction)] = Joint(here, store)
         chosen = {run: experiments.task(run, store) for run in here if run.head_sets in CHOICES}
         parts |= {label(run): task for run, task in chosen.items() if not settled(task)}
@@ -144,8 +152,8 @@ def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tu
 
 
 def alone(run: Run | Diagnostics) -> bool:
-    """Whether a request walks by itself, through states that are kept."""
-    return isinstance(run, Diagnostics) or run.question == "drift"
+    """Whether a request walks by itself: through states that are kept, or as both models write."""
+    return isinstance(run, Diagnostics) or run.question in ("drift", "behaviour")
 
 
 def joint_label(direction: str) -> str:
@@ -155,7 +163,7 @@ def joint_label(direction: str) -> str:
 def label(run: Run | Diagnostics) -> str:
     if isinstance(run, Diagnostics):
         return f"{run.run.map} map, {run.run.direction}"
-    return run.question if run.question == "drift" else f"{run.question} {run.head_sets}, {run.direction}"
+    return run.question if alone(run) else f"{run.question} {run.head_sets}, {run.direction}"
 
 
 def sweep(
@@ -166,7 +174,8 @@ def sweep(
     kept = 0  # cells that an earlier, stopped sweep left
     runs, tasks = [run for table in tables for run in table.runs], {}
     for direction in DIRECTIONS:
-        here = [run for run in runs if not alone(run) and run.direction == direction]
+        if not (here := [run for run in runs if not alone(run) and run.direction == direction]):
+            continue
         joint = Joint(here, store)
         kept += joint.done
         yield joint, joint_label(direction)
@@ -192,7 +201,10 @@ def sweep(
 def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame]]:
     """A table's files: its lines by prompt, if they are kept, and its summary."""
     if not hasattr(tasks[0], "wide"):
-        yield table.name, pd.concat([task.table() for task in tasks], ignore_index=True)
+        whole = pd.concat([task.table() for task in tasks], ignore_index=True)
+        yield table.name, whole
+        if table.folder == SPOKEN:
+            yield f"{table.name}_summary", summarise_table(whole, table.runs[0])
         return
     effects = [task.wide() for task in tasks]
     clusters = [prompt.template for prompt in table.runs[0].chosen_prompts]

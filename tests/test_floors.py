@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "terms", "paths", "conditions", "stacks", "files", "shapes", "kernels", "memory"],
     ["linalg", "store", "transport", "metrics", "stats", "stored", "published"],
-    ["models", "loading", "tokens", "gguf", "prompts", "pairs", "vocabularies"],
+    ["models", "loading", "tokens", "gguf", "prompts", "pairs", "vocabularies", "answers"],
     ["hooks", "rows", "trace", "anatomy", "transplant", "decoding", "weights", "offload"],
     ["interventions", "preflight", "talk"],
     ["experiments"],

@@ -12,7 +12,7 @@ from mechdiff import charts, choices, comparison, prompts, published, stored, ve
 from mechdiff.choices import MODULES, Choice
 from mechdiff.imports import kept
 from mechdiff.imports import marks as imported
-from views import imports
+from views import behaviour, imports
 
 AFFECTED = "most affected layer"
 DEPTHS = [AFFECTED, *(f"{tenth / 10:.1f}" for tenth in range(11))]
@@ -63,6 +63,7 @@ def body(direction: str) -> None:
     asked = comparison.Comparison(*named, direction, depth)
     judge(chosen, asked, three)
     draw(chosen, depth, marked)
+    behaviour.compared(chosen, SIDES)
     st.code(asked.command, language="bash", wrap_lines=True)  # how to get the same numbers elsewhere
 
 

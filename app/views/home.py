@@ -10,6 +10,7 @@ import streamlit as st
 from words import TERMS, say
 
 from mechdiff import charts, stored
+from views import behaviour
 
 SHOWN = ("demo-cultural", "demo-cognitive")
 DIRECTION, STREAM = "base-to-tuned", "resid_post"
@@ -26,6 +27,7 @@ def page() -> None:
         with column:
             pair_curves(name)
     session.ready(controls.read_pair(st.session_state["_shared"]["pair"]))
+    behaviour.block(st.session_state["_shared"])
 
 
 def steps() -> None:

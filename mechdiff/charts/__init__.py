@@ -1,6 +1,7 @@
 """Tables to charts: pure functions, no streamlit. Every chart has a question for its title and units on its axes."""
 
 from mechdiff.charts.base import CONTROL_NAMES, LIVE, PICK, Unchecked
+from mechdiff.charts.behaviour import style_marks
 from mechdiff.charts.compare import (
     chosen_now,
     compared_coverage,
@@ -58,6 +59,7 @@ __all__ = [
     "stack_bars",
     "stage",
     "staged",
+    "style_marks",
     "token_bars",
     "transplant_bars",
     "transplant_curve",

@@ -7,6 +7,7 @@ from pathlib import Path
 from mechdiff.commands.base import SUFFIXES, follow, write
 from mechdiff.errors import UserError
 from mechdiff.experiments.request import Run
+from mechdiff.pairs import read_pair
 from mechdiff.stacks import read_stack
 from mechdiff.terms import QUESTIONS, STREAMS, WITHOUT_MEANS
 
@@ -64,6 +65,8 @@ def act(args) -> None:
     given = {spec.name: getattr(args, spec.name) for spec in dataclasses.fields(Run) if hasattr(args, spec.name)}
     if given.get("streams") == ("all",):
         given["streams"] = STREAMS
+    if args.question == "behaviour" and given.get("layers", ()) is None:  # all of them; its default is none
+        given["layers"] = tuple(range(read_pair(given.get("pair", Run.pair)).layers))
     for name in (args.out, args.diagnostics):
         if name and not name.endswith(SUFFIXES):
             raise UserError(f"The table cannot be written as '{name}'. Choose a name that ends in {' or '.join(SUFFIXES)}.")

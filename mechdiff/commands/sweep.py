@@ -13,7 +13,9 @@ def add(commands) -> None:
     sweep.add_argument("--pair", required=True)
     sweep.add_argument("--domain")
     sweep.add_argument(
-        "--grid", default="quick", help="quick (50 prompts, few ranks, single heads) or full (everything; default: quick)"
+        "--grid",
+        default="quick",
+        help="quick (50 prompts, few ranks, single heads), full (everything) or behaviour (what both models say; default: quick)",
     )
     sweep.add_argument("--out", type=Path, help="another folder than mechdiff/artifacts")
     sweep.add_argument("--seed", type=int, default=0)

@@ -26,7 +26,7 @@ Request = Run | Continuation | Diagnostics | MapTime | NextTokens | Overlap | Po
 
 def task(run: Request, store: Store | None = None) -> Task:
     """The request as a task, with what the store already holds. Raises UserError for a request that cannot be."""
-    from mechdiff.experiments import drift, heads, patch, stack, transport, weights
+    from mechdiff.experiments import behaviour, drift, heads, patch, stack, transport, weights
 
     if type(run) in OTHERS:
         return OTHERS[type(run)](run, store or default())
@@ -39,6 +39,7 @@ def task(run: Request, store: Store | None = None) -> Task:
         "transplant": patch.transplant_task,
         "stack": stack.StackTask,
         "weights": weights.WeightsTask,
+        "behaviour": behaviour.BehaviourTask,
     }
     return kinds[run.question](run, store or default())
 

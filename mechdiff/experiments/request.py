@@ -52,7 +52,9 @@ class Run:
     prompts: str | None = flag(None, "JSONL file to evaluate on, in place of the domain's val split")
     train: str | None = flag(None, "JSONL file to fit maps on, in place of the domain's train split")
     limit: int | None = flag(None, "use the first N prompts", convert=int)
-    layers: tuple[int, ...] | None = flag(None, "layers from 0, as 0,4,8; default: all", convert="ints")
+    layers: tuple[int, ...] | None = flag(
+        None, "layers from 0, as 0,4,8, or all; default: all, but none for behaviour", convert="ints"
+    )
     streams: tuple[str, ...] | None = flag(
         None, f"streams, or all: {','.join(STREAMS)}; default: resid_post, and attn_out,mlp_out for transplant", convert="names"
     )
@@ -77,6 +79,7 @@ class Run:
     foil: str | None = flag(None, "a token to compare the target with")
     back: int = flag(0, "tokens before the decision token at which states are replaced", convert=int)
     horizon: int = flag(1, "next tokens, of the donor's own greedy answer, that the effect is the mean over", convert=int)
+    new_tokens: int = flag(32, "behaviour: tokens that a model writes after a prompt, at most", convert=int)
     stack: str | None = flag(
         None,
         "stack: a TOML file of interventions made in one pass, or text as 'layer=26 stream=mlp_out; layer=28 heads=2,5'",
@@ -129,6 +132,8 @@ class Run:
         unfitted = self.map == "none" and self.question != "heads"
         if unfitted and (named := [c for c in self.controls if c in ("shuffled", "other-layer")]):
             raise UserError(f"The control {named[0]} stands in for a fitted map, and the map is none.\nTry:  --map ridge")
+        if self.question == "behaviour" and self.controls and self.layers is None:
+            raise UserError("A control stands beside patches, and no layer is named.\nTry:  --layers 8,16,24 --controls self")
         if self.map == "zscore" and "shuffled" in self.controls:
             raise UserError("The zscore map uses no pairing of rows, so shuffling them changes nothing.\nTry:  --map ridge")
 
@@ -139,6 +144,11 @@ class Run:
             raise UserError(f"Horizon {self.horizon} leaves no token to read.\nTry:  --horizon 8")
         if self.question == "drift" and (self.back or self.horizon > 1):
             raise UserError("Drift compares states at the decision token.\nTry:  run patch --back 3")
+        if self.question == "behaviour" and (self.back or self.horizon > 1 or self.target is not None):
+            raise UserError(
+                "Behaviour is read from the decision token on: it has no --back, --horizon or --target.\n"
+                "Try:  run behaviour --new-tokens 32, or run patch --back 3"
+            )
         if self.target is not None and self.horizon > 1:
             raise UserError("A target is one next token, so it goes with a horizon of 1.\nTry:  --horizon 1")
         if (self.stack is not None) != (self.question == "stack"):
@@ -154,6 +164,8 @@ class Run:
             )
         if self.limit is not None and self.limit < 1:
             raise UserError(f"Limit {self.limit} leaves no prompts.\nTry:  --limit 32")
+        if self.new_tokens < 1:
+            raise UserError(f"{self.new_tokens} new tokens leave nothing to read.\nTry:  --new-tokens 32")
         if self.positions < 1:
             raise UserError(f"Positions {self.positions} leaves nothing to fit on.\nTry:  --positions 1  or  --positions 16")
         for name in self.complement:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
+from mechdiff.experiments import behaviour_summary
 from mechdiff.experiments.effects import SITE, Wide
 from mechdiff.experiments.request import Run
 from mechdiff.stats import bootstrap_weights, floor_of, interval, ratio
@@ -29,11 +30,15 @@ def wide(table: pd.DataFrame) -> Wide:
 def summarise_table(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     """A run's table with a line per condition: mean effect over prompts, its 95 % interval, and the ratios that apply.
 
-    See summarise for the columns. What is no mean over prompts (drift, weights) is returned as it is.
+    See summarise for the columns. What is no mean over prompts (drift, weights) is returned as it is; behaviour has a line per
+    condition and measure.
     """
     if run.question in WITHOUT_MEANS:
         return table
-    return summarise(wide(table), [prompt.template for prompt in run.chosen_prompts])
+    templates = [prompt.template for prompt in run.chosen_prompts]
+    if run.question == "behaviour":
+        return behaviour_summary.summarise(table, templates)
+    return summarise(wide(table), templates)
 
 
 def summarise(effects: Wide, clusters: list[str]) -> pd.DataFrame:

@@ -13,23 +13,30 @@ A domain is a folder under mechdiff/data with a `templates.toml`:
     topic = "food"
     text = "What do people in {region} usually eat for breakfast?"
     slots = { region = ["Japan"] }       # optional: this template's own values
+    answer = "{trip[km]} / {trip[hours]}"  # optional: what is right, as arithmetic; + - * / ** % and comb(n, k)
 
 The split is by template: a template's prompts are all in train or all in val, in the same share for every topic.
 The same seed gives the same files.
 """
 
 import argparse
+import ast
 import itertools
 import json
+import math
+import operator
 import random
 import string
 import tomllib
 from collections import defaultdict
+from fractions import Fraction
 
 from mechdiff.paths import DATA
 
 SIZES = {"train": 350, "val": 150}
 MAX_COMBINATIONS = 20_000
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+OPERATORS |= {ast.Pow: operator.pow, ast.Mod: operator.mod}
 
 
 def slot_names(text: str) -> list[str]:
@@ -79,11 +86,31 @@ def fill(templates: list[dict], slots: dict, size: int, rng: random.Random) -> l
             if text and text not in seen and len(prompts) < size:
                 seen.add(text)
                 meta = {"topic": template["topic"], "slots": way}
-                prompts.append({"text": text, "template": template["id"], "meta": meta})
+                known = {"answer": answer(template["answer"].format(**way))} if "answer" in template else {}
+                prompts.append({"text": text, "template": template["id"]} | known | {"meta": meta})
         if len(prompts) == before:
             raise SystemExit(f"The templates yield only {before} different prompts; {size} are needed. Add slot values.")
     rng.shuffle(prompts)
     return prompts
+
+
+def answer(arithmetic: str) -> str:
+    """What an expression comes to, exactly: "100 * 64 / (100 - 20)" is "80". A decimal fraction without an end stays one."""
+    value = evaluate(ast.parse(arithmetic, mode="eval").body)
+    short = f"{float(value):.6f}".rstrip("0").rstrip(".")
+    return short if Fraction(short) == value else str(value)
+
+
+def evaluate(node: ast.expr) -> Fraction:
+    """Numbers, operators and comb alone: a template is data."""
+    match node:
+        case ast.Constant(value=int() | float()):
+            return Fraction(str(node.value))
+        case ast.BinOp() if type(node.op) in OPERATORS:
+            return Fraction(OPERATORS[type(node.op)](evaluate(node.left), evaluate(node.right)))
+        case ast.Call(func=ast.Name(id="comb"), args=[n, k]):
+            return Fraction(math.comb(*(int(evaluate(part)) for part in (n, k))))
+    raise SystemExit(f"An answer is not arithmetic: {ast.unparse(node)}")
 
 
 def write(domain: str, seed: int) -> None:

@@ -1,0 +1,129 @@
+"""A part of Home and of Compare: what do both models say? Agreement, refusals, right answers and style, with intervals."""
+
+import archive
+import controls
+import pandas as pd
+import rates
+import session
+import streamlit as st
+from words import TERMS, say
+
+from mechdiff import charts, stored
+from mechdiff.choices import Choice
+from mechdiff.experiments import Run
+from mechdiff.experiments.behaviour_summary import STYLE, style, told
+from mechdiff.experiments.summary import summarise_table
+from mechdiff.sweeps import SPOKEN
+from views import mapped
+
+METRICS = ("agrees_base", "kl_from_base", "refusal_logprob", "refused", "exact", "choice_right", STYLE)
+HELP = {
+    "agrees_base": "agreement",
+    "refusal_logprob": "soft refusal",
+    "refused": "refusals",
+    "exact": "exact match",
+    "choice_right": "right choice",
+    STYLE: "style",
+}
+READ = 6  # answers that are shown side by side
+
+
+@session.panel
+def block(shared: dict) -> None:
+    """The chosen pair's behaviour on its prompts: from the stored sweep, or computed when asked."""
+    run = controls.request("behaviour", shared | {"direction": controls.DEFAULTS["direction"]})
+    st.subheader(f"What do both models say? {run.spec.name} on {run.chosen_domain}", help=say("agreement", "refusals", "style"))
+    kept = archive.lines(run, SPOKEN, "behaviour_summary")
+    live = run.spec.missing() is None and controls.compute(
+        "behaviour", f"Both models write {run.new_tokens} tokens after each of {run.limit} prompts.", rates.estimate(run)
+    )
+    if live:
+        table = session.answer(run)
+        if not {f"clean {side}" for side in ("base", "tuned")} <= set(table["condition"]):
+            session.waiting("The numbers appear when both models have answered the first prompts.", session.NUMBERS)
+            return
+        draw(summarise_table(table, run), "Live")
+        answers(table, run)
+        session.provenance(run, table.drop(columns=["text", "next"]))
+    elif len(kept):
+        draw(kept, "Stored sweep" if archive.look_up(run, SPOKEN, "manifest")[1] else "Stored WITHOUT a manifest")
+        archive.provenance(run, SPOKEN)
+    else:
+        st.caption(f"Nothing is stored of it. `python -m mechdiff sweep --pair {run.pair} --grid behaviour` stores it.")
+
+
+def draw(lines: pd.DataFrame, origin: str) -> None:
+    """The numbers in a row that wraps, and the marks of style."""
+    words, counts = told(lines), lines.iloc[0]
+    left, right = st.columns([1, 1], gap="large")
+    with left:
+        row = mapped.numbers()
+        for measure in (name for name in METRICS if name in words.index):
+            metric(row, words.loc[measure], measure)
+        if "exact" not in words.index:
+            st.caption("No prompt here has a known answer, so exact match stays blank.")
+        st.caption(
+            f"{origin}: {counts['prompts']} prompts, {counts['templates']} templates; [..]: 95 % over prompts. Greedy answers of "
+            f"at most {Run.new_tokens} tokens: few worked solutions reach their result by then."
+        )
+    with right:
+        controls.draw(charts.style_marks(style(lines)), "style")
+
+
+def metric(row, words: pd.Series, measure: str) -> None:
+    """One measure: of both models together, or base → tuned, with the interval of what changed."""
+    about = TERMS[HELP[measure]] if measure in HELP else "In nats, at the decision token."
+    if words["both"]:
+        value, _, interval = words["both"].partition(" [")
+        row.metric(words["name"], value, help=about, **mapped.quiet(f"95 % [{interval}"))
+        return
+    base, tuned = (words[side].partition(" [")[0] for side in ("base", "tuned"))
+    row.metric(words["name"], f"{bare(base)} → {tuned}", help=about, **mapped.quiet(words["change"]))
+
+
+def bare(text: str) -> str:
+    """A number without its unit, where the one after it has it."""
+    return text.partition(" ")[0]
+
+
+def answers(table: pd.DataFrame, run: Run) -> None:
+    """The first answers, side by side."""
+    asked = [prompt.text for prompt in run.chosen_prompts]
+    sides = {side: table[table["condition"] == f"clean {side}"].set_index("prompt")["text"] for side in ("base", "tuned")}
+    read = pd.DataFrame(sides).head(READ)
+    read.insert(0, "prompt", [asked[number] for number in read.index])
+    with st.expander("What they wrote"):
+        st.table(read.rename(columns=str).reset_index(drop=True), hide_index=True, border="horizontal")
+
+
+def compared(chosen: dict[str, Choice], colours: dict[str, str]) -> None:
+    """Both choices' stored behaviour side by side; nothing where neither has any."""
+    found = {side: stored.read(one.domain, SPOKEN, one.pair, "behaviour_summary")[0] for side, one in chosen.items()}
+    there = {side: lines for side, lines in found.items() if lines is not None}
+    if not there:
+        return
+    st.subheader("What do they say?", help=say("agreement", "soft refusal", "refusals", "exact match", "style"))
+    words = {side: told(lines) for side, lines in there.items()}
+    names = dict(name for part in words.values() for name in part["name"].items())
+    left, right = st.columns([1.25, 1], gap="medium")
+    rows = pd.DataFrame({"": list(names.values())})
+    for side, part in words.items():
+        rows[f":{colours[side]}[**{side}**] base → tuned (change)"] = [cell(part, measure) for measure in names]
+    left.container(key="behaviours").table(rows, border="horizontal", hide_index=True)
+    left.caption(f"Stored; [..]: 95 % over prompts. Marks of style are per 100 tokens; answers have {Run.new_tokens} at most.")
+    lines = [style(part).assign(choice=f"{side}: {chosen[side].label}") for side, part in there.items()]
+    drawn = charts.style_marks(pd.concat(lines, ignore_index=True), compared=True)
+    with right:
+        controls.draw(drawn, "compared-style")
+    for side in chosen.keys() - there.keys():
+        command = f"python -m mechdiff sweep --pair {chosen[side].pair} --domain {chosen[side].domain} --grid behaviour"
+        st.info(f"**{side}**: no behaviour is stored.\n\nTry:  `{command}`")
+
+
+def cell(words: pd.DataFrame, measure: str) -> str:
+    """A measure of one choice, for the table."""
+    if measure not in words.index:
+        return "—"
+    line = words.loc[measure]
+    base, tuned = (line[side].partition(" [")[0] for side in ("base", "tuned"))
+    return line["both"] or f"{bare(base)} → {tuned} ({line['change']})"

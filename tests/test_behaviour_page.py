@@ -1,0 +1,113 @@
+"""Behaviour in sweeps, on Home and on Compare: the numbers are the summary's, stored ones need no model."""
+
+# ruff: noqa: F811 (fixtures are imported)
+
+import json
+
+import pandas as pd
+import pytest
+from lab_page import fine, shared, titles  # noqa: F401
+from streamlit.testing.v1 import AppTest
+from test_experiments import pair  # noqa: F401
+from test_study import study  # noqa: F401
+
+import mechdiff
+from mechdiff import Run, stored, sweeps
+from mechdiff.experiments.behaviour_summary import STYLE, told
+from mechdiff.experiments.summary import summarise_table
+
+BLOCK = "import session, streamlit as st\nfrom views import behaviour\n"
+BLOCK += "session.frame(lambda: behaviour.block(st.session_state['_shared']))\n"
+COMPARED = """import session
+from views import behaviour, compare
+from mechdiff.choices import Choice
+sides = dict(zip("AB", (Choice("tiny", "none", "tuned-to-base"), Choice({other!r}, "none", "tuned-to-base"))))
+session.frame(lambda: behaviour.compared(sides, compare.SIDES))
+"""
+
+
+@pytest.fixture
+def swept(shared, tmp_path, monkeypatch):
+    """The tiny pair's behaviour, stored by a sweep of it alone. Returns the folder."""
+    settings = {name: shared[name] for name in ("prompts", "train", "device")}
+    tasks = list(sweeps.extent(shared["pair"], "none", "behaviour", **settings))
+    assert tasks == ["behaviour"]
+    for task, _ in sweeps.sweep(shared["pair"], "none", "behaviour", tmp_path / "artifacts", ["sweep"], **settings):
+        list(task.steps())
+    monkeypatch.setattr(stored, "ARTIFACTS", tmp_path / "artifacts")
+    return tmp_path / "artifacts" / "none" / sweeps.SPOKEN / "tiny"
+
+
+def opened(page: str, **query) -> AppTest:
+    at = AppTest.from_string(page, default_timeout=300)
+    for name, value in query.items():
+        at.query_params[name] = value
+    return fine(at.run())
+
+
+def test_a_sweep_of_behaviour_is_the_commands_table_with_a_manifest(swept, shared):
+    table = mechdiff.run(Run("behaviour", **shared | {"limit": None}))
+    found = pd.read_parquet(swept / "behaviour.parquet")
+    assert found["text"].tolist() == table["text"].tolist() and len(found) == 40
+    about = json.loads((swept / "manifest.json").read_text())
+    assert about["grid"] == "behaviour" and about["prompts"] == 20
+    assert [kept.folder for kept in stored.listing(stored.ARTIFACTS)] == [sweeps.SPOKEN]
+
+
+def test_the_full_grid_has_behaviour_and_the_quick_one_has_not():
+    names = {
+        grid: [table.name for table in sweeps.plan("tiny", None, sweeps.GRIDS[grid])] for grid in ("full", "quick", "behaviour")
+    }
+    assert "behaviour" in names["full"] and "behaviour" not in names["quick"] and names["behaviour"] == ["behaviour"]
+
+
+def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
+    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+    at, words = opened(BLOCK), told(pd.read_parquet(swept / "behaviour_summary.parquet"))
+    shown = {metric.label: (metric.value, metric.delta) for metric in at.metric}
+    agree = words.loc["agrees_base", "both"]
+    assert shown["Same next token"] == (agree.partition(" [")[0], "95 % [" + agree.partition(" [")[2])
+    assert shown["Marks of style"][1] == words.loc[STYLE, "change"] and "Exact match" not in shown
+    assert any("no prompt here has a known answer" in caption.value.lower() for caption in at.caption)
+    assert any(caption.value.startswith("Stored sweep: 20 prompts, 5 templates") for caption in at.caption)
+    assert titles(at) == ["How do they write?"]
+    (swept / "manifest.json").unlink()
+    monkeypatch.setattr("archive.read", stored_read)
+    assert any("WITHOUT a manifest" in caption.value for caption in opened(BLOCK).caption)
+
+
+def stored_read(place, domain, folder, pair, name, where):
+    return stored.read(domain, folder, pair, name, dict(where))
+
+
+def test_home_computes_when_it_is_asked_to(shared):
+    at = opened(BLOCK)
+    assert not at.metric and any("sweep --pair" in caption.value for caption in at.caption), "nothing is computed unasked"
+    assert "not known here yet" in at.toggle(key="behaviour").label
+    at = fine(at.toggle(key="behaviour").set_value(True).run())
+    run = Run("behaviour", **shared)
+    words = told(summarise_table(mechdiff.run(run), run))
+    assert next(m.value for m in at.metric if m.label == "Same next token") == words.loc["agrees_base", "both"].partition(" [")[0]
+    assert any("python -m mechdiff run behaviour" in code.value for code in at.code)
+    at.run()
+    assert "known already" in at.toggle(key="behaviour").label
+
+
+def test_compare_has_both_sides_in_either_direction_and_says_what_is_missing(swept):
+    words = told(pd.read_parquet(swept / "behaviour_summary.parquet"))
+    at = opened(COMPARED.format(other="tiny"))
+    table = at.table[0].value
+    assert (
+        list(table.iloc[:, 0]) == words["name"].tolist()
+        and table.iloc[0, 1] == table.iloc[0, 2] == words.loc["agrees_base", "both"]
+    )
+    assert titles(at) == ["How do they write?"] and not at.info
+    at = opened(COMPARED.format(other="another"))
+    assert at.table[0].value.shape[1] == 2 and "--pair another --domain none --grid behaviour" in at.info[0].value
+
+
+def test_with_nothing_stored_compare_shows_nothing(swept):
+    for path in swept.iterdir():
+        path.unlink()
+    at = opened(COMPARED.format(other="another"))
+    assert not at.table and not at.subheader
