@@ -5,6 +5,7 @@ chunks. An adapter pair's tuned model is a second module tree over the same para
 """
 
 import gc
+import logging
 import threading
 import warnings
 from collections import OrderedDict, deque
@@ -22,6 +23,7 @@ from mechdiff.tokens import Tokenizers, load_tokenizers
 TRACE_BYTES = 2 << 30  # of clean passes remembered on a CPU; on a GPU a share of its memory
 TRACE_SHARE = 0.1
 PARITY = {"float32": 1e-3, "bfloat16": 1.5, "float16": 0.3}  # largest difference to plain hooks, in log-probability
+PARITY |= {"4bit": 1.5, "8bit": 3.0}  # their kernels round states too; 8bit as the other states of the same pass have it
 
 
 class FairLock:
@@ -143,6 +145,10 @@ class LoadedPair:
                 self._transplants[side, texts, place] = run_transplants(getattr(self, side), donor, ids, place.span)
             return self._transplants[side, texts, place]
 
+    def parity_limit(self, side: str) -> float:
+        """How far the row engine may be from plain hooks, in log-probability: what rounding alone does."""
+        return PARITY[self.pair.quantization or str(getattr(self, side).dtype).removeprefix("torch.")]
+
     def check_parity(self, side: str, texts: tuple[str, ...]) -> None:
         """Pre-flight, once per recipient: a few rows against plain hooks. Falls back to hooks, with a notice, on a difference."""
         from mechdiff.preflight import parity
@@ -153,7 +159,7 @@ class LoadedPair:
         ids = [self.tokenizers.encode(text, side) for text in texts[:2]]
         with self.lock:
             self.parity[side], why = parity(getattr(self, side), trace, ids)
-        limit = PARITY[str(getattr(self, side).dtype).removeprefix("torch.")]
+        limit = self.parity_limit(side)
         if why is None and self.parity[side] > limit:
             why = f"it differs from plain hooks by {self.parity[side]:.2g} in log-probability (limit {limit})"
         if why is not None:
@@ -270,10 +276,11 @@ def together(locks: list[FairLock]) -> FairLock | Together:
 
 def quiet() -> None:
     """Silence the libraries' own bars and advice; mechdiff says what a user needs to know."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     warnings.filterwarnings("ignore", category=UserWarning, module="peft")
 
