@@ -85,7 +85,7 @@ class Source:
         if self.adapter is None:
             return None
         folder = Path(self.adapter)
-        if not folder.is_dir():
+        if not (folder.is_absolute() and folder.is_dir()):  # a pair file's folders are absolute by now
             folder = snapshot(self.adapter, self.adapter_revision, "adapter_config.json")
         if not (folder / "adapter_config.json").exists():
             raise UserError(f"There is no peft adapter in {folder}: adapter_config.json is missing.\nTry:  ls {folder}")

@@ -74,8 +74,8 @@ class DriftTask:
         notices = []
         if self.depths[0] != self.depths[1]:
             notices.append(
-                f"The base has {self.depths[0]} layers, the tuned model {self.depths[1]}: each of the base's is compared with the "
-                "tuned model's at the nearest share of its depth, which the column tuned_layer names."
+                f"The base has {self.depths[0]} layers, the tuned model {self.depths[1]}: each of the base's is compared with "
+                "the tuned model's at the nearest share of its depth, which the column tuned_layer names."
             )
         for stream, table in self.found.items():
             constant = [] if table is None else table.layer[table.cka.isna() & table.layer.isin(self.layers)].tolist()
