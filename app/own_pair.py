@@ -18,7 +18,7 @@ def form() -> None:
         st.text_input("Name", placeholder="my-pair", key="own_name")
         st.selectbox("Studied on", prompts.domains(), key="own_domain", help="Whose prompts it is studied on by default.")
         base = side("Base", "org/model or folder")
-        tuned = side("Tuned", "empty: only an adapter on the base")
+        tuned = side("Tuned", "empty: an adapter alone")
         st.form_submit_button("Check and add", on_click=add, args=(base, tuned), width="stretch")
         if said := st.session_state.pop("_own_said", None):
             st.error(said.replace("\n", "\n\n"))

@@ -101,9 +101,8 @@ def about_models(found: Card, shapes: list[Shape]) -> None:
     found.lines["architecture"] = tuple(f"{s.family} ({s.architecture})" if s.architecture else s.family for s in shapes)
     for name, key in (("layers", "layers"), ("width", "width"), ("heads a layer", "heads"), ("head width", "head_width")):
         found.lines[name] = both(getattr(shape, key) for shape in shapes)
-    groups = "{} key-value heads, {} query heads each"
-    found.lines["grouped attention"] = tuple(
-        "no" if s.groups == s.heads else groups.format(s.groups, s.heads // s.groups) for s in shapes
+    found.lines["heads that share keys"] = tuple(
+        "none" if s.groups == s.heads else f"{s.groups} groups of {s.heads // s.groups}" for s in shapes
     )
     found.lines["longest prompt"] = both(shape.window for shape in shapes)
     found.lines["sliding window"] = tuple("none" if s.sliding is None else f"{s.sliding:,} tokens" for s in shapes)
@@ -122,12 +121,16 @@ def about_disk(found: Card) -> None:
         if folder is None:
             return "none"
         count, size = files.size_on_disk(folder)
-        return f"{in_bytes(size)} in {count} files, {folder}"
+        return f"{in_bytes(size)} in {count} files"
 
     sources = [getattr(found.pair, side) for side in SIDES]
-    found.lines["weights on disk"] = tuple(told(source.local()) for source in sources)
-    if any(source.adapter for source in sources):
-        found.lines["adapter on disk"] = tuple(told(source.adapter_folder()) for source in sources)
+    for name, folders in (
+        ("model", [source.local() for source in sources]),
+        ("adapter", [source.adapter_folder() for source in sources]),
+    ):
+        if any(folders):
+            found.lines[f"{name} on disk"] = tuple(map(told, folders))
+            found.lines[f"{name} in"] = both(folders)
 
 
 def about_tokens(found: Card, tokenizers: Tokenizers, shapes: list[Shape]) -> None:

@@ -1,17 +1,19 @@
-"""The pre-flight card of the chosen pair: what it is, what can be asked of it, what that costs. Loads weights only when told to."""
+"""The pre-flight card of the chosen pair: what it is, what can be asked, what that costs. Loads weights only when told to."""
 
 import controls
 import pandas as pd
 import session
 import streamlit as st
+from rates import in_words
 
 from mechdiff import card
 from mechdiff.card import Card, in_bytes
-from mechdiff.commands.check import time_of
+from mechdiff.errors import UserError
 from mechdiff.experiments import Parity
 from mechdiff.pairs import Pair
 from views import mapped
 
+WIDTHS = {"": st.column_config.Column(width=150), "same?": st.column_config.Column(width=60)}
 PARITY_HELP = "Four cells on two prompts, by the row engine and by plain forward hooks, in the pair's own number format."
 
 
@@ -34,7 +36,10 @@ def section(shared: dict) -> None:
 def whole(pair: Pair, shared: dict) -> None:
     found = read(pair, shared["domain"])
     for fault in dict.fromkeys(found.faults):
-        st.error(fault.replace("\n", "\n\n"), icon=":material/error:")
+        if fault == pair.missing():
+            st.info(fault.replace("\n", "\n\n"))
+        else:
+            session.show_error(UserError(fault))
     if not found.lines:
         return
     numbers(found)
@@ -43,7 +48,7 @@ def whole(pair: Pair, shared: dict) -> None:
         st.caption(f":material/info: {note}")
     table = found.table()
     shown = table.style.apply(lambda row: ["font-weight: 600" if row["same?"] else ""] * len(row), axis=1)
-    st.dataframe(shown, hide_index=True, width="stretch", height=36 * len(table) + 38)
+    st.dataframe(shown, hide_index=True, width="stretch", height=35 * len(table) + 38, column_config=WIDTHS)
     if not found.faults and found.questions["patch"] is None:
         parity(found, shared)
 
@@ -61,8 +66,15 @@ def numbers(found: Card) -> None:
         row.metric("Memory needed, about", in_bytes(found.needed), help=parts, **mapped.quiet(free))
     row.metric("Number format", found.dtype, **mapped.quiet(f"on {found.device}"))
     if found.cells:
-        left, *about = time_of(found).split(", ", 1)
-        row.metric("A quick sweep", left, **mapped.quiet(about[0] if about else "nothing to compute"))
+        total, left = found.cells
+        takes = "known already" if not left else "not known yet" if found.seconds is None else f"about {in_words(found.seconds)}"
+        about = found.basis or "run the check below to know"
+        row.metric(
+            "A quick sweep here",
+            takes,
+            help=f"{left:,} cells to compute. {about}",
+            **mapped.quiet(f"{left:,} of {total:,} cells"),
+        )
 
 
 def questions(found: Card) -> None:
