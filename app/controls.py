@@ -12,6 +12,7 @@ from dataclasses import fields
 from functools import partial
 from urllib.parse import urlencode
 
+import own_pair
 import shown
 import streamlit as st
 from words import TERMS, say
@@ -19,7 +20,7 @@ from words import TERMS, say
 from mechdiff import charts, prompts
 from mechdiff.experiments import Run
 from mechdiff.imports import kept
-from mechdiff.pairs import Pair, read_pair, shipped
+from mechdiff.pairs import Pair, known, read_pair, shipped
 from mechdiff.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
 from mechdiff.vocabularies import one_tokenizer
 
@@ -158,7 +159,7 @@ def toggle_head(picked: dict) -> None:
 
 
 def pair() -> Pair:
-    name = linked(st.sidebar.selectbox, "Pair", shipped(), key="pair", help=f"{TERMS['pair']} Add your own as a TOML file.")
+    name = linked(st.sidebar.selectbox, "Pair", known(), key="pair", help=f"{TERMS['pair']} Those added here come last.")
     return read_pair(name)
 
 
@@ -294,6 +295,8 @@ def imported() -> None:
 def selection() -> dict:
     """The sidebar: what every page shares. Returns the fields of a Run."""
     chosen = pair()
+    if not st.query_params.get("talk"):
+        own_pair.form()
     shared = {"pair": chosen.name, "domain": domain(chosen), "direction": direction(), "limit": count()}
     shared |= shared_ratio(chosen)
     imported()

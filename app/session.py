@@ -22,7 +22,7 @@ from mechdiff import charts, experiments
 from mechdiff.errors import UserError
 from mechdiff.experiments.task import Task
 from mechdiff.models import resolve_device
-from mechdiff.pairs import Pair
+from mechdiff.pairs import Pair, Source
 from mechdiff.store import default
 
 PATIENCE = 0.6  # seconds that a page waits for a job before it shows progress
@@ -176,20 +176,34 @@ def ready(pair: Pair) -> bool:
     missing = pair.missing()
     if missing is None:
         return True
-    if not pair.base.wheel:
-        st.info(missing)
+    source = next((source.weights for source in (pair.base, pair.tuned) if source.convertible), None)
+    if source is None or not (source.wheel or asked_to_convert(source, missing)):
+        if source is None:
+            st.info(missing.replace("\n", "\n\n"))
         return False
 
     def make():
-        job = jobs.Job("Preparing the demo model")
-        return job, lambda: job.prepare(pair.base)
+        job = jobs.Job("Preparing the demo model" if source.wheel else f"Converting {source.describe()}")
+        return job, lambda: job.prepare(source)
 
-    job = jobs.start(pair.base, make)
+    job = jobs.start(source, make)
     if job.future.done():
-        jobs.finish(pair.base)
-        return pair.missing() is None
-    pending()[pair.base] = job
+        st.session_state.get("_convert", set()).discard(source)
+        jobs.finish(source)
+        return ready(pair)
+    pending()[source] = job
     return False
+
+
+def asked_to_convert(source: Source, missing: str) -> bool:
+    """Whether a GGUF of one's own is to be converted now: it takes room on the disk, so it waits for a click."""
+    wanted = st.session_state.setdefault("_convert", set())
+    if source not in wanted:
+        st.info(missing.replace("\n", "\n\n"))
+        if not st.button(f"Convert {source.describe()} now", key="convert"):
+            return False
+        wanted.add(source)
+    return True
 
 
 @st.fragment(run_every=0.5)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mechdiff import prompts, stored
 from mechdiff.errors import UserError, one_of
-from mechdiff.pairs import read_pair, shipped
+from mechdiff.pairs import known, read_pair
 from mechdiff.terms import DIRECTIONS
 
 STREAM, MODULES = "resid_post", ("attn_out", "mlp_out")
@@ -31,7 +31,7 @@ class Choice:
     @property
     def command(self) -> str:
         """What stores everything that is compared."""
-        name = self.pair if self.pair in shipped() else f"path/to/{self.pair}.toml"
+        name = self.pair if self.pair in known() else f"path/to/{self.pair}.toml"
         return f"python -m mechdiff sweep --pair {name} --domain {self.domain} --grid full"
 
     def read(self, folder: str, name: str, **where) -> pd.DataFrame | None:
@@ -149,13 +149,13 @@ def sized(table: pd.DataFrame) -> pd.DataFrame:
 def stored_pairs() -> list[str]:
     """Every pair that can be chosen: those with a stored sweep, shipped ones first, then the shipped ones without."""
     kept = {path.name for path in stored.ARTIFACTS.glob("*/rq1/*")}
-    known = shipped()
-    return [name for name in known if name in kept] + sorted(kept - set(known)) + [name for name in known if name not in kept]
+    named = known()
+    return [name for name in named if name in kept] + sorted(kept - set(named)) + [name for name in named if name not in kept]
 
 
 def own_domain(pair: str) -> str:
     """The domain a pair is about: what its file says; of a pair whose file is elsewhere, the first that is stored."""
-    if pair in shipped():
+    if pair in known():
         return read_pair(pair).domain
     return min(path.parents[1].name for path in stored.ARTIFACTS.glob(f"*/rq1/{pair}"))
 

@@ -5,6 +5,7 @@ chunks. An adapter pair's tuned model is a second module tree over the same para
 """
 
 import gc
+import logging
 import sys
 import threading
 import warnings
@@ -25,6 +26,7 @@ from mechdiff.tokens import Tokenizers, load_tokenizers
 TEXTS = 20_000  # prompts whose token ids are remembered
 SHARE_OF_FREE = 0.8  # of a GPU's free memory, that the weights of both models may take
 PARITY = {"float32": 1e-3, "bfloat16": 1.5, "float16": 0.3}  # largest difference to plain hooks, in log-probability
+PARITY |= {"4bit": 1.5, "8bit": 3.0}  # their kernels round states too; 8bit as the other states of the same pass have it
 
 
 class FairLock:
@@ -204,6 +206,10 @@ class LoadedPair:
                     self._transplants[side, texts, place] = run_transplants(getattr(self, side), donor, ids, place.span, visit)
             return self._transplants[side, texts, place]
 
+    def parity_limit(self, side: str) -> float:
+        """How far the row engine may be from plain hooks, in log-probability: what rounding alone does."""
+        return PARITY[self.pair.quantization or str(getattr(self, side).dtype).removeprefix("torch.")]
+
     def check_parity(self, side: str, texts: tuple[str, ...]) -> None:
         """Pre-flight, once per recipient: a few rows against plain hooks. Falls back to hooks, with a notice, on a difference."""
         from mechdiff.preflight import parity
@@ -214,7 +220,7 @@ class LoadedPair:
         ids = [self.encode(text, side) for text in texts[:2]]
         with self.lock, self.resident(side):
             self.parity[side], why = parity(getattr(self, side), trace, ids)
-        limit = PARITY[str(getattr(self, side).dtype).removeprefix("torch.")]
+        limit = self.parity_limit(side)
         if why is None and self.parity[side] > limit:
             why = f"it differs from plain hooks by {self.parity[side]:.2g} in log-probability (limit {limit})"
         if why is not None:
@@ -363,10 +369,11 @@ def together(locks: list[FairLock]) -> FairLock | Together:
 
 def quiet() -> None:
     """Silence the libraries' own bars and advice; mechdiff says what a user needs to know."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     warnings.filterwarnings("ignore", category=UserWarning, module="peft")
 

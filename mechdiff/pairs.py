@@ -20,7 +20,7 @@ TEMPLATES = ("auto", "none")
 SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")  # device maps that accelerate makes by itself
 QUANTIZATIONS = ("8bit", "4bit")
 OPTIONS = ("dtype", "chat_template", "trust_remote_code", "device_map", "quantization")
-SAME = (("layers", "layers"), ("width", "width"), ("heads", "heads"), ("head_width", "dimensions a head"))
+SAME = {"layers": "{} layers", "width": "a width of {}", "heads": "{} heads", "head_width": "heads of width {}"}
 IDENTITY_SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 
 
@@ -85,7 +85,7 @@ class Source:
         if self.adapter is None:
             return None
         folder = Path(self.adapter)
-        if not folder.is_dir():
+        if not (folder.is_absolute() and folder.is_dir()):  # a pair file's folders are absolute by now
             folder = snapshot(self.adapter, self.adapter_revision, "adapter_config.json")
         if not (folder / "adapter_config.json").exists():
             raise UserError(f"There is no peft adapter in {folder}: adapter_config.json is missing.\nTry:  ls {folder}")
@@ -162,11 +162,11 @@ class Pair:
     def check_same_shape(self) -> None:
         """Raises UserError if states of one model do not fit in the other."""
         mine, theirs = self.shape("base"), self.shape("tuned")
-        for key, what in SAME:
+        for key, what in SAME.items():
             if getattr(mine, key) != getattr(theirs, key):
                 raise UserError(
-                    f"{self.name}: the base has {getattr(mine, key)} {what}, the tuned model {getattr(theirs, key)}, so no state "
-                    f"or matrix of one fits in the other; drift can still be asked.\n"
+                    f"{self.name}: the base has {what.format(getattr(mine, key))}, the tuned model {getattr(theirs, key)}, so no "
+                    f"state or matrix of one fits in the other; drift can still be asked.\n"
                     f"Try:  python -m mechdiff run drift --pair {self.asked}"
                 )
 

@@ -1,13 +1,16 @@
-"""Before the first computation: does the row engine give what plain hooks give, on this model, in this dtype?"""
+"""Before the first computation: does the row engine give what plain hooks give, on this model, in this dtype? How fast is it?"""
+
+import time
 
 import torch
 
 from mechdiff.anatomy import Anatomy, Unreadable
 from mechdiff.hooks import run_hooks
 from mechdiff.rows import Edit, Rows, run_rows
-from mechdiff.trace import Trace
+from mechdiff.trace import Trace, run_trace
 
 STREAMS = ("resid_post", "attn_out", "mlp_out", "heads")
+ROWS = 4  # a layer, for timing: some, as in a sweep, where they share the reading of the weights
 
 
 def parity(anatomy: Anatomy, trace: Trace, prompts: list[list[int]]) -> tuple[float, str | None]:
@@ -37,3 +40,27 @@ def parity(anatomy: Anatomy, trace: Trace, prompts: list[list[int]]) -> tuple[fl
     list(run_hooks(anatomy, prompts, rows, keep(by_hooks)))
     found = [(by_rows[cell] - by_hooks[cell]).abs().max().item() for cell in by_hooks]
     return max(found), None
+
+
+def pace(donor: Anatomy, recipient: Anatomy, donor_ids: list, ids: list, by_hooks: bool) -> tuple[float, float]:
+    """Seconds that the clean passes of both models take a prompt, and one patched cell: the donor's state at each layer.
+
+    donor_ids, ids: the same prompts for either model. The caller holds the weights' lock, and has run both models before.
+    """
+    start = time.monotonic()
+    states, trace = run_trace(donor, donor_ids, False).states["resid_post"], run_trace(recipient, ids)
+    read = time.monotonic()
+    each = 1 if by_hooks else ROWS
+    edits = [
+        Edit(layer, "resid_post", torch.arange(each) + each * layer, state.unsqueeze(1).expand(-1, each, -1))
+        for layer, state in enumerate(states)
+    ]
+    rows = Rows(each * len(states), edits)
+
+    def measure(logits, prompt, row):
+        logits.log_softmax(-1).max().item()
+
+    pieces = run_hooks(recipient, ids, rows, measure) if by_hooks else run_rows(recipient, trace, rows, measure, 512, 160)
+    for _ in pieces:
+        pass
+    return (read - start) / len(ids), (time.monotonic() - read) / (rows.count * len(ids))

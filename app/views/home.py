@@ -10,7 +10,7 @@ import streamlit as st
 from words import TERMS, say
 
 from mechdiff import charts, stored
-from views import behaviour
+from views import behaviour, card
 
 SHOWN = ("demo-cultural", "demo-cognitive")
 DIRECTION, STREAM = "base-to-tuned", "resid_post"
@@ -23,6 +23,7 @@ def page() -> None:
         "the link holds it. Everything is computed live on this machine, beside stored sweeps, by the command line's own code."
     )
     steps()
+    card.section(st.session_state["_shared"])
     for column, name in zip(st.columns(2, gap="large"), SHOWN):
         with column:
             pair_curves(name)

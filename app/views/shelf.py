@@ -15,7 +15,7 @@ import streamlit as st
 
 from mechdiff import prompts, report, stored
 from mechdiff.choices import Choice
-from mechdiff.pairs import shipped
+from mechdiff.pairs import known, shipped
 from mechdiff.stored import Kept
 
 PREVIEW = 200  # lines
@@ -96,7 +96,7 @@ def leads_to(pair: str, domain: str) -> None:
     """Links to the pages that show it."""
     compare = urlencode({"a_pair": pair, "a_domain": domain})
     shown = [links.Link(f"compare?{compare}", "Open in Compare", "its verdict, beside another sweep's")]
-    if pair in shipped() and domain in prompts.domains():
+    if pair in known() and domain in prompts.domains():
         there = controls.link("patching", {"pair": pair, "domain": domain})
         shown.insert(0, links.Link(there, "Open in Patching", "its curves, beside live results"))
     links.draw(shown, "kept_links", cards=True)

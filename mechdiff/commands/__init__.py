@@ -1,9 +1,9 @@
 """The command line's commands: each module adds its own to the parser, with the function that carries it out."""
 
-from mechdiff.commands import bench, compare, importing, pairs, planted, replay, report, run, shots, sweep, talk
+from mechdiff.commands import bench, check, compare, importing, pairs, planted, replay, report, run, shots, sweep, talk
 from mechdiff.commands.base import Parser
 
-MODULES = (pairs, run, sweep, compare, report, importing, replay, talk, planted, bench, shots)  # in the order of the help
+MODULES = (pairs, check, run, sweep, compare, report, importing, replay, talk, planted, bench, shots)  # in the order of the help
 
 
 def build_parser() -> Parser:

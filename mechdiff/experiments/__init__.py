@@ -6,6 +6,7 @@ from mechdiff.experiments.continuation import Continuation, ContinuationTask
 from mechdiff.experiments.diagnostics import Diagnostics, DiagnosticsTask
 from mechdiff.experiments.next_tokens import NextTokens, NextTokensTask
 from mechdiff.experiments.overlap import Overlap, OverlapTask
+from mechdiff.experiments.parity import Parity, ParityTask
 from mechdiff.experiments.position_map import MapTime, MapTimeTask, PositionMap, PositionMapTask
 from mechdiff.experiments.reading import Reading, ReadingTask
 from mechdiff.experiments.request import Run
@@ -18,10 +19,11 @@ OTHERS = {
     MapTime: MapTimeTask,
     NextTokens: NextTokensTask,
     Overlap: OverlapTask,
+    Parity: ParityTask,
     PositionMap: PositionMapTask,
     Reading: ReadingTask,
 }
-Request = Run | Continuation | Diagnostics | MapTime | NextTokens | Overlap | PositionMap | Reading
+Request = Run | Continuation | Diagnostics | MapTime | NextTokens | Overlap | Parity | PositionMap | Reading
 
 
 def task(run: Request, store: Store | None = None) -> Task:

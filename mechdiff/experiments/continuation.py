@@ -83,6 +83,8 @@ class ContinuationTask:
         self.stage, self.identity, self.voices = "", Identity(self.run), {}
         self.prompt = self.run.chosen_prompts[request.prompt]
         self.stack = self.run.chosen_stack if self.run.stack is not None else ()
+        if self.stack:
+            self.run.spec.check_same_shape()
         self.place = Place(self.run.back)
         asked = {"what": "continuation", "tokens": request.tokens, "temperature": request.temperature, "seed": self.run.seed}
         asked |= {"texts": digest([self.prompt]), "direction": self.run.direction, "back": self.run.back}

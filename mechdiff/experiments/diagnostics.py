@@ -34,6 +34,7 @@ class DiagnosticsTask:
     def __init__(self, request: Diagnostics, store: Store):
         self.run, self.store, self.stage = request.run, store, "reading the train split"
         self.identity = Identity(self.run)
+        self.run.spec.check_same_shape()
         self.found = {stream: store.table(self._key(stream)) for stream in self.run.streams}
         self.total, self.done = (0 if self._complete() else 2 * len(self.run.train_prompts)), 0
 

@@ -1,4 +1,8 @@
-"""RQ1, drift: where do the two models' representations part? Linear CKA per layer and stream."""
+"""RQ1, drift: where do the two models' representations part? Linear CKA per layer and stream.
+
+CKA compares models of any two widths. Where the depths differ too, each of the base's layers is compared with the tuned model's
+layer at the nearest share of its own depth.
+"""
 
 from collections.abc import Iterator
 
@@ -13,11 +17,22 @@ from mechdiff.store import Store, key
 from mechdiff.terms import SIDES
 
 MIN_PROMPTS = 4
+WITHIN = {"resid_pre": 0.0, "resid_post": 1.0}  # how far through its layer a stream is taken; the others half-way
 COLUMNS = ["layer", "stream", "cka", "cka_debiased", "low", "high", "low_plain", "high_plain", "n"]
 
 
+def partners(stream: str, own: int, others: int) -> list[int]:
+    """For each of a model's `own` layers the layer, of `others`, whose stream lies nearest to the same share of the depth."""
+    within = WITHIN.get(stream, 0.5)
+    shares = [(layer + within) / own for layer in range(own)]
+    return [min(range(others), key=lambda other: abs((other + within) / others - share)) for share in shares]
+
+
 class DriftTask:
-    """Columns: cka, cka_debiased, low, high (of the debiased), low_plain, high_plain, n; a line per layer and stream."""
+    """Columns: cka, cka_debiased, low, high (of the debiased), low_plain, high_plain, n; a line per layer and stream.
+
+    tuned_layer: which of the tuned model's layers it was compared with; there only where the two depths differ.
+    """
 
     def __init__(self, run: Run, store: Store):
         self.run, self.store, self.stage = run, store, "reading the prompts"
@@ -26,6 +41,7 @@ class DriftTask:
         if len(run.chosen_prompts) < MIN_PROMPTS:
             raise UserError(f"CKA needs at least {MIN_PROMPTS} prompts; there are {len(run.chosen_prompts)}.\nTry:  --limit 32")
         self.identity = Identity(run)
+        self.depths = [run.spec.shape(side).layers for side in SIDES]
         self.found = {stream: store.table(self._key(stream)) for stream in run.streams}
         self.total = 0 if self._complete() else 2 * len(run.chosen_prompts)
         self.done = 0
@@ -55,7 +71,12 @@ class DriftTask:
     @property
     def notices(self) -> list[str]:
         """Which prompts were left out, and which sites have no similarity: the embedding of one and the same decision token."""
-        notices = self.run.notices
+        notices = [*self.run.notices]
+        if self.depths[0] != self.depths[1]:
+            notices.append(
+                f"The base has {self.depths[0]} layers, the tuned model {self.depths[1]}: each of the base's is compared with "
+                "the tuned model's at the nearest share of its depth, which the column tuned_layer names."
+            )
         for stream, table in self.found.items():
             constant = [] if table is None else table.layer[table.cka.isna() & table.layer.isin(self.layers)].tolist()
             if constant:
@@ -66,8 +87,9 @@ class DriftTask:
     def _similarity(self, stream: str, base, tuned) -> pd.DataFrame:
         from mechdiff import metrics
 
-        result = {name: value.numpy() for name, value in metrics.cka_with_interval(base, tuned, self.clusters).items()}
-        return pd.DataFrame(
+        layers = partners(stream, *self.depths)
+        result = {name: value.numpy() for name, value in metrics.cka_with_interval(base, tuned[layers], self.clusters).items()}
+        table = pd.DataFrame(
             {
                 "layer": range(len(base)),
                 "stream": stream,
@@ -80,6 +102,9 @@ class DriftTask:
                 "n": base.shape[1],
             }
         )
+        if self.depths[0] != self.depths[1]:
+            table.insert(1, "tuned_layer", layers)
+        return table
 
     def table(self) -> pd.DataFrame:
         there = [table for table in self.found.values() if table is not None]

@@ -22,7 +22,9 @@ class Identity:
     @cached_property
     def numerics(self) -> dict:
         spec = self.run.spec
-        return {"dtype": self.dtype, "device": self.device, "kernel": spec.kernel, "template": spec.chat_template}
+        parts = {"dtype": self.dtype, "device": self.device, "kernel": spec.kernel, "template": spec.chat_template}
+        changed = {"quantization": spec.quantization, "device_map": spec.device_map}
+        return parts | {name: value for name, value in changed.items() if value is not None}
 
     @cached_property
     def pair(self) -> dict:

@@ -44,6 +44,7 @@ class NextTokensTask:
         self.request, self.store, self.run, self.notices = request, store, request.run, []
         self.stage = "patching"
         self.identity = Identity(self.run)
+        self.run.spec.check_same_shape()
         self.block = prompts.blocks(self.run.chosen_prompts)[request.prompt // prompts.BLOCK]
         self.place = request.prompt % prompts.BLOCK
         if self.run.back:  # other prompts of the block may be too short

@@ -39,6 +39,7 @@ class OverlapTask:
     def __init__(self, request: Overlap, store: Store):
         self.run = replace(request.run, question="rank", streams=(STREAM,), controls=(), stack=None, back=0, horizon=1)
         self.store, self.stage, self.identity = store, "reading the train split", Identity(self.run)
+        self.run.spec.check_same_shape()
         self.layer = self.run.chosen_layers[0]
         asked = {"what": "weight overlap", "map": self.run.map, "direction": self.run.direction, "layer": self.layer}
         self.key = key(**asked, **self.identity.train, **self.identity.pair)

@@ -41,6 +41,7 @@ class PositionMapTask:
     def __init__(self, request: PositionMap, store: Store):
         self.request, self.store, self.run, self.notices = request, store, request.run, []
         self.stage, self.identity, self.parts = "", Identity(self.run), []
+        self.run.spec.check_same_shape()
         self.prompt = self.run.chosen_prompts[request.prompt]
         self.conditions = conditions_of(self.run)
         asked = {"what": "position map", "texts": digest([self.prompt]), "direction": self.run.direction}

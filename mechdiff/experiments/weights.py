@@ -23,6 +23,7 @@ class WeightsTask:
 
     def __init__(self, run: Run, store: Store):
         self.run, self.store, self.stage, self.notices = run, store, "comparing weights", []
+        run.spec.check_same_shape()
         sources = run.spec.base.fingerprint(), run.spec.tuned.fingerprint()
         basis = {"what": "weights", "base": sources[0], "tuned": sources[1], "seed": run.seed}
         self.keys = {layer: key(layer=layer, **basis) for layer in run.chosen_layers}
