@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mechdiff.anatomy import Anatomy
+from mechdiff.memory import in_parts
 from mechdiff.rows import Edit, Rows, blend
 from mechdiff.trace import pad_right
 
@@ -63,12 +64,16 @@ def run_hooks(
     """
     item_prompt = torch.arange(len(prompts)).repeat_interleave(rows.count)
     item_row = torch.arange(rows.count).repeat(len(prompts))
-    for items in torch.arange(len(item_row)).split(batch):
-        chosen = [prompts[i] for i in item_prompt[items].tolist()]
-        padded, last = pad_right(chosen)
+
+    def run(items: Tensor) -> Tensor:
+        """The logits at the tokens that are read, [items, read, vocabulary]."""
+        padded, last = pad_right([prompts[i] for i in item_prompt[items].tolist()])
         with torch.no_grad(), patched(anatomy, rows.edits, item_prompt[items], item_row[items], last - span + 1):
             logits = anatomy.model(input_ids=padded.to(anatomy.device), use_cache=False).logits
-        for step in range(read):
-            at_step = logits[torch.arange(len(chosen)), last - read + 1 + step]
-            measure(at_step, item_prompt[items] * read + step, item_row[items])
-            yield len(items)
+        return logits[torch.arange(len(items))[:, None], last[:, None] + torch.arange(1 - read, 1)]
+
+    for together in torch.arange(len(item_row)).split(batch):
+        for items, logits in in_parts(run, together, anatomy.device):
+            for step in range(read):
+                measure(logits[:, step], item_prompt[items] * read + step, item_row[items])
+                yield len(items)

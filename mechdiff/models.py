@@ -148,6 +148,12 @@ class LoadedPair:
         """A context in which these sides' weights are on their device. The caller holds the lock."""
         return nullcontext() if self.offload is None else self.offload.resident(*sides)
 
+    @contextmanager
+    def at_work(self, *sides: str):
+        """For a chunk of forward passes: the lock, these sides' weights on their device, and a sentence if memory runs out."""
+        with self.lock, self.resident(*sides), memory_errors(self.pair, self.base.device.type):
+            yield
+
     def trace(self, side: str, texts: tuple[str, ...], keep_calls: bool, place: Place = HERE):
         """The clean pass of one side over these prompts: remembered, and made block by block. Takes the lock."""
         from mechdiff.memory import patiently

@@ -19,40 +19,52 @@ class OneAtATime:
     """
 
     def __init__(self, models: dict[str, Anatomy], device: torch.device):
-        self.device, self.models, self.here = device, models, frozenset()
-        self.master = {id(t): t.data for anatomy in models.values() for t in tensors(anatomy)}
+        self.device = device
+        self.tensors = {side: tensors(anatomy.model) for side, anatomy in models.items()}
+        self.master = {name: tensor.data for found in self.tensors.values() for name, tensor in found.items()}
+        self.here: set[int] = set()  # the tensors that are on the device, by identity
         for anatomy in models.values():
             anatomy.home = device
+        for found in self.tensors.values():
+            self._leave(found)
 
     @contextmanager
     def resident(self, *sides: str):
         """These sides are on the device in here, and stay there until others are asked for."""
-        if not self.here >= frozenset(sides):
-            wanted = {id(t): t for side in sides for t in tensors(self.models[side])}
-            for anatomy in self.models.values():
-                for tensor in tensors(anatomy):
-                    if id(tensor) not in wanted:
-                        tensor.data = self.master[id(tensor)]
+        wanted = {name: tensor for side in sides for name, tensor in self.tensors[side].items()}
+        if not self.here >= wanted.keys():
+            for found in self.tensors.values():
+                self._leave({name: tensor for name, tensor in found.items() if name not in wanted})
             release(self.device)
-            for name, tensor in wanted.items():
-                if tensor.device != self.device:
-                    tensor.data = self.master[name].to(self.device, non_blocking=True)
-            self.here = frozenset(sides)
+            self._come(wanted)
         yield
 
     @contextmanager
     def visiting(self, module: torch.nn.Module):
         """One module of the model that is away, on the device in here, beside the one that is there."""
-        guests = [t for t in (*module.parameters(), *module.buffers()) if t.device != self.device]
-        for tensor in guests:
-            tensor.data = self.master[id(tensor)].to(self.device)
+        guests = {name: tensor for name, tensor in tensors(module).items() if name not in self.here}
+        self._come(guests)
         try:
             yield
         finally:
-            for tensor in guests:
-                tensor.data = self.master[id(tensor)]
+            self._leave(guests)
+
+    def _come(self, wanted: dict[int, torch.Tensor]) -> None:
+        for name in wanted.keys() - self.here:
+            wanted[name].data = self.master[name].to(self.device, non_blocking=True)
+        self.here |= wanted.keys()
+
+    def _leave(self, found: dict[int, torch.Tensor]) -> None:
+        for name, tensor in found.items():
+            tensor.data = away(self.master[name])
+        self.here -= found.keys()
 
 
-def tensors(anatomy: Anatomy) -> list[torch.Tensor]:
-    """Weights and buffers of a model, each once."""
-    return list({id(t): t for t in (*anatomy.model.parameters(), *anatomy.model.buffers())}.values())
+def away(master: torch.Tensor) -> torch.Tensor:
+    """What stands in for weights that are not on the device: those in main memory."""
+    return master
+
+
+def tensors(module: torch.nn.Module) -> dict[int, torch.Tensor]:
+    """Weights and buffers, by identity."""
+    return {id(t): t for t in (*module.parameters(), *module.buffers())}

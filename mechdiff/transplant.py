@@ -99,13 +99,15 @@ def transplanting(
 
     def attention(module, args, kwargs, output):
         mine = chosen(projected["own"])
-        seen("attn_out", chosen(other.attention.forward(*args, **kwargs)))
-        change = by_head(other.projection, chosen(projected["other"]), heads) - by_head(own.projection, mine, heads)
+        with visit(other.attention):
+            seen("attn_out", chosen(other.attention.forward(*args, **kwargs)))
+            change = by_head(other.projection, chosen(projected["other"]), heads) - by_head(own.projection, mine, heads)
         output = chosen(output).unsqueeze(1)
         seen("heads", (output.float() + change).to(output.dtype))
 
     def mlp(module, args, kwargs, output):
-        seen("mlp_out", chosen(other.mlp.forward(*args, **kwargs)))
+        with visit(other.mlp):
+            seen("mlp_out", chosen(other.mlp.forward(*args, **kwargs)))
 
     handles = [
         own.projection.register_forward_pre_hook(lambda module, args: projected.update(own=args[0])),

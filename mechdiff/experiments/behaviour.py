@@ -12,7 +12,7 @@ from mechdiff.experiments.effects import EffectsTask
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.patch import conditions_of
 from mechdiff.experiments.request import Run
-from mechdiff.models import LoadedPair, load_pair
+from mechdiff.models import LoadedPair
 from mechdiff.prompts import Prompt
 from mechdiff.store import Store, key
 from mechdiff.terms import SIDES, sides
@@ -75,7 +75,7 @@ class BehaviourTask:
             return
         self.stage = "loading the models"
         yield
-        loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
+        loaded = self.identity.load()
         maps = {}
         if self.patches:
             self.stage = "reading the train split"
@@ -247,5 +247,6 @@ class Begun:
             for place, prompt in enumerate(members):
                 if self.block[prompt].choices:
                     here, mine = range(place * self.n, (place + 1) * self.n), slice(prompt * self.n, (prompt + 1) * self.n)
-                    scores, right = score_choices(decoding, self.tokenizer, self.ids[prompt], self.block[prompt], here)
+                    with self.loaded.at_work(self.side):
+                        scores, right = score_choices(decoding, self.tokenizer, self.ids[prompt], self.block[prompt], here)
                     self.found["choice_logprob"][mine], self.found["choice_right"][mine] = scores, right

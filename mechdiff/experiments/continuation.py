@@ -10,7 +10,6 @@ from mechdiff.errors import UserError
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import Run
 from mechdiff.experiments.stack import StackTask
-from mechdiff.models import load_pair, memory_errors
 from mechdiff.prompts import digest
 from mechdiff.store import Store, key
 from mechdiff.terms import SIDES, sides
@@ -99,7 +98,7 @@ class ContinuationTask:
             return
         self.stage = "loading the models"
         yield
-        loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
+        loaded = self.identity.load()
         rows = (yield from self._rows(loaded)) if self.stack else None
         self.stage = "writing"
         self._check_window(loaded)
@@ -107,9 +106,9 @@ class ContinuationTask:
             self.voices[name] = self._voice(loaded, name, rows)
             yield
         for _ in range(self.request.tokens):
-            for voice in self.voices.values():
+            for name, voice in self.voices.items():
                 if not voice.ended:
-                    with loaded.lock, memory_errors(loaded.pair, self.identity.device):
+                    with loaded.at_work(self._side(name)):
                         voice.write(self.request.temperature)
                 self.done += 1
             yield
@@ -118,6 +117,10 @@ class ContinuationTask:
         self.found = self._written()
         self.store.put_table(self.key, self.found)
         self.done = self.total
+
+    def _side(self, name: str) -> str:
+        """Whose weights a voice runs with."""
+        return sides(self.run.direction)[1] if name == PATCHED else name
 
     def _check_window(self, loaded) -> None:
         window, tokens = loaded.base.window, len(loaded.ids("base", (self.prompt.text,))[0])
@@ -143,9 +146,9 @@ class ContinuationTask:
 
         from mechdiff.decoding import Decoding
 
-        side = sides(self.run.direction)[1] if name == PATCHED else name
+        side = self._side(name)
         ids = torch.tensor(loaded.ids(side, (self.prompt.text,)))
-        with loaded.lock, memory_errors(loaded.pair, self.identity.device):
+        with loaded.at_work(side):
             decoding = Decoding(getattr(loaded, side), ids, rows if name == PATCHED else None, self.run.back)
         generator = torch.Generator().manual_seed(self.run.seed)
         return Voice(getattr(loaded.tokenizers, side), decoding, generator, loaded.tokenizers.ends(side))

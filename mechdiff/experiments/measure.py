@@ -11,7 +11,7 @@ from mechdiff import metrics
 from mechdiff.conditions import HERE, Place
 from mechdiff.hooks import run_hooks
 from mechdiff.memory import budget
-from mechdiff.models import LoadedPair, memory_errors
+from mechdiff.models import LoadedPair
 from mechdiff.rows import Rows, run_rows
 from mechdiff.trace import Trace
 
@@ -136,7 +136,7 @@ def run_locked(
     else:
         pieces = run_rows(anatomy, recipient, rows, measure, *piece_sizes(anatomy))
     while True:
-        with loaded.lock, loaded.resident(side), memory_errors(loaded.pair, anatomy.device.type):
+        with loaded.at_work(side):
             cells = next(pieces, None)
         if cells is None:
             return

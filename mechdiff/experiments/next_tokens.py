@@ -11,7 +11,6 @@ from mechdiff.errors import UserError
 from mechdiff.experiments.effects import EffectsTask
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import Run
-from mechdiff.models import load_pair
 from mechdiff.store import Store, key
 from mechdiff.terms import sides
 from mechdiff.vocabularies import vocabulary_of
@@ -63,7 +62,7 @@ class NextTokensTask:
         from mechdiff.experiments.measure import run_locked
         from mechdiff.interventions import as_rows
 
-        loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
+        loaded = self.identity.load()
         donor_side, recipient_side = sides(self.run.direction)
         texts = tuple(prompt.text for prompt in self.block)
         loaded.check_parity(recipient_side, texts)

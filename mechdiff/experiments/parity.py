@@ -7,7 +7,6 @@ import pandas as pd
 
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import Run
-from mechdiff.models import load_pair, memory_errors
 from mechdiff.prompts import digest
 from mechdiff.store import Store, key
 from mechdiff.terms import SIDES
@@ -46,7 +45,7 @@ class ParityTask:
             return
         self.stage = "loading the models"
         yield
-        loaded, lines = load_pair(self.run.spec, self.identity.device, self.identity.dtype), []
+        loaded, lines = self.identity.load(), []
         for side in SIDES:
             self.stage = f"checking the {side} model against plain hooks"
             yield
@@ -64,9 +63,10 @@ class ParityTask:
     def _seconds(self, loaded, side: str) -> tuple[float, float]:
         from mechdiff.preflight import pace
 
-        donor, recipient = (getattr(loaded, one) for one in (SIDES[side == SIDES[0]], side))
-        ids = [loaded.ids(one, self.texts) for one in (SIDES[side == SIDES[0]], side)]
-        with loaded.lock, memory_errors(loaded.pair, recipient.device.type):
+        other = side if loaded.offload else SIDES[side == SIDES[0]]  # two that take turns cannot both be there
+        donor, recipient = (getattr(loaded, one) for one in (other, side))
+        ids = [loaded.ids(one, self.texts) for one in (other, side)]
+        with loaded.at_work(other, side):
             return pace(donor, recipient, *ids, side in loaded.by_hooks)
 
     def table(self) -> pd.DataFrame:

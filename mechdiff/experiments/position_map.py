@@ -12,7 +12,6 @@ from mechdiff.experiments.effects import EffectsTask
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.patch import conditions_of
 from mechdiff.experiments.request import Run
-from mechdiff.models import load_pair
 from mechdiff.prompts import digest
 from mechdiff.store import Store, key
 from mechdiff.terms import SIDES
@@ -75,7 +74,7 @@ class PositionMapTask:
 
     def _read(self) -> Iterator[None]:
         """The pair and the prompt's token ids, after one clean pass of both models: what a column needs is a part of it."""
-        loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
+        loaded = self.identity.load()
         self.stage = "reading the prompt"
         ids = loaded.ids("base", (self.prompt.text,))[0]
         for side in SIDES:

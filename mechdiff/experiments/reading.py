@@ -8,7 +8,6 @@ import pandas as pd
 from mechdiff.errors import UserError
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.request import Run
-from mechdiff.models import load_pair, memory_errors
 from mechdiff.prompts import digest
 from mechdiff.store import Store, key
 from mechdiff.terms import SIDES
@@ -56,11 +55,11 @@ class ReadingTask:
             return
         self.stage = "loading the models"
         yield
-        loaded = load_pair(self.run.spec, self.identity.device, self.identity.dtype)
+        loaded = self.identity.load()
         self.stage, states = "reading the prompt", {}
         for side in SIDES:
             ids = loaded.ids(side, (self.prompt.text,))[0]
-            with loaded.lock, memory_errors(loaded.pair, self.identity.device):
+            with loaded.at_work(side):
                 states[side] = self._states(getattr(loaded, side), ids)
             yield
         own, words = self._own(loaded, ids), loaded.tokenizers.labels(ids, SIDES[-1])
@@ -68,7 +67,7 @@ class ReadingTask:
             own, words, states = own[-1:], words[-1:], {side: found[-1:] for side, found in states.items()}
         self.total, parts, shared = len(words), [], vocabulary_of(loaded)
         for start in range(0, self.total, PIECE):
-            with loaded.lock, memory_errors(loaded.pair, self.identity.device):
+            with loaded.at_work():
                 parts += self._compare(loaded, shared, words, own, states, range(start, min(start + PIECE, self.total)))
             self.done = min(start + PIECE, self.total - 1)
             yield
@@ -100,10 +99,11 @@ class ReadingTask:
 
         from mechdiff.metrics import kl
 
-        with torch.no_grad():
-            logprobs = {
-                side: getattr(loaded, side).logits(states[side][some.start : some.stop]).float().log_softmax(-1) for side in SIDES
-            }
+        logprobs = {}
+        for side in SIDES:
+            with torch.no_grad(), loaded.resident(side):
+                logits = getattr(loaded, side).logits(states[side][some.start : some.stop])
+            logprobs[side] = logits.float().log_softmax(-1)
         lines, within = [], logprobs
         if shared is not None:
             within = {side: found[:, getattr(shared, side)].log_softmax(-1) for side, found in logprobs.items()}

@@ -9,7 +9,7 @@ from functools import cached_property
 from mechdiff import tokens
 from mechdiff.errors import UserError
 from mechdiff.experiments.identity import Identity
-from mechdiff.models import LoadedPair, memory_errors
+from mechdiff.models import LoadedPair
 from mechdiff.prompts import Prompt, blocks, read_positions
 from mechdiff.store import Store, key
 from mechdiff.terms import SIDES, STREAMS
@@ -77,7 +77,7 @@ class States:
         before = [loaded.tokenizers.positions(text, self.characters[text], side) for text in texts]
         places = [[*found, len(i) - 1] for found, i in zip(before, ids)]
         anatomy = getattr(loaded, side)
-        with loaded.lock, loaded.resident(side), memory_errors(loaded.pair, anatomy.device.type):
+        with loaded.at_work(side):
             return run_states(anatomy, ids, places)
 
     def compute(self, side: str, block: list[Prompt]) -> None:

@@ -12,7 +12,8 @@ from mechdiff import metrics
 from mechdiff.answers import openers, scored
 from mechdiff.decoding import Decoding, pad_left, together
 from mechdiff.experiments.behaviour import BESIDE
-from mechdiff.models import LoadedPair, memory_errors
+from mechdiff.memory import in_parts
+from mechdiff.models import LoadedPair
 from mechdiff.prompts import Prompt
 from mechdiff.rows import Rows
 from mechdiff.terms import SIDES
@@ -23,10 +24,14 @@ TOGETHER = {"cpu": 64, "cuda": 256}  # answers that are written, and choices tha
 def begin(loaded: LoadedPair, side: str, ids: list[list[int]], rows: Rows | None) -> Iterator[None]:
     """Let a side read prompts, in as few batches as it can. Returns each batch: the prompts' numbers and its state after them."""
     anatomy, found = getattr(loaded, side), []
-    for members in together(anatomy, ids):
+
+    def read(members: list[int]) -> Decoding:
         padded, seen = pad_left([ids[prompt] for prompt in members])
-        with loaded.lock, memory_errors(loaded.pair, anatomy.device.type):
-            found.append((members, Decoding(anatomy, padded, of_prompts(rows, members), 0, seen)))
+        return Decoding(anatomy, padded, of_prompts(rows, members), 0, seen)
+
+    for members in together(anatomy, ids):
+        with loaded.at_work(side):
+            found += in_parts(read, members, anatomy.device)
         yield
     return found
 
@@ -37,7 +42,7 @@ def write_on(loaded: LoadedPair, side: str, batches: list, n: int, count: int) -
     Yields how many tokens of an answer are written; returns for each text, a prompt's one after the other, its tokens and whether
     it ended. Holds the weights' lock for one token at a time.
     """
-    anatomy, ends = getattr(loaded, side), torch.tensor(sorted(loaded.tokenizers.ends(side)))
+    ends = torch.tensor(sorted(loaded.tokenizers.ends(side)))
     found = [([], False)] * (sum(len(members) for members, _ in batches) * n)
     for members, decoding in batches:
         written, going = [[] for _ in range(len(members) * n)], torch.ones(len(members) * n, dtype=torch.bool)
@@ -48,7 +53,7 @@ def write_on(loaded: LoadedPair, side: str, batches: list, n: int, count: int) -
                 written[text].append(int(tokens[text]))
             if not going.any() or number == count - 1:
                 break
-            with loaded.lock, memory_errors(loaded.pair, anatomy.device.type):
+            with loaded.at_work(side):
                 decoding.step(tokens)
             yield number + 1
         for place, prompt in enumerate(members):

@@ -1,0 +1,211 @@
+"""When memory runs out: pieces are halved, clean passes move away, models take turns, and the numbers stay the same."""
+
+import dataclasses
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_experiments import pair  # noqa: F401
+from test_study import study  # noqa: F401
+from test_sweeps import SMALL, small, tables  # noqa: F401
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+import mechdiff
+from mechdiff import Run, UserError, experiments, memory, offload, sweeps
+from mechdiff.anatomy import Anatomy
+from mechdiff.experiments import Reading
+from mechdiff.memory import Budget, Passes, in_parts
+from mechdiff.models import load_pair, unload
+
+FULL = torch.OutOfMemoryError("out of memory")
+META = torch.device("meta")  # a device that is not main memory, and has none
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """Budgets are measured anew, and nothing that shrank them is left behind."""
+    memory.forget()
+    unload()
+    yield
+    memory.forget()
+    unload()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+def test_halving_covers_every_item_once_in_order(most):
+    asked = []
+
+    def work(some):
+        asked.append(len(some))
+        if len(some) > most:
+            raise FULL
+        return [10 * item for item in some]
+
+    found = list(in_parts(work, list(range(11)), CPU))
+    assert [item for some, _ in found for item in some] == list(range(11))
+    assert [value for _, values in found for value in values] == [10 * item for item in range(11)]
+    assert max(len(some) for some, _ in found) <= most and asked[0] == 11
+
+
+def test_one_item_that_never_fits_is_an_error_and_one_that_fits_later_is_not():
+    def never(some):
+        raise FULL
+
+    with pytest.raises(torch.OutOfMemoryError):
+        list(in_parts(never, [1], CPU))
+    left = [FULL, FULL]
+
+    def later(some):
+        if left:
+            raise left.pop()
+        return "done"
+
+    assert list(in_parts(later, [1], CPU)) == [([1], "done")]
+
+
+def test_a_budget_gives_powers_of_two_and_shrinks_by_half():
+    budget = Budget(META, 8 << 30)
+    assert budget.rows(1 << 20, 1 << 16) == 2048 == budget.rows((1 << 20) - 900, 1 << 16)
+    assert budget.rows(1, 512) == 512 and budget.rows(1 << 40, 512) == 16
+    budget.shrink()
+    assert budget.rows(1 << 20, 1 << 16) == 1024
+
+
+@dataclass
+class Pass:
+    """A clean pass of a given size."""
+
+    name: str
+    nbytes: int
+    device: torch.device = META
+    moves: int = 0
+
+    def to(self, device):
+        return dataclasses.replace(self, device=device, moves=self.moves + 1)
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """A device with room for 100 bytes of passes, and main memory for 250."""
+    monkeypatch.setitem(memory._budgets, META, Budget(META, 200))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 250 / memory.HOST, "available": 0}))
+    return Passes()
+
+
+def test_passes_leave_for_main_memory_and_come_back_and_are_at_last_forgotten(room):
+    for name in "abcde":
+        room.put(name, Pass(name, 40))
+    assert {name: (one.device.type, one.moves) for name in "ed" if (one := room.get(name))} == {
+        "e": ("meta", 0),
+        "d": ("meta", 0),
+    }
+    back = room.get("a")
+    assert back.device == META and back.moves == 2, "away and back"
+    for name in "fghijklm":
+        room.put(name, Pass(name, 40))
+    assert room.get("a") is None and room.get("m").moves == 0
+    assert len(room.names()) == 2 + 6, "two of 40 bytes near, six of 40 far"
+
+
+def test_running_out_sends_every_pass_away(room):
+    room.put("a", Pass("a", 40))
+    memory.budget(META).shrink()
+    assert room.get("a").moves == 2
+
+
+SMALLER = {"behaviour": False, "maps": ("ridge",), "sets": ("greedy",), "moved": ("ridge",), "alphas": (), "ranks": ("4",)}
+
+
+@pytest.mark.parametrize(("limit", "said"), [("much", "no number of GiB"), ("0.1", "the weights alone take")])
+def test_a_limit_that_cannot_be_is_a_sentence(monkeypatch, limit, said):
+    monkeypatch.setenv(memory.VARIABLE, limit)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 << 30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 << 30, 20 << 30))
+    with pytest.raises(UserError, match=f"{said}[^$]*Try:  MECHDIFF_MEMORY="):
+        memory.allowed(torch.device("cuda"))
+
+
+def test_a_limit_leaves_what_the_weights_do_not_take(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 << 30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (9 << 30, 20 << 30))
+    assert memory.allowed(torch.device("cuda")) == 8 << 30, "80 % of what is free, with what torch has in reserve"
+    monkeypatch.setenv(memory.VARIABLE, "6")
+    assert memory.allowed(torch.device("cuda")) == 4 << 30
+
+
+def test_a_sweep_that_runs_out_of_memory_at_random_ends_in_the_same_tables(small, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(sweeps.GRIDS, "small", dataclasses.replace(SMALL, **SMALLER))
+    sweep, _ = small
+    sweep(tmp_path / "whole")
+    experiments.default().clear()
+    unload()
+    chance, plain, unembed, thrown = random.Random(0), LlamaMLP.forward, Anatomy.logits, []
+
+    def mlp(self, states):
+        if states.shape[:-1].numel() > 150 or chance.random() < 0.02:
+            thrown.append("mlp")
+            raise FULL
+        return plain(self, states)
+
+    def logits(self, states):
+        if len(states) > 40 or chance.random() < 0.02:
+            thrown.append("logits")
+            raise FULL
+        return unembed(self, states)
+
+    monkeypatch.setattr(LlamaMLP, "forward", mlp)
+    monkeypatch.setattr(Anatomy, "logits", logits)
+    sweep(tmp_path / "crowded")
+    assert thrown.count("mlp") > 20 < thrown.count("logits"), "it did run out"
+    one, other = tables(tmp_path / "whole"), tables(tmp_path / "crowded")
+    assert one.keys() == other.keys() and len(one) > 8
+    for name in one:
+        assert len(one[name]) == len(other[name]), name
+        assert not (other[name].isna() & one[name].notna()).to_numpy().any(), f"{name}: something is missing"
+        if not name.endswith("_summary.parquet"):
+            numbers = one[name].select_dtypes("number").columns
+            np.testing.assert_allclose(other[name][numbers], one[name][numbers], rtol=2e-3, atol=1e-5, err_msg=name)
+
+
+QUESTIONS = (
+    Run("patch", streams=("resid_post", "heads"), controls=("self", "mean")),
+    Run("transplant", streams=("attn_out", "mlp_out", "heads")),
+    Run("rank", map="ridge", layers=(1,), ranks=("2", "full"), direction="tuned-to-base"),
+    Run("drift"),
+    Run("patch", layers=(2,), back=1, horizon=3),
+    Run("behaviour", layers=(2,)),
+)
+
+
+def test_models_that_take_turns_give_the_same_numbers(study, monkeypatch):  # noqa: F811
+    """Weights that are away hold no number, so that whatever ran with them would show."""
+    runs = [dataclasses.replace(run, **study) for run in QUESTIONS]
+    asked = [*runs, Reading(runs[0])]
+    expected = [mechdiff.run(run) for run in asked]
+    experiments.default().clear()
+    unload()
+    monkeypatch.setattr(offload, "away", lambda master: torch.full_like(master, torch.nan))
+    loaded = load_pair(study["pair"], "cpu")
+    loaded.take_turns("cpu")
+    for request, table in zip(asked, expected):
+        pd.testing.assert_frame_equal(mechdiff.run(request), table, check_exact=False, atol=1e-6, obj=repr(request)[:60])
+    there = {side: not bool(getattr(loaded, side).model.lm_head.weight.isnan().any()) for side in ("base", "tuned")}
+    assert sum(there.values()) == 1, "one model at a time"
+    assert any("take turns" in notice for notice in loaded.notices)
+
+
+def test_offload_is_asked_for_by_a_bare_flag_and_does_not_change_what_is_kept(study):  # noqa: F811
+    from mechdiff.commands import build_parser
+    from mechdiff.experiments.identity import Identity
+
+    assert build_parser().parse_args(["run", "patch", "--offload"]).offload == "on"
+    with pytest.raises(UserError, match="auto, on, off"):
+        Run("patch", offload="perhaps")
+    one, other = (Identity(Run("patch", offload=how, **study)).pair for how in ("on", "off"))
+    assert one == other
