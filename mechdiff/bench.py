@@ -30,7 +30,7 @@ from mechdiff.prompts import read_domain
 from mechdiff.rows import Rows, run_rows
 from mechdiff.shaped import SHAPES, random_model
 from mechdiff.store import Store
-from mechdiff.sweeps import sweep
+from mechdiff.sweeps import GRIDS, sweep
 from mechdiff.terms import FITTED
 from mechdiff.trace import run_trace
 from mechdiff.transport import FITS, folds, output_directions, size_ratios, spread
@@ -229,15 +229,16 @@ def measure_live(pair: str, device: str, dtype: str | None, prompts: int = 32, c
 
 
 def measure_study(pair: str, device: str, dtype: str | None, grid: str) -> dict:
-    """Seconds that a whole sweep takes from an empty cache, and where they go. The pair is loaded before.
+    """Seconds that a whole sweep takes from an empty cache, and where they go. The pair is loaded before, and writes no answers.
 
     parts_s: what each part of the sweep took. stages_s: the same by what was being done. cells: rows times prompts.
     """
     with tempfile.TemporaryDirectory() as folder:
         store, parts, stages, cells = Store(Path(folder) / "results"), defaultdict(float), defaultdict(float), 0
         load_pair(pair, device, dtype)
+        GRIDS["measured"] = replace(GRIDS[grid], behaviour=False)
         start = mark = time.perf_counter()
-        for task, label in sweep(pair, None, grid, Path(folder) / "out", ["bench"], store, device=device, dtype=dtype):
+        for task, label in sweep(pair, None, "measured", Path(folder) / "out", ["bench"], store, device=device, dtype=dtype):
             for _ in task.steps():
                 now = time.perf_counter()
                 parts[label] += now - mark
