@@ -46,7 +46,7 @@ def figures(args, folder: Path) -> dict:
     if args.fit:
         return bench.measure_fit(args.pair, args.shape, args.device)
     if args.live:
-        return bench.measure_live(pair, args.device, args.dtype, args.prompts or 32)
+        return bench.measure_live(pair, args.device, args.dtype, 32 if args.prompts is None else args.prompts)
     if args.study:
         return bench.measure_study(pair, args.device, args.dtype, args.study)
-    return bench.measure(args.pair, args.shape, args.prompts or 8, args.tokens, args.device, args.dtype)
+    return bench.measure(args.pair, args.shape, 8 if args.prompts is None else args.prompts, args.tokens, args.device, args.dtype)
