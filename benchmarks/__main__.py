@@ -29,6 +29,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check(asked: argparse.Namespace) -> None:
+    """Raise UserError for what would only fail at the end."""
+    if min(asked.prompts, asked.cells, asked.batch) < 1 or asked.tokens < 2:
+        raise UserError("There has to be a prompt of two tokens, a cell and a batch.\nTry:  --prompts 4 --cells 24 --batch 32")
+    if asked.out and not asked.out.parent.is_dir():
+        raise UserError(f"There is no folder {asked.out.parent} for {asked.out.name}.\nTry:  mkdir -p {asked.out.parent}")
+
+
 def chosen(names: str) -> dict:
     """The peers asked for. Raises UserError for one that is unknown, or not installed here."""
     for name in names.split(","):
@@ -63,6 +71,7 @@ def table(figures: dict) -> str:
 def main() -> int:
     asked = arguments()
     try:
+        check(asked)
         peers = chosen(asked.peers)
         work = subject(asked.pair, asked.shape, asked.prompts, asked.tokens, asked.device, asked.dtype)
         figures = measure(work, peers, asked.cells, asked.batch)

@@ -55,7 +55,7 @@ def matrices(shared: dict) -> None:
         with right:
             values = [value for name, value in line.items() if name.startswith(SINGULAR)]
             rest = 1 - sum(value**2 for value in values) / line["norm"] ** 2 if line["norm"] else 0.0
-            told = f"the {len(values)} leading ones; the rest hold {max(0.0, rest):.1%} of the squared size"
+            told = f"{len(values)} leading; {max(0.0, rest):.1%} of the square lies beyond"
             controls.draw(charts.singular_bars(values, f"L{layer} {module}", told))
     session.provenance(run, table)
     subspace(shared, layer)

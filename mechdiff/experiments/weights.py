@@ -28,7 +28,7 @@ class WeightsTask:
         basis = {"what": "weights", "base": sources[0], "tuned": sources[1], "seed": run.seed}
         self.keys = {layer: key(layer=layer, **basis) for layer in run.chosen_layers}
         self.found = {layer: store.table(name) for layer, name in self.keys.items()}
-        self.lines: dict[str, list] = {}
+        self.lines: dict[int, list] = {layer: [] for layer in self.keys}  # of a layer on its way
 
     @cached_property
     def sides(self):
@@ -49,16 +49,15 @@ class WeightsTask:
 
     @property
     def done(self) -> int:
-        return sum(len(table) for table in self.found.values() if table is not None) + len(self.lines)
+        return sum(len(self.lines[layer] if table is None else table) for layer, table in self.found.items())
 
     def steps(self) -> Iterator[None]:
         """A step a matrix, for a large one takes seconds; each is kept, so that one who stops loses none."""
         for layer in [layer for layer, table in self.found.items() if table is None]:
-            for module in self.modules(layer):
-                self.lines[module] = self._line(layer, module)
+            for module in self.modules(layer)[len(self.lines[layer]) :]:
+                self.lines[layer].append(self._line(layer, module))
                 yield
-            self.found[layer] = pd.DataFrame(self.lines.values(), columns=COLUMNS).astype({"rank_90": float})
-            self.lines.clear()
+            self.found[layer] = pd.DataFrame(self.lines[layer], columns=COLUMNS).astype({"rank_90": float})
             self.store.put_table(self.keys[layer], self.found[layer])
 
     def _line(self, layer: int, module: str) -> list:
@@ -74,17 +73,8 @@ class WeightsTask:
         whole = spectrum(change, self.run.seed)
         values = [*whole.singular[:LISTED].tolist(), *[0.0] * LISTED][:LISTED]
         size = whole.norm / float(before.norm())
-        line = [
-            layer,
-            module,
-            *change.shape,
-            whole.norm,
-            size,
-            whole.participation_ratio,
-            whole.stable_rank,
-            whole.rank_90,
-            *values,
-        ]
+        ranks = (whole.participation_ratio, whole.stable_rank, whole.rank_90)
+        line = [layer, module, *change.shape, whole.norm, size, *ranks, *values]
         self.store.put_text(name, json.dumps(line))
         return line
 
