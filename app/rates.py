@@ -14,7 +14,7 @@ from mechdiff.store import default, key
 from mechdiff.terms import FITTED
 
 READING, PATCHING = "reading the prompts", "patching"  # how a task's stages end; the others come before the first of these
-ENOUGH = 500  # cells from which on what one takes is worth keeping: a few alone take longer
+ENOUGH = 200  # cells from which on what one takes is worth keeping: a few alone take longer
 
 
 class Clock:
