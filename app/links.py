@@ -67,8 +67,11 @@ def asked() -> dict[str, list[str]]:
 
 
 def refused(asked: dict[str, list[str]]) -> list[str]:
-    """What of an address no widget took, once all of them are drawn: unknown names, and numbers beyond what there is."""
-    taken = {key: st.session_state[key] for key in asked if key in st.session_state}
+    """What of an address no widget took, once all of them are drawn: unknown names, and numbers beyond what there is.
+
+    Streamlit takes such values out of the address; it does so with defaults, too, but those the widget has.
+    """
+    taken = {key: st.session_state[key] for key in asked if key in st.session_state and key not in st.query_params}
     return [f"{key}={','.join(asked[key])}" for key, value in taken.items() if plain(value) != plain(asked[key])]
 
 

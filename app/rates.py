@@ -14,7 +14,7 @@ from mechdiff.store import default, key
 from mechdiff.terms import FITTED
 
 READING, PATCHING, WRITING = "reading the prompts", "patching", "writing"  # how stages end; others come before the first of these
-ENOUGH = 500  # cells from which on what one takes is worth keeping: a few alone take longer
+ENOUGH = 200  # cells from which on what one takes is worth keeping: a few alone take longer
 
 
 class Clock:

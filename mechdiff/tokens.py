@@ -106,7 +106,9 @@ class Tokenizers:
         ids = getattr(self, side)(text, add_special_tokens=False).input_ids
         if len(ids) != 1:
             pieces = [getattr(self, side).decode([i]) for i in ids]
-            raise UserError(f"The target {text!r} is {len(ids)} tokens: {pieces}. Name one, often with a leading space: ' yes'")
+            raise UserError(
+                f"The target or foil {text!r} is {len(ids)} tokens: {pieces}. Name one, often with a leading space: ' yes'"
+            )
         return ids[0]
 
     def label(self, token: int, side: str) -> str:

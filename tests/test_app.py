@@ -287,6 +287,8 @@ def test_weights_show_the_command_lines_numbers(tiny):
     first = table.iloc[0]
     assert metric(at, f"L2 {first.name}") == f"{first['relative_norm']:.2%}"
     assert metric(at, "Stable rank") == f"{first['stable_rank']:.3g}"
+    linked = open_page("weights", shown="stable rank")
+    assert '"field": "stable_rank"' in charts_of(linked)[0].proto.spec and not linked.warning
     at.selectbox(key="module").set_value("self_attn.v_proj").run()
     assert metric(at, "L2 self_attn.v_proj") == f"{table.loc['self_attn.v_proj', 'relative_norm']:.2%}"
     asked = {name: tiny[name] for name in ("pair", "prompts", "train", "domain", "device")}

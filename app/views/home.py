@@ -7,6 +7,7 @@ import links
 import pandas as pd
 import session
 import streamlit as st
+import talk
 from words import TERMS, say
 
 from mechdiff import charts, stored
@@ -19,8 +20,9 @@ DIRECTION, STREAM = "base-to-tuned", "resid_post"
 def page() -> None:
     st.title("mechdiff: where and how did fine-tuning change this model?", help=say("pair", "domain", "decision token", "effect"))
     st.caption(
-        "Pick a pair (a base model and its fine-tune) and a domain of prompts in the sidebar. All pages share one selection, and "
-        "the link holds it. Everything is computed live on this machine, beside stored sweeps, by the command line's own code."
+        "Pick a pair (a base model and its fine-tune) and a domain of prompts in the sidebar. All pages share one selection: the "
+        "link holds it, and a click on a curve changes it. Everything is computed live on this machine, beside stored sweeps, by "
+        "the command line's own code."
     )
     steps()
     card.section(st.session_state["_shared"])
@@ -63,12 +65,14 @@ def pair_curves(name: str) -> None:
     patch = patch.assign(shown=patch["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
     prompts, templates = patch[["prompts", "templates"]].iloc[0]
     last = int(patch["layer"].max())
-    layer, take = controls.chosen_layer(last), partial(choose, name)
-    effects = charts.layer_curve(patch, layer, f"{prompts} prompts, {templates} templates; band: 95 %; click a layer")
-    controls.clickable(effects, f"effects-{name}", take)
+    slide = talk.TALK in st.query_params  # there the curves stand alone
+    layer = None if slide else controls.chosen_layer(last)
+    draw = controls.draw if slide else partial(controls.clickable, take=partial(choose, name))
+    effects = charts.layer_curve(patch, layer, f"{prompts} prompts, {templates} templates; band: 95 %")
+    draw(effects, f"effects-{name}")
     st.markdown(read_patch(patch))
-    similarity = charts.drift_curve(drift, layer, f"{prompts} prompts; band: 95 % jackknife; click a layer")
-    controls.clickable(similarity, f"drift-{name}", take)
+    similarity = charts.drift_curve(drift, layer, f"{prompts} prompts; band: 95 % jackknife")
+    draw(similarity, f"drift-{name}")
     st.markdown(read_drift(drift))
     if about is not None:
         with st.expander("Where these numbers come from"):

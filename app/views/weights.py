@@ -41,9 +41,8 @@ def matrices(shared: dict) -> None:
     with choice:
         module = st.selectbox("Matrix", modules, key="module", bind="query-params")
     with measured:
-        measure = st.segmented_control(
-            "Shown", MEASURES, key="shown", default=MEASURES[0], required=True, format_func=lambda name: name.replace("_", " ")
-        )
+        looks = {"key": "shown", "bind": "query-params", "format_func": lambda name: name.replace("_", " ")}
+        measure = st.pills("Shown", MEASURES, default=MEASURES[0], required=True, **looks)
     here = table[(table["layer"] == layer) & (table["module"] == module)]
     left, right = st.columns([3, 2])
     with left:

@@ -29,7 +29,7 @@ def weights_map(table: pd.DataFrame, measure: str, layer: int, module: str, subt
     cells = clickable(cells, f"{layer} {module}", "layer", "module", nearest=False)
     here = alt.Chart(table[(table["layer"] == layer) & (table["module"] == module)])
     frame = here.mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(x, y)
-    return titled(alt.layer(cells, frame), "Which matrices changed, and over how many directions?", subtitle)
+    return titled(alt.layer(cells, frame), "Which matrices changed, and how?", subtitle)
 
 
 def singular_bars(values: list[float], title: str, subtitle: str = "") -> alt.Chart:
