@@ -197,8 +197,8 @@ def shared_ratio(chosen: Pair) -> dict[str, float]:
     if chosen.missing() is not None or one_tokenizer(chosen):
         return {}
     about = (
-        "Only prompts, of validation and train, of whose tokens both tokenizers have at least this share. The two tokenizers "
-        "differ, so next-token distributions are compared over the token strings that both have."
+        "Only prompts, of validation and train, of whose tokens both tokenizers have at least this share. Where the two "
+        "tokenizers differ, next-token distributions are compared over the token strings that both have."
     )
     least = linked(st.sidebar.slider, "Shared tokens, at least", 0.0, 1.0, value=0.0, step=0.05, key="shared", help=about)
     return {"min_shared_ratio": least}

@@ -6,6 +6,7 @@ restricted to the strings that both can say, and renormalised; how much probabil
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,10 +33,16 @@ class Vocabulary:
     tuned: np.ndarray
     sizes: tuple[int, int]
 
-    def across(self, ids: Iterable[int], side: str, other: str) -> list[int]:
-        """The other model's ids of the same strings; a token that it does not have is left out."""
-        twin = dict(zip(getattr(self, side).tolist(), getattr(self, other).tolist()))
-        return [twin[token] for token in ids if token in twin]
+    @cached_property
+    def twins(self) -> dict[str, dict[int, int]]:
+        """side -> each of its shared ids with the other model's id of the same string."""
+        base, tuned = self.base.tolist(), self.tuned.tolist()
+        return {"base": dict(zip(base, tuned)), "tuned": dict(zip(tuned, base))}
+
+    def across(self, ids: Iterable[int], side: str) -> list[int]:
+        """The other model's ids of a side's tokens; one that it does not have is left out."""
+        twins = self.twins[side]
+        return [twins[token] for token in ids if token in twins]
 
     @property
     def counts(self) -> dict[str, np.ndarray]:

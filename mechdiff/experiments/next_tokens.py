@@ -89,7 +89,7 @@ class NextTokensTask:
         for model, values in logprobs.items():
             side, other = (donor, recipient) if side_of[model] == donor else (recipient, donor)
             for token in values.topk(self.request.top).indices.tolist():
-                twin = [token] if shared is None else shared.across([token], side, other)
+                twin = [token] if shared is None else shared.across([token], side)
                 ids = {side: token} | dict(zip([other], twin))  # of one string, in the models that have it
                 found[ids.get(donor), ids.get(recipient)] = ids
 

@@ -112,7 +112,7 @@ class ReadingTask:
         for row, token in enumerate(some):
             here = (token, words[token], own[token], len(words) - 1 - token, apart[row])
             for side, other in (SIDES, SIDES[::-1]):
-                others = likeliest[other][row] if shared is None else shared.across(likeliest[other][row], other, side)
+                others = likeliest[other][row] if shared is None else shared.across(likeliest[other][row], other)
                 tokens = list(dict.fromkeys([*likeliest[side][row], *others]))
                 values = logprobs[side][row, tokens]
                 ranks = (logprobs[side][row] > values[:, None]).sum(1).tolist()

@@ -185,7 +185,7 @@ def parser(about: str, spec: Spec) -> argparse.ArgumentParser:
     found.add_argument(
         "--pair", default=curate_positions.PAIR, help="whose base tokenizer chooses the positions (default: %(default)s)"
     )
-    found.add_argument("--out", help=f"a folder, in place of {DOMAINS}/NAME")
+    found.add_argument("--out", help="a folder, in place of cache/domains/NAME or MECHDIFF_DATA/NAME")
     found.add_argument("--force", action="store_true", help="replace what is there")
     return found
 
