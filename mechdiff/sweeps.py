@@ -186,6 +186,7 @@ def sweep(
                 yield task, label(run)
     for run in filter(alone, runs):
         tasks[run] = experiments.task(run, store)
+        kept += tasks[run].done if label(run) == "behaviour" else 0  # the others go through what this sweep has kept
         yield tasks[run], label(run)
     computed = time.monotonic() - start
     for folder in dict.fromkeys(table.folder for table in tables):
