@@ -25,7 +25,7 @@ def style_marks(table: pd.DataFrame, subtitle: str = "", compared: bool = False)
     axis = alt.Axis(labelLimit=120, grid=False, ticks=False)
     y = alt.Y("kind:N", title="Kind of mark", sort=list(dict.fromkeys(table["kind"])), axis=axis)
     offset = alt.YOffset("place:N", sort=order, scale=alt.Scale(paddingOuter=0.6))
-    x = alt.X("mean:Q", title="Marks per 100 tokens", scale=alt.Scale(zero=True, nice=True))
+    x = alt.X("mean:Q", title="Marks per 100 tokens", axis=alt.Axis(tickCount=5), scale=alt.Scale(zero=True, nice=True))
     tip = [*([alt.Tooltip("choice:N")] if compared else []), alt.Tooltip("kind:N"), alt.Tooltip("model:N")]
     ends = alt.X("low:Q", title=x["title"]), alt.X2("high:Q")
     layers = [alt.Chart(table).mark_rule(size=1.8, opacity=0.75).encode(y, *ends, offset, colour)]
