@@ -1,6 +1,7 @@
 """Behaviour on a tiny random pair: planted truths, equal to plain hooks and to whole passes, cached, summed up, and refused."""
 
 import json
+import signal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from test_experiments import WORDS, pair  # noqa: F401
 
 import mechdiff
 from mechdiff import Run, UserError, answers, experiments
+from mechdiff.__main__ import main
 from mechdiff.anatomy import Anatomy
 from mechdiff.decoding import Decoding, pad_left, together
 from mechdiff.experiments import behaviour_summary
@@ -275,6 +277,20 @@ def test_padded_prompts_with_rows_are_written_on_as_alone(family):
                 *([(plain_hooks.run(model, [*prompt, 6], edits), many[1, 0])] if text == 0 else []),
             ):
                 torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_the_command_line_writes_a_line_per_prompt_and_condition(asked, tmp_path, capsys):
+    handler, out = signal.getsignal(signal.SIGTERM), tmp_path / "said.parquet"  # main() takes it over
+    words = ["--pair", asked["pair"], "--prompts", asked["prompts"], "--limit", "3", "--new-tokens", "2"]
+    assert main(["run", "behaviour", *words, "--layers", "all", "--out", str(out)]) == 0
+    table = pd.read_parquet(out)
+    assert len(table) == 3 * (2 + 4) and table["layer"].dropna().unique().tolist() == [0, 1, 2, 3]
+    assert main(["run", "behaviour", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "clean tuned" in printed and "agrees_base" in printed and "patched" not in printed
+    assert main(["run", "behaviour", *words, "--back", "2"]) == 2
+    signal.signal(signal.SIGTERM, handler)
+    assert "no --back" in capsys.readouterr().err
 
 
 MISTAKES = {
