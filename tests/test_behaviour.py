@@ -21,6 +21,7 @@ from mechdiff.experiments.behaviour import READ
 from mechdiff.experiments.summary import summarise_table
 from mechdiff.models import load_pair, unload
 from mechdiff.rows import Edit, Rows
+from mechdiff.store import Store
 
 NEW = 6
 
@@ -291,6 +292,22 @@ def test_the_command_line_writes_a_line_per_prompt_and_condition(asked, tmp_path
     assert main(["run", "behaviour", *words, "--back", "2"]) == 2
     signal.signal(signal.SIGTERM, handler)
     assert "no --back" in capsys.readouterr().err
+
+
+def test_it_can_be_taken_away_and_computed_anew(asked, tmp_path, monkeypatch):
+    """As Python, with the prompts' labels, and as a bundle."""
+    from mechdiff import bundle, notebooks, prompts, replay, unpacking
+
+    monkeypatch.setattr(prompts, "CACHE", tmp_path / "kept")
+    mine = prompts.keep_prompts(prompts.read_prompts(asked["prompts"])[:3])
+    run = Run("behaviour", layers=(1,), **asked | {"prompts": mine})
+    table, told = mechdiff.run(run), {}
+    exec(notebooks.snippet(run, texts=True), told)
+    pd.testing.assert_frame_equal(told["table"], table)
+    found = unpacking.read(bundle.write([bundle.Answer(run, table)], [], "./", texts=True))
+    task = replay.ReplayTask(found, Store(tmp_path / "fresh"), "cpu", pair=asked["pair"])
+    list(task.steps())
+    assert [one.kind in ("same", "rounding") for one in task.found] == [True], task.found
 
 
 MISTAKES = {
