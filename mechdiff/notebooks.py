@@ -57,12 +57,17 @@ def spoken(run: Run, texts: bool) -> tuple[str, dict]:
             continue
         found = prompts.read_prompts(value)
         if texts or prompts.public(found):
-            listed = "".join(f"    mechdiff.Prompt({literal(one.text)}, {literal(one.template)}),\n" for one in found)
+            listed = "".join(f"    mechdiff.Prompt({', '.join(map(literal, told(one)))}),\n" for one in found)
             before += f"{name} = mechdiff.keep_prompts([\n{listed}])\n"
             given[name] = name
         else:
             before += f"# {name}: texts that are kept on the machine where they were typed, under this name\n"
     return before, given
+
+
+def told(prompt: prompts.Prompt) -> list:
+    """A prompt's fields, its label only where it has one."""
+    return [prompt.text, prompt.template, *([prompt.answer, prompt.choices] if prompt.answer else [])]
 
 
 def changed(request, but: tuple[str, ...]) -> dict[str, str]:

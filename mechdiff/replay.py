@@ -124,6 +124,7 @@ def rank(dtype: str) -> int:
 
 def compared(name: str, mine: pd.DataFrame, theirs: pd.DataFrame, dtype: str, keys: tuple[str, ...] | None = None) -> Checked:
     """Two tables value by value. keys: the columns that name a line; None: all that hold no fractions."""
+    mine = mine.astype({column: float for column in mine if mine[column].dtype == "Int64"})  # as a bundle's gaps are read
     names = list(keys or (column for column in mine if mine[column].dtype.kind != "f"))
     numbers = [column for column in mine if mine[column].dtype.kind == "f" and column not in names]
     if missing := [column for column in (*names, *numbers) if column not in theirs]:

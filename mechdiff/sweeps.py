@@ -187,6 +187,7 @@ def sweep(
                 yield task, label(run)
     for run in filter(alone, runs):
         tasks[run] = experiments.task(run, store)
+        kept += tasks[run].done if label(run) == "behaviour" else 0  # the others go through what this sweep has kept
         yield tasks[run], label(run)
     computed = time.monotonic() - start
     shared = next((about for task in tasks.values() if (about := shared_vocabulary(task)) is not None), None)

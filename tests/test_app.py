@@ -60,7 +60,9 @@ def test_home_needs_no_model_and_shows_both_pairs(monkeypatch):
     monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
     at = AppTest.from_file(str(APP / "Home.py"), default_timeout=300).run()
     assert not at.exception and not at.error and not at.warning
-    assert [s.value for s in at.subheader] == ["Cultural fine-tune", "Cognitive fine-tune"]
+    spoken = f"What do both models say? {controls.DEFAULTS['pair']} on "
+    assert [s.value for s in at.subheader][:2] == ["Cultural fine-tune", "Cognitive fine-tune"]
+    assert [s.value.startswith(spoken) for s in at.subheader] == [False, False, True]
     assert sum("debiased CKA" in m.value for m in at.markdown) == 2
     assert sum("half of its full effect" in m.value for m in at.markdown) == 2
     specs = [json.loads(chart.proto.spec) for chart in charts_of(at)]

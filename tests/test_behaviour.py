@@ -1,6 +1,7 @@
 """Behaviour on a tiny random pair: planted truths, equal to plain hooks and to whole passes, cached, summed up, and refused."""
 
 import json
+import signal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from test_experiments import WORDS, pair  # noqa: F401
 
 import mechdiff
 from mechdiff import Run, UserError, answers, experiments
+from mechdiff.__main__ import main
 from mechdiff.anatomy import Anatomy
 from mechdiff.decoding import Decoding, pad_left, together
 from mechdiff.experiments import behaviour_summary
@@ -19,6 +21,7 @@ from mechdiff.experiments.behaviour import READ
 from mechdiff.experiments.summary import summarise_table
 from mechdiff.models import load_pair, unload
 from mechdiff.rows import Edit, Rows
+from mechdiff.store import Store
 
 NEW = 6
 
@@ -275,6 +278,36 @@ def test_padded_prompts_with_rows_are_written_on_as_alone(family):
                 *([(plain_hooks.run(model, [*prompt, 6], edits), many[1, 0])] if text == 0 else []),
             ):
                 torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_the_command_line_writes_a_line_per_prompt_and_condition(asked, tmp_path, capsys):
+    handler, out = signal.getsignal(signal.SIGTERM), tmp_path / "said.parquet"  # main() takes it over
+    words = ["--pair", asked["pair"], "--prompts", asked["prompts"], "--limit", "3", "--new-tokens", "2"]
+    assert main(["run", "behaviour", *words, "--layers", "all", "--out", str(out)]) == 0
+    table = pd.read_parquet(out)
+    assert len(table) == 3 * (2 + 4) and table["layer"].dropna().unique().tolist() == [0, 1, 2, 3]
+    assert main(["run", "behaviour", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "clean tuned" in printed and "agrees_base" in printed and "patched" not in printed
+    assert main(["run", "behaviour", *words, "--back", "2"]) == 2
+    signal.signal(signal.SIGTERM, handler)
+    assert "no --back" in capsys.readouterr().err
+
+
+def test_it_can_be_taken_away_and_computed_anew(asked, tmp_path, monkeypatch):
+    """As Python, with the prompts' labels, and as a bundle."""
+    from mechdiff import bundle, notebooks, prompts, replay, unpacking
+
+    monkeypatch.setattr(prompts, "CACHE", tmp_path / "kept")
+    mine = prompts.keep_prompts(prompts.read_prompts(asked["prompts"])[:3])
+    run = Run("behaviour", layers=(1,), **asked | {"prompts": mine})
+    table, told = mechdiff.run(run), {}
+    exec(notebooks.snippet(run, texts=True), told)
+    pd.testing.assert_frame_equal(told["table"], table)
+    found = unpacking.read(bundle.write([bundle.Answer(run, table)], [], "./", texts=True))
+    task = replay.ReplayTask(found, Store(tmp_path / "fresh"), "cpu", pair=asked["pair"])
+    list(task.steps())
+    assert [one.kind in ("same", "rounding") for one in task.found] == [True], task.found
 
 
 MISTAKES = {

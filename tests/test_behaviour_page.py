@@ -68,7 +68,7 @@ def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
     agree = words.loc["agrees_base", "both"]
     assert shown["Same next token"] == (agree.partition(" [")[0], "95 % [" + agree.partition(" [")[2])
     assert shown["Marks of style"][1] == words.loc[STYLE, "change"] and "Exact match" not in shown
-    assert any("no prompt here has a known answer" in caption.value.lower() for caption in at.caption)
+    assert any("exact match needs known answers" in caption.value for caption in at.caption)
     assert any(caption.value.startswith("Stored sweep: 20 prompts, 5 templates") for caption in at.caption)
     assert titles(at) == ["How do they write?"]
     (swept / "manifest.json").unlink()

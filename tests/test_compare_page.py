@@ -74,7 +74,7 @@ def test_the_default_is_both_demo_pairs_each_on_its_own_domain():
     at = open_page()
     assert [column(at, "A"), column(at, "B")] == expected(FIRST, SECOND)
     assert list(table(at).iloc[:, 0]) == [quantity.name for quantity in QUANTITIES.values()]
-    assert len(specs(at)) == 8 and not at.info and not at.warning
+    assert len(specs(at)) == 9 and not at.info and not at.warning
     assert any(verdict.INTERVALS in caption.value for caption in at.caption)
 
 
@@ -123,7 +123,7 @@ def test_what_is_not_stored_is_a_note_with_its_command(monkeypatch, tmp_path):
     at = open_page(a_domain="cultural")
     (note,) = [info.value for info in at.info]
     assert "Heads for 80 %" in note and f"python -m mechdiff sweep --pair {FIRST} --domain cultural --grid full" in note
-    assert column(at, "A").count("not stored") == 2 and len(specs(at)) == 8
+    assert column(at, "A").count("not stored") == 2 and len(specs(at)) == 9
     coverage = [spec for spec in specs(at) if "heads" in spec["title"]["text"]]
     assert len(coverage) == 2 and all(list(colours(spec).values()) == [ORANGE] for spec in coverage)
 
@@ -137,7 +137,7 @@ def test_with_nothing_stored_no_chart_is_drawn():
 def test_published_numbers_are_hollow_and_can_be_hidden():
     at = open_page()
     drawn = [hollow(spec) for spec in specs(at)]
-    assert [bool(marks) for marks in drawn] == [True, True, False, False, True, True, True, True]
+    assert [bool(marks) for marks in drawn] == [True, True, False, False, True, True, True, True, False]
     drift = specs(at)[0]
     (mine,) = [mark for mark in drawn[0] if mark["mark"]["type"] == "point" and mark["mark"]["color"] == ORANGE]
     (sent,) = [one.data.data for one in at.get("vega_lite_chart")[0].proto.datasets if one.name == mine["data"]["name"]]

@@ -42,7 +42,7 @@ def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
     sweep(tmp_path / "out")
     found = tables(tmp_path / "out")
     place = "none/{}/tiny/{}.parquet"
-    assert {name.split("/")[1] for name in found} == {"rq1", "rq2", "rq3", "rq4"}
+    assert {name.split("/")[1] for name in found} == {"rq1", "rq2", "rq3", "rq4", sweeps.SPOKEN}
     settings = study | {"limit": None}
     rank = mechdiff.run(
         Run("rank", map="ridge", ranks=("4",), complement=("own",), layers=(2,), streams=("mlp_out",), **settings)

@@ -11,7 +11,7 @@ from words import TERMS, say
 from mechdiff import charts, stored
 from mechdiff.choices import Choice
 from mechdiff.experiments import Run
-from mechdiff.experiments.behaviour_summary import STYLE, style, told
+from mechdiff.experiments.behaviour_summary import NAMES, STYLE, style, told
 from mechdiff.experiments.summary import summarise_table
 from mechdiff.sweeps import SPOKEN
 from views import mapped
@@ -60,11 +60,10 @@ def draw(lines: pd.DataFrame, origin: str) -> None:
         row = mapped.numbers()
         for measure in (name for name in METRICS if name in words.index):
             metric(row, words.loc[measure], measure)
-        if "exact" not in words.index:
-            st.caption("No prompt here has a known answer, so exact match stays blank.")
+        about = "few worked solutions reach their result by then" if "exact" in words.index else "exact match needs known answers"
         st.caption(
             f"{origin}: {counts['prompts']} prompts, {counts['templates']} templates; [..]: 95 % over prompts. Greedy answers of "
-            f"at most {Run.new_tokens} tokens: few worked solutions reach their result by then."
+            f"at most {Run.new_tokens} tokens; {about}."
         )
     with right:
         controls.draw(charts.style_marks(style(lines)), "style")
@@ -104,7 +103,7 @@ def compared(chosen: dict[str, Choice], colours: dict[str, str]) -> None:
         return
     st.subheader("What do they say?", help=say("agreement", "soft refusal", "refusals", "exact match", "style"))
     words = {side: told(lines) for side, lines in there.items()}
-    names = dict(name for part in words.values() for name in part["name"].items())
+    names = {measure: name for measure, name in NAMES.items() if any(measure in part.index for part in words.values())}
     left, right = st.columns([1.25, 1], gap="medium")
     rows = pd.DataFrame({"": list(names.values())})
     for side, part in words.items():

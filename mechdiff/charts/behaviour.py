@@ -22,17 +22,13 @@ def style_marks(table: pd.DataFrame, subtitle: str = "", compared: bool = False)
     legend = alt.Legend(orient="bottom", columns=1, labelFontSize=13, labelLimit=300, symbolType="circle") if compared else None
     colour = alt.Color("choice:N", title=None, scale=alt.Scale(domain=who, range=colours), legend=legend)
     order = [name + model for name in who for model in ("base", "tuned")]
-    y = alt.Y(
-        "kind:N", title=None, sort=list(dict.fromkeys(table["kind"])), axis=alt.Axis(labelLimit=120, grid=False, ticks=False)
-    )
+    axis = alt.Axis(labelLimit=120, grid=False, ticks=False)
+    y = alt.Y("kind:N", title="Kind of mark", sort=list(dict.fromkeys(table["kind"])), axis=axis)
     offset = alt.YOffset("place:N", sort=order, scale=alt.Scale(paddingOuter=0.6))
-    x = alt.X("mean:Q", title="Marks per 100 tokens", scale=alt.Scale(zero=True, nice=True))
+    x = alt.X("mean:Q", title="Marks per 100 tokens", axis=alt.Axis(tickCount=5), scale=alt.Scale(zero=True, nice=True))
     tip = [*([alt.Tooltip("choice:N")] if compared else []), alt.Tooltip("kind:N"), alt.Tooltip("model:N")]
-    layers = [
-        alt.Chart(table)
-        .mark_rule(size=1.8, opacity=0.75)
-        .encode(y, alt.X("low:Q", title=x["title"]), alt.X2("high:Q"), offset, colour)
-    ]
+    ends = alt.X("low:Q", title=x["title"]), alt.X2("high:Q")
+    layers = [alt.Chart(table).mark_rule(size=1.8, opacity=0.75).encode(y, *ends, offset, colour)]
     for model, filled in (("base", False), ("tuned", True)):
         points = alt.Chart(table[table["model"] == model]).mark_point(size=75, filled=filled, strokeWidth=2, opacity=1)
         layers.append(points.encode(y, x, offset, colour, tooltip=[*tip, *numbers("mean", "low", "high")]))

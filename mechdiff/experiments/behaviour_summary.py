@@ -43,11 +43,17 @@ def summarise(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
         for number, line in enumerate(conditions.to_dict("records")):
             mine = resampled[:, number]
             apart = mine - resampled[:, place[references[number]]] if references[number] else np.full(len(mine), np.nan)
-            numbers = dict(zip(("mean", "low", "high"), (mine[0], *span(mine[1:]))))
-            numbers |= dict(zip(("change", "change_low", "change_high"), (apart[0], *span(apart[1:]))))
+            numbers = dict(zip(("mean", "low", "high"), (mine[0], *known(mine[1:]))))
+            numbers |= dict(zip(("change", "change_low", "change_high"), (apart[0], *known(apart[1:]))))
             counts = {"prompts": len(chosen), "templates": len(set(chosen))}
             found.append(line | {"measure": measure, "unit": unit} | numbers | counts)
     return pd.DataFrame(found, columns=None if found else [*KEYS, "measure", "unit", "mean", "low", "high"])
+
+
+def known(resampled: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval over the resamples that have a value: one whose answers hold no token has no rate."""
+    there = resampled[~np.isnan(resampled)]
+    return span(there) if len(there) else (np.nan, np.nan)
 
 
 def reference(condition: str, direction: str, there: set[str]) -> str | None:
