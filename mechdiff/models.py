@@ -239,15 +239,16 @@ def _load(pair: Pair, device: str, dtype: str) -> LoadedPair:
     quiet()
     try:
         with memory_errors(pair, device):
-            sides, locks, notices = [], [], []
+            tokenizers, sides, locks, notices = load_tokenizers(pair), [], [], []
             for source in (pair.base, pair.tuned):
                 model, lock = _base_weights(pair, source.weights, device, dtype)
-                if source.adapter:
-                    model = with_adapter(model, source.adapter_folder())
-                    notices += trained_elsewhere(source)
-                sides.append(Anatomy(model))
+                with lock:  # another pair may be running it: its hooks must not be copied, and the probe needs its own kernel
+                    if source.adapter:
+                        model = with_adapter(model, source.adapter_folder())
+                        notices += trained_elsewhere(source)
+                    sides.append(Anatomy(model))
                 locks.append(lock)
-            return LoadedPair(pair, load_tokenizers(pair), *sides, together(locks), notices)
+            return LoadedPair(pair, tokenizers, *sides, together(locks), notices)
     except Unreadable as error:
         raise UserError(f"{pair.name}: mechdiff cannot read this architecture: {error}.") from error
 
