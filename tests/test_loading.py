@@ -11,7 +11,7 @@ from small_models import write_adapter, write_gguf, write_model, write_pair, wri
 from transformers import AutoModelForCausalLM
 
 import mechdiff
-from mechdiff import Run, UserError, gguf, pairs
+from mechdiff import Run, UserError, gguf, loading, pairs
 from mechdiff.loading import with_adapter
 from mechdiff.models import load_pair, unload
 
@@ -36,6 +36,7 @@ def room(made, tmp_path, monkeypatch, own_store):
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     for module in (pairs, gguf):
         monkeypatch.setattr(module, "MODELS", tmp_path / "converted")
+    monkeypatch.setattr(loading, "CACHE", tmp_path / "cache")
     yield tmp_path
     unload()
 
