@@ -28,7 +28,6 @@ def load_weights(pair: Pair, source: Source, device: str, dtype: str):
     from transformers import AutoModelForCausalLM
 
     folder = source.local()
-    check_architecture(folder, pair)
     tensors(folder)
     placed = placement(pair, folder, device, dtype)
     with load_errors(folder):

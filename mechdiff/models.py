@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from mechdiff.conditions import HERE, Place
 from mechdiff.errors import UserError, one_of
-from mechdiff.loading import load_weights, trained_elsewhere, with_adapter
+from mechdiff.loading import check_architecture, load_weights, trained_elsewhere, with_adapter
 from mechdiff.pairs import Pair, read_pair
 from mechdiff.terms import DEVICES, DTYPES
 from mechdiff.tokens import Tokenizers, load_tokenizers
@@ -239,6 +239,8 @@ def _load(pair: Pair, device: str, dtype: str) -> LoadedPair:
     quiet()
     try:
         with memory_errors(pair, device):
+            for source in (pair.base, pair.tuned):
+                check_architecture(source.local(), pair)
             tokenizers, sides, locks, notices = load_tokenizers(pair), [], [], []
             for source in (pair.base, pair.tuned):
                 model, lock = _base_weights(pair, source.weights, device, dtype)
