@@ -6,7 +6,7 @@ import streamlit as st
 
 from mechdiff.bundle import Answer, Headline
 
-TIMES = "MapTime"  # a request about this machine, and no finding
+TIMES = ("MapTime", "Parity")  # requests about this machine, and no findings
 
 
 @dataclass
@@ -34,7 +34,7 @@ def chart(figure) -> None:
 
 def answer(request, table, command: str = "") -> None:
     """A request is answered with its whole table."""
-    if len(table) and type(request).__name__ != TIMES:
+    if len(table) and type(request).__name__ not in TIMES:
         now().answers[request] = Answer(request, table, command)
 
 

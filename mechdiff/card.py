@@ -232,4 +232,6 @@ def about_time(found: Card, asked: running.Asked) -> None:
 
 
 def in_bytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    return next(
+        (f"{size / unit:.1f} {name}" for unit, name in ((1e9, "GB"), (1e6, "MB")) if size >= unit), f"{size / 1e3:.1f} kB"
+    )

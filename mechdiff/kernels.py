@@ -12,8 +12,8 @@ try:
 except ImportError:
     triton = None
 
-ATTENTION = 64, 64, 4  # rows of one program, tokens of the prefix at a time, warps; for 16-bit numbers
-ROWS, TOKENS, WARPS = 4, 2048, 8  # of one program of `_divergences`: its rows share what they are compared with
+ATTENTION = 64, 32, 4  # rows of one program, tokens of the prefix at a time, warps; for 16-bit numbers
+ROWS, TOKENS, WARPS = 2, 2048, 4  # of one program of `_divergences`: its rows share what they are compared with
 
 
 def available(tensor: Tensor) -> bool:

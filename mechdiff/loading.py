@@ -5,6 +5,7 @@ with the files is said in a sentence, before torch meets it.
 """
 
 import copy
+import hashlib
 import importlib.util
 import json
 import re
@@ -27,9 +28,8 @@ def load_weights(pair: Pair, source: Source, device: str, dtype: str):
     from transformers import AutoModelForCausalLM
 
     folder = source.local()
-    check_architecture(folder, pair)
     tensors(folder)
-    placed = placement(pair, folder, device)
+    placed = placement(pair, folder, device, dtype)
     with load_errors(folder):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -68,7 +68,7 @@ def check_architecture(folder: Path, pair: Pair) -> None:
     )
 
 
-def placement(pair: Pair, folder: Path, device: str) -> dict:
+def placement(pair: Pair, folder: Path, device: str, dtype: str) -> dict:
     """Where from_pretrained puts the weights, if not in main memory first: quantized ones are never moved afterwards."""
     import torch
 
@@ -76,7 +76,8 @@ def placement(pair: Pair, folder: Path, device: str) -> dict:
         ready = "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
         here = torch.cuda.current_device() if device == "cuda" else device
         return {"device_map": {"": here}} if pair.quantization or ready else {}
-    offload = CACHE / "offload" / folder.name
+    place = hashlib.sha256(f"{folder.resolve()} {dtype} {pair.device_map}".encode()).hexdigest()[:16]
+    offload = CACHE / "offload" / place  # every model's own: the files in it have their tensors' names
     if isinstance(pair.device_map, tuple):
         return {"device_map": dict(pair.device_map), "offload_folder": str(offload)}
     limits = {}

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from mechdiff.conditions import HERE, Place
 from mechdiff.errors import UserError, one_of
 from mechdiff.files import tensors
-from mechdiff.loading import load_weights, trained_elsewhere, with_adapter
+from mechdiff.loading import check_architecture, load_weights, trained_elsewhere, with_adapter
 from mechdiff.pairs import Pair, read_pair
 from mechdiff.prompts import BLOCK
 from mechdiff.terms import DEVICES, DTYPES, SIDES
@@ -334,15 +334,18 @@ def _load(pair: Pair, device: str, dtype: str, apart: bool = False) -> LoadedPai
     quiet()
     try:
         with memory_errors(pair, device):
-            sides, locks, notices = [], [], []
+            for source in (pair.base, pair.tuned):
+                check_architecture(source.local(), pair)
+            tokenizers, sides, locks, notices = load_tokenizers(pair), [], [], []
             for source in (pair.base, pair.tuned):
                 model, lock = _base_weights(pair, source.weights, "cpu" if apart else device, dtype, apart)
-                if source.adapter:
-                    model = with_adapter(model, source.adapter_folder())
-                    notices += trained_elsewhere(source)
-                sides.append(Anatomy(model))
+                with lock:  # another pair may be running it: its hooks must not be copied, and the probe needs its own kernel
+                    if source.adapter:
+                        model = with_adapter(model, source.adapter_folder())
+                        notices += trained_elsewhere(source)
+                    sides.append(Anatomy(model))
                 locks.append(lock)
-            loaded = LoadedPair(pair, load_tokenizers(pair), *sides, together(locks), notices)
+            loaded = LoadedPair(pair, tokenizers, *sides, together(locks), notices)
             if apart:
                 loaded.take_turns(device)
             memory.forget()

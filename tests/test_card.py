@@ -10,7 +10,7 @@ from mechdiff import card, experiments, models, prompts
 from mechdiff.__main__ import main
 from mechdiff.card import pass_bytes, weight_bytes
 from mechdiff.experiments import Parity, Run
-from mechdiff.models import load_pair, unload
+from mechdiff.models import load_pair
 from mechdiff.pairs import read_pair
 from mechdiff.trace import run_trace
 
@@ -28,11 +28,11 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def room(made, tmp_path, own_store):
-    unload()
+def room(made, tmp_path, monkeypatch, own_store):
+    monkeypatch.setattr(models, "_pairs", {})
+    monkeypatch.setattr(models, "_weights", {})
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    yield tmp_path
-    unload()
+    return tmp_path
 
 
 def pair_of(room, tuned='folder = "tuned"', options="", base='folder = "base"'):

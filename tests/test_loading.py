@@ -11,9 +11,9 @@ from small_models import write_adapter, write_gguf, write_model, write_pair, wri
 from transformers import AutoModelForCausalLM
 
 import mechdiff
-from mechdiff import Run, UserError, gguf, pairs
+from mechdiff import Run, UserError, gguf, loading, models, pairs
 from mechdiff.loading import with_adapter
-from mechdiff.models import load_pair, unload
+from mechdiff.models import load_pair
 
 IDS = torch.tensor([[5, 9, 13, 40, 7, 22, 31]])
 
@@ -32,12 +32,13 @@ def made(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def room(made, tmp_path, monkeypatch, own_store):
     """A copy of these to break; nothing loaded before or after."""
-    unload()
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(models, "_pairs", {})
+    monkeypatch.setattr(models, "_weights", {})
     for module in (pairs, gguf):
         monkeypatch.setattr(module, "MODELS", tmp_path / "converted")
-    yield tmp_path
-    unload()
+    monkeypatch.setattr(loading, "CACHE", tmp_path / "cache")
+    return tmp_path
 
 
 def logits(model) -> torch.Tensor:

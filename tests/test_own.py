@@ -8,10 +8,10 @@ import pytest
 from small_models import write_adapter, write_gguf, write_model
 from streamlit.testing.v1 import AppTest
 
-from mechdiff import gguf, own, pairs
+from mechdiff import gguf, models, own, pairs
 from mechdiff.__main__ import main
 from mechdiff.errors import UserError
-from mechdiff.models import load_pair, unload
+from mechdiff.models import load_pair
 from mechdiff.own import Given
 from mechdiff.pairs import read_pair
 
@@ -43,9 +43,9 @@ def root(made, tmp_path, monkeypatch, own_store):
     for module in (pairs, gguf):
         monkeypatch.setattr(module, "MODELS", tmp_path / "converted")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    unload()
-    yield made
-    unload()
+    monkeypatch.setattr(models, "_pairs", {})
+    monkeypatch.setattr(models, "_weights", {})
+    return made
 
 
 def add(name="mine", base=None, tuned=None, domain="cognitive"):

@@ -171,3 +171,40 @@ def test_models_of_different_shape_are_told_apart(tmp_path, field):
     config = tmp_path / "tuned" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {field: 12}))
     fails(pair.check_same_shape, "the tuned model 12", "drift")
+
+
+def downloaded(tmp_path, repo: str, *files: str, commit: str = "c0ffee", name: str = "main"):
+    """Files of a hub repository, as a download leaves them."""
+    folder = tmp_path / "hub" / f"models--{repo.replace('/', '--')}"
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    for file in files:
+        written(folder / "snapshots" / commit, "{}", file)
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / name).write_text(commit)
+    return folder / "snapshots" / commit
+
+
+ADAPTED = '[base]\nhub = "a/b"\nrevision = "v2"\n[tuned]\nadapter = "c/lora"\n'
+
+
+@pytest.mark.parametrize("named", ['adapter_revision = "v1"\n', 'revision = "v1"\n'])
+def test_base_and_adapter_have_each_their_own_revision(tmp_path, named):
+    """Where tuned is only an adapter, its revision is the adapter's."""
+    base = downloaded(tmp_path, "a/b", "config.json", "model.safetensors", commit="aaa", name="v2")
+    pair = read_pair(str(written(tmp_path, ADAPTED + named)))
+    assert "hf download c/lora --revision v1" in pair.missing()
+    lora = downloaded(tmp_path, "c/lora", "adapter_config.json", commit="bbb", name="v1")
+    assert pair.missing() is None
+    assert pair.base.local() == pair.tuned.local() == base and pair.tuned.adapter_folder() == lora
+    assert pair.tuned.weights == pair.base and pair.tuned.fingerprint().startswith("a/b@aaa+")
+
+
+def test_a_hub_model_of_which_only_the_configuration_was_fetched_is_not_here(tmp_path):
+    downloaded(tmp_path, "a/b", "config.json")
+    downloaded(tmp_path, "c/d", "config.json", "model.safetensors")
+    assert "is not whole: model.safetensors is missing" in read_pair(str(written(tmp_path, SIDES))).missing()
+
+
+def test_an_adapters_repository_is_no_model(tmp_path):
+    downloaded(tmp_path, "a/b", "adapter_config.json")
+    fails(pairs.Source(hub="a/b").local, "or has no config.json", "terms", "hf auth login", "hf download a/b")

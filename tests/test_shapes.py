@@ -8,12 +8,12 @@ import torch
 from small_models import write_model, write_pair, write_prompts
 
 import mechdiff
-from mechdiff import Run, UserError, experiments
+from mechdiff import Run, UserError, experiments, models
 from mechdiff.__main__ import main
 from mechdiff.experiments import Continuation, Diagnostics, NextTokens, Overlap, PositionMap
 from mechdiff.experiments.drift import partners
 from mechdiff.metrics import linear_cka
-from mechdiff.models import load_pair, unload
+from mechdiff.models import load_pair
 from mechdiff.shapes import shape_of
 
 OTHERS = {
@@ -26,9 +26,10 @@ OTHERS = {
 
 
 @pytest.fixture
-def asked(tmp_path, own_store):
+def asked(tmp_path, monkeypatch, own_store):
     """What a request on a pair of unlike models says: asked(changes of the tuned model)."""
-    unload()
+    monkeypatch.setattr(models, "_pairs", {})
+    monkeypatch.setattr(models, "_weights", {})
 
     def ask(**changes):
         write_model(tmp_path / "base", 0)
@@ -36,8 +37,7 @@ def asked(tmp_path, own_store):
         path = write_pair(tmp_path, 'folder = "base"', 'folder = "tuned"')
         return {"pair": path, "prompts": write_prompts(tmp_path / "p.jsonl", 12), "device": "cpu"}
 
-    yield ask
-    unload()
+    return ask
 
 
 @pytest.mark.parametrize("kind", OTHERS)

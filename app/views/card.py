@@ -13,7 +13,7 @@ from mechdiff.experiments import Parity
 from mechdiff.pairs import Pair
 from views import mapped
 
-WIDTHS = {"": st.column_config.Column(width=150), "same?": st.column_config.Column(width=60)}
+WIDTHS = {name: st.column_config.Column(width=w) for name, w in {"": 150, "base": 300, "tuned": 300, "same?": 60}.items()}
 PARITY_HELP = "Four cells on two prompts, by the row engine and by plain forward hooks, in the pair's own number format."
 
 

@@ -44,6 +44,8 @@ def numbers(run, table, kept, stream: str, layer: int) -> None:
     if table.empty:
         session.waiting("The numbers appear when both models have read the prompts.", session.NUMBERS)
         return
+    if table["cka_debiased"].isna().all():
+        return  # a notice says why
     here, lowest = table.set_index("layer").loc[layer], table.loc[table["cka_debiased"].idxmin()]
     row = mapped.numbers()
     interval = f"95 % interval {here.low:.3f} to {here.high:.3f}"
