@@ -48,6 +48,7 @@ class Budget:
 
 
 _budgets: dict[torch.device, Budget] = {}
+_expected: dict[torch.device, int] = {}
 
 
 def budget(device: torch.device) -> Budget:
@@ -57,16 +58,24 @@ def budget(device: torch.device) -> Budget:
     return _budgets[device]
 
 
-def forget() -> None:
-    """Measure anew when a budget is next asked for: models were loaded or dropped."""
+def forget(weights: bool = False) -> None:
+    """Measure anew when a budget is next asked for: models were loaded or dropped. weights: none is expected any more."""
     _budgets.clear()
+    if weights:
+        _expected.clear()
+
+
+def expect(device: torch.device, weights: int) -> None:
+    """So many bytes of weights will be on a device, though they are not yet."""
+    _expected[device] = max(weights, _expected.get(device, 0))
+    forget()
 
 
 def allowed(device: torch.device) -> int:
     """Bytes that work may take now. Raises UserError for a limit that is no number or is below what the weights take."""
     if device.type != "cuda":
         return int(SHARE * psutil.virtual_memory().available)
-    held = torch.cuda.memory_allocated(device)
+    held = max(torch.cuda.memory_allocated(device), _expected.get(device, 0))
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - held
     limit = os.environ.get(VARIABLE)
     if limit is None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from mechdiff.anatomy import Anatomy
-from mechdiff.memory import release
+from mechdiff.memory import expect, release
 
 
 class OneAtATime:
@@ -22,6 +22,7 @@ class OneAtATime:
         self.device = device
         self.tensors = {side: tensors(anatomy.model) for side, anatomy in models.items()}
         self.master = {name: tensor.data for found in self.tensors.values() for name, tensor in found.items()}
+        expect(device, max(sum(tensor.nbytes for tensor in found.values()) for found in self.tensors.values()))
         self.here: set[int] = set()  # the tensors that are on the device, by identity
         for anatomy in models.values():
             anatomy.home = device

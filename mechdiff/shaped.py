@@ -10,7 +10,8 @@ import torch
 from mechdiff import models
 from mechdiff.anatomy import Anatomy
 from mechdiff.errors import one_of
-from mechdiff.models import FairLock, LoadedPair
+from mechdiff.loaded import LoadedPair
+from mechdiff.locks import FairLock
 from mechdiff.pairs import read_pair
 from mechdiff.prompts import domains
 from mechdiff.terms import SIDES

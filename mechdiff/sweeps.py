@@ -18,9 +18,10 @@ import pandas as pd
 from mechdiff import experiments, stored
 from mechdiff.conditions import Condition
 from mechdiff.experiments import Diagnostics
-from mechdiff.experiments.effects import EffectsTask, Wide
+from mechdiff.experiments.effects import EffectsTask
 from mechdiff.experiments.heads import ChosenHeadsTask
 from mechdiff.experiments.identity import Identity
+from mechdiff.experiments.lines import Wide
 from mechdiff.experiments.request import FULL, Run
 from mechdiff.experiments.summary import KEYS, summarise, summarise_table
 from mechdiff.experiments.task import Task

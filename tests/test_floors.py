@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "terms", "paths", "conditions", "stacks", "files", "shapes", "kernels", "memory"],
     ["linalg", "store", "transport", "metrics", "stats", "stored", "published"],
-    ["models", "loading", "tokens", "gguf", "prompts", "pairs", "vocabularies", "answers"],
+    ["models", "loaded", "locks", "loading", "tokens", "gguf", "prompts", "pairs", "vocabularies", "answers"],
     ["hooks", "rows", "trace", "anatomy", "transplant", "decoding", "weights", "offload"],
     ["interventions", "preflight", "talk"],
     ["experiments"],
@@ -26,7 +26,11 @@ FLOORS = [
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # The one way up: a loaded pair makes its own clean passes and pre-flight, and imports them when it does.
-UPWARD = {("models", name) for name in ("trace", "anatomy", "preflight", "transplant", "decoding", "offload")}
+UPWARD = {
+    (module, name)
+    for module in ("models", "loaded")
+    for name in ("trace", "anatomy", "preflight", "transplant", "decoding", "offload")
+}
 FILES = sorted(path for folder in ("mechdiff", "app") for path in (ROOT / folder).rglob("*.py"))
 APP_MODULES = {path.stem for path in (ROOT / "app").rglob("*.py")} | {"views"}
 

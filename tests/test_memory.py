@@ -135,8 +135,10 @@ def test_a_limit_leaves_what_the_weights_do_not_take(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 << 30)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (9 << 30, 20 << 30))
     assert memory.allowed(torch.device("cuda")) == 8 << 30, "80 % of what is free, with what torch has in reserve"
+    monkeypatch.setitem(memory._expected, torch.device("cuda"), 4 << 30)
+    assert memory.allowed(torch.device("cuda")) == int(0.8 * (8 << 30)), "a model that is not there yet has its place"
     monkeypatch.setenv(memory.VARIABLE, "6")
-    assert memory.allowed(torch.device("cuda")) == 4 << 30
+    assert memory.allowed(torch.device("cuda")) == 2 << 30
 
 
 def test_a_sweep_that_runs_out_of_memory_at_random_ends_in_the_same_tables(small, tmp_path, monkeypatch):  # noqa: F811

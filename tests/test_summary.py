@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mechdiff.experiments.effects import Wide
+from mechdiff.experiments.lines import Wide
 from mechdiff.experiments.summary import summarise
 
 

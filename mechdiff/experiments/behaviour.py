@@ -12,7 +12,7 @@ from mechdiff.experiments.effects import EffectsTask
 from mechdiff.experiments.identity import Identity
 from mechdiff.experiments.patch import conditions_of
 from mechdiff.experiments.request import Run
-from mechdiff.models import LoadedPair
+from mechdiff.loaded import LoadedPair
 from mechdiff.prompts import Prompt
 from mechdiff.store import Store, key
 from mechdiff.terms import SIDES, sides

@@ -17,22 +17,13 @@ import pandas as pd
 from mechdiff import prompts, vocabularies
 from mechdiff.conditions import HERE, Condition, Place, Stack
 from mechdiff.experiments.identity import Identity
-from mechdiff.experiments.request import AUTO, FULL, Run
-from mechdiff.models import LoadedPair
+from mechdiff.experiments.lines import MEASURES, NOT_OF, SITE, Wide, site_labels
+from mechdiff.experiments.request import Run
+from mechdiff.loaded import LoadedPair
 from mechdiff.prompts import Prompt
 from mechdiff.store import Store, key
 from mechdiff.terms import sides
 
-MEASURES = ("kl", "kl_to_donor", "kl_donor_clean")
-SITE = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend", "control")
-NOT_OF = {  # columns that say nothing about a question
-    "patch": ("rank", "complement", "alpha"),
-    "heads": ("rank", "complement", "alpha"),
-    "transplant": ("map", "rank", "complement", "alpha", "blend"),
-    "transport": ("heads", "blend"),
-    "rank": ("heads", "blend"),
-    "stack": tuple(name for name in SITE if name != "control"),
-}
 Group = tuple[Condition | Stack, ...]
 
 
@@ -44,22 +35,6 @@ class Chunk:
     conditions: Group
     key: str
     found: dict[str, np.ndarray] | None = field(default=None, repr=False)
-
-
-@dataclass
-class Wide:
-    """Effects, a row per condition. conditions: what each row is; values: measure -> [conditions, prompts], nan if not there."""
-
-    conditions: pd.DataFrame
-    values: dict[str, np.ndarray]
-
-    def long(self) -> pd.DataFrame:
-        """A line per prompt and condition, of what is there."""
-        row, prompt = np.nonzero(~np.isnan(self.values["kl"]))
-        lines = self.conditions.iloc[row].reset_index(drop=True)
-        lines.insert(list(self.conditions).index("direction") + 1, "prompt", prompt)
-        measures = pd.DataFrame({name: values[row, prompt] for name, values in self.values.items()})
-        return lines.join(measures)
 
 
 class EffectsTask:
@@ -340,21 +315,3 @@ def used_alphas(conditions: Group, maps: dict) -> dict[str, np.ndarray]:
         return {}
     scales = [maps[site_of(c)].alpha if c.alpha is None else c.alpha for c in conditions]
     return {"alpha_used": np.array(scales, np.float32)[:, None]}
-
-
-def site_labels(condition: Condition, run: Run) -> tuple:
-    """What a line says of its condition, in the order of SITE."""
-    c = condition
-    alpha = AUTO if c.alpha is None else str(c.alpha)
-    return c.layer, c.stream, c.map, rank_label(c.rank), c.complement, alpha, heads_label(c.heads, run), c.blend, c.control
-
-
-def rank_label(rank: int | None) -> str:
-    return FULL if rank is None else str(rank)
-
-
-def heads_label(heads: tuple[int, ...] | None, run: Run) -> str:
-    """0-5-7, or all; empty for a whole state."""
-    if heads is None:
-        return ""
-    return "all" if len(heads) == run.spec.heads else "-".join(map(str, heads))

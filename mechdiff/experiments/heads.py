@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from mechdiff.conditions import Condition
-from mechdiff.experiments.effects import EffectsTask, Wide, heads_label
+from mechdiff.experiments.effects import EffectsTask
+from mechdiff.experiments.lines import Wide, heads_label
 from mechdiff.experiments.request import Run
 from mechdiff.store import Store
 from mechdiff.terms import CHOICES

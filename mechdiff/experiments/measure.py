@@ -10,8 +10,8 @@ from torch import Tensor
 from mechdiff import metrics
 from mechdiff.conditions import HERE, Place
 from mechdiff.hooks import run_hooks
+from mechdiff.loaded import LoadedPair
 from mechdiff.memory import budget
-from mechdiff.models import LoadedPair
 from mechdiff.rows import Rows, run_rows
 from mechdiff.trace import Trace
 

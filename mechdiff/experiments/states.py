@@ -9,7 +9,7 @@ from functools import cached_property
 from mechdiff import tokens
 from mechdiff.errors import UserError
 from mechdiff.experiments.identity import Identity
-from mechdiff.models import LoadedPair
+from mechdiff.loaded import LoadedPair
 from mechdiff.prompts import Prompt, blocks, read_positions
 from mechdiff.store import Store, key
 from mechdiff.terms import SIDES, STREAMS

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.experiments import behaviour_summary
-from mechdiff.experiments.effects import SITE, Wide
+from mechdiff.experiments.lines import SITE, Wide
 from mechdiff.experiments.request import Run
 from mechdiff.stats import bootstrap_weights, floor_of, interval, ratio
 from mechdiff.terms import WITHOUT_MEANS

@@ -8,7 +8,8 @@ from itertools import product
 import pandas as pd
 
 from mechdiff.conditions import Condition
-from mechdiff.experiments.effects import EffectsTask, rank_label
+from mechdiff.experiments.effects import EffectsTask
+from mechdiff.experiments.lines import rank_label
 from mechdiff.experiments.request import AUTO, FULL, Run
 from mechdiff.store import Store
 

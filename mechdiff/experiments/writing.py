@@ -12,8 +12,8 @@ from mechdiff import metrics
 from mechdiff.answers import openers, scored
 from mechdiff.decoding import Decoding, pad_left, together
 from mechdiff.experiments.behaviour import BESIDE
+from mechdiff.loaded import LoadedPair
 from mechdiff.memory import in_parts
-from mechdiff.models import LoadedPair
 from mechdiff.prompts import Prompt
 from mechdiff.rows import Rows
 from mechdiff.terms import SIDES
