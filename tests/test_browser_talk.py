@@ -129,7 +129,8 @@ def test_the_note_a_reload_and_the_way_out(visit):
     assert tab.metrics() == numbers
     on(tab.after(tab.page.go_back), 1, "Effects by layer")
     tab.after(lambda: tab.page.keyboard.press("Escape"))
-    assert re.search(r"/patching\?.*layer=16", tab.page.url) and "talk" not in tab.page.url and "step" not in tab.page.url
+    tab.page.wait_for_url(re.compile(r"/patching\?.*layer=16"))  # the link is written once the page is there
+    assert "talk" not in tab.page.url and "step" not in tab.page.url
     assert tab.page.get_by_test_id("stSidebar").is_visible() and tab.metric("Mean effect at layer 16")
     assert tab.page.get_by_role("heading", name=re.compile("^Patching")).is_visible()
     press(tab.fine(), "ArrowRight")

@@ -223,7 +223,7 @@ def test_the_time_of_a_map_is_that_of_a_column_it_then_has(pair, monkeypatch):  
 
     def slow(self, *args):  # a second for every token that is run
         clock[0] += self.run.back + 1
-        yield from original(self, *args)
+        return (yield from original(self, *args))
 
     monkeypatch.setattr(EffectsTask, "_compute", slow)
     asked = MapTime(run, 3)
