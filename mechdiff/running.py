@@ -43,6 +43,7 @@ class Asked:
     device: str = "auto"
     seed: int = 0
     out: str | None = None
+    offload: str = "auto"
 
     def absolute(self) -> "Asked":
         pair = str(Path(self.pair).resolve()) if self.pair.endswith(".toml") else self.pair
@@ -52,7 +53,7 @@ class Asked:
     def arguments(self) -> list[str]:
         """The words after `python -m mechdiff`; of the other flags those that are not the default."""
         words = ["sweep", "--pair", self.pair, *(["--domain", self.domain] if self.domain else []), "--grid", self.grid]
-        for name in ("dtype", "device", "seed", "out"):
+        for name in ("dtype", "device", "seed", "out", "offload"):
             if (value := getattr(self, name)) != getattr(Asked, name):
                 words += [f"--{name}", str(value)]
         return words

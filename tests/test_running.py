@@ -210,10 +210,10 @@ def test_files_of_others_are_no_sweeps(cache):
 
 @pytest.mark.parametrize(
     "asked",
-    [Asked("demo-cultural"), Asked("a/b.toml", DOMAIN, "full", "float32", "cpu", 3, "some where")],
+    [Asked("demo-cultural"), Asked("a/b.toml", DOMAIN, "full", "float32", "cpu", 3, "some where", "on")],
     ids=["plain", "everything"],
 )
 def test_the_arguments_are_the_request(asked):
     args = build_parser().parse_args(asked.arguments)
-    given = {name: getattr(args, name) for name in ("pair", "domain", "grid", "dtype", "device", "seed", "out")}
+    given = {name: getattr(args, name) for name in ("pair", "domain", "grid", "dtype", "device", "seed", "out", "offload")}
     assert Asked(**given | {"out": given["out"] and str(given["out"])}) == asked

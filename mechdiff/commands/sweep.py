@@ -21,6 +21,9 @@ def add(commands) -> None:
     sweep.add_argument("--seed", type=int, default=0)
     sweep.add_argument("--device", default="auto", help=", ".join(DEVICES))
     sweep.add_argument("--dtype", help=", ".join(DTYPES))
+    sweep.add_argument(
+        "--offload", nargs="?", const="on", default="auto", help="one model on the GPU at a time: on, off, or auto"
+    )
     sweep.set_defaults(act=act)
 
 
@@ -29,7 +32,7 @@ def act(args) -> None:
 
     if args.grid not in sweeps.GRIDS:
         raise one_of("Grid", args.grid, sweeps.GRIDS)
-    settings = {"device": args.device, "dtype": args.dtype, "seed": args.seed}
+    settings = {"device": args.device, "dtype": args.dtype, "seed": args.seed, "offload": args.offload}
     asked = running.Asked(args.pair, args.domain, args.grid, out=args.out and str(args.out), **settings)
     running.check_place(asked)
     with running.Record(asked) as record:
