@@ -20,12 +20,12 @@ PARITY_HELP = "Four cells on two prompts, by the row engine and by plain forward
 def section(shared: dict) -> None:
     """A line that says whether the pair is here, and the card for those who ask."""
     pair = controls.read_pair(shared["pair"])
-    with st.container(border=True):
+    with st.container(gap=None):
         here = pair.missing() is None
         told = "its weights are on this machine" if here else "its weights are not on this machine"
         line, switch = st.columns([4, 1.3], vertical_alignment="center")
         icon = ":green[:material/check_circle:]" if here else ":orange[:material/cloud_off:]"
-        line.markdown(f"{icon} **{pair.name}**: {pair.base.describe()} → {pair.tuned.describe()}; {told}.")
+        line.caption(f"{icon} **{pair.name}**: {pair.base.describe()} → {pair.tuned.describe()}; {told}.")
         if switch.toggle(
             "Pre-flight card", key="card", help="What the models are, what can be asked of them, and what it costs."
         ):
