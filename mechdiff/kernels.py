@@ -27,6 +27,8 @@ def row_attention(query, key, value, prefix_keys, prefix_values, hidden, scaling
     query: [b, heads, n, width]. key, value: [b, groups, n, width], the rows' own. prefix_keys, prefix_values: [b, groups, seen,
     width]. hidden: bool [b, 1, 1, seen], True where no row may look. Returns [b, n, heads, width].
     """
+    each = (query, key, value, prefix_keys, prefix_values)
+    query, key, value, prefix_keys, prefix_values = (t if t.stride(-1) == 1 else t.contiguous() for t in each)
     (b, heads, n, width), (groups, seen) = query.shape, prefix_keys.shape[1:3]
     output = query.new_empty(b, n, heads, width)
     rows, small = n * (heads // groups), query.element_size() == 2

@@ -36,7 +36,7 @@ class Budget:
     def rows(self, bytes_each: int, most: int, least: int = 16) -> int:
         """How many rows of so many bytes a piece may have: a power of two, so that a little more or less free memory does not
         change it, and with it the last bits of results."""
-        fitting = max(1, int(PIECES * self.total) // bytes_each) >> self.shrunk
+        fitting = max(1, int(PIECES * self.total) // bytes_each >> self.shrunk)
         return max(least, min(most, 1 << (fitting.bit_length() - 1)))
 
     def shrink(self) -> None:
@@ -139,7 +139,6 @@ class Passes:
 
     def __init__(self):
         self._near, self._far = OrderedDict(), OrderedDict()
-        self._registered: set[torch.device] = set()
 
     def names(self) -> list:
         return [*self._near, *self._far]
@@ -156,9 +155,7 @@ class Passes:
     def put(self, name, found) -> None:
         """Remember a pass. The least recently used make room, but for the two that are at work."""
         device = found.device
-        if device not in self._registered:
-            self._registered.add(device)
-            budget(device).passes.add(self)
+        budget(device).passes.add(self)  # each time: budgets are measured anew when another pair is loaded
         self._near[name] = found
         while sum(one.nbytes for one in self._near.values()) > room_for_passes(device) and len(self._near) > 2:
             self._away(*self._near.popitem(last=False))

@@ -156,8 +156,11 @@ def quiet() -> None:
 
 
 def _base_weights(pair: Pair, source, device: str, dtype: str, apart: bool = False):
-    """A model without adapters: loaded once per source, device, dtype, kernel, quantization and device map, with its lock."""
-    identity = (source, device, dtype, pair.kernel, pair.quantization, pair.device_map, pair.trust_remote_code, apart)
+    """A model without adapters: loaded once per source, device, dtype, kernel, quantization and device map, with its lock.
+
+    apart: for models that take turns, which move their weights and so share none with another pair.
+    """
+    identity = (source, device, dtype, pair.kernel, pair.quantization, pair.device_map, pair.trust_remote_code, apart and pair)
     if identity not in _weights:
         _weights[identity] = load_weights(pair, source, device, dtype), FairLock()
     return _weights[identity]

@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 import mechdiff
 from mechdiff import Run, UserError, experiments, memory, offload, sweeps
 from mechdiff.anatomy import Anatomy
-from mechdiff.experiments import Reading
+from mechdiff.experiments import Reading, measure
 from mechdiff.memory import Budget, Passes, in_parts
 from mechdiff.models import load_pair, unload
 
@@ -73,6 +73,9 @@ def test_a_budget_gives_powers_of_two_and_shrinks_by_half():
     assert budget.rows(1, 512) == 512 and budget.rows(1 << 40, 512) == 16
     budget.shrink()
     assert budget.rows(1 << 20, 1 << 16) == 1024
+    for _ in range(60):
+        budget.shrink()
+    assert budget.rows(1 << 20, 1 << 16) == 16, "never less than what is worth a walk"
 
 
 @dataclass
@@ -118,6 +121,14 @@ def test_running_out_sends_every_pass_away(room):
 
 
 SMALLER = {"behaviour": False, "maps": ("ridge",), "sets": ("greedy",), "moved": ("ridge",), "alphas": (), "ranks": ("4",)}
+
+
+def test_passes_are_sent_away_after_another_pair_was_loaded_too(room, monkeypatch):
+    room.put("a", Pass("a", 40))
+    monkeypatch.setitem(memory._budgets, META, Budget(META, 200))  # measured anew
+    room.put("b", Pass("b", 40))
+    memory.budget(META).shrink()
+    assert room.get("a").moves == room.get("b").moves == 2
 
 
 @pytest.mark.parametrize(("limit", "said"), [("much", "no number of GiB"), ("0.1", "the weights alone take")])
@@ -200,6 +211,15 @@ def test_models_that_take_turns_give_the_same_numbers(study, monkeypatch):  # no
     there = {side: not bool(getattr(loaded, side).model.lm_head.weight.isnan().any()) for side in ("base", "tuned")}
     assert sum(there.values()) == 1, "one model at a time"
     assert any("take turns" in notice for notice in loaded.notices)
+
+
+def test_models_change_places_once_and_not_for_every_block(pair, own_store, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(measure, "CPU_PIECE", 256)  # more rows than one pass holds: block by block
+    loaded, changes = load_pair(pair["pair"], "cpu"), []
+    loaded.take_turns("cpu")
+    monkeypatch.setattr(offload, "release", lambda device: changes.append(set(loaded.offload.here)))
+    mechdiff.run(Run("heads", **pair))
+    assert len(changes) == 3, "the recipient for the check, the donor's passes, the recipient again"
 
 
 def test_offload_is_asked_for_by_a_bare_flag_and_does_not_change_what_is_kept(study):  # noqa: F811

@@ -116,6 +116,10 @@ class EffectsTask:
         self.of_models = loaded.notices
         yield
         maps, keep = (yield from self.fit()), done_already
+        if loaded.offload:  # all of the donor's passes first: the models then change places once, and not for every block
+            for number in sorted({chunk.block for chunk in self.chunks if not chunk.found}):
+                yield from self._read(loaded, self.donor, [number], False)
+                yield
         for numbers in self._together(loaded):
             for chunks in self._passes(loaded, numbers):
                 if all(chunk.found for chunk in chunks):

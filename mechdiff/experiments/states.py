@@ -58,9 +58,9 @@ class States:
         return key(**parts)
 
     def missing(self) -> list[tuple[str, list[Prompt]]]:
-        """The (side, block) pairs without stored states."""
+        """The (side, block) pairs without stored states, one model after the other."""
         present = self.store.has
-        return [(s, b) for b in self.blocks for s in SIDES if not all(present(self.key(s, b, stream)) for stream in self.streams)]
+        return [(s, b) for s in SIDES for b in self.blocks if not all(present(self.key(s, b, stream)) for stream in self.streams)]
 
     def _run(self, side: str, block: list[Prompt]):
         """The states of one block: stream -> [layers, rows, width]."""
