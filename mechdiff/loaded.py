@@ -109,7 +109,7 @@ class LoadedPair:
 
         here = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
         self.offload = OneAtATime({side: getattr(self, side) for side in SIDES}, here)
-        self.notices.append("The two models take turns on the GPU, which has no room for both: a block waits for each to come.")
+        self.notices.append("The two models take turns on the GPU: each comes when it is needed, and a request waits for it.")
 
     def resident(self, *sides: str):
         """A context in which these sides' weights are on their device. The caller holds the lock."""
