@@ -177,7 +177,7 @@ def test_a_pair_added_in_the_app_is_chosen_and_a_link_opens_it_again(app):
     again = AppTest.from_string(HOME.format("home"), default_timeout=60)
     again.query_params["pair"] = "mine"
     assert again.run().selectbox(key="pair").value == "mine"
-    assert any("mine" in m.value and "weights are on this machine" in m.value for m in again.markdown)
+    assert any("mine" in m.value and "weights are on this machine" in m.value for m in again.caption)
 
 
 def test_the_app_refuses_a_path_outside_in_a_sentence(app):
