@@ -5,11 +5,11 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from mechdiff import stored
-from mechdiff.compare import DIFFERS, SAME, compare
-from mechdiff.experiments import Run
-from mechdiff.experiments.identity import Identity
-from mechdiff.prompts import digest
+from mechdiff.inputs.prompts import digest
+from mechdiff.questions import Run
+from mechdiff.questions.shared.identity import Identity
+from mechdiff.study import artifacts
+from mechdiff.study.live_vs_stored import DIFFERS, SAME, compare
 
 FRESH = 60.0  # seconds until the files are looked at again
 FINEST = ("float16", "bfloat16", "float32")  # from the coarsest
@@ -18,7 +18,7 @@ FINEST = ("float16", "bfloat16", "float32")  # from the coarsest
 @st.cache_data(ttl=FRESH, max_entries=256, show_spinner=False)
 def read(place: str, domain: str, folder: str, pair: str, name: str, where: tuple) -> tuple:
     """A table's lines and its manifest, remembered for a while. place: the folder of all sweeps."""
-    return stored.read(domain, folder, pair, name, dict(where))
+    return artifacts.read(domain, folder, pair, name, dict(where))
 
 
 def lines(run: Run, folder: str, name: str, **where) -> pd.DataFrame:
@@ -29,7 +29,7 @@ def lines(run: Run, folder: str, name: str, **where) -> pd.DataFrame:
 
 def look_up(run: Run, folder: str, name: str, **where) -> tuple[pd.DataFrame, dict | None]:
     where = where if run.question == "drift" else {"direction": run.direction} | where  # drift has no direction
-    found, about = read(str(stored.ARTIFACTS), run.chosen_domain, folder, run.spec.name, name, tuple(where.items()))
+    found, about = read(str(artifacts.ARTIFACTS), run.chosen_domain, folder, run.spec.name, name, tuple(where.items()))
     return pd.DataFrame() if found is None else found, about
 
 

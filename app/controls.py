@@ -17,12 +17,13 @@ import shown
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts, prompts
-from mechdiff.experiments import Run
-from mechdiff.imports import kept
-from mechdiff.pairs import Pair, known, read_pair, shipped
-from mechdiff.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
-from mechdiff.vocabularies import one_tokenizer
+from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
+from mechdiff.inputs import prompts
+from mechdiff.inputs.pair_file import Pair, known, read_pair, shipped
+from mechdiff.inputs.vocabularies import one_tokenizer
+from mechdiff.questions import Run
+from mechdiff.reporting import charts
+from mechdiff.study.imports import kept
 
 OWN, HOME = "own", "home"
 STREAM_ORDER = ("resid_post", *(stream for stream in STREAMS if stream != "resid_post"))

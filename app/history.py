@@ -9,9 +9,9 @@ import shown
 import streamlit as st
 from words import TERMS
 
-from mechdiff.experiments import Run
-from mechdiff.prompts import digest
-from mechdiff.stats import bootstrap_weights, interval
+from mechdiff.inputs.prompts import digest
+from mechdiff.maths.intervals import bootstrap_weights, interval
+from mechdiff.questions import Run
 
 KEPT = 30
 SHOWN = 32  # letters of a prompt that stand for it

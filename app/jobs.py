@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import rates
 import streamlit as st
 
-from mechdiff import experiments
-from mechdiff.experiments.task import Task
-from mechdiff.gguf import STEPS, prepare
-from mechdiff.pairs import Source
+from mechdiff import questions
+from mechdiff.inputs.pair_file import Source
+from mechdiff.models.gguf import STEPS, prepare
+from mechdiff.questions.shared.task import Task
 
 ABANDONED = 30.0  # seconds after which a job that no page asks for stops
 
@@ -95,7 +95,7 @@ def finish(identity) -> None:
 
 
 def new_job(request, task: Task) -> tuple[Job, callable]:
-    if isinstance(request, experiments.Run):
+    if isinstance(request, questions.Run):
         where = "" if request.layers is None else f" at layer {', '.join(map(str, request.layers))}"
         count = len(request.chosen_prompts)
         what = request.question + (f"{where} on {count} prompt{'s' * (count != 1)}" if request.question != "weights" else where)

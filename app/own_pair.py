@@ -2,10 +2,11 @@
 
 import streamlit as st
 
-from mechdiff import own, prompts
-from mechdiff.errors import UserError
-from mechdiff.own import Given
-from mechdiff.paths import OWN_MODELS
+from mechdiff.common.errors import UserError
+from mechdiff.common.paths import OWN_MODELS
+from mechdiff.inputs import prompts
+from mechdiff.models import register_pair
+from mechdiff.models.register_pair import Given
 
 WHERE = f"""A hub id such as `org/model`, downloaded before (`hf download org/model`), or a folder or GGUF file in
 `{OWN_MODELS}` (`MECHDIFF_MODELS` names another folder)."""
@@ -45,7 +46,7 @@ def add(base: str, tuned: str) -> None:
     """Runs before the page is drawn again, so that the picker already has the new pair."""
     name = st.session_state["own_name"].strip()
     try:
-        _, notes = own.add(name, st.session_state["own_domain"], typed(base), typed(tuned))
+        _, notes = register_pair.add(name, st.session_state["own_domain"], typed(base), typed(tuned))
     except UserError as error:
         st.session_state["_own_said"] = str(error)
         return

@@ -18,10 +18,10 @@ import session
 import talk
 from streamlit.testing.v1 import AppTest
 
-from mechdiff.errors import UserError
-from mechdiff.pairs import read_pair
-from mechdiff.talk import Step, Talk, read_talk
-from mechdiff.terms import RANKS
+from mechdiff.common.errors import UserError
+from mechdiff.common.terms import RANKS
+from mechdiff.inputs.pair_file import read_pair
+from mechdiff.reporting.talk import Step, Talk, read_talk
 
 LONGEST = 24 * 3600.0  # seconds that one view may take
 SAY_EVERY = 10.0  # seconds between lines of progress

@@ -5,13 +5,13 @@ import time
 
 import streamlit as st
 
-from mechdiff import experiments
-from mechdiff.experiments import Run
-from mechdiff.experiments.identity import Identity
-from mechdiff.experiments.task import Task
-from mechdiff.prompts import BLOCK
-from mechdiff.store import default, key
-from mechdiff.terms import FITTED
+from mechdiff import questions
+from mechdiff.common.cache import default, key
+from mechdiff.common.terms import FITTED
+from mechdiff.inputs.prompts import BLOCK
+from mechdiff.questions import Run
+from mechdiff.questions.shared.identity import Identity
+from mechdiff.questions.shared.task import Task
 
 READING, PATCHING, WRITING = "reading the prompts", "patching", "writing"  # how stages end; others come before the first of these
 ENOUGH = 200  # cells from which on what one takes is worth keeping: a few alone take longer
@@ -81,7 +81,7 @@ def before(run: Run) -> str:
 @st.cache_data(ttl=30, max_entries=64, show_spinner=False)
 def remaining(name: str, _run: Run) -> int:
     """The cells that are still to be computed. name: what tells requests apart."""
-    task = experiments.task(_run)
+    task = questions.task(_run)
     return task.total - task.done
 
 

@@ -18,12 +18,13 @@ import streamlit as st
 import takeaway
 import talk
 
-from mechdiff import charts, experiments
-from mechdiff.errors import UserError
-from mechdiff.experiments.task import Task
-from mechdiff.models import resolve_device
-from mechdiff.pairs import Pair, Source
-from mechdiff.store import default
+from mechdiff import questions
+from mechdiff.common.cache import default
+from mechdiff.common.errors import UserError
+from mechdiff.inputs.pair_file import Pair, Source
+from mechdiff.models.registry import resolve_device
+from mechdiff.questions.shared.task import Task
+from mechdiff.reporting import charts
 
 PATIENCE = 0.6  # seconds that a page waits for a job before it shows progress
 CHART, NUMBERS = 400, 104  # heights in pixels: of a chart with title and legend, and of a row of numbers
@@ -51,7 +52,7 @@ def answer(request, patience: float | None = None) -> pd.DataFrame:
     Raises UserError for a request that cannot be.
     """
     started = time.perf_counter()
-    task = experiments.task(request)
+    task = questions.task(request)
     if task.done >= task.total:
         note_time(started)
         show_notices(task)

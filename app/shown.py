@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import streamlit as st
 
-from mechdiff.bundle import Answer, Headline
+from mechdiff.reporting.bundle import Answer, Headline
 
 TIMES = ("MapTime", "Parity")  # requests about this machine, and no findings
 

@@ -10,9 +10,10 @@ import controls
 import shown
 import streamlit as st
 
-from mechdiff import bundle, figures, notebooks, prompts
-from mechdiff.comparison import Comparison
-from mechdiff.experiments import Run
+from mechdiff.inputs import prompts
+from mechdiff.questions import Run
+from mechdiff.reporting import bundle, figures, notebooks
+from mechdiff.study.compare_sweeps import Comparison
 
 TABS = ("Figures", "Link and code", "Finding bundle")
 ALWAYS = {"compare": ("a_pair", "a_domain", "b_pair", "b_domain")}  # else what is not said depends on what is stored

@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 import controls
 import streamlit as st
 
-from mechdiff import charts
-from mechdiff.errors import UserError
-from mechdiff.talk import PARTS, Step, Talk, find, read_talk
+from mechdiff.common.errors import UserError
+from mechdiff.reporting import charts
+from mechdiff.reporting.talk import PARTS, Step, Talk, find, read_talk
 
 TALK, STEP = "talk", "step"  # what the address calls them
 SLIDERS = {  # page: the widgets that stay

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.peers import PEERS
 from benchmarks.timing import measure
 from benchmarks.work import subject
-from mechdiff.errors import UserError, one_of
+from mechdiff.common.errors import UserError, one_of
 
 MODULES = {"nnsight": "nnsight", "transformerlens": "transformer_lens"}
 

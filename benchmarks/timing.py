@@ -9,12 +9,12 @@ from torch import Tensor
 
 from benchmarks.peers import ONE
 from benchmarks.work import Cell, kl, spread
-from mechdiff.bench import run_all, timed
-from mechdiff.conditions import Condition
-from mechdiff.experiments.measure import Measure, piece_sizes
-from mechdiff.interventions import as_rows
-from mechdiff.rows import run_rows
-from mechdiff.trace import run_trace
+from mechdiff.engine.build_rows import as_rows
+from mechdiff.engine.intervention import Condition
+from mechdiff.engine.rows import run_rows
+from mechdiff.engine.trace import run_trace
+from mechdiff.questions.shared.measure import Measure, piece_sizes
+from mechdiff.validation.bench import run_all, timed
 
 FLOOR = 1e-4  # nats: differences of smaller effects count as differences of this one, for float32 rounds the logits
 

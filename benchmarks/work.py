@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechdiff.anatomy import Anatomy
-from mechdiff.bench import random_model
-from mechdiff.models import load_pair, quiet, resolve_device, resolve_dtype
-from mechdiff.prompts import read_domain
+from mechdiff.engine.anatomy import Anatomy
+from mechdiff.inputs.prompts import read_domain
+from mechdiff.models.registry import load_pair, quiet, resolve_device, resolve_dtype
+from mechdiff.validation.bench import random_model
 
 Cell = tuple[int, int]  # layer, head
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from browser import Visitor, chromium, server  # noqa: E402
 
-from mechdiff.errors import one_of  # noqa: E402
-from mechdiff.paths import CACHE  # noqa: E402
+from mechdiff.common.errors import one_of  # noqa: E402
+from mechdiff.common.paths import CACHE  # noqa: E402
 
 WIDTH, HEIGHT, SCALE = 1280, 800, 1.5
 COLOURS = (None, 256, 128)  # of a picture's palette, if it needs one to be small enough

@@ -3,8 +3,8 @@
 import signal
 import sys
 
-from mechdiff.commands import build_parser
-from mechdiff.errors import UserError
+from mechdiff.cli import build_parser
+from mechdiff.common.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from mechdiff.paths import CACHE
+from mechdiff.common.paths import CACHE
 
 ROOT = Path(__file__).parents[1]
 SERVER_S, ANSWER_S = 300, 900  # patience with the start of a server, and with an answer: a busy machine is no failure

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mechdiff import store
+from mechdiff.common import cache as store
 
 SMALL = {
     "vocab_size": 97,
@@ -87,7 +87,7 @@ def own_store(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def demo():
     """The demo base, fetched and converted on first need."""
-    from mechdiff.commands.pairs import prepare_demo
+    from mechdiff.cli.pairs import prepare_demo
 
     prepare_demo(lambda step, text: print(text))
 

@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from test_study import study  # noqa: F401
 
-from mechdiff import prompts
+from mechdiff.inputs import prompts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 import controls
@@ -19,7 +19,7 @@ import session
 import strip
 from views import lab, lab_chips, lab_maps, lab_positions, lab_says  # noqa: F401 (for the tests)
 
-from mechdiff import charts
+from mechdiff.reporting import charts
 
 PAGE = "import session\nfrom views import lab\nsession.frame(lab.page, 'lab')\n"
 STACK = "layer=1 stream=mlp_out; layer=2 stream=heads heads=1,3 blend=0.5"

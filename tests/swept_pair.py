@@ -11,7 +11,7 @@ from conftest import SMALL
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from mechdiff import prompts
+from mechdiff.inputs import prompts
 
 ROOT = Path(__file__).parents[1]
 WORDS = 300

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from mechdiff import answers
-from mechdiff.errors import UserError
-from mechdiff.prompts import Prompt, as_lines, digest, domains, parse_prompts, read_domain
-from mechdiff.scripts import fill_prompts
+from mechdiff.cli import fill_prompts
+from mechdiff.common.errors import UserError
+from mechdiff.inputs import answer_scoring
+from mechdiff.inputs.prompts import Prompt, as_lines, digest, domains, parse_prompts, read_domain
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from mechdiff.scripts import fill_prompts
     ],
 )
 def test_a_refusal_is_known_by_its_phrases(text, refused):
-    assert answers.refuses(text) == refused
+    assert answer_scoring.refuses(text) == refused
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_a_refusal_is_known_by_its_phrases(text, refused):
     ],
 )
 def test_marks_of_style_are_counted(text, found):
-    counted = answers.marks(text)
-    assert list(counted) == list(answers.lists()["style"])
+    counted = answer_scoring.marks(text)
+    assert list(counted) == list(answer_scoring.lists()["style"])
     assert {kind: counted[kind] for kind in found} == found and (text or not any(counted.values()))
 
 
@@ -73,7 +73,7 @@ def test_marks_of_style_are_counted(text, found):
     ],
 )
 def test_exact_match(text, answer, right):
-    assert answers.right(text, answer) == right
+    assert answer_scoring.right(text, answer) == right
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,14 @@ def test_exact_match(text, answer, right):
 )
 def test_the_choice_that_a_text_begins_with(text, chosen):
     choices = ("tea", "tea with milk", "kumys")
-    assert answers.chosen(text, choices) == chosen
-    assert answers.right(text, "tea with milk", choices) == (chosen == "tea with milk")
+    assert answer_scoring.chosen(text, choices) == chosen
+    assert answer_scoring.right(text, "tea with milk", choices) == (chosen == "tea with milk")
 
 
 def test_choices_are_scored_by_letter_where_the_prompt_names_them_all():
-    assert answers.scored("Which?\nA) x\nB) y", ("x", "y")) == ("A", "B")
-    assert answers.scored("Which?\n(A) x\n(B) y", ("x", "y", "z")) == ("x", "y", "z")
-    assert answers.scored("A. is a letter", ("x", "y")) == ("x", "y")
+    assert answer_scoring.scored("Which?\nA) x\nB) y", ("x", "y")) == ("A", "B")
+    assert answer_scoring.scored("Which?\n(A) x\n(B) y", ("x", "y", "z")) == ("x", "y", "z")
+    assert answer_scoring.scored("A. is a letter", ("x", "y")) == ("x", "y")
 
 
 def row(**parts):
@@ -158,7 +158,7 @@ def test_a_template_is_data_and_no_code(arithmetic):
 def test_shipped_answers_are_numbers_that_another_way_confirms():
     """Two templates worked out here once more, from the texts; all answers are numbers."""
     labelled = [prompt for domain in domains() for prompt in read_domain(domain, "val") if prompt.answer]
-    assert len(labelled) > 40 and all(answers.is_number(prompt.answer) for prompt in labelled)
+    assert len(labelled) > 40 and all(answer_scoring.is_number(prompt.answer) for prompt in labelled)
     checked = 0
     for prompt in labelled:
         if found := re.search(r"angles of a triangle measure (\d+)° and (\d+)°", prompt.text):

@@ -17,10 +17,12 @@ from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
 
 import mechdiff
-from mechdiff import Run, experiments, stored, sweeps
+from mechdiff import Run, questions
 from mechdiff.__main__ import main
-from mechdiff.commands import build_parser
-from mechdiff.experiments.summary import summarise, wide
+from mechdiff.cli import build_parser
+from mechdiff.questions.shared.summary import summarise, wide
+from mechdiff.study import artifacts as stored
+from mechdiff.study import sweeps
 
 APP = Path(__file__).parents[1] / "app"
 sys.path.insert(0, str(APP))
@@ -57,7 +59,7 @@ def from_cli(tmp_path, *arguments) -> pd.DataFrame:
 
 
 def test_home_needs_no_model_and_shows_both_pairs(monkeypatch):
-    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
     at = AppTest.from_file(str(APP / "Home.py"), default_timeout=300).run()
     assert not at.exception and not at.error and not at.warning
     spoken = f"What do both models say? {controls.DEFAULTS['pair']} on "
@@ -118,7 +120,7 @@ def test_a_pair_that_is_not_here_says_what_to_type(view):
 @pytest.mark.usefixtures("demo")
 def test_a_user_error_is_a_notice(monkeypatch):
     from mechdiff import UserError
-    from mechdiff.experiments.effects import EffectsTask
+    from mechdiff.questions.shared.effects import EffectsTask
 
     def fail(self):
         raise UserError("The demo does not fit.\nTry:  --limit 8")
@@ -134,7 +136,7 @@ def test_a_user_error_is_a_notice(monkeypatch):
 def test_a_page_waits_no_longer_than_its_patience(monkeypatch):
     import threading
 
-    from mechdiff.experiments.effects import EffectsTask
+    from mechdiff.questions.shared.effects import EffectsTask
 
     monkeypatch.setattr(session, "PATIENCE", 0.1)
     release, original = threading.Event(), EffectsTask.steps
@@ -295,5 +297,5 @@ def test_weights_show_the_command_lines_numbers(tiny):
     at.selectbox(key="module").set_value("self_attn.v_proj").run()
     assert metric(at, "L2 self_attn.v_proj") == f"{table.loc['self_attn.v_proj', 'relative_norm']:.2%}"
     asked = {name: tiny[name] for name in ("pair", "prompts", "train", "domain", "device")}
-    overlap = experiments.run(experiments.Overlap(Run("weights", layers=(2,), **asked))).query("k == 8")
+    overlap = questions.run(questions.Overlap(Run("weights", layers=(2,), **asked))).query("k == 8")
     assert any(f"Mean {overlap['overlap'].mean():.1%}, chance {8 / 32:.1%}" in caption.value for caption in at.caption)

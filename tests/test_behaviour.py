@@ -12,16 +12,17 @@ from conftest import FAMILIES, tiny_model
 from test_experiments import WORDS, pair  # noqa: F401
 
 import mechdiff
-from mechdiff import Run, UserError, answers, experiments
+from mechdiff import Run, UserError, questions
 from mechdiff.__main__ import main
-from mechdiff.anatomy import Anatomy
-from mechdiff.decoding import Decoding, pad_left, together
-from mechdiff.experiments import behaviour_summary
-from mechdiff.experiments.behaviour import READ
-from mechdiff.experiments.summary import summarise_table
-from mechdiff.models import load_pair, unload
-from mechdiff.rows import Edit, Rows
-from mechdiff.store import Store
+from mechdiff.common.cache import Store
+from mechdiff.engine.anatomy import Anatomy
+from mechdiff.engine.decoding import Decoding, pad_left, together
+from mechdiff.engine.rows import Edit, Rows
+from mechdiff.inputs import answer_scoring
+from mechdiff.models.registry import load_pair, unload
+from mechdiff.questions.behaviour import READ
+from mechdiff.questions.shared import behaviour_summary
+from mechdiff.questions.shared.summary import summarise_table
 
 NEW = 6
 
@@ -86,7 +87,7 @@ def check(table: pd.DataFrame, loaded, run: Run, edits_of) -> None:
             assert line.choice_right == float(np.argmax(scores) == 1)
         else:
             assert np.isnan(line.choice_logprob) and np.isnan(line.choice_right)
-        expected = float(answers.right(line.text, prompt.answer, prompt.choices)) if prompt.answer else np.nan
+        expected = float(answer_scoring.right(line.text, prompt.answer, prompt.choices)) if prompt.answer else np.nan
         assert line.exact == pytest.approx(expected, nan_ok=True)
 
 
@@ -133,7 +134,7 @@ def test_a_permuted_unembedding_changes_every_word_and_the_last_state_brings_the
 
 
 def test_the_mass_on_refusals_is_that_of_their_first_tokens(asked, monkeypatch):
-    monkeypatch.setattr("mechdiff.experiments.writing.openers", lambda: ("w4", "w8 w9", "зима"))
+    monkeypatch.setattr("mechdiff.questions.shared.writing.openers", lambda: ("w4", "w8 w9", "зима"))
     run = Run("behaviour", **asked)
     table, loaded = mechdiff.run(run), load_pair(asked["pair"], "cpu")
     which = [loaded.tokenizers.token_id(word, "base") for word in ("w4", "w8")]
@@ -145,15 +146,15 @@ def test_the_mass_on_refusals_is_that_of_their_first_tokens(asked, monkeypatch):
 
 def test_a_repeat_needs_no_model_and_more_layers_no_earlier_ones(asked, monkeypatch):
     first = mechdiff.run(Run("behaviour", layers=(1,), **asked))
-    task = experiments.task(Run("behaviour", layers=(1, 2), **asked))
+    task = questions.task(Run("behaviour", layers=(1, 2), **asked))
     assert (task.done, task.total) == (11 * 3, 11 * 4)
     unload()
-    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
     pd.testing.assert_frame_equal(mechdiff.run(Run("behaviour", layers=(1,), **asked)), first)
     clean = mechdiff.run(Run("behaviour", **asked))
     pd.testing.assert_frame_equal(clean.drop(columns="layer"), first.iloc[:22].drop(columns="layer"))
     for other in ({"new_tokens": 3}, {"layers": (1,), "direction": "tuned-to-base"}):
-        task = experiments.task(Run("behaviour", **asked | other))
+        task = questions.task(Run("behaviour", **asked | other))
         assert task.done < task.total
 
 
@@ -163,19 +164,19 @@ def test_an_answer_is_in_no_other_questions_key(asked, tmp_path):
     mechdiff.run(Run("behaviour", **asked))
     mechdiff.run(Run("patch", layers=(1,), **asked))
     other = asked | {"prompts": str(tmp_path / "relabelled.jsonl")}
-    assert experiments.task(Run("behaviour", **other)).done == 0, "its choices are others now"
-    again = experiments.task(Run("patch", layers=(1,), **other))
+    assert questions.task(Run("behaviour", **other)).done == 0, "its choices are others now"
+    again = questions.task(Run("patch", layers=(1,), **other))
     assert again.total == 0, "a whole answer that is known has nothing to do"
 
 
 def test_a_stopped_request_goes_on_where_it_was(asked):
     run = Run("behaviour", layers=(0, 1), **asked)
-    task = experiments.task(run)
+    task = questions.task(run)
     for _ in task.steps():
         if task.done >= 11:
             break
     assert 0 < len(task.table()) < 44
-    kept = experiments.task(run)
+    kept = questions.task(run)
     assert 11 <= kept.done < kept.total
     pd.testing.assert_frame_equal(mechdiff.run(run), mechdiff.run(run))
 
@@ -195,7 +196,7 @@ def test_the_summary_counts_changes_from_the_reference(asked):
 
 
 def test_rates_are_sums_over_sums_and_not_means_of_rates():
-    kinds = dict.fromkeys(answers.patterns(), 0.0)
+    kinds = dict.fromkeys(answer_scoring.patterns(), 0.0)
     numbers = dict.fromkeys((*behaviour_summary.SHARES, *behaviour_summary.MEANS), 0.5)
     named = {"direction": "base-to-tuned", "control": "none"}
     lines = []
@@ -212,14 +213,14 @@ def test_rates_are_sums_over_sums_and_not_means_of_rates():
 
 def test_without_answers_exact_match_is_blank_and_says_so(pair):  # noqa: F811
     run = Run("behaviour", new_tokens=2, limit=4, **pair)
-    task = experiments.task(run)
+    task = questions.task(run)
     list(task.steps())
     assert task.table()["exact"].isna().all() and "exact match is blank" in task.notices[0] and "Try:" in task.notices[0]
     assert "exact" not in set(summarise_table(task.table(), run)["measure"])
 
 
 def test_an_answer_ends_where_the_models_window_does(asked):
-    task = experiments.task(Run("behaviour", **asked | {"new_tokens": 100, "limit": 2}))
+    task = questions.task(Run("behaviour", **asked | {"new_tokens": 100, "limit": 2}))
     list(task.steps())
     longest = len(load_pair(asked["pair"], "cpu").ids("base", (task.run.chosen_prompts[1].text,))[0])
     assert task.table()["tokens"].max() <= 64 - longest and any("64 tokens" in said for said in task.notices)
@@ -296,7 +297,8 @@ def test_the_command_line_writes_a_line_per_prompt_and_condition(asked, tmp_path
 
 def test_it_can_be_taken_away_and_computed_anew(asked, tmp_path, monkeypatch):
     """As Python, with the prompts' labels, and as a bundle."""
-    from mechdiff import bundle, notebooks, prompts, replay, unpacking
+    from mechdiff.inputs import prompts
+    from mechdiff.reporting import bundle, bundle_reader, notebooks, replay
 
     monkeypatch.setattr(prompts, "CACHE", tmp_path / "kept")
     mine = prompts.keep_prompts(prompts.read_prompts(asked["prompts"])[:3])
@@ -304,7 +306,7 @@ def test_it_can_be_taken_away_and_computed_anew(asked, tmp_path, monkeypatch):
     table, told = mechdiff.run(run), {}
     exec(notebooks.snippet(run, texts=True), told)
     pd.testing.assert_frame_equal(told["table"], table)
-    found = unpacking.read(bundle.write([bundle.Answer(run, table)], [], "./", texts=True))
+    found = bundle_reader.read(bundle.write([bundle.Answer(run, table)], [], "./", texts=True))
     task = replay.ReplayTask(found, Store(tmp_path / "fresh"), "cpu", pair=asked["pair"])
     list(task.steps())
     assert [one.kind in ("same", "rounding") for one in task.found] == [True], task.found

@@ -12,15 +12,16 @@ from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
 
 import mechdiff
-from mechdiff import Run, stored, sweeps
-from mechdiff.experiments.behaviour_summary import STYLE, told
-from mechdiff.experiments.summary import summarise_table
+from mechdiff import Run
+from mechdiff.questions.shared.behaviour_summary import STYLE, told
+from mechdiff.questions.shared.summary import summarise_table
+from mechdiff.study import artifacts, sweeps
 
 BLOCK = "import session, streamlit as st\nfrom views import behaviour\n"
 BLOCK += "session.frame(lambda: behaviour.block(st.session_state['_shared']))\n"
 COMPARED = """import session
 from views import behaviour, compare
-from mechdiff.choices import Choice
+from mechdiff.study.stored_sweep import Choice
 sides = dict(zip("AB", (Choice("tiny", "none", "tuned-to-base"), Choice({other!r}, "none", "tuned-to-base"))))
 session.frame(lambda: behaviour.compared(sides, compare.SIDES))
 """
@@ -34,7 +35,7 @@ def swept(shared, tmp_path, monkeypatch):
     assert tasks == ["behaviour"]
     for task, _ in sweeps.sweep(shared["pair"], "none", "behaviour", tmp_path / "artifacts", ["sweep"], **settings):
         list(task.steps())
-    monkeypatch.setattr(stored, "ARTIFACTS", tmp_path / "artifacts")
+    monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path / "artifacts")
     return tmp_path / "artifacts" / "none" / sweeps.SPOKEN / "tiny"
 
 
@@ -51,7 +52,7 @@ def test_a_sweep_of_behaviour_is_the_commands_table_with_a_manifest(swept, share
     assert found["text"].tolist() == table["text"].tolist() and len(found) == 40
     about = json.loads((swept / "manifest.json").read_text())
     assert about["grid"] == "behaviour" and about["prompts"] == 20
-    assert [kept.folder for kept in stored.listing(stored.ARTIFACTS)] == [sweeps.SPOKEN]
+    assert [kept.folder for kept in artifacts.listing(artifacts.ARTIFACTS)] == [sweeps.SPOKEN]
 
 
 def test_the_full_grid_has_behaviour_and_the_quick_one_has_not():
@@ -62,7 +63,7 @@ def test_the_full_grid_has_behaviour_and_the_quick_one_has_not():
 
 
 def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
-    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
     at, words = opened(BLOCK), told(pd.read_parquet(swept / "behaviour_summary.parquet"))
     shown = {metric.label: (metric.value, metric.delta) for metric in at.metric}
     agree = words.loc["agrees_base", "both"]
@@ -77,7 +78,7 @@ def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
 
 
 def stored_read(place, domain, folder, pair, name, where):
-    return stored.read(domain, folder, pair, name, dict(where))
+    return artifacts.read(domain, folder, pair, name, dict(where))
 
 
 def test_home_computes_when_it_is_asked_to(shared):

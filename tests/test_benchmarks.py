@@ -9,7 +9,7 @@ from benchmarks.__main__ import chosen, main, table
 from benchmarks.peers import BATCHED, ONE, PEERS, SPARED
 from benchmarks.timing import FLOOR, Mechdiff, Rounds, expected, figures, largest_difference, precise_kl
 from benchmarks.work import OfShape, kl, spread
-from mechdiff.errors import UserError
+from mechdiff.common.errors import UserError
 
 CELLS = [(layer, head) for layer in range(4) for head in range(4)]
 

@@ -9,7 +9,7 @@ import pytest
 from browser import Visitor
 from test_browser import FEW
 
-from mechdiff import figures
+from mechdiff.reporting import figures
 
 VIEW = f"patching?pair=demo-cultural&{FEW}&layer=12"
 

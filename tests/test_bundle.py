@@ -11,15 +11,17 @@ import pytest
 from test_experiments import WORDS, pair  # noqa: F401
 from test_study import study  # noqa: F401
 
-import mechdiff
-from mechdiff import Run, UserError, bundle, charts, experiments, plain, prompts, unpacking
+from mechdiff import Run, UserError, questions
 from mechdiff.__main__ import main
-from mechdiff.bundle import Answer, Headline
-from mechdiff.comparison import Comparison
-from mechdiff.conditions import Condition, Stack
-from mechdiff.experiments import Diagnostics, NextTokens, PositionMap, Reading
-from mechdiff.replay import DIFFERS, OTHER, ROUNDING, SAME, UNCHECKED, ReplayTask, compared
-from mechdiff.store import Store
+from mechdiff.common.cache import Store
+from mechdiff.engine.intervention import Condition, Stack
+from mechdiff.inputs import prompts
+from mechdiff.questions import Diagnostics, NextTokens, PositionMap, Reading
+from mechdiff.reporting import bundle, bundle_reader, charts
+from mechdiff.reporting.bundle import Answer, Headline
+from mechdiff.reporting.replay import DIFFERS, OTHER, ROUNDING, SAME, UNCHECKED, ReplayTask, compared
+from mechdiff.study import compare_sweeps, request_json
+from mechdiff.study.compare_sweeps import Comparison
 
 LINK, FIGURE = "patching?prompts=8&layer=1", "figures/1-which-layers-states-move-the-next-token.png"
 
@@ -32,7 +34,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def answered(*requests) -> list[Answer]:
-    return [Answer(request, experiments.run(request), "python -m mechdiff ...") for request in requests]
+    return [Answer(request, questions.run(request), "python -m mechdiff ...") for request in requests]
 
 
 def chart_of(table: pd.DataFrame) -> dict:
@@ -65,8 +67,8 @@ def made(requests, cache):
 
 
 def replayed(content: bytes, tmp_path, study: dict, **details) -> ReplayTask:  # noqa: F811
-    finding = unpacking.read(content)
-    unpacking.keep_texts(finding)
+    finding = bundle_reader.read(content)
+    bundle_reader.keep_texts(finding)
     task = ReplayTask(finding, Store(tmp_path / "anew"), pair=study["pair"], **{"device": "cpu"} | details)
     for _ in task.steps():
         pass
@@ -99,10 +101,10 @@ def test_a_bundle_replays_to_the_same_numbers(made, study, tmp_path):  # noqa: F
 
 
 def test_a_bundle_holds_what_was_seen(made, requests, tmp_path):
-    finding = unpacking.read(made)
+    finding = bundle_reader.read(made)
     assert finding.link == LINK and list(finding.titles.values()) == ["Which layers' states move the next token?"]
     first = finding.tables[finding.entries[0].name]
-    pd.testing.assert_frame_equal(first.astype(object), experiments.run(requests[0]).astype(object), check_dtype=False)
+    pd.testing.assert_frame_equal(first.astype(object), questions.run(requests[0]).astype(object), check_dtype=False)
     assert finding.manifest["base"]["fingerprint"] == requests[0].spec.base.fingerprint()
     assert finding.manifest["dtype"] == "float32" and finding.manifest["versions"]["torch"]
     assert str(tmp_path) not in json.dumps([entry.asked for entry in finding.entries]), "no file of this machine"
@@ -164,7 +166,7 @@ def test_own_prompts_stay_at_home_unless_they_are_to_go(study, requests, cache, 
     ids=lambda request: type(request).__name__,
 )
 def test_a_request_comes_back_as_it_was(request_):
-    assert plain.request(json.loads(json.dumps(plain.plain(request_)))) == request_
+    assert request_json.request(json.loads(json.dumps(request_json.plain(request_)))) == request_
 
 
 RUN = {"type": "Run", "question": "patch", "pair": "demo-cultural"}
@@ -186,7 +188,7 @@ RUN = {"type": "Run", "question": "patch", "pair": "demo-cultural"}
 )
 def test_a_request_that_is_none_is_refused_with_a_sentence(made, asked, said):
     with pytest.raises(UserError, match=said):
-        unpacking.read(changed(made, "finding.json", told(lambda found: found["entries"][0].update(asked=asked))))
+        bundle_reader.read(changed(made, "finding.json", told(lambda found: found["entries"][0].update(asked=asked))))
 
 
 def flat(rows: int) -> bytes:
@@ -219,22 +221,22 @@ def flat(rows: int) -> bytes:
 )
 def test_a_strangers_bundle_is_refused_with_a_sentence(made, name, change, said):
     with pytest.raises(UserError, match=said):
-        unpacking.read(changed(made, name, change))
+        bundle_reader.read(changed(made, name, change))
 
 
 def test_what_is_no_zip_or_too_large_a_one_is_refused(made):
     for content in (b"", b"PK no zip", made[: len(made) // 2]):
         with pytest.raises(UserError, match="damaged"):
-            unpacking.read(content)
+            bundle_reader.read(content)
     with pytest.raises(UserError, match="more than"):
-        unpacking.read(bundle.zipped({f"tables/t{i}.parquet": b"" for i in range(300)}))
+        bundle_reader.read(bundle.zipped({f"tables/t{i}.parquet": b"" for i in range(300)}))
     with pytest.raises(UserError, match="MB"):
-        unpacking.read(bundle.zipped({"tables/t.parquet": bytes(200 << 20)}))
+        bundle_reader.read(bundle.zipped({"tables/t.parquet": bytes(200 << 20)}))
 
 
 @pytest.mark.parametrize("wrong", [{"prompts": "/etc/passwd"}, {"train": "/etc/passwd"}, {"pair": "/tmp/evil.toml"}])
 def test_a_bundle_names_no_files_of_this_machine(made, tmp_path, wrong):
-    finding = unpacking.read(changed(made, "finding.json", told(lambda found: found["entries"][0]["asked"].update(wrong))))
+    finding = bundle_reader.read(changed(made, "finding.json", told(lambda found: found["entries"][0]["asked"].update(wrong))))
     task = ReplayTask(replace(finding, entries=finding.entries[:1]), Store(tmp_path / "anew"))
     for _ in task.steps():
         pass
@@ -242,13 +244,13 @@ def test_a_bundle_names_no_files_of_this_machine(made, tmp_path, wrong):
 
 
 def test_prompts_under_anothers_name_are_refused(made):
-    name = next(iter(unpacking.read(made).texts))
+    name = next(iter(bundle_reader.read(made).texts))
     with pytest.raises(UserError, match="not those"):
-        unpacking.keep_texts(unpacking.read(changed(made, f"prompts/{name}.jsonl", lambda _: b'{"text": "others"}')))
+        bundle_reader.keep_texts(bundle_reader.read(changed(made, f"prompts/{name}.jsonl", lambda _: b'{"text": "others"}')))
 
 
 def test_words_for_a_person_hold_nothing_that_a_terminal_obeys(made):
-    found = unpacking.read(changed(made, "finding.json", told(lambda found: found["headline"].update(asked="a\x1b[2Jb"))))
+    found = bundle_reader.read(changed(made, "finding.json", told(lambda found: found["headline"].update(asked="a\x1b[2Jb"))))
     assert found.headline.asked == "a[2Jb"
 
 
@@ -271,6 +273,6 @@ def test_tables_are_compared_by_their_lines_not_their_order():
 
 def test_a_comparison_of_stored_sweeps_replays_too(tmp_path, study, cache):  # noqa: F811
     asked = Comparison("demo-cultural", "demo-cognitive")
-    table = mechdiff.comparison.answer(asked)
+    table = compare_sweeps.answer(asked)
     task = replayed(bundle.write([Answer(asked, table, asked.command)], [], "compare"), tmp_path, study)
     assert task.found[0].kind == SAME and task.found[0].values == 6 * len(table)

@@ -6,13 +6,16 @@ import pytest
 import torch
 from small_models import write_adapter, write_model, write_pair, write_tokenizer
 
-from mechdiff import card, experiments, models, prompts
+from mechdiff import questions
 from mechdiff.__main__ import main
-from mechdiff.card import pass_bytes, weight_bytes
-from mechdiff.experiments import Parity, Run
-from mechdiff.models import load_pair
-from mechdiff.pairs import read_pair
-from mechdiff.trace import run_trace
+from mechdiff.engine.trace import run_trace
+from mechdiff.inputs import prompts
+from mechdiff.inputs.pair_file import read_pair
+from mechdiff.models import registry
+from mechdiff.models.registry import load_pair
+from mechdiff.questions import Parity, Run
+from mechdiff.study import cost_estimate
+from mechdiff.study.cost_estimate import pass_bytes, weight_bytes
 
 LONG = {"max_position_embeddings": 2048}
 
@@ -29,8 +32,8 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def room(made, tmp_path, monkeypatch, own_store):
-    monkeypatch.setattr(models, "_pairs", {})
-    monkeypatch.setattr(models, "_weights", {})
+    monkeypatch.setattr(registry, "_pairs", {})
+    monkeypatch.setattr(registry, "_weights", {})
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
@@ -41,13 +44,13 @@ def pair_of(room, tuned='folder = "tuned"', options="", base='folder = "base"'):
 
 @pytest.fixture
 def no_weights(monkeypatch):
-    monkeypatch.setattr(models, "_load", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(registry, "_load", lambda *_: pytest.fail("weights were loaded"))
 
 
 def test_a_card_says_what_the_models_are(room, no_weights):
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "w0": 4, "other": 5}
     write_tokenizer(room / "tuned", vocabulary)
-    found = card.card(pair_of(room), device="cpu")
+    found = cost_estimate.card(pair_of(room), device="cpu")
     expected = {
         "architecture": ("llama (LlamaForCausalLM)",) * 2,
         "layers": ("4", "4"),
@@ -80,7 +83,7 @@ def parameter_bytes(*anatomies) -> int:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_memory_it_names_is_the_memory_it_takes(room, tuned, dtype):
     pair = pair_of(room, tuned)
-    found = card.card(pair, device="cpu", dtype=dtype)
+    found = cost_estimate.card(pair, device="cpu", dtype=dtype)
     loaded = load_pair(pair, "cpu", dtype)
     weights = sum(size for name, size in found.memory.items() if not name.startswith("clean"))
     assert weights == pytest.approx(parameter_bytes(loaded.base, loaded.tuned), rel=1e-3)
@@ -107,7 +110,7 @@ def test_a_donors_pass_keeps_no_keys(room):
 
 def test_two_models_that_do_not_fit_have_a_card_with_what_is_left(room, no_weights, capsys):
     pair = pair_of(room, 'folder = "wide"')
-    found = card.card(pair, device="cpu")
+    found = cost_estimate.card(pair, device="cpu")
     assert [name for name, why in found.questions.items() if why is None] == ["drift"]
     assert "a width of 32, the tuned model 48" in found.questions["patch"] and found.cells is None
     assert main(["check", "--pair", pair.path]) == 0
@@ -133,7 +136,7 @@ def test_a_pair_that_is_not_here_or_not_whole_has_a_card_that_says_so(room, no_w
     assert main(["check", "--pair", pair.path, "--no-run"]) == 2
     said = capsys.readouterr().err
     assert says in said and "Try:" in said and "Traceback" not in said
-    assert all(why for why in card.card(pair).questions.values())
+    assert all(why for why in cost_estimate.card(pair).questions.values())
 
 
 def test_the_check_compares_rows_with_hooks_and_then_knows_how_long_a_sweep_takes(room, capsys):
@@ -142,24 +145,24 @@ def test_the_check_compares_rows_with_hooks_and_then_knows_how_long_a_sweep_take
     assert "how long is not known before the check has run" in capsys.readouterr().out
     assert main(["check", "--pair", pair.path, "--device", "cpu"]) == 0
     assert "extrapolated from the few prompts of the check" in capsys.readouterr().out
-    task = experiments.task(Parity(Run("patch", pair=pair.path, device="cpu")))
+    task = questions.task(Parity(Run("patch", pair=pair.path, device="cpu")))
     table = task.table().set_index("model")
     assert task.done == task.total and list(table.index) == ["base", "tuned"] and set(table["runs by"]) == {"rows"}
     loaded = load_pair(pair.path, "cpu")
     assert table["difference"].to_dict() == pytest.approx(loaded.parity) and table["difference"].max() < 1e-4
-    found = card.card(pair, device="cpu")
+    found = cost_estimate.card(pair, device="cpu")
     assert found.seconds == pytest.approx(
         450 * table["seconds a prompt"].mean() + found.cells[1] * table["seconds a cell"].mean(), rel=1e-6
     )
 
 
 def test_a_wrong_engine_is_found_and_goes_by_hooks(room, monkeypatch):
-    from mechdiff import rows
+    from mechdiff.engine import rows
 
     pair = pair_of(room)
     attention = rows.row_attention
     monkeypatch.setitem(rows.AttentionInterface._global_mapping, rows.KERNEL, lambda *a, **k: (attention(*a, **k)[0] * 1.5, None))
-    task = experiments.task(Parity(Run("patch", pair=pair.path, device="cpu")))
+    task = questions.task(Parity(Run("patch", pair=pair.path, device="cpu")))
     for _ in task.steps():
         pass
     table = task.table()

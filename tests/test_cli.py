@@ -8,7 +8,7 @@ import torch
 from tiny_pair import write_pair
 
 from mechdiff.__main__ import main
-from mechdiff.terms import CONTROLS, MAPS, QUESTIONS, STREAMS
+from mechdiff.common.terms import CONTROLS, MAPS, QUESTIONS, STREAMS
 
 pytestmark = pytest.mark.usefixtures("own_store")
 CONTRACT = {"rows_s", "hooks_batch1_s", "hooks_batched_s", "ratio_batch1", "ratio_batched", "max_abs_error"}
@@ -105,7 +105,7 @@ def test_a_mistake_costs_one_sentence_and_status_2(mistake, pair, capsys, tmp_pa
 
 
 def test_pairs_lists_the_shipped_pairs_and_what_is_missing(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("mechdiff.pairs.MODELS", tmp_path)
+    monkeypatch.setattr("mechdiff.inputs.pair_file.MODELS", tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert main(["pairs"]) == 0
     out = capsys.readouterr().out

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mechdiff import stored
-from mechdiff.compare import compare
+from mechdiff.study import artifacts
+from mechdiff.study.live_vs_stored import compare
 
 CLUSTERS = [f"t{i % 5}" for i in range(40)]
 
@@ -24,7 +24,7 @@ def judge(live, kept, same=True, dtype="float32"):
 
 def test_a_rounded_copy_of_the_first_prompts_is_the_same():
     live = some()
-    kept = live.assign(kl=stored.rounded(live["kl"].to_numpy()))
+    kept = live.assign(kl=artifacts.rounded(live["kl"].to_numpy()))
     verdict = judge(live[:8], kept)
     assert verdict.kind == "same" and verdict.text.endswith("8 of 8 prompts")
 

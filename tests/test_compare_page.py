@@ -10,14 +10,15 @@ import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mechdiff import published, stored, verdict
-from mechdiff.choices import parse
-from mechdiff.verdict import QUANTITIES, estimates, seeds, text
+from mechdiff.study import artifacts, published
+from mechdiff.study import estimates as verdict
+from mechdiff.study.estimates import QUANTITIES, estimates, seeds, text
+from mechdiff.study.stored_sweep import parse
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 from views import compare
 
-from mechdiff.charts.base import BLUE, ORANGE
+from mechdiff.reporting.charts.base import BLUE, ORANGE
 
 PAGE = "import session\nfrom views import compare\nsession.frame(compare.page)\n"
 FIRST, SECOND = "demo-cultural", "demo-cognitive"
@@ -25,7 +26,7 @@ FIRST, SECOND = "demo-cultural", "demo-cognitive"
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch):
-    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
 
 
 def open_page(**query) -> AppTest:
@@ -117,9 +118,9 @@ def test_choosing_a_domain_changes_one_side_alone():
 
 def test_what_is_not_stored_is_a_note_with_its_command(monkeypatch, tmp_path):
     place = tmp_path / "artifacts"
-    shutil.copytree(stored.ARTIFACTS, place, copy_function=os.symlink)
+    shutil.copytree(artifacts.ARTIFACTS, place, copy_function=os.symlink)
     (place / "cultural" / "rq4" / FIRST / "coverage_summary.parquet").unlink()
-    monkeypatch.setattr(stored, "ARTIFACTS", place)
+    monkeypatch.setattr(artifacts, "ARTIFACTS", place)
     at = open_page(a_domain="cultural")
     (note,) = [info.value for info in at.info]
     assert "Heads for 80 %" in note and f"python -m mechdiff sweep --pair {FIRST} --domain cultural --grid full" in note
@@ -154,9 +155,11 @@ def test_published_numbers_belong_to_a_pair_on_its_own_domain():
 
 
 def test_a_sweep_without_a_manifest_is_called_so(tmp_path, monkeypatch):
-    for source in stored.ARTIFACTS.glob(f"*/rq1/{FIRST}"):
-        shutil.copytree(source, tmp_path / source.relative_to(stored.ARTIFACTS), ignore=shutil.ignore_patterns("manifest.json"))
-    monkeypatch.setattr(stored, "ARTIFACTS", tmp_path)
+    for source in artifacts.ARTIFACTS.glob(f"*/rq1/{FIRST}"):
+        shutil.copytree(
+            source, tmp_path / source.relative_to(artifacts.ARTIFACTS), ignore=shutil.ignore_patterns("manifest.json")
+        )
+    monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
     at = open_page(a_pair=FIRST)
     assert any("no manifest" in warning.value for warning in at.warning)
 

@@ -14,10 +14,12 @@ from pyarrow import Table
 from test_positions import byte_tokenizer
 from tiny_pair import write_pair
 
-from mechdiff import Run, bundle, prompts
-from mechdiff.prompts import read_domain, read_positions, read_rows
-from mechdiff.scripts import curate, curate_cognitive, curate_cultural
-from mechdiff.scripts.curation import ALIKE, Spec, as_row, divided, grouped, near_duplicates, normal, read, shingles
+from mechdiff import Run
+from mechdiff.cli import curate, curate_cognitive, curate_cultural
+from mechdiff.inputs import prompts
+from mechdiff.inputs.curation import ALIKE, Spec, as_row, divided, grouped, near_duplicates, normal, read, shingles
+from mechdiff.inputs.prompts import read_domain, read_positions, read_rows
+from mechdiff.reporting import bundle
 
 ALIKE_PAIRS = ((3, 31), (40, 57))
 SUBJECTS = {"Algebra": 24, "Geometry": 18, "Number Theory": 12, "Counting & Probability": 6}

@@ -10,10 +10,10 @@ import torch
 
 from mechdiff import Run, load_pair, run
 from mechdiff.__main__ import main
-from mechdiff.conditions import Condition
-from mechdiff.interventions import as_rows
-from mechdiff.rows import run_rows
-from mechdiff.terms import STREAMS
+from mechdiff.common.terms import STREAMS
+from mechdiff.engine.build_rows import as_rows
+from mechdiff.engine.intervention import Condition
+from mechdiff.engine.rows import run_rows
 
 pytestmark = pytest.mark.usefixtures("demo")
 

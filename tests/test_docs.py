@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from browser import ROOT
 
-from mechdiff.commands import build_parser
-from mechdiff.paths import CACHE
-from mechdiff.talk import read_talk
+from mechdiff.cli import build_parser
+from mechdiff.common.paths import CACHE
+from mechdiff.reporting.talk import read_talk
 
 PAGES = sorted([ROOT / "README.md", ROOT / "mechdiff" / "artifacts" / "README.md", *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(r"python -m mechdiff (?!\.\.\.)([^`\n]*)")

@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import mechdiff
-from mechdiff import Run, UserError, experiments, preflight
-from mechdiff.experiments import measure
-from mechdiff.models import FairLock, load_pair, unload
+from mechdiff import Run, UserError, questions
+from mechdiff.models import parity
+from mechdiff.models.registry import FairLock, load_pair, unload
+from mechdiff.questions.shared import measure
 
 WORDS = [f"w{i}" for i in range(90)]
 
@@ -134,7 +135,7 @@ def test_drift_of_several_streams_has_a_line_for_each_layer_and_stream(pair):
 def test_a_site_that_is_the_same_for_every_prompt_has_no_similarity(pair, tmp_path):
     ending = tmp_path / "ending.jsonl"
     ending.write_text("\n".join(json.dumps({"text": f"w{i} w{2 * i} w7"}) for i in range(12)))
-    task = experiments.task(Run("drift", streams=("resid_pre",), **pair | {"prompts": str(ending)}))
+    task = questions.task(Run("drift", streams=("resid_pre",), **pair | {"prompts": str(ending)}))
     list(task.steps())
     assert task.table()["cka"].isna().tolist() == [True, False, False, False]
     assert task.notices == ["resid_pre is the same for every prompt at layer 0: no similarity is defined there."]
@@ -144,7 +145,7 @@ def test_a_repeat_needs_no_model(pair, monkeypatch):
     runs = [Run("patch", **pair), Run("heads", layers=(1,), **pair), Run("drift", **pair)]
     first = [mechdiff.run(run) for run in runs]
     unload()
-    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
     for run, table in zip(runs, first):
         again = mechdiff.run(run)
         assert again.equals(table)
@@ -153,7 +154,7 @@ def test_a_repeat_needs_no_model(pair, monkeypatch):
 def test_a_later_request_finds_what_an_earlier_one_computed(pair, monkeypatch):
     whole = mechdiff.run(Run("patch", **pair))
     unload()
-    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
     part = mechdiff.run(Run("patch", layers=(2,), **pair))
     assert part["kl"].tolist() == whole[whole["layer"] == 2]["kl"].tolist()
     fewer = mechdiff.run(Run("patch", limit=16, **pair))
@@ -163,7 +164,7 @@ def test_a_later_request_finds_what_an_earlier_one_computed(pair, monkeypatch):
 @pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"direction": "tuned-to-base"}, {"streams": ("attn_out",)}])
 def test_another_request_misses(pair, change):
     mechdiff.run(Run("patch", layers=(1,), **pair))
-    task = experiments.task(Run("patch", layers=(1,), **pair | change))
+    task = questions.task(Run("patch", layers=(1,), **pair | change))
     assert task.done == 0 < task.total
 
 
@@ -172,11 +173,11 @@ def test_an_interrupted_run_keeps_what_was_finished_and_ends_with_the_same_bits(
     run = Run("heads", **pair)
     whole = mechdiff.run(run)
     own_store.clear()
-    task = experiments.task(run)
+    task = questions.task(run)
     for _ in task.steps():
         if task.done >= 16 * 4 * 5:  # the first block
             break
-    again = experiments.task(run)
+    again = questions.task(run)
     assert 0 < again.done < again.total
     list(again.steps())
     assert again.done == again.total
@@ -195,8 +196,8 @@ def test_a_model_the_engine_cannot_run_goes_by_hooks_and_says_so(pair, monkeypat
     by_rows = mechdiff.run(Run("patch", **pair))
     own_store.clear()
     unload()
-    monkeypatch.setattr(preflight, "parity", lambda *_: (float("nan"), "it is another kind"))
-    task = experiments.task(Run("patch", **pair))
+    monkeypatch.setattr(parity, "parity", lambda *_: (float("nan"), "it is another kind"))
+    task = questions.task(Run("patch", **pair))
     list(task.steps())
     np.testing.assert_allclose(task.table()["kl"], by_rows["kl"], atol=1e-5)
     assert "plain hooks" in task.notices[0] and "it is another kind" in task.notices[0]
@@ -217,7 +218,7 @@ def test_too_few_prompts_for_drift(pair):
 def test_two_threads_get_the_numbers_of_one(pair):
     runs = [Run("patch", direction=d, **pair) for d in ("base-to-tuned", "tuned-to-base")]
     alone = [mechdiff.run(run) for run in runs]
-    experiments.default().clear()
+    questions.default().clear()
     unload()
     together = [None, None]
     threads = [threading.Thread(target=lambda i=i: together.__setitem__(i, mechdiff.run(runs[i]))) for i in (0, 1)]

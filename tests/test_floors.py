@@ -1,130 +1,102 @@
-"""The house's floors: imports go down only, the instrument knows no browser, and domains are data."""
+"""The packages' order: imports go down only, no circle inside a package, no browser in the instrument; domains are data."""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = [
-    ["errors", "terms", "paths", "conditions", "stacks", "files", "shapes", "kernels", "memory"],
-    ["linalg", "store", "transport", "metrics", "stats", "stored", "published"],
-    ["models", "loaded", "locks", "loading", "tokens", "gguf", "prompts", "pairs", "vocabularies", "answers"],
-    ["hooks", "rows", "trace", "anatomy", "transplant", "decoding", "weights", "offload"],
-    ["interventions", "preflight", "talk"],
-    ["experiments"],
-    ["choices", "verdict", "imports"],
-    ["charts", "shaping", "comparison", "figures"],
-    ["plain"],
-    ["sweeps", "running", "findings", "report", "compare", "bench", "shaped", "edits", "planted", "own", "scripts", "__init__"],
-    ["bundle", "card"],
-    ["notebooks", "unpacking", "replay"],
-    ["commands", "__main__"],
-    ["app"],
-]
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-# The one way up: a loaded pair makes its own clean passes and pre-flight, and imports them when it does.
-UPWARD = {
-    (module, name)
-    for module in ("models", "loaded")
-    for name in ("trace", "anatomy", "preflight", "transplant", "decoding", "offload")
-}
-FILES = sorted(path for folder in ("mechdiff", "app") for path in (ROOT / folder).rglob("*.py"))
-APP_MODULES = {path.stem for path in (ROOT / "app").rglob("*.py")} | {"views"}
+ORDER = ["common", "maths", "inputs", "engine", "models", "questions", "study", "validation", "reporting", "cli"]  # upwards
+FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted((ROOT / "mechdiff").rglob("*.py"))}
+APP = sorted((ROOT / "app").rglob("*.py"))
 
 
-def module_of(path: Path) -> str:
-    """The name of the floor's module that a file belongs to."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return "app" if parts[0] == "app" else parts[1]
-
-
-def imports(tree: ast.AST) -> list[tuple[str, bool]]:
-    """Every absolute name that is imported, and whether the import waits inside a function."""
-    inside = {id(node) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for node in ast.walk(f)}
-    found = []
-    for node in ast.walk(tree):
-        names = []
+def imported(code: str) -> set[str]:
+    """Every absolute name that a module imports, lazily or not."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        found += [(name, id(node) in inside) for name in names]
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def imported_module(name: str) -> str | None:
-    """The module of ours that an import reaches; None for another library."""
+def floor(name: str) -> int:
+    """A package's floor; what lies beside the packages (`mechdiff`, `mechdiff.__main__`) is above all of them."""
     top, *rest = name.split(".")
-    if top == "mechdiff":
-        return rest[0] if rest and rest[0] in FLOOR else "__init__"
-    return "app" if top in APP_MODULES else None
+    return ORDER.index(rest[0]) if top == "mechdiff" and rest and rest[0] in ORDER else len(ORDER)
 
 
-def wrong_ways(module: str, tree: ast.AST) -> list[str]:
-    wrong = []
-    for name, lazy in imports(tree):
-        target = imported_module(name)
-        up = target is not None and FLOOR[target] > FLOOR[module]
-        if up and not (lazy and (module, target) in UPWARD):
-            wrong.append(f"{module} -> {name}")
-    return wrong
+def upward(name: str, code: str) -> list[str]:
+    return sorted(target for target in imported(code) if target.split(".")[0] == "mechdiff" and floor(target) > floor(name))
 
 
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def module_of(name: str) -> str | None:
+    """The module of ours that an imported name lies in."""
+    candidates = (name, f"{name}.__init__", name.rpartition(".")[0], f"{name.rpartition('.')[0]}.__init__")
+    return next((candidate for candidate in candidates if candidate in FILES), None)
 
 
-def label(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+def test_every_folder_is_a_package_with_a_line_about_it():
+    folders = {name.split(".")[1] for name in FILES if name.count(".") > 1}
+    assert folders == {*ORDER, "scripts"}
+    for name in FILES:
+        if name.endswith(".__init__"):
+            assert ast.get_docstring(ast.parse(FILES[name].read_text())), name
 
 
-def test_every_module_has_a_floor():
-    assert {module_of(path) for path in FILES} <= FLOOR.keys()
+@pytest.mark.parametrize("name", FILES)
+def test_imports_go_down_only(name):
+    assert upward(name, FILES[name].read_text()) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_imports_go_down_only(path):
-    assert wrong_ways(module_of(path), tree_of(path)) == []
+@pytest.mark.parametrize("package", ORDER)
+def test_no_circle_inside_a_package(package):
+    graph = {
+        name: {found for target in imported(path.read_text()) if (found := module_of(target)) not in (None, name)}
+        for name, path in FILES.items()
+        if name.startswith(f"mechdiff.{package}.")
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 @pytest.mark.parametrize(
-    ("module", "code", "wrong"),
+    ("name", "code", "wrong"),
     [
-        ("store", "from mechdiff.experiments.request import Run", True),
-        ("store", "def f():\n from mechdiff import pairs", True),
-        ("metrics", "import mechdiff", True),
-        ("rows", "import session", True),
-        ("models", "from mechdiff.trace import run_trace", True),
-        ("models", "def f():\n from mechdiff.trace import run_trace", False),
-        ("models", "def f():\n from mechdiff.interventions import as_rows", True),
-        ("pairs", "def f():\n from mechdiff.trace import run_trace", True),
-        ("app", "from mechdiff import sweeps", False),
+        ("mechdiff.common.cache", "from mechdiff.questions.shared.request import Run", True),
+        ("mechdiff.common.cache", "def f():\n from mechdiff.inputs import pair_file", True),
+        ("mechdiff.maths.similarity", "import mechdiff", True),
+        ("mechdiff.models.load", "from mechdiff.engine.trace import run_trace", False),
+        ("mechdiff.models.load", "def f():\n from mechdiff.questions import drift", True),
+        ("mechdiff.__main__", "from mechdiff import cli", False),
     ],
 )
-def test_the_check_itself_tells_up_from_down(module, code, wrong):
-    assert bool(wrong_ways(module, ast.parse(code))) == wrong
+def test_the_check_itself_tells_up_from_down(name, code, wrong):
+    assert bool(upward(name, code)) == wrong
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if module_of(path) != "app"], ids=label)
-def test_the_instrument_knows_no_browser(path):
-    found = {name.split(".")[0] for name, _ in imports(tree_of(path))}
-    assert "streamlit" not in found
-    assert "altair" not in found or module_of(path) == "charts"
+@pytest.mark.parametrize("name", FILES)
+def test_the_instrument_knows_no_browser(name):
+    libraries = {target.split(".")[0] for target in imported(FILES[name].read_text())}
+    assert "streamlit" not in libraries
+    assert "altair" not in libraries or name.startswith("mechdiff.reporting.")
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if module_of(path) != "scripts"], ids=label)
+@pytest.mark.parametrize("path", [*FILES.values(), *APP], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_code_names_a_domain(path):
-    domains = {folder.name for folder in (ROOT / "mechdiff" / "data").iterdir() if folder.is_dir()}
-    assert domains
-    constants = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant)]
-    assert [(node.lineno, node.value) for node in constants if node.value in domains] == []
+    domains = {folder.name for folder in (ROOT / "mechdiff" / "data" / "domains").iterdir()}
+    constants = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    assert domains and [(node.lineno, node.value) for node in constants if node.value in domains] == []
 
 
 def test_stored_results_and_charts_need_no_torch():
-    names = ("sweeps", "stats", "experiments", "charts", "commands")
+    names = ("study.sweeps", "maths.intervals", "questions", "reporting.charts", "cli")
     code = f"import {', '.join(f'mechdiff.{name}' for name in names)}, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

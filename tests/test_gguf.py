@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mechdiff import UserError, gguf
-from mechdiff.pairs import Source
+from mechdiff import UserError
+from mechdiff.inputs.pair_file import Source
+from mechdiff.models import gguf
 
 SOURCE = Source(gguf="model.gguf", wheel="carrier==1.0", sha256="0" * 64)
 

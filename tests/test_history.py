@@ -15,7 +15,7 @@ from test_study import study  # noqa: F401
 
 import mechdiff
 from mechdiff import Run
-from mechdiff.stats import bootstrap_weights, interval
+from mechdiff.maths.intervals import bootstrap_weights, interval
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 import controls
@@ -24,7 +24,7 @@ import jobs
 import rates
 from words import TERMS
 
-from mechdiff import charts
+from mechdiff.reporting import charts
 
 VIEWS = ("home", "drift", "patching", "transport", "rank", "heads")
 APP = """
@@ -119,7 +119,7 @@ def test_a_map_without_directions_says_what_to_choose(tiny):  # noqa: F811
 CLICK = """
 import streamlit as st, controls
 from functools import partial
-from mechdiff.choices import Choice
+from mechdiff.study.stored_sweep import Choice
 from views import compare, coverage, home
 from views.heads import take_bar
 take_side = partial(compare.choose, {{"A": Choice("p", "d", "base-to-tuned")}})
@@ -256,7 +256,7 @@ def test_an_estimate_is_honest(tiny, monkeypatch):  # noqa: F811
     rates.remaining.clear()
     assert "not known" in rates.estimate(run)
     monkeypatch.setattr(rates, "ENOUGH", 32)
-    jobs.Job("patching", task=mechdiff.experiments.task(Run("patch", **tiny))).work()
+    jobs.Job("patching", task=mechdiff.questions.task(Run("patch", **tiny))).work()
     assert (
         rates.known()[rates.cell_of(run)] > 0
         and rates.estimate(run).startswith("about ")
@@ -278,7 +278,7 @@ def test_a_stopped_job_can_go_on_and_an_abandoned_one_begins_anew(tiny):  # noqa
     made = []
 
     def make():
-        made.append(jobs.new_job(run, mechdiff.experiments.task(run)))
+        made.append(jobs.new_job(run, mechdiff.questions.task(run)))
         return made[-1]
 
     job = jobs.start(run, make)

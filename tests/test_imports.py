@@ -8,8 +8,8 @@ import pytest
 import study_folder
 from study_folder import BROKEN, FILES
 
-from mechdiff.errors import UserError
-from mechdiff.imports.reading import FLAT, look
+from mechdiff.common.errors import UserError
+from mechdiff.study.imports.reading import FLAT, look
 
 TOP, OTHER = "cultural", "cognitive"
 WAY, BACK = "base-to-tuned", "tuned-to-base"

@@ -10,11 +10,12 @@ import pytest
 import study_folder
 from study_folder import BROKEN, FILES
 
-from mechdiff import charts, paths
 from mechdiff.__main__ import main
-from mechdiff.imports import kept, marks
-from mechdiff.imports.layout import layout
-from mechdiff.imports.reading import look
+from mechdiff.common import paths
+from mechdiff.reporting import charts
+from mechdiff.study.imports import kept, marks
+from mechdiff.study.imports.layout import layout
+from mechdiff.study.imports.reading import look
 
 SEED = Path(__file__).parents[2] / "shared" / "seed-artifacts"
 TOP, OTHER = "cultural", "cognitive"

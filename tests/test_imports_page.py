@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mechdiff import charts, paths
-from mechdiff.imports import kept
-from mechdiff.imports.layout import layout
+from mechdiff.common import paths
+from mechdiff.reporting import charts
+from mechdiff.study.imports import kept
+from mechdiff.study.imports.layout import layout
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 import controls
@@ -32,7 +33,7 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch):
-    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from mechdiff import kernels, metrics
-from mechdiff.rows import Prefix, row_attention
+from mechdiff.engine.rows import Prefix, row_attention
+from mechdiff.maths import similarity, triton_kernels
 
 pytest.importorskip("triton")
 CUDA = torch.cuda.is_available()
@@ -29,7 +29,7 @@ def test_attention_of_rows(b, heads, groups, rows, width, seen, softcap, dtype):
     hidden = torch.rand(b, 1, 1, seen, device=DEVICE) < 0.3
     hidden[0] = True  # nothing but itself
     own = [part.transpose(1, 2) for part in (query, key, value)]
-    found = kernels.row_attention(*own, keys, values, hidden, width**-0.5, softcap).cpu().double()
+    found = triton_kernels.row_attention(*own, keys, values, hidden, width**-0.5, softcap).cpu().double()
     inside = torch.zeros(b, 1, 1, 1, dtype=torch.bool)
     prefix = Prefix(keys.cpu().double(), values.cpu().double(), hidden.cpu(), inside)
     expected, _ = row_attention(None, *(part.cpu().double() for part in own), prefix, softcap=softcap)
@@ -42,9 +42,9 @@ def test_divergences(dtype):
     logits = (torch.randn(11, 5000, device=DEVICE) * 3).to(dtype)
     clean, donor = (torch.randn(3, 5000, device=DEVICE).log_softmax(-1) for _ in range(2))
     places = torch.tensor([0] * 4 + [1] * 3 + [2] * 4)
-    found = torch.stack(kernels.divergences(logits, clean, donor, places.to(DEVICE))).cpu().double()
+    found = torch.stack(triton_kernels.divergences(logits, clean, donor, places.to(DEVICE))).cpu().double()
     lines = [
-        metrics.divergences(one[None].cpu().double(), clean[place].cpu().double(), donor[place].cpu().double())
+        similarity.divergences(one[None].cpu().double(), clean[place].cpu().double(), donor[place].cpu().double())
         for one, place in zip(logits, places)
     ]
     torch.testing.assert_close(found, torch.tensor(lines).T.double(), rtol=1e-5, atol=1e-5)
@@ -53,5 +53,5 @@ def test_divergences(dtype):
 def test_what_is_the_same_has_no_divergence():
     logits = torch.randn(1, 5000, device=DEVICE)
     same = logits.log_softmax(-1)
-    effect, apart = kernels.divergences(logits, same, same, torch.tensor([0], device=DEVICE))
+    effect, apart = triton_kernels.divergences(logits, same, same, torch.tensor([0], device=DEVICE))
     assert max(effect.item(), apart.item()) < 2e-6

@@ -11,9 +11,10 @@ from test_study import study  # noqa: F401
 from two_tokenizers import SHARED, write_pair
 
 import mechdiff
-from mechdiff import Run, prompts
-from mechdiff.errors import UserError
-from mechdiff.experiments import Reading
+from mechdiff import Run
+from mechdiff.common.errors import UserError
+from mechdiff.inputs import prompts
+from mechdiff.questions import Reading
 
 
 def test_the_page_opens_on_the_domains_first_prompt(shared, drawn):

@@ -12,8 +12,9 @@ from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
 
 import mechdiff
-from mechdiff import Run, experiments, prompts
-from mechdiff.experiments import Continuation, PositionMap
+from mechdiff import Run, questions
+from mechdiff.inputs import prompts
+from mechdiff.questions import Continuation, PositionMap
 
 PATIENCE = 300.0
 
@@ -48,7 +49,7 @@ def test_the_models_write_side_by_side_when_asked(shared):
 
 
 def test_a_stopped_text_stays_and_can_be_begun_again(shared, monkeypatch):
-    original = experiments.ContinuationTask.steps
+    original = questions.ContinuationTask.steps
 
     stopped = threading.Event()
 
@@ -58,7 +59,7 @@ def test_a_stopped_text_stays_and_can_be_begun_again(shared, monkeypatch):
                 stopped.wait(PATIENCE)
             yield
 
-    monkeypatch.setattr(experiments.ContinuationTask, "steps", slow)
+    monkeypatch.setattr(questions.ContinuationTask, "steps", slow)
     at = fine(open_lab(own=keep(TEXT)))
     at.button(key="write").click().run()
     deadline = time.monotonic() + PATIENCE
@@ -108,7 +109,7 @@ def test_a_position_map_comes_on_request_with_its_time(shared, monkeypatch):
         time.sleep(0.05)
         at.run()
     run = Run("patch", layers=(0, 1, 2, 3), **shared | {"limit": None, "prompts": prompts.OWN + keep(TEXT)})
-    task = experiments.task(PositionMap(run))
+    task = questions.task(PositionMap(run))
     assert fine(at) and task.done == task.total and len(task.table()) == 5 * 4
 
 

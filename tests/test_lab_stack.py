@@ -13,10 +13,11 @@ from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
 
 import mechdiff
-from mechdiff import Run, experiments, prompts
+from mechdiff import Run, questions
 from mechdiff.__main__ import main
-from mechdiff.experiments import NextTokens
-from mechdiff.stacks import parse_part, parse_stack, read_stack
+from mechdiff.engine.intervention_text import parse_part, parse_stack, read_stack
+from mechdiff.inputs import prompts
+from mechdiff.questions import NextTokens
 
 
 def test_the_shown_command_gives_the_number_on_the_page(shared, own_store, tmp_path):
@@ -114,7 +115,7 @@ def test_the_patched_next_tokens_stand_beside_base_and_tuned(shared):
     at = fine(open_lab(own=keep(TEXT), stack="layer=2"))
     assert "What comes next, with the stack?" in titles(at)
     run = Run("patch", **shared | {"limit": None, "prompts": prompts.OWN + keep(TEXT)})
-    task = experiments.task(NextTokens(run, parse_part("layer=2", 4, 4), 0, 5))
+    task = questions.task(NextTokens(run, parse_part("layer=2", 4, 4), 0, 5))
     assert task.done == task.total, "it was computed for the page"
 
 

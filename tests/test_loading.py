@@ -11,9 +11,12 @@ from small_models import write_adapter, write_gguf, write_model, write_pair, wri
 from transformers import AutoModelForCausalLM
 
 import mechdiff
-from mechdiff import Run, UserError, gguf, loading, models, pairs
-from mechdiff.loading import with_adapter
-from mechdiff.models import load_pair
+from mechdiff import Run, UserError
+from mechdiff.inputs import pair_file
+from mechdiff.models import gguf, registry
+from mechdiff.models import load as loading
+from mechdiff.models.load import with_adapter
+from mechdiff.models.registry import load_pair
 
 IDS = torch.tensor([[5, 9, 13, 40, 7, 22, 31]])
 
@@ -33,9 +36,9 @@ def made(tmp_path_factory):
 def room(made, tmp_path, monkeypatch, own_store):
     """A copy of these to break; nothing loaded before or after."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(models, "_pairs", {})
-    monkeypatch.setattr(models, "_weights", {})
-    for module in (pairs, gguf):
+    monkeypatch.setattr(registry, "_pairs", {})
+    monkeypatch.setattr(registry, "_weights", {})
+    for module in (pair_file, gguf):
         monkeypatch.setattr(module, "MODELS", tmp_path / "converted")
     monkeypatch.setattr(loading, "CACHE", tmp_path / "cache")
     return tmp_path
@@ -77,7 +80,7 @@ KINDS = {  # what the two tables say, and the folder and adapter that each side 
 def test_every_kind_of_pair_is_the_models_that_it_names(room, kind):
     base, tuned, *sides = KINDS[kind]
     if "gguf" in base:
-        gguf.prepare(pairs.Source(gguf=str(write_gguf(room / "base.gguf", room / "base"))))
+        gguf.prepare(pair_file.Source(gguf=str(write_gguf(room / "base.gguf", room / "base"))))
     path = write_pair(room, base, tuned)
     loaded = load_pair(path, "cpu")
     for anatomy, (folder, adapter) in zip((loaded.base, loaded.tuned), sides):
@@ -313,5 +316,5 @@ def test_an_adapter_without_safetensors_is_told(room):
 def test_a_file_that_is_no_gguf_is_told(room):
     (room / "x.gguf").write_bytes(b"GGUF" + b"\0" * 100)
     with pytest.raises(UserError, match=r"x\.gguf cannot be read as a GGUF model"):
-        gguf.prepare(pairs.Source(gguf=str(room / "x.gguf")))
+        gguf.prepare(pair_file.Source(gguf=str(room / "x.gguf")))
     assert not list((room / "converted").glob("*/")), "nothing half-done is left"

@@ -14,11 +14,15 @@ from test_sweeps import SMALL, small, tables  # noqa: F401
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import mechdiff
-from mechdiff import Run, UserError, experiments, memory, offload, sweeps
-from mechdiff.anatomy import Anatomy
-from mechdiff.experiments import Reading, measure
-from mechdiff.memory import Budget, Passes, in_parts
-from mechdiff.models import load_pair, unload
+from mechdiff import Run, UserError, questions
+from mechdiff.engine import memory
+from mechdiff.engine.anatomy import Anatomy
+from mechdiff.engine.memory import Budget, Passes, in_parts
+from mechdiff.models import offload
+from mechdiff.models.registry import load_pair, unload
+from mechdiff.questions import Reading
+from mechdiff.questions.shared import measure
+from mechdiff.study import sweeps
 
 FULL = torch.OutOfMemoryError("out of memory")
 META = torch.device("meta")  # a device that is not main memory, and has none
@@ -156,7 +160,7 @@ def test_a_sweep_that_runs_out_of_memory_at_random_ends_in_the_same_tables(small
     monkeypatch.setitem(sweeps.GRIDS, "small", dataclasses.replace(SMALL, **SMALLER))
     sweep, _ = small
     sweep(tmp_path / "whole")
-    experiments.default().clear()
+    questions.default().clear()
     unload()
     chance, plain, unembed, thrown = random.Random(0), LlamaMLP.forward, Anatomy.logits, []
 
@@ -201,7 +205,7 @@ def test_models_that_take_turns_give_the_same_numbers(study, monkeypatch):  # no
     runs = [dataclasses.replace(run, **study) for run in QUESTIONS]
     asked = [*runs, Reading(runs[0])]
     expected = [mechdiff.run(run) for run in asked]
-    experiments.default().clear()
+    questions.default().clear()
     unload()
     monkeypatch.setattr(offload, "away", lambda master: torch.full_like(master, torch.nan))
     loaded = load_pair(study["pair"], "cpu")
@@ -223,8 +227,8 @@ def test_models_change_places_once_and_not_for_every_block(pair, own_store, monk
 
 
 def test_offload_is_asked_for_by_a_bare_flag_and_does_not_change_what_is_kept(study):  # noqa: F811
-    from mechdiff.commands import build_parser
-    from mechdiff.experiments.identity import Identity
+    from mechdiff.cli import build_parser
+    from mechdiff.questions.shared.identity import Identity
 
     assert build_parser().parse_args(["run", "patch", "--offload"]).offload == "on"
     with pytest.raises(UserError, match="auto, on, off"):

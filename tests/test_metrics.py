@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mechdiff.errors import UserError
-from mechdiff.metrics import cka_with_interval, grams, hsic_debiased, jackknife_subsets, kl, linear_cka
+from mechdiff.common.errors import UserError
+from mechdiff.maths.similarity import cka_with_interval, grams, hsic_debiased, jackknife_subsets, kl, linear_cka
 
 
 @pytest.fixture(autouse=True)

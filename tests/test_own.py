@@ -8,12 +8,13 @@ import pytest
 from small_models import write_adapter, write_gguf, write_model
 from streamlit.testing.v1 import AppTest
 
-from mechdiff import gguf, models, own, pairs
 from mechdiff.__main__ import main
-from mechdiff.errors import UserError
-from mechdiff.models import load_pair
-from mechdiff.own import Given
-from mechdiff.pairs import read_pair
+from mechdiff.common.errors import UserError
+from mechdiff.inputs import pair_file
+from mechdiff.inputs.pair_file import read_pair
+from mechdiff.models import gguf, register_pair, registry
+from mechdiff.models.register_pair import Given
+from mechdiff.models.registry import load_pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 LONG = {"max_position_embeddings": 2048}
@@ -37,24 +38,24 @@ def made(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def root(made, tmp_path, monkeypatch, own_store):
-    monkeypatch.setattr(own, "OWN_MODELS", made)
-    for module in (own, pairs):
+    monkeypatch.setattr(register_pair, "OWN_MODELS", made)
+    for module in (register_pair, pair_file):
         monkeypatch.setattr(module, "OWN_PAIRS", tmp_path / "pairs")
-    for module in (pairs, gguf):
+    for module in (pair_file, gguf):
         monkeypatch.setattr(module, "MODELS", tmp_path / "converted")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(models, "_pairs", {})
-    monkeypatch.setattr(models, "_weights", {})
+    monkeypatch.setattr(registry, "_pairs", {})
+    monkeypatch.setattr(registry, "_weights", {})
     return made
 
 
 def add(name="mine", base=None, tuned=None, domain="cognitive"):
-    return own.add(name, domain, base or Given("base"), tuned or Given("org/tuned"))
+    return register_pair.add(name, domain, base or Given("base"), tuned or Given("org/tuned"))
 
 
 def test_an_added_pair_is_found_by_name_and_can_be_studied(root, capsys):
     notes = add()[1]
-    assert notes == [] and pairs.known()[-1] == "mine" == read_pair("mine").asked
+    assert notes == [] and pair_file.known()[-1] == "mine" == read_pair("mine").asked
     assert (read_pair("mine").base.folder, read_pair("mine").tuned.folder) == (str(root / "base"), str(root / "org/tuned"))
     assert len(load_pair("mine", "cpu").base.layers) == 4
     assert main(["pairs"]) == 0
@@ -126,10 +127,10 @@ def test_what_may_not_be_opened_or_is_not_there_is_refused_and_nothing_written(c
 
 def test_a_pair_is_never_written_over():
     add()
-    before = (own.OWN_PAIRS / "mine.toml").read_text()
+    before = (register_pair.OWN_PAIRS / "mine.toml").read_text()
     with pytest.raises(UserError, match="There is a pair mine already"):
         add(tuned=Given("deep"))
-    assert (own.OWN_PAIRS / "mine.toml").read_text() == before
+    assert (register_pair.OWN_PAIRS / "mine.toml").read_text() == before
 
 
 def test_a_file_name_cannot_smuggle_options_in(root):
@@ -138,7 +139,7 @@ def test_a_file_name_cannot_smuggle_options_in(root):
         add(base=Given('a"\n[options]\ntrust_remote_code = true\n#'))
     write_model(root / 'quo"te \\ ä', 0)
     add("odd", base=Given('quo"te \\ ä'))
-    assert tomllib.loads((own.OWN_PAIRS / "odd.toml").read_text(encoding="utf-8"))["base"] == {
+    assert tomllib.loads((register_pair.OWN_PAIRS / "odd.toml").read_text(encoding="utf-8"))["base"] == {
         "folder": str(root / 'quo"te \\ ä')
     }
     assert not read_pair("odd").trust_remote_code
@@ -150,7 +151,7 @@ def test_a_hub_id_never_opens_a_folder_beside_the_app(root, tmp_path, monkeypatc
     with pytest.raises(UserError, match="org/lora is not on this machine"):
         add(tuned=Given(adapter="org/lora"))
     with pytest.raises(UserError, match="org/lora is not on this machine"):
-        pairs.Source(folder=str(root / "base"), adapter="org/lora").adapter_folder()
+        pair_file.Source(folder=str(root / "base"), adapter="org/lora").adapter_folder()
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import pytest
 from tiny_pair import write_model, write_pair
 
-from mechdiff import pairs
-from mechdiff.errors import UserError
-from mechdiff.pairs import read_pair, shipped
+from mechdiff.common.errors import UserError
+from mechdiff.inputs import pair_file
+from mechdiff.inputs.pair_file import read_pair, shipped
 
 pytestmark = pytest.mark.usefixtures("own_store")
 SIDES = '[base]\nhub = "a/b"\n[tuned]\nhub = "c/d"\n'
@@ -95,7 +95,7 @@ def test_a_missing_folder_or_config_tells_what_to_look_at(tmp_path):
 
 @pytest.mark.parametrize("revision", [None, "abc123"])
 def test_a_hub_model_that_was_not_downloaded_tells_what_to_type(tmp_path, revision):
-    source = pairs.Source(hub="org/model", revision=revision)
+    source = pair_file.Source(hub="org/model", revision=revision)
     fails(source.local, "org/model is not on this machine", "hf download org/model" + (" --revision abc123" if revision else ""))
     pair = read_pair(str(written(tmp_path, SIDES)))
     assert "hf download a/b" in pair.missing()
@@ -112,12 +112,12 @@ def test_a_missing_adapter_tells_what_to_do(tmp_path, adapter):
 
 def test_a_folder_that_is_no_adapter_is_named(tmp_path):
     (tmp_path / "lora").mkdir()
-    fails(pairs.Source(hub="a/b", adapter=str(tmp_path / "lora")).adapter_folder, "adapter_config.json is missing")
+    fails(pair_file.Source(hub="a/b", adapter=str(tmp_path / "lora")).adapter_folder, "adapter_config.json is missing")
 
 
 @pytest.mark.parametrize("table", ['gguf = "no.gguf"', f'gguf = "x.gguf"\nsha256 = "{"0" * 64}"'])
 def test_a_gguf_that_is_not_prepared_tells_what_to_type(tmp_path, monkeypatch, table):
-    monkeypatch.setattr(pairs, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(pair_file, "MODELS", tmp_path / "models")
     pair = read_pair(str(written(tmp_path, f'[base]\n{table}\n[tuned]\nhub = "c/d"\n')))
     assert pair.missing().splitlines()[-1] in ("Try:  python -m mechdiff demo", f"Try:  ls {tmp_path}")
 
@@ -133,33 +133,33 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_fingerprint_changes_with_what_the_model_is_made_of(tmp_path, change):
-    source = pairs.Source(folder=str(write_model(tmp_path / "model")))
+    source = pair_file.Source(folder=str(write_model(tmp_path / "model")))
     before = source.fingerprint()
     CHANGES[change](tmp_path / "model")
     assert source.fingerprint() != before
 
 
 def test_a_fingerprint_depends_on_the_adapter_and_its_content(tmp_path):
-    plain = pairs.Source(folder=str(write_model(tmp_path / "model")))
+    plain = pair_file.Source(folder=str(write_model(tmp_path / "model")))
     found = [plain.fingerprint()]
     for name, weights in (("one", b"1"), ("two", b"2")):
         lora = written(tmp_path / name, weights, "adapter_model.safetensors").parent
         written(lora, "{}", "adapter_config.json")
-        found.append(pairs.Source(folder=plain.folder, adapter=str(lora)).fingerprint())
+        found.append(pair_file.Source(folder=plain.folder, adapter=str(lora)).fingerprint())
     assert len(set(found)) == 3
 
 
 def test_a_fingerprint_does_not_change_with_the_path_or_with_a_readme(tmp_path):
-    first = pairs.Source(folder=str(write_model(tmp_path / "one"))).fingerprint()
+    first = pair_file.Source(folder=str(write_model(tmp_path / "one"))).fingerprint()
     write_model(tmp_path / "two")
     written(tmp_path / "two", "words", "README.md")
-    assert pairs.Source(folder=str(tmp_path / "two")).fingerprint() == first
+    assert pair_file.Source(folder=str(tmp_path / "two")).fingerprint() == first
 
 
 def test_a_hub_fingerprint_names_the_commit(tmp_path, monkeypatch):
     snapshot = write_model(tmp_path / "snapshots" / "c0ffee")
-    monkeypatch.setattr(pairs, "snapshot", lambda *asked: snapshot)
-    assert pairs.Source(hub="org/model").fingerprint() == "org/model@c0ffee"
+    monkeypatch.setattr(pair_file, "snapshot", lambda *asked: snapshot)
+    assert pair_file.Source(hub="org/model").fingerprint() == "org/model@c0ffee"
 
 
 @pytest.mark.parametrize("field", ["num_hidden_layers", "hidden_size", "num_attention_heads"])
@@ -207,4 +207,4 @@ def test_a_hub_model_of_which_only_the_configuration_was_fetched_is_not_here(tmp
 
 def test_an_adapters_repository_is_no_model(tmp_path):
     downloaded(tmp_path, "a/b", "adapter_config.json")
-    fails(pairs.Source(hub="a/b").local, "or has no config.json", "terms", "hf auth login", "hf download a/b")
+    fails(pair_file.Source(hub="a/b").local, "or has no config.json", "terms", "hf auth login", "hf download a/b")

@@ -10,14 +10,14 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from mechdiff import planted
-from mechdiff.anatomy import Anatomy
-from mechdiff.edits import KINDS, Plant, plant
-from mechdiff.errors import UserError
-from mechdiff.planted import OPEN, Bench, check_pairs, judge
-from mechdiff.prompts import Prompt
-from mechdiff.trace import run_trace
-from mechdiff.transplant import run_transplants
+from mechdiff.common.errors import UserError
+from mechdiff.engine.anatomy import Anatomy
+from mechdiff.engine.trace import run_trace
+from mechdiff.engine.transplant import run_transplants
+from mechdiff.inputs.prompts import Prompt
+from mechdiff.validation import planted
+from mechdiff.validation.planted import OPEN, Bench, check_pairs, judge
+from mechdiff.validation.planted_edits import KINDS, Plant, plant
 
 LENGTHS = [9, 10, 11, 12] * 4
 PROMPTS = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(100 + i)).tolist() for i, n in enumerate(LENGTHS)]

@@ -13,18 +13,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from mechdiff import Run, UserError
-from mechdiff.anatomy import Anatomy
-from mechdiff.experiments.identity import Identity
-from mechdiff.experiments.states import States
-from mechdiff.models import load_pair, unload
-from mechdiff.pairs import read_pair
-from mechdiff.paths import DATA
-from mechdiff.prompts import read_domain, read_positions, read_rows, shipped_domains
-from mechdiff.scripts import curate_positions
-from mechdiff.store import key
-from mechdiff.terms import SIDES, STREAMS
-from mechdiff.tokens import NEAR_END, Tokenizers, covering, eligible, load_tokenizers, pick, special_ids
-from mechdiff.trace import run_states, run_trace
+from mechdiff.cli import curate_positions
+from mechdiff.common.cache import key
+from mechdiff.common.paths import SHIPPED_DOMAINS
+from mechdiff.common.terms import SIDES, STREAMS
+from mechdiff.engine.anatomy import Anatomy
+from mechdiff.engine.trace import run_states, run_trace
+from mechdiff.inputs.pair_file import read_pair
+from mechdiff.inputs.prompts import read_domain, read_positions, read_rows, shipped_domains
+from mechdiff.inputs.tokenizers import NEAR_END, Tokenizers, covering, eligible, load_tokenizers, pick, special_ids
+from mechdiff.models.registry import load_pair, unload
+from mechdiff.questions.shared.identity import Identity
+from mechdiff.questions.shared.states import States
 
 LENGTHS = (60, 20, 58, 22, 7, 40, 1)
 PROMPTS = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in LENGTHS]
@@ -157,9 +157,9 @@ def test_curated_positions_are_content_tokens_of_the_text(domain, demo_tokenizer
 
 @pytest.mark.parametrize("domain", shipped_domains())
 def test_the_script_would_write_the_shipped_positions_again(domain, demo_tokenizers):
-    rows = read_rows(DATA / domain / "train.jsonl")[:5]
+    rows = read_rows(SHIPPED_DOMAINS / domain / "train.jsonl")[:5]
     again = curate_positions.curate(rows, demo_tokenizers, 16, 0)
-    assert json.loads(json.dumps(again)) == read_rows(DATA / domain / "positions.jsonl")[:5]
+    assert json.loads(json.dumps(again)) == read_rows(SHIPPED_DOMAINS / domain / "positions.jsonl")[:5]
 
 
 # The states there
@@ -238,7 +238,7 @@ def test_stored_positions_need_no_model(states, monkeypatch):
     list(first.steps())
     before = first.read("tuned", "heads")
     unload()
-    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
     again = states(positions=6)
     assert not again.missing() and again.read("tuned", "heads").equal(before) and again.groups.equal(first.groups)
     assert len(states(positions=6, seed=1).missing()) == len(states(positions=5).missing()) == len(states().missing()) == 4
@@ -255,14 +255,14 @@ def test_an_evicted_block_is_computed_again(states, own_store):
 def test_a_domains_file_is_used_for_its_prompts_alone(states, monkeypatch):
     many = states(positions=6)
     text, other = (many.blocks[1][i].text for i in (1, 2))
-    monkeypatch.setattr("mechdiff.experiments.states.read_positions", lambda domain: {text: (2, 5)})
+    monkeypatch.setattr("mechdiff.questions.shared.states.read_positions", lambda domain: {text: (2, 5)})
     chosen = many.tokenizers.choose(other, 6, 0)
     assert many.characters[text] == (2, 5) and many.characters[other] == chosen != ()
 
 
 @pytest.mark.parametrize("domain", shipped_domains())
 def test_curated_prompts_need_no_tokenizer(domain, demo, own_store, monkeypatch):
-    monkeypatch.setattr("mechdiff.tokens.load_tokenizers", lambda _: pytest.fail("a tokenizer was loaded"))
+    monkeypatch.setattr("mechdiff.inputs.tokenizers.load_tokenizers", lambda _: pytest.fail("a tokenizer was loaded"))
     train = read_domain(domain, "train")[:20]
     many = States(Identity(Run("drift", domain=domain)), train, own_store, positions=16)
     assert len(many.groups) == sum(1 + len(read_positions(domain)[prompt.text]) for prompt in train)

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from mechdiff import prompts
-from mechdiff.errors import UserError
-from mechdiff.paths import DATA
-from mechdiff.prompts import digest, read_domain, read_positions, read_prompts, shipped_domains
-from mechdiff.scripts import fill_prompts
+from mechdiff.cli import fill_prompts
+from mechdiff.common.errors import UserError
+from mechdiff.common.paths import SHIPPED_DOMAINS
+from mechdiff.inputs import prompts
+from mechdiff.inputs.prompts import digest, read_domain, read_positions, read_prompts, shipped_domains
 
 DOMAINS = shipped_domains()
 
@@ -106,7 +106,9 @@ def test_nothing_of_val_is_in_train(domain):
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_curated_ids_and_texts_are_unique(domain):
-    lines = [line for split in ("train", "val") for line in (DATA / domain / f"{split}.jsonl").read_text().splitlines()]
+    lines = [
+        line for split in ("train", "val") for line in (SHIPPED_DOMAINS / domain / f"{split}.jsonl").read_text().splitlines()
+    ]
     rows = [json.loads(line) for line in lines]
     assert len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == len(rows)
 
@@ -114,11 +116,11 @@ def test_curated_ids_and_texts_are_unique(domain):
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_the_templates_give_exactly_the_shipped_files(domain, tmp_path, monkeypatch):
     (tmp_path / domain).mkdir()
-    shutil.copy(DATA / domain / "templates.toml", tmp_path / domain)
-    monkeypatch.setattr(fill_prompts, "DATA", tmp_path)
+    shutil.copy(SHIPPED_DOMAINS / domain / "templates.toml", tmp_path / domain)
+    monkeypatch.setattr(fill_prompts, "SHIPPED_DOMAINS", tmp_path)
     fill_prompts.write(domain, seed=0)
     for split in ("train", "val"):
-        assert (tmp_path / domain / f"{split}.jsonl").read_bytes() == (DATA / domain / f"{split}.jsonl").read_bytes()
+        assert (tmp_path / domain / f"{split}.jsonl").read_bytes() == (SHIPPED_DOMAINS / domain / f"{split}.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -8,9 +8,9 @@ from small_models import write_adapter, write_model, write_pair, write_prompts
 
 import mechdiff
 from mechdiff import Run, UserError
-from mechdiff.experiments.identity import Identity
-from mechdiff.models import load_pair, unload
-from mechdiff.pairs import read_pair
+from mechdiff.inputs.pair_file import read_pair
+from mechdiff.models.registry import load_pair, unload
+from mechdiff.questions.shared.identity import Identity
 
 IDS = torch.tensor([[5, 9, 13, 40, 7, 22, 31]])
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}

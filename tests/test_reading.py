@@ -10,13 +10,14 @@ from test_stack import kl
 from test_study import study  # noqa: F401
 
 import mechdiff
-from mechdiff import Run, UserError, experiments, prompts
-from mechdiff.conditions import Stack
-from mechdiff.experiments import Continuation, MapTime, NextTokens, PositionMap, Reading
-from mechdiff.experiments.effects import EffectsTask
-from mechdiff.models import load_pair, unload
-from mechdiff.prompts import Prompt
-from mechdiff.stacks import as_toml, parse_stack, read_stack
+from mechdiff import Run, UserError, questions
+from mechdiff.engine.intervention import Stack
+from mechdiff.engine.intervention_text import as_toml, parse_stack, read_stack
+from mechdiff.inputs import prompts
+from mechdiff.inputs.prompts import Prompt
+from mechdiff.models.registry import load_pair, unload
+from mechdiff.questions import Continuation, MapTime, NextTokens, PositionMap, Reading
+from mechdiff.questions.shared.effects import EffectsTask
 
 STACK = "layer=1 stream=resid_post; layer=2 stream=heads heads=1,3 blend=0.5"
 HEADS = [1, 3]
@@ -30,7 +31,7 @@ def passes(loaded, tokens):
 
 @pytest.mark.parametrize("piece", [64, 2])
 def test_a_reading_is_that_of_plain_passes_at_every_token(pair, monkeypatch, piece):  # noqa: F811
-    monkeypatch.setattr("mechdiff.experiments.reading.PIECE", piece)
+    monkeypatch.setattr("mechdiff.questions.prompt.reading.PIECE", piece)
     run = Run("patch", **pair)
     table, loaded = mechdiff.run(Reading(run, 3, top=4)), load_pair(pair["pair"], "cpu")
     tokens = ids(loaded, run, 3)
@@ -101,14 +102,14 @@ def test_an_answer_stops_at_its_end_and_shows_no_special_token(pair, monkeypatch
     loaded = load_pair(pair["pair"], "cpu")
     end = loaded.tokenizers.base.convert_tokens_to_ids(words[3])
     monkeypatch.setattr(type(loaded.tokenizers), "ends", lambda self, side: {end})
-    experiments.default().clear()
+    questions.default().clear()
     cut = mechdiff.run(Continuation(Run("patch", **pair), tokens=6)).set_index("model")
     assert cut.loc["tuned", "text"].split() == words[: words.index(words[3])] and cut.loc["tuned", "ended"]
 
 
 def test_sampling_is_repeated_by_its_seed_alone(pair):  # noqa: F811
     def say(**settings):
-        experiments.default().clear()
+        questions.default().clear()
         return list(mechdiff.run(Continuation(Run("patch", **settings, **pair), tokens=12, temperature=1.5))["text"])
 
     assert say(seed=1) == say(seed=1) != say(seed=2)
@@ -131,10 +132,10 @@ def test_a_finished_continuation_needs_no_model(pair, monkeypatch):  # noqa: F81
     asked = Continuation(Run("stack", stack=STACK, **pair), tokens=5)
     first = mechdiff.run(asked)
     unload()
-    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
     assert mechdiff.run(asked).equals(first)
     others = (Run("stack", stack=STACK, back=1, **pair), Run("stack", stack="layer=1", **pair), Run("patch", **pair))
-    assert all(experiments.task(Continuation(other, tokens=5)).done == 0 for other in others)
+    assert all(questions.task(Continuation(other, tokens=5)).done == 0 for other in others)
 
 
 @pytest.mark.parametrize(
@@ -203,15 +204,15 @@ def own_prompts(tmp_path, monkeypatch):
 def test_a_stopped_position_map_goes_on_where_it_was(pair, monkeypatch):  # noqa: F811
     asked = PositionMap(Run("patch", layers=(1, 3), **pair), 3)
     whole = mechdiff.run(asked)
-    experiments.default().clear()
-    task = experiments.task(asked)
+    questions.default().clear()
+    task = questions.task(asked)
     for _ in task.steps():
         if len(task.parts) == 2:
             break
     assert set(task.table()["back"]) == {0, 1} and 0 < task.done < task.total
     computed, original = [], EffectsTask._compute
     monkeypatch.setattr(EffectsTask, "_compute", lambda self, *args: computed.append(self.run.back) or original(self, *args))
-    again = experiments.task(asked)
+    again = questions.task(asked)
     list(again.steps())
     assert sorted(set(computed)) == [2, 3, 4, 5] and again.done == again.total
     assert again.table()["kl"].to_numpy() == pytest.approx(whole["kl"].to_numpy(), abs=1e-6)
@@ -219,7 +220,7 @@ def test_a_stopped_position_map_goes_on_where_it_was(pair, monkeypatch):  # noqa
 
 def test_the_time_of_a_map_is_that_of_a_column_it_then_has(pair, monkeypatch):  # noqa: F811
     run, clock, original = Run("patch", layers=(1, 3), **pair), [0.0], EffectsTask._compute
-    monkeypatch.setattr("mechdiff.experiments.position_map.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("mechdiff.questions.prompt.position_map.time.monotonic", lambda: clock[0])
 
     def slow(self, *args):  # a second for every token that is run
         clock[0] += self.run.back + 1
@@ -229,7 +230,7 @@ def test_the_time_of_a_map_is_that_of_a_column_it_then_has(pair, monkeypatch):  
     asked = MapTime(run, 3)
     (line,) = mechdiff.run(asked).itertuples()
     assert line.columns == 6 and line.seconds == 6 + 5 + 4 + 3 + 2 + 1 and clock[0] == 4 + 3
-    again = experiments.task(asked)
+    again = questions.task(asked)
     assert again.done == again.total and again.table()["seconds"].item() == line.seconds
     mechdiff.run(PositionMap(run, 3))
     assert clock[0] == 21, "the timed columns were not computed again"

@@ -9,24 +9,27 @@ import pandas as pd
 import pytest
 from browser import NOISE
 
-from mechdiff import UserError, choices, findings, report, stored, verdict
+from mechdiff import UserError
 from mechdiff.__main__ import main
-from mechdiff.choices import MAP, STREAM
-from mechdiff.terms import DIRECTIONS
-from mechdiff.verdict import QUANTITIES, estimates
+from mechdiff.common.terms import DIRECTIONS
+from mechdiff.reporting import findings, html_report
+from mechdiff.study import artifacts, stored_sweep
+from mechdiff.study import estimates as verdict
+from mechdiff.study.estimates import QUANTITIES, estimates
+from mechdiff.study.stored_sweep import MAP, STREAM
 
 LOADS = {"src", "href", "xlink:href", "data", "action", "poster", "srcset", "background"}
 
 
-def choice(pair="demo-cultural", direction=DIRECTIONS[0]) -> choices.Choice:
-    return choices.parse(pair, direction)
+def choice(pair="demo-cultural", direction=DIRECTIONS[0]) -> stored_sweep.Choice:
+    return stored_sweep.parse(pair, direction)
 
 
 @pytest.fixture(scope="module", params=["demo-cultural", "demo-cognitive"])
 def made(request):
     """A pair's choice, its report as HTML, and that as text."""
     one = choice(request.param)
-    html = report.build(one)
+    html = html_report.build(one)
     return one, html, text_of(html)
 
 
@@ -36,9 +39,9 @@ def text_of(html: str) -> str:
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", plain)))
 
 
-def table(one: choices.Choice, folder: str, name: str, **where) -> pd.DataFrame:
+def table(one: stored_sweep.Choice, folder: str, name: str, **where) -> pd.DataFrame:
     """A stored table, read without any code of the report."""
-    found = pd.read_parquet(stored.ARTIFACTS / one.domain / folder / one.pair / f"{name}.parquet")
+    found = pd.read_parquet(artifacts.ARTIFACTS / one.domain / folder / one.pair / f"{name}.parquet")
     where = where if name == "drift" else where | {"direction": one.direction}
     for column, value in where.items():
         found = found[found[column] == value]
@@ -158,7 +161,7 @@ def test_it_is_one_file_that_loads_nothing(made):
 
 def test_it_is_the_same_file_every_time(made):
     one, html, _ = made
-    assert report.build(one) == html
+    assert html_report.build(one) == html
 
 
 def test_it_ends_with_its_origin_and_its_commands(made):
@@ -166,23 +169,23 @@ def test_it_ends_with_its_origin_and_its_commands(made):
     about = one.about("rq1")
     for name in ("prompts_hash", "device_name", "finished", "command"):
         assert str(about[name]) in text
-    assert about["base"]["fingerprint"] in text and report.command(one) in text
+    assert about["base"]["fingerprint"] in text and html_report.command(one) in text
 
 
 def copy(tmp_path, monkeypatch, *folders):
     """Some folders of a stored sweep, as if it were all there is."""
     one = choice()
     for folder in folders:
-        source = stored.ARTIFACTS / one.domain / folder / one.pair
+        source = artifacts.ARTIFACTS / one.domain / folder / one.pair
         shutil.copytree(source, tmp_path / one.domain / folder / one.pair)
-    monkeypatch.setattr(stored, "ARTIFACTS", tmp_path)
+    monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
     return one
 
 
 def test_what_is_not_stored_is_said(tmp_path, monkeypatch):
     one = copy(tmp_path, monkeypatch, "rq1", "rq4")
     (tmp_path / one.domain / "rq4" / one.pair / "coverage_summary.parquet").unlink()
-    text = text_of(report.build(one))
+    text = text_of(html_report.build(one))
     for missing in ("maps", "rank cuts", "sets of heads"):
         assert f"Not stored: {missing}. Try: {one.command}" in text
 
@@ -192,16 +195,16 @@ def test_without_a_manifest_it_says_so_and_escapes_all_it_is_given(tmp_path, mon
     path = tmp_path / one.domain / "rq1" / one.pair
     (path / "manifest.json").unlink()
     shutil.move(path, path.with_name("<script>alert(1)&"))
-    odd = choices.Choice("<script>alert(1)&", one.domain, one.direction)
-    html = report.build(odd)
+    odd = stored_sweep.Choice("<script>alert(1)&", one.domain, one.direction)
+    html = html_report.build(odd)
     assert "<script" not in html and "No manifest in rq1" in text_of(html)
     assert "<script>alert(1)& on" in text_of(html), "it is shown as it is"
 
 
 def test_without_a_sweep_it_says_what_to_type(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(stored, "ARTIFACTS", tmp_path)
+    monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
     with pytest.raises(UserError, match=r"No sweep of demo-cultural on .* is stored"):
-        report.build(choice())
+        html_report.build(choice())
     assert main(["report", "--pair", "demo-cultural", "--out", str(tmp_path / "r.html")]) == 2
     assert "python -m mechdiff sweep --pair demo-cultural" in capsys.readouterr().err and not (tmp_path / "r.html").exists()
 
@@ -223,7 +226,7 @@ def test_layers_are_listed_as_runs():
 @pytest.mark.parametrize("width", [1440, 390])
 def test_it_opens_in_a_browser_without_a_network(chrome, tmp_path, scheme, width):
     path, heard, asked = tmp_path / "r.html", [], []
-    report.write(report.build(choice()), path)
+    html_report.write(html_report.build(choice()), path)
     context = chrome.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
     page = context.new_page()
     page.on("console", lambda message: heard.append(message.text))

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from tiny_pair import HEADS, LAYERS, write_pair
 
-from mechdiff.errors import UserError
-from mechdiff.experiments.request import Run
-from mechdiff.terms import CONTROLS, DEVICES, DIRECTIONS, DTYPES, MAPS, QUESTIONS, STREAMS
+from mechdiff.common.errors import UserError
+from mechdiff.common.terms import CONTROLS, DEVICES, DIRECTIONS, DTYPES, MAPS, QUESTIONS, STREAMS
+from mechdiff.questions.shared.request import Run
 
 pytestmark = pytest.mark.usefixtures("own_store")
 

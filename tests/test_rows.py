@@ -5,14 +5,14 @@ import pytest
 import torch
 from conftest import FAMILIES, tiny_model
 
-from mechdiff.anatomy import Anatomy, Unreadable
-from mechdiff.conditions import Condition
-from mechdiff.hooks import run_hooks
-from mechdiff.interventions import as_rows
-from mechdiff.preflight import parity
-from mechdiff.rows import Edit, Rows, run_rows
-from mechdiff.terms import STREAMS
-from mechdiff.trace import like_lengths, run_trace
+from mechdiff.common.terms import STREAMS
+from mechdiff.engine.anatomy import Anatomy, Unreadable
+from mechdiff.engine.build_rows import as_rows
+from mechdiff.engine.hooks import run_hooks
+from mechdiff.engine.intervention import Condition
+from mechdiff.engine.rows import Edit, Rows, run_rows
+from mechdiff.engine.trace import like_lengths, run_trace
+from mechdiff.models.parity import parity
 
 PROMPTS = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (3, 9, 14, 1)]
 LONG = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (60, 20, 58, 22, 7, 40, 41, 59)]

@@ -6,12 +6,12 @@ import torch
 from conftest import FAMILIES, tiny_model
 from test_rows import TOLERANCE, collect
 
-from mechdiff.anatomy import Anatomy
-from mechdiff.conditions import Condition
-from mechdiff.interventions import as_rows
-from mechdiff.rows import Edit, Rows, run_rows
-from mechdiff.terms import STREAMS
-from mechdiff.trace import run_trace
+from mechdiff.common.terms import STREAMS
+from mechdiff.engine.anatomy import Anatomy
+from mechdiff.engine.build_rows import as_rows
+from mechdiff.engine.intervention import Condition
+from mechdiff.engine.rows import Edit, Rows, run_rows
+from mechdiff.engine.trace import run_trace
 
 WINDOW = 4  # tokens that layers with a window see, in the families that have one
 PROMPTS = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (23, 9)]

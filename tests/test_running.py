@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from swept_pair import sweep, write_pair
 
-from mechdiff import UserError, running
-from mechdiff.commands import build_parser
-from mechdiff.prompts import domains
-from mechdiff.running import FAILED, FINISHED, KILLED, RUNNING, STOPPED, Asked, Record, Status
+from mechdiff import UserError
+from mechdiff.cli import build_parser
+from mechdiff.inputs.prompts import domains
+from mechdiff.study import sweep_process
+from mechdiff.study.sweep_process import FAILED, FINISHED, KILLED, RUNNING, STOPPED, Asked, Record, Status
 
 DOMAIN = domains()[0]
 PATIENCE = 300.0
@@ -27,9 +28,9 @@ def pair(tmp_path_factory):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """A cache folder of one's own, whose sweeps end with the test."""
-    monkeypatch.setattr(running, "FOLDER", tmp_path / "cache" / "sweeps")
+    monkeypatch.setattr(sweep_process, "FOLDER", tmp_path / "cache" / "sweeps")
     yield tmp_path / "cache"
-    for status in running.every():
+    for status in sweep_process.every():
         if status.state == RUNNING and status.pid != os.getpid():
             os.kill(status.pid, signal.SIGKILL)
 
@@ -38,14 +39,14 @@ def until(what, patience=PATIENCE):
     """What a function finds, as soon as it finds it."""
     deadline = time.monotonic() + patience
     while not (found := what()):
-        assert time.monotonic() < deadline, [asdict(status) for status in running.every()]
+        assert time.monotonic() < deadline, [asdict(status) for status in sweep_process.every()]
         time.sleep(0.02)
     return found
 
 
 def seen(*states):
     """The one known sweep, once it is in one of these states."""
-    return until(lambda: next((status for status in running.every() if status.state in states), None))
+    return until(lambda: next((status for status in sweep_process.every() if status.state in states), None))
 
 
 def tables(folder):
@@ -63,18 +64,18 @@ def test_a_sweep_is_seen_from_its_start_to_its_end(pair, cache, tmp_path):
     process = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
     status = seen(RUNNING)
     assert (status.name, status.domain, status.pid) == ("tiny", DOMAIN, process.pid)
-    working = until(lambda: next((s for s in running.every() if s.total), None))
+    working = until(lambda: next((s for s in sweep_process.every() if s.total), None))
     assert 0 <= working.done <= working.total and working.asked.grid == "quick"
     process.wait(PATIENCE)
     ended = seen(FINISHED)
     assert ended.done == ended.total > 10_000 and ended.pace() > 0 and ended.error == ""
-    assert running.pace(Asked(pair), "tiny") == ended.pace() and running.find("tiny", DOMAIN) == ended
+    assert sweep_process.pace(Asked(pair), "tiny") == ended.pace() and sweep_process.find("tiny", DOMAIN) == ended
 
 
 def test_the_same_sweep_does_not_run_twice(pair, cache, tmp_path):
-    running.start(Asked(pair, DOMAIN, out=str(tmp_path / "out")))
+    sweep_process.start(Asked(pair, DOMAIN, out=str(tmp_path / "out")))
     with pytest.raises(UserError, match="is running since"):
-        running.start(Asked(pair, DOMAIN, out=str(tmp_path / "out")))
+        sweep_process.start(Asked(pair, DOMAIN, out=str(tmp_path / "out")))
     first = seen(RUNNING)
     os.kill(first.pid, signal.SIGSTOP)  # it does not end before the second one looks
     second = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
@@ -89,13 +90,13 @@ def test_stopped_and_gone_on_with_it_ends_in_the_same_tables(pair, cache, tmp_pa
     whole.communicate()
     assert whole.returncode == 0
     asked = Asked(pair, out=str(tmp_path / "out"))
-    running.start(asked)
-    running.stop(until(lambda: next((s for s in running.every() if s.stage.endswith(("patching", "hooks"))), None)))
+    sweep_process.start(asked)
+    sweep_process.stop(until(lambda: next((s for s in sweep_process.every() if s.stage.endswith(("patching", "hooks"))), None)))
     stopped = seen(STOPPED, FINISHED)
     assert stopped.state == STOPPED and stopped.error == "", "SIGTERM was heard"
     until(lambda: "goes on from there" in stopped.printed(1000))  # said after the status is written
     assert not tables(tmp_path / "out")
-    assert running.start(stopped.asked).pid != stopped.pid
+    assert sweep_process.start(stopped.asked).pid != stopped.pid
     seen(FINISHED)
     assert_same(tmp_path / "whole", tmp_path / "out")
 
@@ -107,27 +108,27 @@ def test_a_killed_sweep_is_noticed(pair, cache, tmp_path):
     process.wait()
     gone = seen(STOPPED)
     assert gone.error == KILLED and gone.pid == status.pid
-    assert json.loads((running.FOLDER / f"{gone.id}.json").read_text())["state"] == RUNNING, "nobody could write it down"
+    assert json.loads((sweep_process.FOLDER / f"{gone.id}.json").read_text())["state"] == RUNNING, "nobody could write it down"
 
 
 def note(**changes) -> Status:
     """A status of this test's own process, in its file."""
-    me, now = running.psutil.Process(), time.time()
+    me, now = sweep_process.psutil.Process(), time.time()
     status = Status(Asked("tiny", DOMAIN), "tiny", DOMAIN, me.pid, me.create_time(), now, now)
-    status = running.replace(status, **changes)
-    running.FOLDER.mkdir(parents=True, exist_ok=True)
-    running.write(status)
+    status = sweep_process.replace(status, **changes)
+    sweep_process.FOLDER.mkdir(parents=True, exist_ok=True)
+    sweep_process.write(status)
     return status
 
 
 def test_another_process_with_the_same_number_is_not_the_sweep(cache):
-    assert running.read(running.FOLDER / f"{note().id}.json").state == RUNNING
-    assert running.read(running.FOLDER / f"{note(born=time.time() - 9000).id}.json").state == STOPPED
+    assert sweep_process.read(sweep_process.FOLDER / f"{note().id}.json").state == RUNNING
+    assert sweep_process.read(sweep_process.FOLDER / f"{note(born=time.time() - 9000).id}.json").state == STOPPED
 
 
 def test_stopping_hits_no_other_process(cache, monkeypatch):
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a stranger was signalled"))
-    running.stop(note(born=time.time() - 9000))
+    sweep_process.stop(note(born=time.time() - 9000))
 
 
 def test_a_pair_that_is_not_here_fails_with_its_sentence(cache, tmp_path):
@@ -140,7 +141,7 @@ def test_a_pair_that_is_not_here_fails_with_its_sentence(cache, tmp_path):
     assert process.returncode == 2 and failed.error in said
     assert f"There is no model in {folder}" in failed.error and "Try:" in failed.error
     with pytest.raises(UserError, match="There is no model"):
-        running.start(Asked(str(path), DOMAIN))
+        sweep_process.start(Asked(str(path), DOMAIN))
 
 
 @pytest.mark.parametrize("what", ["out", "status"])
@@ -148,9 +149,9 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(pair, cache, tmp_path, mo
     (tmp_path / "file").write_text("in the way")
     blocked = tmp_path / "file" / "folder"
     if what == "status":
-        monkeypatch.setattr(running, "FOLDER", blocked)
+        monkeypatch.setattr(sweep_process, "FOLDER", blocked)
     with pytest.raises(UserError, match=r"cannot be written[^$]*Try:"):
-        running.start(Asked(pair, DOMAIN, out=str(blocked if what == "out" else tmp_path / "out")))
+        sweep_process.start(Asked(pair, DOMAIN, out=str(blocked if what == "out" else tmp_path / "out")))
 
 
 class Step:
@@ -160,16 +161,16 @@ class Step:
 
 
 def test_a_status_is_written_whole_and_about_once_a_second(pair, cache, monkeypatch):
-    written, clock, real = [], [1000.0], running.write
-    monkeypatch.setattr(running, "write", lambda status: (written.append(status), real(status)))
-    monkeypatch.setattr(running.time, "time", lambda: clock[0])
+    written, clock, real = [], [1000.0], sweep_process.write
+    monkeypatch.setattr(sweep_process, "write", lambda status: (written.append(status), real(status)))
+    monkeypatch.setattr(sweep_process.time, "time", lambda: clock[0])
     with Record(Asked(pair)) as record:
         record.begin({"one": (1000, 0), "two": (1000, 200)})
         record.part("one", Step)
         for Step.done in range(1000):
             clock[0] += 0.01
             record.tell()
-            found = [running.read(path) for path in running.FOLDER.glob("*") if path.suffix == ".json"]
+            found = [sweep_process.read(path) for path in sweep_process.FOLDER.glob("*") if path.suffix == ".json"]
             assert None not in found
     assert 9 <= len(written) - 3 <= 10, "the first, the beginning, the end, and ten seconds"
     assert written[-2].done > 1000 and written[-2].total == 2000 and written[-2].kept == 200
@@ -182,8 +183,8 @@ def test_a_full_disk_costs_the_status_and_not_the_sweep(pair, cache, monkeypatch
         def full(status):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(running, "write", full)
-        monkeypatch.setattr(running, "EVERY", 0.0)
+        monkeypatch.setattr(sweep_process, "write", full)
+        monkeypatch.setattr(sweep_process, "EVERY", 0.0)
         record.begin({"one": (1000, 0)})
         record.part("one", Step)
         record.tell()
@@ -202,10 +203,10 @@ def test_what_ends_a_sweep_is_kept(pair, cache):
 
 
 def test_files_of_others_are_no_sweeps(cache):
-    running.FOLDER.mkdir(parents=True)
+    sweep_process.FOLDER.mkdir(parents=True)
     for name, text in (("half", '{"asked": '), ("list", "[]"), ("other", '{"asked": {"pair": "x"}, "surprise": 1}')):
-        (running.FOLDER / f"{name}.json").write_text(text)
-    assert running.every() == []
+        (sweep_process.FOLDER / f"{name}.json").write_text(text)
+    assert sweep_process.every() == []
 
 
 @pytest.mark.parametrize(

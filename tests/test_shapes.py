@@ -8,13 +8,14 @@ import torch
 from small_models import write_model, write_pair, write_prompts
 
 import mechdiff
-from mechdiff import Run, UserError, experiments, models
+from mechdiff import Run, UserError, questions
 from mechdiff.__main__ import main
-from mechdiff.experiments import Continuation, Diagnostics, NextTokens, Overlap, PositionMap
-from mechdiff.experiments.drift import partners
-from mechdiff.metrics import linear_cka
-from mechdiff.models import load_pair
-from mechdiff.shapes import shape_of
+from mechdiff.inputs.model_config import shape_of
+from mechdiff.maths.similarity import linear_cka
+from mechdiff.models import registry
+from mechdiff.models.registry import load_pair
+from mechdiff.questions import Continuation, Diagnostics, NextTokens, Overlap, PositionMap
+from mechdiff.questions.drift import partners
 
 OTHERS = {
     "wider": {"hidden_size": 48, "head_dim": 12},
@@ -28,8 +29,8 @@ OTHERS = {
 @pytest.fixture
 def asked(tmp_path, monkeypatch, own_store):
     """What a request on a pair of unlike models says: asked(changes of the tuned model)."""
-    monkeypatch.setattr(models, "_pairs", {})
-    monkeypatch.setattr(models, "_weights", {})
+    monkeypatch.setattr(registry, "_pairs", {})
+    monkeypatch.setattr(registry, "_weights", {})
 
     def ask(**changes):
         write_model(tmp_path / "base", 0)
@@ -43,7 +44,7 @@ def asked(tmp_path, monkeypatch, own_store):
 @pytest.mark.parametrize("kind", OTHERS)
 def test_drift_is_the_cka_of_plain_hooks_at_the_layers_it_names(asked, kind):
     run = Run("drift", streams=("resid_post", "mlp_out"), **asked(**OTHERS[kind]))
-    task = experiments.task(run)
+    task = questions.task(run)
     for _ in task.steps():
         pass
     table, loaded = task.table(), load_pair(run.pair, "cpu")
@@ -81,18 +82,18 @@ def test_what_cannot_be_asked_is_a_sentence_that_leads_to_drift(asked, question,
 
 @pytest.mark.parametrize("make", [NextTokens, PositionMap, Continuation, Diagnostics, Overlap])
 def test_what_the_pages_ask_is_a_sentence_too(asked, make):
-    from mechdiff.conditions import Condition
+    from mechdiff.engine.intervention import Condition
 
     request = asked(**OTHERS["wider"])
     question = {Continuation: "stack", PositionMap: "patch"}.get(make, "transport")
     run = Run(question, stack="layer=1" if question == "stack" else None, layers=(1,), **request)
     details = {"condition": Condition(1, "resid_post"), "prompt": 0} if make is NextTokens else {}
     with pytest.raises(UserError, match="a width of 32, the tuned model 48"):
-        experiments.task(make(run, **details))
+        questions.task(make(run, **details))
 
 
 def test_reading_one_prompt_works_for_any_two_models(asked):
-    table = experiments.run(experiments.Reading(Run("patch", **asked(**OTHERS["wider"]))))
+    table = questions.run(questions.Reading(Run("patch", **asked(**OTHERS["wider"]))))
     assert len(table) and table["kl"].notna().all()
 
 
@@ -113,4 +114,4 @@ def test_capped_logits_of_either_side_ask_for_the_kernel_that_keeps_them(asked, 
     path = asked()["pair"]
     assert mechdiff.load_pair(path).pair.kernel == "sdpa"
     write_model(tmp_path / "tuned", 1, "gemma2")
-    assert mechdiff.pairs.read_pair(path).kernel == "eager"
+    assert mechdiff.inputs.pair_file.read_pair(path).kernel == "eager"

@@ -8,8 +8,8 @@ from test_study import study  # noqa: F401
 
 import mechdiff
 from mechdiff import Run, UserError
-from mechdiff.models import load_pair
-from mechdiff.stacks import label, parse_stack, read_stack
+from mechdiff.engine.intervention_text import label, parse_stack, read_stack
+from mechdiff.models.registry import load_pair
 
 
 def kl(p, q):
@@ -76,9 +76,9 @@ def test_a_stack_is_that_of_plain_hooks_and_stands_beside_its_parts(study):  # n
 
 def by_hooks(loaded, run, tokens):
     """The stack of the test above by plain hooks, its mapped state taken from the engine's own map."""
-    from mechdiff.experiments.identity import Identity
-    from mechdiff.experiments.maps import FittedMaps
-    from mechdiff.store import default
+    from mechdiff.common.cache import default
+    from mechdiff.questions.shared.fitted_maps import FittedMaps
+    from mechdiff.questions.shared.identity import Identity
 
     fitted = FittedMaps(run, Identity(run), default(), ("resid_post",))
     list(fitted.steps())

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mechdiff.stats import bootstrap_weights, interval, ratio, summarise
+from mechdiff.maths.intervals import bootstrap_weights, interval, ratio, summarise
 
 
 def width(values, clusters):

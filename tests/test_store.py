@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mechdiff import store
-from mechdiff.errors import UserError
-from mechdiff.store import Store, key
+from mechdiff.common import cache as store
+from mechdiff.common.cache import Store, key
+from mechdiff.common.errors import UserError
 
 LARGE = 150_000  # bytes: diskcache puts such a value in a file of its own
 

@@ -12,9 +12,9 @@ import torch
 from test_experiments import WORDS, ids, pair  # noqa: F401
 
 import mechdiff
-from mechdiff import Run, UserError, experiments
-from mechdiff.models import load_pair
-from mechdiff.transport import FITS, output_directions, size_ratios, spread
+from mechdiff import Run, UserError, questions
+from mechdiff.maths.linear_maps import FITS, output_directions, size_ratios, spread
+from mechdiff.models.registry import load_pair
 
 TRAIN = [" ".join(WORDS[i : i + 2 + i % 5]) for i in range(50)]
 
@@ -193,11 +193,11 @@ def test_random_sets_are_every_set_where_there_are_few(study):
 
 def test_head_choice_is_resumed_where_it_stopped(study):
     run = Run("heads", head_sets="greedy", **study)
-    task = experiments.task(run)
+    task = questions.task(run)
     for _ in task.steps():
         if task.done > task.total / 3:
             break
-    again = experiments.task(run)
+    again = questions.task(run)
     assert again.done > 0
     list(again.steps())
     assert again.done == again.total
@@ -213,7 +213,7 @@ def test_transplants_take_weights_and_not_states(study):
     assert table[table["control"] == "self"]["kl"].max() < 1e-6 < table[table["control"] == "none"]["kl"].min()
     loaded, run = load_pair(study["pair"], "cpu"), Run("transplant", **study)
     loaded.tuned.layers[2].mlp.load_state_dict(loaded.base.layers[2].mlp.state_dict())
-    experiments.default().clear()
+    questions.default().clear()
     loaded._traces.clear()
     loaded._transplants.clear()
     again = mechdiff.run(run).groupby(["stream", "layer"])["kl"].max()
@@ -229,7 +229,7 @@ def test_a_model_maps_onto_itself_perfectly(study, tmp_path):
     run = Run(
         "transport", map="procrustes_scaled", layers=(0, 3), streams=("resid_post", "mlp_out"), **study | {"pair": str(same)}
     )
-    task = experiments.task(experiments.Diagnostics(run))
+    task = questions.task(questions.Diagnostics(run))
     list(task.steps())
     table = task.table()
     assert table[["stream", "layer"]].to_numpy().tolist() == [[s, n] for s in ("resid_post", "mlp_out") for n in (0, 3)]
@@ -240,7 +240,7 @@ def test_a_model_maps_onto_itself_perfectly(study, tmp_path):
 
 def test_diagnostics_are_the_formulas_on_prompts_that_were_not_fitted_on(study):
     run = Run("transport", map="ridge", layers=(2,), **study)
-    task = experiments.task(experiments.Diagnostics(run))
+    task = questions.task(questions.Diagnostics(run))
     list(task.steps())
     (line,) = task.table().itertuples()
     loaded = load_pair(study["pair"], "cpu")

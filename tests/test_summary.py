@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mechdiff.experiments.lines import Wide
-from mechdiff.experiments.summary import summarise
+from mechdiff.questions.shared.lines import Wide
+from mechdiff.questions.shared.summary import summarise
 
 
 def mapped(reference: float, self_patch: float) -> pd.DataFrame:

@@ -13,8 +13,9 @@ from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
 
 import mechdiff
-from mechdiff import Run, stored, sweeps
-from mechdiff.stats import bootstrap_weights
+from mechdiff import Run
+from mechdiff.maths.intervals import bootstrap_weights
+from mechdiff.study import artifacts, sweeps
 
 SMALL = sweeps.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
 
@@ -91,7 +92,7 @@ def test_every_condition_is_stored_once(small, tmp_path):
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from mechdiff import sweeps
+from mechdiff.study import sweeps
 sweeps.GRIDS["small"] = sweeps.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
 settings = dict(prompts={prompts!r}, train={train!r}, device="cpu")
 print("ready", flush=True)
@@ -153,5 +154,5 @@ def test_a_manifest_says_what_is_needed_to_remake_the_tables(small, tmp_path):
 
 def test_stored_values_keep_twelve_bits():
     values = np.float32(np.random.default_rng(0).lognormal(-3, 4, 10_000))
-    assert (np.abs(stored.rounded(values) - values) <= 2**-13 * 2 * values).all()
-    assert stored.rounded(np.float32([0, np.nan, 1])).tolist()[::2] == [0, 1]
+    assert (np.abs(artifacts.rounded(values) - values) <= 2**-13 * 2 * values).all()
+    assert artifacts.rounded(np.float32([0, np.nan, 1])).tolist()[::2] == [0, 1]

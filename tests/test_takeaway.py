@@ -20,8 +20,8 @@ from test_study import study  # noqa: F401
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 import takeaway
 
-from mechdiff import bundle, figures, notebooks, unpacking
-from mechdiff.paths import CACHE
+from mechdiff.common.paths import CACHE
+from mechdiff.reporting import bundle, bundle_reader, figures, notebooks
 
 ROOT = Path(__file__).parents[1]
 SITES = {  # a page's address, and its number: which metric, and how it is written
@@ -161,7 +161,7 @@ def test_the_table_of_a_chart_is_what_it_draws(tiny):  # noqa: F811
 def test_what_is_bundled_is_every_answer_of_the_page(tiny, tmp_path):  # noqa: F811
     found = open_page("heads", layer="1", heads=["0"]).session_state["_shown"]
     content = bundle.write(list(found.answers.values()), [], "heads", found.headline)
-    finding = unpacking.read(content)
+    finding = bundle_reader.read(content)
     assert [entry.asked["head_sets"] for entry in finding.entries] == ["0", "each"]
     assert finding.headline.value == found.headline.value and finding.headline.where == {"heads": "0", "control": "none"}
 

@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mechdiff import charts, stored, verdict
-from mechdiff import talk as talks
 from mechdiff.__main__ import main
-from mechdiff.choices import parse
-from mechdiff.errors import UserError
-from mechdiff.talk import PARTS, READY, SELECTION, find, keep, read_talk
+from mechdiff.common.errors import UserError
+from mechdiff.reporting import charts
+from mechdiff.reporting import talk as talks
+from mechdiff.reporting.talk import PARTS, READY, SELECTION, find, keep, read_talk
+from mechdiff.study import artifacts, estimates
+from mechdiff.study.stored_sweep import parse
 
 APP = Path(__file__).parents[1] / "app"
 sys.path.insert(0, str(APP))
@@ -125,7 +126,7 @@ def number(text: str, pattern: str) -> float:
 
 def stored_lines(step: talks.Step, folder: str, name: str, **where) -> pd.DataFrame:
     pair = controls.read_pair(step.values["pair"])
-    found, about = stored.read(step.values.get("domain", pair.domain), folder, pair.name, name, where)
+    found, about = artifacts.read(step.values.get("domain", pair.domain), folder, pair.name, name, where)
     assert about["prompts"] == step.values["prompts"], "the live numbers are the stored ones"
     return found
 
@@ -154,10 +155,10 @@ def test_every_number_in_the_ready_talks_headlines_is_the_stored_one():
     three = line[line["heads"].str.count("-") == 2].groupby("chosen")["coverage"]
     told = [int(x) for x in re.findall(r"(\d+) %", heads.headline)]
     assert told == [round(100 * three.get_group(name).item()) for name in ("greedy", "topk")]
-    a, b = (verdict.estimates(parse(together.values[side], "base-to-tuned"), None) for side in ("a_pair", "b_pair"))
+    a, b = (estimates.estimates(parse(together.values[side], "base-to-tuned"), None) for side in ("a_pair", "b_pair"))
     assert (
         a["drift"].low > b["drift"].high - 0.05
-        and verdict.difference(verdict.QUANTITIES["drift"], a["drift"], b["drift"]).high < 0
+        and estimates.difference(estimates.QUANTITIES["drift"], a["drift"], b["drift"]).high < 0
     )
     assert a["rank_mean"].high == 0 < b["rank_mean"].low
 

@@ -8,12 +8,12 @@ import torch
 from conftest import FAMILIES, tiny_model
 from peft import LoraConfig, get_peft_model
 
-from mechdiff.anatomy import Anatomy
-from mechdiff.errors import UserError
-from mechdiff.models import with_adapter
-from mechdiff.rows import Edit, Rows, run_rows
-from mechdiff.trace import run_trace
-from mechdiff.transplant import run_transplants
+from mechdiff.common.errors import UserError
+from mechdiff.engine.anatomy import Anatomy
+from mechdiff.engine.rows import Edit, Rows, run_rows
+from mechdiff.engine.trace import run_trace
+from mechdiff.engine.transplant import run_transplants
+from mechdiff.models.registry import with_adapter
 
 PROMPTS = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (3, 9, 14, 1)]
 LONG = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (60, 20, 58, 7, 40)]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mechdiff import transport
-from mechdiff.transport import FITS, cut, folds, output_directions, random_rotation, spread
+from mechdiff.maths import linear_maps
+from mechdiff.maths.linear_maps import FITS, cut, folds, output_directions, random_rotation, spread
 
 LINEAR = ("ridge", "procrustes", "procrustes_scaled")
 
@@ -235,6 +235,6 @@ def test_in_its_own_rows_a_map_of_few_prompts_interpolates_and_out_of_fold_it_do
     torch.manual_seed(0)
     x = torch.randn(1, 20, 48, dtype=torch.float64)
     y = 2 * x @ torch.linalg.qr(torch.randn(48, 48, dtype=torch.float64)).Q
-    inside = transport.size_ratios(fit("procrustes", x, y), x, y).median()
-    out = transport.size_ratios(fit("procrustes", x[:, :15], y[:, :15]), x[:, 15:], y[:, 15:]).median()
+    inside = linear_maps.size_ratios(fit("procrustes", x, y), x, y).median()
+    out = linear_maps.size_ratios(fit("procrustes", x[:, :15], y[:, :15]), x[:, 15:], y[:, 15:]).median()
     assert abs(inside - 1) < 0.05 and out > 1.2

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mechdiff import UserError, choices, published, stored, verdict
+from mechdiff import UserError
 from mechdiff.__main__ import main
-from mechdiff.choices import Choice, parse
-from mechdiff.stats import summarise
-from mechdiff.verdict import AT_FLOOR, NO_DROP, NOT_STORED, QUANTITIES, Estimate, estimates, word
+from mechdiff.maths.intervals import summarise
+from mechdiff.study import artifacts, published, stored_sweep
+from mechdiff.study import estimates as verdict
+from mechdiff.study.estimates import AT_FLOOR, NO_DROP, NOT_STORED, QUANTITIES, Estimate, estimates, word
+from mechdiff.study.stored_sweep import Choice, parse
 
 DIRECTION = "base-to-tuned"
 TEMPLATES = [f"t{i % 12}" for i in range(48)]
@@ -22,7 +24,7 @@ RANKS = {"0": -0.5, "1": 0.1, "4": 0.3, "16": 0.5, "full": 0.6}  # the share of 
 
 @pytest.fixture(autouse=True)
 def empty(tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "ARTIFACTS", tmp_path)
+    monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
 
 
 def choice(pair="planted", domain="here") -> Choice:
@@ -34,7 +36,7 @@ def plant(folder: str, tables: dict, where: Choice | None = None, **about) -> No
     where = where or choice()
     manifest = {"templates": TEMPLATES, "prompts": len(TEMPLATES), "prompts_hash": "one", "dtype": "float32", "grid": "full"}
     tables = {name: table if name == "drift" else table.assign(direction=DIRECTION) for name, table in tables.items()}
-    stored.save(stored.ARTIFACTS / where.domain / folder / where.pair, tables, manifest | about)
+    artifacts.save(artifacts.ARTIFACTS / where.domain / folder / where.pair, tables, manifest | about)
 
 
 def lines(means: dict, control="none", noise=0.3, seed=0, **columns) -> pd.DataFrame:
@@ -262,7 +264,7 @@ def test_a_wrong_choice_is_named(arguments, told, capsys):
 
 def test_a_swept_pair_without_a_shipped_file_can_be_chosen():
     plant("rq1", patches(RISING))
-    assert choices.stored_pairs()[0] == "planted" and choices.own_domain("planted") == "here"
+    assert stored_sweep.stored_pairs()[0] == "planted" and stored_sweep.own_domain("planted") == "here"
     assert parse("planted@here", DIRECTION) == choice()
     with pytest.raises(UserError, match="Pair 'planted' does not exist"):
         parse("planted", DIRECTION)  # its own domain is in a file that is not here
@@ -270,9 +272,9 @@ def test_a_swept_pair_without_a_shipped_file_can_be_chosen():
 
 def test_the_shipped_sweeps_give_the_verdict_without_torch(monkeypatch):
     code = (
-        "from mechdiff import verdict, choices; import sys;"
-        "a, b = (choices.parse(name, 'base-to-tuned') for name in ('demo-cognitive', 'demo-cultural'));"
-        "print(verdict.report(a, b)); sys.exit('torch' in sys.modules)"
+        "from mechdiff.study import estimates, stored_sweep; import sys;"
+        "a, b = (stored_sweep.parse(name, 'base-to-tuned') for name in ('demo-cognitive', 'demo-cultural'));"
+        "print(estimates.report(a, b)); sys.exit('torch' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     monkeypatch.undo()

@@ -10,14 +10,22 @@ import torch
 from two_tokenizers import COMMON, OWN, PADDING, SHARED, SPECIAL, strings, tiny, write_file, write_pair, write_side
 
 import mechdiff
-from mechdiff import Run, UserError, experiments
+from mechdiff import Run, UserError, questions
 from mechdiff.__main__ import main
-from mechdiff.experiments import Continuation, NextTokens, PositionMap, Reading
-from mechdiff.models import load_pair, unload
-from mechdiff.pairs import read_pair
-from mechdiff.prompts import digest
-from mechdiff.sweeps import Grid
-from mechdiff.vocabularies import COUNTS, facts, one_tokenizer, shared_ratio, shared_strings, shared_vocabulary, vocabulary_of
+from mechdiff.inputs.pair_file import read_pair
+from mechdiff.inputs.prompts import digest
+from mechdiff.inputs.vocabularies import (
+    COUNTS,
+    facts,
+    one_tokenizer,
+    shared_ratio,
+    shared_strings,
+    shared_vocabulary,
+    vocabulary_of,
+)
+from mechdiff.models.registry import load_pair, unload
+from mechdiff.questions import Continuation, NextTokens, PositionMap, Reading
+from mechdiff.study.sweeps import Grid
 
 MEASURES = ["kl", "kl_to_donor", "kl_donor_clean"]
 LAST = 1  # of the two layers
@@ -38,7 +46,7 @@ def pair(written, own_store):
 
 def answer(request):
     """A request's table and notices."""
-    task = experiments.task(request)
+    task = questions.task(request)
     list(task.steps())
     return task.table(), task.notices
 
@@ -193,8 +201,8 @@ def test_what_was_compared_is_told_also_when_neither_model_nor_tokenizer_is_need
         f"tuned {100 * tuned.mean():.1f} % [{100 * tuned.min():.1f} %]."
     ]
     unload()
-    monkeypatch.setattr("mechdiff.models._load", lambda *_: pytest.fail("a model was loaded"))
-    monkeypatch.setattr("mechdiff.tokens.load_tokenizers", lambda *_: pytest.fail("a tokenizer was loaded"))
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mechdiff.inputs.tokenizers.load_tokenizers", lambda *_: pytest.fail("a tokenizer was loaded"))
     again, notices = answer(run)
     assert again.equals(table) and notices == first
     words = [part for name in ("pair", "prompts", "device") for part in (f"--{name}", pair[name])]
@@ -205,26 +213,26 @@ def test_what_was_compared_is_told_also_when_neither_model_nor_tokenizer_is_need
 def test_what_was_kept_before_is_not_taken_for_this(pair, monkeypatch):
     assert not one_tokenizer(read_pair(pair["pair"])) and one_tokenizer(read_pair("demo-cognitive"))
     run = Run("patch", layers=(0,), **pair)
-    mine = experiments.task(run).whole_key
-    monkeypatch.setattr("mechdiff.experiments.identity.one_tokenizer", lambda pair: True)
-    assert experiments.task(run).whole_key != mine
+    mine = questions.task(run).whole_key
+    monkeypatch.setattr("mechdiff.questions.shared.identity.one_tokenizer", lambda pair: True)
+    assert questions.task(run).whole_key != mine
 
 
 def test_a_sweep_says_it_in_its_manifest(pair, monkeypatch, tmp_path):
-    from mechdiff import stored, sweeps
+    from mechdiff.study import artifacts, sweeps
 
     grid = Grid(8, ("resid_post",), ("attn_out",), ("resid_post",), ("zscore",), ("ridge",), ("1", "full"), (), ())
     monkeypatch.setitem(sweeps.GRIDS, "quick", grid)
     folder = pd.Series(pair)
     monkeypatch.setattr(
-        "mechdiff.experiments.request.read_domain",
-        lambda domain, split: mechdiff.prompts.read_prompts(folder["prompts" if split == "val" else "train"]),
+        "mechdiff.questions.shared.request.read_domain",
+        lambda domain, split: mechdiff.inputs.prompts.read_prompts(folder["prompts" if split == "val" else "train"]),
     )
     for task, _ in sweeps.sweep(pair["pair"], None, "quick", tmp_path, [], device="cpu"):
         list(task.steps())
-    about = stored.manifest_of(tmp_path / "none" / "rq1" / "two")
+    about = artifacts.manifest_of(tmp_path / "none" / "rq1" / "two")
     assert about["vocabulary"]["shared_strings"] == len(SHARED) and 0 < about["vocabulary"]["mass"]["base"]["lowest"] < 1
-    assert stored.facts(about)["vocabulary"].startswith(f"Effects over the {len(SHARED)} token strings")
+    assert artifacts.facts(about)["vocabulary"].startswith(f"Effects over the {len(SHARED)} token strings")
     kept = pd.read_parquet(tmp_path / "none" / "rq1" / "two" / "patch.parquet")
     assert set(kept["vocabulary"]) == {f"{len(SHARED)} shared strings"} and not kept["kl_to_donor"].isna().any()
 
@@ -291,7 +299,7 @@ def test_a_reading_is_of_the_decision_token_over_the_shared_strings(pair):
 
 def test_next_tokens_are_aligned_by_their_strings(pair):
     run = Run("patch", layers=(0,), **pair)
-    condition = experiments.task(run).conditions[0]
+    condition = questions.task(run).conditions[0]
     table, loaded = mechdiff.run(NextTokens(run, condition, 3, top=12)), load_pair(pair["pair"], "cpu")
     value, table = None, table[~table["token"].str.fullmatch(r"<\d+>")]  # a token that only fills up
     for line in table.itertuples():
@@ -338,7 +346,7 @@ def test_prompts_with_too_few_shared_tokens_are_left_out_of_val_and_train(pair, 
     ]
     every = Run("patch", **pair).chosen_prompts
     assert Run("patch", min_shared_ratio=1, **pair).chosen_prompts == every[:12]
-    (tmp_path / "turned.jsonl").write_text(mechdiff.prompts.as_lines(every[::-1]))
+    (tmp_path / "turned.jsonl").write_text(mechdiff.inputs.prompts.as_lines(every[::-1]))
     few = Run("patch", min_shared_ratio=0.9, limit=3, **pair | {"prompts": str(tmp_path / "turned.jsonl")})
     assert few.chosen_prompts == every[11:8:-1], "the limit counts what is left"
 
@@ -346,8 +354,8 @@ def test_prompts_with_too_few_shared_tokens_are_left_out_of_val_and_train(pair, 
 def test_the_ratio_is_in_every_key_and_the_ratios_are_kept(pair, monkeypatch):
     plain, filtered = (Run("transport", layers=(0,), min_shared_ratio=ratio, **pair) for ratio in (0, 0.5))
     assert digest(plain.chosen_prompts) == digest(filtered.chosen_prompts), "none is left out"
-    assert experiments.task(plain).whole_key != experiments.task(filtered).whole_key
-    monkeypatch.setattr("mechdiff.vocabularies.load_tokenizers", lambda pair: pytest.fail("a tokenizer was loaded"))
+    assert questions.task(plain).whole_key != questions.task(filtered).whole_key
+    monkeypatch.setattr("mechdiff.inputs.vocabularies.load_tokenizers", lambda pair: pytest.fail("a tokenizer was loaded"))
     again = Run("patch", min_shared_ratio=0.8, **pair)
     assert len(again.chosen_prompts) == 13 and again.left_out == {"val": (1, 14)}
 

@@ -11,10 +11,10 @@ from test_study import study  # noqa: F401
 from torch.testing import assert_close
 
 import mechdiff
-from mechdiff import Run, experiments
-from mechdiff.errors import UserError
-from mechdiff.pairs import Source
-from mechdiff.weights import EXACT, Weights, difference, gram_energy, leading, spectrum
+from mechdiff import Run, questions
+from mechdiff.common.errors import UserError
+from mechdiff.inputs.pair_file import Source
+from mechdiff.inputs.weight_changes import EXACT, Weights, difference, gram_energy, leading, spectrum
 
 
 def of_rank(k: int, shape=(20, 30), values=None) -> torch.Tensor:
@@ -154,7 +154,7 @@ def test_matrices_have_their_files_names_and_shapes(family, tmp_path, own_store)
 def test_a_stopped_comparison_has_lost_no_matrix(tmp_path, own_store, monkeypatch):
     _, _, path = pair_of(tmp_path)
     run = Run("weights", pair=str(path), layers=(0, 1))
-    task, told = experiments.task(run), []
+    task, told = questions.task(run), []
     for _ in task.steps():  # a step a matrix
         told.append((task.done, task.total))
         if len(told) == 10:
@@ -162,9 +162,9 @@ def test_a_stopped_comparison_has_lost_no_matrix(tmp_path, own_store, monkeypatc
     assert told == [(k, 14) for k in range(1, 11)] and set(task.table()["layer"]) == {0}
     read, plain = [], Weights.plain
     monkeypatch.setattr(Weights, "plain", lambda self, place: (read.append(place), plain(self, place))[1])
-    task = experiments.task(run)
+    task = questions.task(run)
     assert (task.done, task.total) == (7, 14)
-    assert len(experiments.run(run)) == 14 and len(set(read)) == 4, "ten of them were kept"
+    assert len(questions.run(run)) == 14 and len(set(read)) == 4, "ten of them were kept"
 
 
 def test_the_question_is_answered_from_shards_and_kept(tmp_path, own_store, monkeypatch):
@@ -177,7 +177,7 @@ def test_the_question_is_answered_from_shards_and_kept(tmp_path, own_store, monk
     assert line["relative_norm"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
     assert line["singular_1"] == pytest.approx(float(torch.linalg.svdvals(after - before)[0]), rel=1e-5)
     assert (line["outputs"], line["inputs"]) == tuple(before.shape)
-    monkeypatch.setattr("mechdiff.weights.Weights.plain", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("mechdiff.inputs.weight_changes.Weights.plain", lambda *_: pytest.fail("read again"))
     assert mechdiff.run(Run("weights", pair=str(path), layers=(1, 3))).equals(table)
 
 
@@ -191,7 +191,7 @@ def test_an_adapter_is_the_merged_models_difference(details, tmp_path, own_store
     merged = adapted.merge_and_unload()
     path = tmp_path / "pair.toml"
     path.write_text('[base]\nfolder = "base"\n[tuned]\nadapter = "adapter"\n')
-    mine, theirs = Weights(Source(folder=str(tmp_path / "base"))), Weights(mechdiff.pairs.read_pair(str(path)).tuned)
+    mine, theirs = Weights(Source(folder=str(tmp_path / "base"))), Weights(mechdiff.inputs.pair_file.read_pair(str(path)).tuned)
     for module in ("self_attn.v_proj", "mlp.down_proj", "self_attn.q_proj"):
         change = merged.get_submodule(f"model.layers.2.{module}").weight - base.get_submodule(f"model.layers.2.{module}").weight
         assert_close(difference(mine, theirs, (2, module))[0], change, atol=1e-5, rtol=1e-5)
@@ -223,7 +223,7 @@ def test_an_edit_that_makes_the_states_spans_their_mapped_subspace(study, tmp_pa
     found = {}
     for layer in (0, 1, 2):
         run = Run("weights", map="ridge", layers=(layer,), **{k: v for k, v in study.items() if k != "limit"})
-        found[layer] = experiments.run(experiments.Overlap(run))
+        found[layer] = questions.run(questions.Overlap(run))
     assert found[0].empty, "nothing differs up to layer 0, and so no matrix has a direction"
     (at_two,) = found[1].query("k == 2").itertuples()
     assert (at_two.written, at_two.module) == (1, "mlp.down_proj") and at_two.overlap > 0.98 and at_two.chance == 2 / 32
@@ -233,7 +233,7 @@ def test_an_edit_that_makes_the_states_spans_their_mapped_subspace(study, tmp_pa
 
 def test_unrelated_changes_have_the_overlap_of_chance(study):  # noqa: F811
     run = Run("weights", layers=(3,), **{k: v for k, v in study.items() if k != "limit"})
-    table = experiments.run(experiments.Overlap(run))
+    table = questions.run(questions.Overlap(run))
     assert len(table) == 4 * 2 * 5
     by_size = table.groupby("k")[["overlap", "chance"]].mean()
     assert ((by_size["overlap"] / by_size["chance"]).loc[[8, 16]] < 1.5).all(), "two random models"
@@ -241,4 +241,4 @@ def test_unrelated_changes_have_the_overlap_of_chance(study):  # noqa: F811
 
 def test_the_subspace_of_one_layer_is_asked_for():
     with pytest.raises(UserError, match="--layers 26"):
-        experiments.Overlap(Run("weights", layers=(1, 2)))
+        questions.Overlap(Run("weights", layers=(1, 2)))

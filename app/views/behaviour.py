@@ -8,12 +8,13 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts, stored
-from mechdiff.choices import Choice
-from mechdiff.experiments import Run
-from mechdiff.experiments.behaviour_summary import NAMES, STYLE, style, told
-from mechdiff.experiments.summary import summarise_table
-from mechdiff.sweeps import SPOKEN
+from mechdiff.questions import Run
+from mechdiff.questions.shared.behaviour_summary import NAMES, STYLE, style, told
+from mechdiff.questions.shared.summary import summarise_table
+from mechdiff.reporting import charts
+from mechdiff.study import artifacts
+from mechdiff.study.stored_sweep import Choice
+from mechdiff.study.sweeps import SPOKEN
 from views import mapped
 
 METRICS = ("agrees_base", "kl_from_base", "refusal_logprob", "refused", "exact", "choice_right", STYLE)
@@ -97,7 +98,7 @@ def answers(table: pd.DataFrame, run: Run) -> None:
 
 def compared(chosen: dict[str, Choice], colours: dict[str, str]) -> None:
     """Both choices' stored behaviour side by side; nothing where neither has any."""
-    found = {side: stored.read(one.domain, SPOKEN, one.pair, "behaviour_summary")[0] for side, one in chosen.items()}
+    found = {side: artifacts.read(one.domain, SPOKEN, one.pair, "behaviour_summary")[0] for side, one in chosen.items()}
     there = {side: lines for side, lines in found.items() if lines is not None}
     if not there:
         return

@@ -6,11 +6,11 @@ import session
 import streamlit as st
 from rates import in_words
 
-from mechdiff import card
-from mechdiff.card import Card, in_bytes
-from mechdiff.errors import UserError
-from mechdiff.experiments import Parity
-from mechdiff.pairs import Pair
+from mechdiff.common.errors import UserError
+from mechdiff.inputs.pair_file import Pair
+from mechdiff.questions import Parity
+from mechdiff.study import cost_estimate
+from mechdiff.study.cost_estimate import Card, in_bytes
 from views import mapped
 
 WIDTHS = {name: st.column_config.Column(width=w) for name, w in {"": 150, "base": 300, "tuned": 300, "same?": 60}.items()}
@@ -55,7 +55,7 @@ def whole(pair: Pair, shared: dict) -> None:
 
 @st.cache_resource(ttl=30, max_entries=8, show_spinner="Reading the pair's files")
 def read(pair: Pair, domain: str) -> Card:
-    return card.card(pair, domain)
+    return cost_estimate.card(pair, domain)
 
 
 def numbers(found: Card) -> None:

@@ -8,10 +8,13 @@ import shown
 import streamlit as st
 from words import say
 
-from mechdiff import charts, choices, comparison, prompts, published, stored, verdict
-from mechdiff.choices import MODULES, Choice
-from mechdiff.imports import kept
-from mechdiff.imports import marks as imported
+from mechdiff.inputs import prompts
+from mechdiff.reporting import charts
+from mechdiff.study import artifacts, compare_sweeps, published, stored_sweep
+from mechdiff.study import estimates as verdict
+from mechdiff.study.imports import kept
+from mechdiff.study.imports import marks as imported
+from mechdiff.study.stored_sweep import MODULES, Choice
 from views import behaviour, imports
 
 AFFECTED = "most affected layer"
@@ -60,7 +63,7 @@ def body(direction: str) -> None:
         )
     depth = None if at == AFFECTED else float(at)
     named = (f"{one.pair}@{one.domain}" for one in chosen.values())
-    asked = comparison.Comparison(*named, direction, depth)
+    asked = compare_sweeps.Comparison(*named, direction, depth)
     judge(chosen, asked, three)
     draw(chosen, depth, marked)
     behaviour.compared(chosen, SIDES)
@@ -69,7 +72,7 @@ def body(direction: str) -> None:
 
 def choice(side: str, direction: str, column) -> Choice:
     """The widgets of one choice. Default: each pair on its own domain."""
-    pairs = choices.stored_pairs()
+    pairs = stored_sweep.stored_pairs()
     with column.container(border=True):
         left, right = st.columns([1.4, 1])
         pair = left.selectbox(
@@ -79,7 +82,7 @@ def choice(side: str, direction: str, column) -> Choice:
             key=f"{side.lower()}_pair",
             bind="query-params",
         )
-        own = choices.own_domain(pair)
+        own = stored_sweep.own_domain(pair)
         domain = right.selectbox(
             "on domain",
             [controls.OWN, *prompts.domains()],
@@ -98,12 +101,12 @@ def estimates(place: str, one: Choice, depth: float | None, seed: int, stamp: fl
     return verdict.estimates(one, depth, seed)
 
 
-def judge(chosen: dict[str, Choice], asked: comparison.Comparison, corner) -> None:
+def judge(chosen: dict[str, Choice], asked: compare_sweeps.Comparison, corner) -> None:
     """The verdict table, what its words mean, and what is not stored."""
     seeds = dict(zip(chosen, verdict.seeds(*chosen.values())))
-    place = str(stored.ARTIFACTS)
+    place = str(artifacts.ARTIFACTS)
     found = {side: estimates(place, one, asked.depth, seeds[side], one.stamp()) for side, one in chosen.items()}
-    lines = comparison.tabulate(*found.values())
+    lines = compare_sweeps.tabulate(*found.values())
     shown.answer(asked, lines, asked.command)
     cells = {"": lines["quantity"]}
     for side, one in chosen.items():
@@ -129,7 +132,7 @@ def judge(chosen: dict[str, Choice], asked: comparison.Comparison, corner) -> No
 
 def draw(chosen: dict[str, Choice], depth: float | None, marked: bool) -> None:
     """The curves behind the verdict, a question a chart. What neither choice has is left out."""
-    place, name, state = str(stored.ARTIFACTS), imports.shown(), controls.state()
+    place, name, state = str(artifacts.ARTIFACTS), imports.shown(), controls.state()
     rules = {side: at for side, one in chosen.items() if (at := chosen_depth(one, state)) is not None}
     take, now = partial(choose, chosen), (state["pair"], state["domain"], state["rank"], rules)
     stamps = (*(one.stamp() for one in chosen.values()), kept.stamp(name) if name else 0.0)
@@ -152,7 +155,7 @@ def choose(chosen: dict[str, Choice], picked: dict) -> None:
 
 def chosen_depth(one: Choice, state: dict) -> float | None:
     """The relative depth of the chosen layer, if the choice is of the chosen pair and domain."""
-    domain = choices.own_domain(one.pair) if state["domain"] == controls.OWN else state["domain"]
+    domain = stored_sweep.own_domain(one.pair) if state["domain"] == controls.OWN else state["domain"]
     if (one.pair, one.domain) != (state["pair"], domain) or (table := one.effect()) is None:
         return None
     return controls.chosen_layer(last := int(table["layer"].max())) / last
@@ -167,7 +170,7 @@ def specification(
     tables = {name: table for name, one in chosen.items() if (table := curve(one, kind, depth)) is not None}
     if not tables:
         return None
-    own = {side: one for side, one in chosen.items() if one.domain == choices.own_domain(one.pair)}
+    own = {side: one for side, one in chosen.items() if one.domain == stored_sweep.own_domain(one.pair)}
     near = (1.0 if depth is None else depth) if kind == "rank" else None  # the published layer nearest to ours
     chart = "coverage" if kind in SETS else kind
     marks = {side: marks_of(chart, one, near, marked, name) for side, one in own.items()}

@@ -10,7 +10,7 @@ import session
 import streamlit as st
 from words import TERMS
 
-from mechdiff import charts, shaping
+from mechdiff.reporting import chart_tables, charts
 from views import imports, mapped
 
 LONGER = "Heads are first chosen on the train split: on a CPU minutes for top k, and many for greedy, once a layer."
@@ -49,11 +49,11 @@ def computed(runs: list) -> pd.DataFrame:
         if run in session.pending():
             break
         parts.append(mapped.summary(run, table))
-    return shaping.join(*parts)
+    return chart_tables.join(*parts)
 
 
 def draw(kept: pd.DataFrame, live: pd.DataFrame, count: int, layer: int, about: str) -> None:
-    shown = shaping.join(shaping.by_size(kept, count), shaping.by_size(live, count, ", live", random=kept.empty))
+    shown = chart_tables.join(chart_tables.by_size(kept, count), chart_tables.by_size(live, count, ", live", random=kept.empty))
     if shown["mean"].isna().all():
         st.info(f"At layer {layer} all heads together do no more than rounding: there is nothing to cover.")
         return

@@ -7,7 +7,7 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts, shaping
+from mechdiff.reporting import chart_tables, charts
 from views import imports, mapped
 
 
@@ -28,7 +28,7 @@ def curve(shared: dict) -> None:
     numbers(run, table, kept, stream, layer)
     if kept.empty:
         archive.missing(run)
-    shown = shaping.join(kept, table.assign(shown=charts.LIVE))
+    shown = chart_tables.join(kept, table.assign(shown=charts.LIVE))
     if len(shown):
         told = [f"{name}: {int(part['n'].iloc[0])} prompts" for name, part in (("stored", kept), ("live", table)) if len(part)]
         about = f"{'; '.join(told)}; bands, bars: 95 % jackknife; click a layer"

@@ -8,9 +8,9 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts, shaping
-from mechdiff.stats import bootstrap_weights, floor_of, interval, ratio, summarise
-from mechdiff.terms import sides
+from mechdiff.common.terms import sides
+from mechdiff.maths.intervals import bootstrap_weights, floor_of, interval, ratio, summarise
+from mechdiff.reporting import chart_tables, charts
 from views import coverage, imports, mapped
 
 
@@ -115,7 +115,7 @@ def cells(table: pd.DataFrame, kept: pd.DataFrame, layer: int, chosen: list[int]
         session.waiting("The map of all heads fills in as layers are computed.")
         return
     if table.empty:
-        shown = shaping.single_heads(kept)
+        shown = chart_tables.single_heads(kept)
         about = "stored sweep, live cells follow; click a head to add or drop it"
     else:
         shown, about = single_means(table), "one head replaced by the donor's; click one to add or drop it"

@@ -10,7 +10,8 @@ import streamlit as st
 import talk
 from words import TERMS, say
 
-from mechdiff import charts, stored
+from mechdiff.reporting import charts
+from mechdiff.study import artifacts
 from views import behaviour, card
 
 SHOWN = ("demo-cultural", "demo-cognitive")
@@ -54,8 +55,8 @@ def pair_curves(name: str) -> None:
     """A pair's stored curves on its own domain, with one sentence of reading each."""
     domain = controls.read_pair(name).domain
     st.subheader(f"{domain.capitalize()} fine-tune", help=f"The pair {name} on its own {domain} prompts. {TERMS['stored']}")
-    drift, about = stored.read(domain, "rq1", name, "drift", {"stream": STREAM})
-    patch, _ = stored.read(domain, "rq1", name, "patch_summary", {"stream": STREAM, "direction": DIRECTION})
+    drift, about = artifacts.read(domain, "rq1", name, "drift", {"stream": STREAM})
+    patch, _ = artifacts.read(domain, "rq1", name, "patch_summary", {"stream": STREAM, "direction": DIRECTION})
     if drift is None or patch is None:
         st.info(f"No stored sweep of {name}.\n\nTry:  `python -m mechdiff sweep --pair {name} --grid full`")
         return

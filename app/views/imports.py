@@ -8,11 +8,12 @@ import pandas as pd
 import session
 import streamlit as st
 
-from mechdiff import charts, prompts
-from mechdiff.charts.base import KL
-from mechdiff.imports import kept, marks
-from mechdiff.imports.layout import layout
-from mechdiff.imports.reading import Found
+from mechdiff.inputs import prompts
+from mechdiff.reporting import charts
+from mechdiff.reporting.charts.base import KL
+from mechdiff.study.imports import kept, marks
+from mechdiff.study.imports.layout import layout
+from mechdiff.study.imports.reading import Found
 
 STUDY = "as in the study"
 ABOUT = """The study's folder `mechdiff/artifacts`: JSON and CSV of its questions rq1 to rq4, in its old and new names. They hold

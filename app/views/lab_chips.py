@@ -3,10 +3,10 @@
 import controls
 import streamlit as st
 
-from mechdiff.conditions import Condition
-from mechdiff.errors import UserError
-from mechdiff.stacks import EXAMPLE, as_toml, label, parse_part
-from mechdiff.terms import COMPLEMENTS, MAPS, STREAMS
+from mechdiff.common.errors import UserError
+from mechdiff.common.terms import COMPLEMENTS, MAPS, STREAMS
+from mechdiff.engine.intervention import Condition
+from mechdiff.engine.intervention_text import EXAMPLE, as_toml, label, parse_part
 
 BRIEF = {
     "layer=": "L",

@@ -9,9 +9,9 @@ import session
 import streamlit as st
 from words import TERMS
 
-from mechdiff import charts
-from mechdiff.stacks import ORDER
-from mechdiff.stats import floor_of
+from mechdiff.engine.intervention_text import ORDER
+from mechdiff.maths.intervals import floor_of
+from mechdiff.reporting import charts
 from views import lab_chips
 
 MEASURES = ["effect", "recovery", "target"]

@@ -8,8 +8,9 @@ import rates
 import session
 import streamlit as st
 
-from mechdiff import charts, experiments
-from mechdiff.experiments import MapTime, PositionMap
+from mechdiff import questions
+from mechdiff.questions import MapTime, PositionMap
+from mechdiff.reporting import charts
 
 STEPS = [1, 2, 3, 5, 10]
 
@@ -30,7 +31,7 @@ def inside(study, reading: pd.DataFrame) -> None:
         step = st.selectbox("Every so many layers", STEPS, index=2, key="step")
     run = study.run("patch", streams=(stream,), layers=tuple(range(0, study.run("patch").spec.layers, step)), back=0)
     asked = PositionMap(run)
-    known = experiments.task(asked)
+    known = questions.task(asked)
     if known.done < known.total and asked not in begun():
         with three:
             offer(asked, MapTime(run))

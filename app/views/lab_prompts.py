@@ -3,9 +3,9 @@
 import controls
 import streamlit as st
 
-from mechdiff import prompts
-from mechdiff.errors import UserError
-from mechdiff.prompts import OWN, Prompt
+from mechdiff.common.errors import UserError
+from mechdiff.inputs import prompts
+from mechdiff.inputs.prompts import OWN, Prompt
 
 
 def choose(shared: dict) -> tuple[str, str] | None:

@@ -8,8 +8,9 @@ import pandas as pd
 import session
 import streamlit as st
 
-from mechdiff import charts, experiments
-from mechdiff.experiments import Continuation, Run
+from mechdiff import questions
+from mechdiff.questions import Continuation, Run
+from mechdiff.reporting import charts
 
 LENGTHS = [20, 40, 80, 160]
 EVERY = 0.3  # seconds between redraws while the models write
@@ -21,7 +22,7 @@ def section(study, run: Run | None) -> None:
     """run: the stack's request, if there is one."""
     st.subheader("What would it say?", help="Each model writes on from the prompt. The stack acts while the prompt is read.")
     asked = settings(study, run)
-    job, known = written().get(asked), experiments.task(asked)
+    job, known = written().get(asked), questions.task(asked)
     whole, writing = known.done >= known.total, job is not None and not job.future.done()
     if writing:
         st.button("Stop", icon=":material/stop:", on_click=stop, args=(job,), key="stop")
@@ -56,7 +57,7 @@ def begin(asked: Continuation) -> None:
     for job in written().values():
         job.cancelled = True
     written().clear()
-    written()[asked] = jobs.start(asked, lambda: jobs.new_job(asked, experiments.task(asked)))
+    written()[asked] = jobs.start(asked, lambda: jobs.new_job(asked, questions.task(asked)))
 
 
 def stop(job) -> None:

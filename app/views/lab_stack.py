@@ -6,13 +6,13 @@ import pandas as pd
 import session
 import streamlit as st
 
-from mechdiff import charts
-from mechdiff.conditions import Condition, Stack
-from mechdiff.errors import UserError
-from mechdiff.experiments import NextTokens, Run
-from mechdiff.experiments.summary import summarise, wide
-from mechdiff.stacks import label
-from mechdiff.stats import floor_of
+from mechdiff.common.errors import UserError
+from mechdiff.engine.intervention import Condition, Stack
+from mechdiff.engine.intervention_text import label
+from mechdiff.maths.intervals import floor_of
+from mechdiff.questions import NextTokens, Run
+from mechdiff.questions.shared.summary import summarise, wide
+from mechdiff.reporting import charts
 from views import lab_chips
 
 TOP = 5  # tokens that are shown of each model

@@ -8,9 +8,9 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts, shaping
-from mechdiff.experiments import Run
-from mechdiff.experiments.summary import summarise, wide
+from mechdiff.questions import Run
+from mechdiff.questions.shared.summary import summarise, wide
+from mechdiff.reporting import chart_tables, charts
 
 DIAGNOSTICS = {
     "r2_train": "R² on train",
@@ -99,7 +99,7 @@ def diagnostics(run: Run, layer: int, stream: str) -> None:
         named = {text: f"{line[name]:.3g}" for name, text in DIAGNOSTICS.items() if name in line and line[name] == line[name]}
         st.caption("R² on val, CKA, cosines and width: the mapped state against the own one, on prompts that were not fitted on.")
         st.dataframe(pd.DataFrame([named]), hide_index=True)
-        overlaps = shaping.overlap(found)
+        overlaps = chart_tables.overlap(found)
         if not overlaps.empty:
             said = ", ".join(f"{k}: {value:.2f}" for k, value in zip(overlaps["rank"], overlaps["overlap"]))
             st.caption(f"Split-half overlap of the leading k directions (1: both halves of train agree). {said}")

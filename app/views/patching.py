@@ -9,11 +9,11 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts, shaping
-from mechdiff.conditions import Condition
-from mechdiff.experiments import NextTokens
-from mechdiff.stats import bootstrap_weights, ratio, summarise
-from mechdiff.terms import sides
+from mechdiff.common.terms import sides
+from mechdiff.engine.intervention import Condition
+from mechdiff.maths.intervals import bootstrap_weights, ratio, summarise
+from mechdiff.questions import NextTokens
+from mechdiff.reporting import chart_tables, charts
 from views import imports, mapped, transplants
 
 
@@ -74,12 +74,12 @@ def curve(run, summary: pd.DataFrame, layer: int) -> None:
     kept = archive.lines(run, "rq1", "patch_summary", stream=run.streams[0], map=run.map)
     floor = summary[summary["control"] == "self"] if kept.empty else summary.iloc[:0]
     live = summary[summary["control"] == "none"].assign(shown=charts.LIVE)
-    shown = shaping.join(kept, floor)
+    shown = chart_tables.join(kept, floor)
     if len(shown):
-        shown = shaping.patched(shown)
+        shown = chart_tables.patched(shown)
     if kept.empty:
         archive.missing(run, f" with map {run.map}" if run.map != "none" else "")
-    shown = shaping.join(shown, live)
+    shown = chart_tables.join(shown, live)
     if shown.empty:
         session.waiting("The first layers appear in a moment.")
         return

@@ -10,8 +10,8 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts, shaping
-from mechdiff.terms import FITTED, MAP_CONTROLS, sides
+from mechdiff.common.terms import FITTED, MAP_CONTROLS, sides
+from mechdiff.reporting import chart_tables, charts
 from views import imports, mapped
 
 LONGER = "Nine ranks on the chosen prompts: as points beside the stored curve, or where there is none, with all controls."
@@ -58,7 +58,7 @@ def curves(run, every, line, here: pd.DataFrame) -> None:
     (layer,), (stream,), (alpha,), (complement,) = run.layers, run.streams, run.alpha, run.complement
     kept = archive.lines(run, "rq3", "rank_summary", layer=layer, stream=stream)
     scaled = archive.lines(run, "rq3", "alpha_summary", layer=layer, stream=stream, map=run.map)
-    found, live = shaping.of_cut(kept, scaled, run.map, alpha), mapped.live(line)
+    found, live = chart_tables.of_cut(kept, scaled, run.map, alpha), mapped.live(line)
     about = archive.origin(run, "rq3", found)
     if found.empty:
         archive.missing(run, f" with {run.map} at alpha {alpha}")
@@ -70,14 +70,14 @@ def curves(run, every, line, here: pd.DataFrame) -> None:
             found, about = more, "computed on these prompts"
         else:
             rest = more[(more["control"] == "none") & (more["complement"] == complement) & (more["rank"] != run.ranks[0])]
-            live = shaping.join(mapped.live(rest), live)
+            live = chart_tables.join(mapped.live(rest), live)
     if len(found) or len(live):
         with place:
             effects_and_shares(run, found, live, about or "nothing stored")
     with origins:
         archive.badge(run, here, "rq3", "rank", layer=layer, stream=stream, **stored_as(run))
         archive.provenance(run, "rq3")
-    below(run, shaping.join(kept, scaled), live)
+    below(run, chart_tables.join(kept, scaled), live)
 
 
 def effects_and_shares(run, found: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
@@ -86,7 +86,7 @@ def effects_and_shares(run, found: pd.DataFrame, live: pd.DataFrame, about: str)
     left, right = st.columns([3, 2])
     ranks = {*(found["rank"] if len(found) else ()), *(live["rank"] if len(live) else ()), rank}
     with left:
-        shown = shaping.join(shaping.by_rank(found, complement, ranks), live)
+        shown = chart_tables.join(chart_tables.by_rank(found, complement, ranks), live)
         figure = charts.rank_curve(shown, complement, rank, about)
         controls.clickable(beside(figure, "cut", run), "pick_rank")
     mine = found[(found["control"] == "none") & (found["complement"] == complement)] if len(found) else found
@@ -94,14 +94,14 @@ def effects_and_shares(run, found: pd.DataFrame, live: pd.DataFrame, about: str)
     names = ("recovery", "drop") if complement == "mean" else ("recovery",)
     for name, factor in zip(names, (100, 1)):
         parts += [
-            shaping.share(part.assign(shown=shown), name, factor)
+            chart_tables.share(part.assign(shown=shown), name, factor)
             for part, shown in ((mine, name), (live, f"{name}, live"))
             if len(part)
         ]
     if complement == "mean":
         said = "recovery: of the models' difference; drop: of the zscore effect; click a rank"
     with right:
-        figure = charts.share_curve(shaping.join(*parts), rank, said)
+        figure = charts.share_curve(chart_tables.join(*parts), rank, said)
         controls.clickable(beside(figure, "rank", run) if complement == "mean" else figure, "pick_share")
 
 
@@ -118,14 +118,14 @@ def below(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
     left, right = st.columns([3, 2])
     if len(every):
         every = every[(every["map"] == run.map) & (every["complement"] == complement) & (every["control"] == "none")]
-    cells = shaping.join(every.assign(live=False), live.assign(live=True)) if len(every) else every
+    cells = chart_tables.join(every.assign(live=False), live.assign(live=True)) if len(every) else every
     if len(cells):
         cells = cells.drop_duplicates(["rank", "alpha"], keep="last")
         about = f"layer {layer}, complement {complement}; framed: chosen; dot: live; click a cell"
         with left:
             controls.clickable(charts.rank_alpha_map(cells, rank, alpha, about), "pick_cell")
     with right:
-        overlaps = shaping.overlap(archive.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map))
+        overlaps = chart_tables.overlap(archive.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map))
         if not overlaps.empty:
             figure = charts.overlap_curve(overlaps, TERMS["split-half overlap"])
             controls.draw(figure)

@@ -10,11 +10,11 @@ import session
 import streamlit as st
 from words import TERMS
 
-from mechdiff import unpacking
-from mechdiff.bundle import Finding
-from mechdiff.compare import DIFFERS, SAME
-from mechdiff.replay import OTHER, ROUNDING, UNCHECKED, Checked, ReplayTask
-from mechdiff.store import Store
+from mechdiff.common.cache import Store
+from mechdiff.reporting import bundle_reader
+from mechdiff.reporting.bundle import Finding
+from mechdiff.reporting.replay import OTHER, ROUNDING, UNCHECKED, Checked, ReplayTask
+from mechdiff.study.live_vs_stored import DIFFERS, SAME
 
 LOOKS = {  # a verdict's colour and icon
     SAME: ("green", "check"),
@@ -49,8 +49,8 @@ def section() -> None:
 @st.cache_data(max_entries=8, show_spinner=False)
 def opened(content: bytes) -> Finding:
     """A bundle, with the prompts that it brings kept here, so that its link works too."""
-    finding = unpacking.read(content)
-    unpacking.keep_texts(finding)
+    finding = bundle_reader.read(content)
+    bundle_reader.keep_texts(finding)
     return finding
 
 

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import rates
 import streamlit as st
 
-from mechdiff import prompts, report, stored
-from mechdiff.choices import Choice
-from mechdiff.pairs import known, shipped
-from mechdiff.stored import Kept
+from mechdiff.inputs import prompts
+from mechdiff.inputs.pair_file import known, shipped
+from mechdiff.reporting import html_report
+from mechdiff.study import artifacts
+from mechdiff.study.artifacts import Kept
+from mechdiff.study.stored_sweep import Choice
 
 PREVIEW = 200  # lines
 UNKNOWN = "no manifest: where its numbers come from is unknown"
@@ -25,7 +27,7 @@ FACTS = {"prompts": "Prompts", "grid": "Grid", "dtype": "Format", "device_name":
 
 def section(place: Path) -> None:
     """A line a sweep; the manifest and the tables of the chosen one."""
-    found = [list(group) for _, group in groupby(stored.listing(place), key=lambda kept: (kept.pair, kept.domain))]
+    found = [list(group) for _, group in groupby(artifacts.listing(place), key=lambda kept: (kept.pair, kept.domain))]
     if not found:
         st.info(f"No sweep is stored in {place}.\n\nTry:  `python -m mechdiff sweep --pair {shipped()[0]} --grid quick`")
         return
@@ -41,7 +43,7 @@ def section(place: Path) -> None:
     )
     rows = picked["selection"]["rows"]
     chosen = found[rows[0] if rows and rows[0] < len(found) else 0]
-    detail(chosen, place == stored.ARTIFACTS)
+    detail(chosen, place == artifacts.ARTIFACTS)
 
 
 def line(folders: list[Kept]) -> dict:
@@ -81,8 +83,8 @@ def take_report(choice: Choice) -> None:
     """A button whose file is made when it is clicked."""
     st.download_button(
         "Report (HTML)",
-        partial(report.build, choice),
-        report.file_name(choice),
+        partial(html_report.build, choice),
+        html_report.file_name(choice),
         "text/html",
         key="report",
         on_click="ignore",
@@ -110,8 +112,8 @@ def manifest(kept: Kept) -> None:
         return
     if "command" in about:
         st.code(about["command"], language="bash", wrap_lines=True)
-    hashes = [what for what in stored.facts(about) if what.endswith(("hash", "fingerprint"))]
-    shown = {what: f"`{text}`" if what in hashes else text for what, text in stored.facts(about).items()}
+    hashes = [what for what in artifacts.facts(about) if what.endswith(("hash", "fingerprint"))]
+    shown = {what: f"`{text}`" if what in hashes else text for what, text in artifacts.facts(about).items()}
     st.table(
         pd.DataFrame({"what": shown.keys(), "value": shown.values()}), border="horizontal", hide_index=True, hide_header=True
     )

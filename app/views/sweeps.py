@@ -7,16 +7,17 @@ import session
 import streamlit as st
 from words import say
 
-from mechdiff import prompts, running, stored, sweeps
-from mechdiff.experiments import Run
-from mechdiff.pairs import read_pair
-from mechdiff.prompts import BLOCK
-from mechdiff.terms import DTYPES
+from mechdiff.common.terms import DTYPES
+from mechdiff.inputs import prompts
+from mechdiff.inputs.pair_file import read_pair
+from mechdiff.inputs.prompts import BLOCK
+from mechdiff.questions import Run
+from mechdiff.study import artifacts, sweep_process, sweeps
 from views import imports, replay, shelf
 
 OFFERED = {"quick": "quick: 50 prompts, few ranks, single heads", "full": "full: every prompt, map, rank and set of heads"}
 AUTO = "the machine's own"
-BUTTONS = {running.RUNNING: "Stop", running.STOPPED: "Resume", running.FAILED: "Try again"}
+BUTTONS = {sweep_process.RUNNING: "Stop", sweep_process.STOPPED: "Resume", sweep_process.FAILED: "Try again"}
 TABS = ("Stored", "Run", "Import", "Replay")
 LOG = 3000  # letters of a log's end
 
@@ -42,13 +43,13 @@ def folder() -> Path:
     """Where sweeps are looked for and written: mechdiff/artifacts, or what a sweep was given as --out."""
     typed = st.text_input(
         "Folder",
-        placeholder=f"Folder of the sweeps: {stored.ARTIFACTS}",
+        placeholder=f"Folder of the sweeps: {artifacts.ARTIFACTS}",
         key="folder",
         bind="query-params",
         label_visibility="collapsed",
         icon=":material/folder_open:",
     )
-    return Path(typed).expanduser() if typed else stored.ARTIFACTS
+    return Path(typed).expanduser() if typed else artifacts.ARTIFACTS
 
 
 def section(shared: dict, place: Path) -> None:
@@ -61,48 +62,48 @@ def section(shared: dict, place: Path) -> None:
     left, right = st.columns([2, 1])
     grid = left.radio("Grid", list(OFFERED), format_func=OFFERED.get, key="grid", bind="query-params", horizontal=True)
     chosen = right.selectbox("Number format", [AUTO, *DTYPES], key="dtype", bind="query-params")
-    out = None if place == stored.ARTIFACTS else str(place)
-    asked = running.Asked(shared["pair"], shared["domain"], grid, None if chosen == AUTO else chosen, out=out)
+    out = None if place == artifacts.ARTIFACTS else str(place)
+    asked = sweep_process.Asked(shared["pair"], shared["domain"], grid, None if chosen == AUTO else chosen, out=out)
     if session.ready(spec):
         offer(asked, spec.name, place)
     watch()
 
 
-def offer(asked: running.Asked, name: str, place: Path) -> None:
+def offer(asked: sweep_process.Asked, name: str, place: Path) -> None:
     """What the sweep will take, what it replaces, and the button that begins it."""
     total, left = extent(asked)
     known = f", {total - left:,} of them known" if total > left else ""
     text = f"**{total:,} cells** (a prompt under a condition){known}: {takes(asked, name, left)}."
-    if before := stored.manifest_of(place / asked.domain / "rq1" / name):
+    if before := artifacts.manifest_of(place / asked.domain / "rq1" / name):
         text += (
             f" The stored sweep, {before['grid']} grid on {before['prompts']} prompts, took {rates.in_words(before['seconds'])} "
             f"on {before['device_name']}; **the new tables replace it**."
         )
     st.markdown(text)
-    at = running.find(name, asked.domain)
-    busy = at is not None and at.state == running.RUNNING
+    at = sweep_process.find(name, asked.domain)
+    busy = at is not None and at.state == sweep_process.RUNNING
     button, command = st.columns([1, 5], vertical_alignment="center")
     command.code(f"python -m mechdiff {' '.join(asked.arguments)}", language="bash", wrap_lines=True)
     if button.button(
         "Start", type="primary", disabled=busy, key="start", width="stretch", help="One at a time of a pair on a domain."
     ):
-        running.start(asked)
+        sweep_process.start(asked)
         st.rerun()
 
 
 @st.cache_data(ttl=60, max_entries=16, show_spinner="Counting the cells ...")
-def extent(asked: running.Asked) -> tuple[int, int]:
+def extent(asked: sweep_process.Asked) -> tuple[int, int]:
     """Cells of a sweep, and those that are still to be computed."""
     settings = {"device": asked.device, "dtype": asked.dtype, "seed": asked.seed}
     total, done = map(sum, zip(*sweeps.extent(asked.pair, asked.domain, asked.grid, **settings).values()))
     return total, total - done
 
 
-def takes(asked: running.Asked, name: str, left: int) -> str:
+def takes(asked: sweep_process.Asked, name: str, left: int) -> str:
     """How long it will take here: by the last sweep's pace, else by how fast the pages' own answers came."""
     if not left:
         return "known already, only the tables have to be written"
-    if (pace := running.pace(asked, name)) is not None:
+    if (pace := sweep_process.pace(asked, name)) is not None:
         return f"about {rates.in_words(pace * left)} here, as fast as the last sweep"
     run, known = Run("patch", asked.pair, asked.domain, dtype=asked.dtype), rates.known()
     if (cell := known.get(rates.cell_of(run))) is None:
@@ -112,14 +113,14 @@ def takes(asked: running.Asked, name: str, left: int) -> str:
     return f"about {rates.in_words(left * cell + blocks * known.get(rates.read_of(run), 0.0))} here, as fast as the live pages"
 
 
-@st.fragment(run_every=running.EVERY)
+@st.fragment(run_every=sweep_process.EVERY)
 def watch() -> None:
     """All sweeps that the cache folder knows of, whoever started them. The page is drawn anew when one begins or ends."""
     session.guard(statuses)
 
 
 def statuses() -> None:
-    found = running.every()
+    found = sweep_process.every()
     now = {status.id: (status.pid, status.state) for status in found}
     if st.session_state.setdefault("_sweeps", now) != now:
         st.session_state["_sweeps"] = now
@@ -131,38 +132,38 @@ def statuses() -> None:
             one(status)
 
 
-def one(status: running.Status) -> None:
+def one(status: sweep_process.Status) -> None:
     """A sweep: how far it is, and what can be done about it."""
     text, button = st.columns([6, 1], vertical_alignment="center")
     with text:
         describe(status)
     stopping = st.session_state.setdefault("_stopping", set())
     label = BUTTONS.get(status.state)
-    waits = status.state == running.RUNNING and status.pid in stopping
+    waits = status.state == sweep_process.RUNNING and status.pid in stopping
     if label and button.button("Stopping" if waits else label, key=f"{label}-{status.id}", disabled=waits, width="stretch"):
-        if status.state == running.RUNNING:
+        if status.state == sweep_process.RUNNING:
             stopping.add(status.pid)
-            running.stop(status)
+            sweep_process.stop(status)
         else:
-            running.start(status.asked)
+            sweep_process.start(status.asked)
         st.rerun(scope="fragment")
-    if status.state != running.FINISHED and (printed := status.printed(LOG)):
+    if status.state != sweep_process.FINISHED and (printed := status.printed(LOG)):
         with st.expander("What it printed"):
             st.code(printed, language=None, wrap_lines=True)
 
 
-def describe(status: running.Status) -> None:
+def describe(status: sweep_process.Status) -> None:
     what = f"**{status.name}** on **{status.domain}**, {status.asked.grid} grid"
     took = rates.in_words(status.updated - status.started)
-    if status.state == running.RUNNING:
+    if status.state == sweep_process.RUNNING:
         left = status.seconds_left()
         so_far = f"{status.done:,} of {status.total:,} cells" if status.total else "0 cells"
         told = f", about {rates.in_words(left)} left" if left is not None else ""
         st.progress(status.share, text=f"{what}: {status.share:.0%}, {so_far}{told}  \n{status.stage}")
-    elif status.state == running.FINISHED:
-        where = status.asked.out or stored.ARTIFACTS
+    elif status.state == sweep_process.FINISHED:
+        where = status.asked.out or artifacts.ARTIFACTS
         st.markdown(f":material/check: {what}: finished {shelf.moment(status.updated)} after {took}, in `{where}`")
-    elif status.state == running.STOPPED:
+    elif status.state == sweep_process.STOPPED:
         st.markdown(f":material/pause: {what}: stopped {shelf.moment(status.updated)} at {status.share:.0%}. {status.error}")
     else:
         st.error(f"{what}: failed {shelf.moment(status.updated)}.\n\n" + status.error.replace("\n", "\n\n"))

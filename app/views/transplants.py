@@ -8,7 +8,7 @@ import session
 import streamlit as st
 from words import TERMS
 
-from mechdiff import charts, shaping
+from mechdiff.reporting import chart_tables, charts
 from views import mapped
 
 MODULES = ("attn_out", "mlp_out")
@@ -30,7 +30,7 @@ def section(shared: dict, layer: int) -> None:
     place, origins, live = st.container(), archive.row(), kept.iloc[:0]
     if controls.compute("transplants", LONGER, rates.estimate(modules)):
         table, singles = (session.answer(run, patience=0.05) for run in (modules, heads))
-        live = shaping.join(mapped.summary(modules, table), mapped.summary(heads, singles))
+        live = chart_tables.join(mapped.summary(modules, table), mapped.summary(heads, singles))
         for stream in MODULES:
             here = table[(table["layer"] == layer) & (table["stream"] == stream) & (table["control"] == "none")]
             at = {"layer": layer, "stream": stream, "control": "none"}
@@ -49,11 +49,11 @@ def section(shared: dict, layer: int) -> None:
 
 def draw(kept: pd.DataFrame, live: pd.DataFrame, layer: int, about: str) -> None:
     left, right = st.columns([3, 2])
-    shown = shaping.join(shaping.by_module(kept), shaping.by_module(live, ", live", floor=kept.empty))
+    shown = chart_tables.join(chart_tables.by_module(kept), chart_tables.by_module(live, ", live", floor=kept.empty))
     with left:
         about = f"{about}; bands, bars: 95 %; click a layer"
         controls.clickable(charts.transplant_curve(shown, layer, about), "pick_transplant")
-    singles = shaping.join(one_by_one(kept, layer, charts.STORED), one_by_one(live, layer, charts.LIVE))
+    singles = chart_tables.join(one_by_one(kept, layer, charts.STORED), one_by_one(live, layer, charts.LIVE))
     if len(singles):
         chosen = st.session_state.get("heads") or []
         about = "each head's own weights; whiskers: 95 %; click a head"

@@ -10,8 +10,8 @@ import session
 import streamlit as st
 from words import say
 
-from mechdiff import charts, shaping
-from mechdiff.terms import sides
+from mechdiff.common.terms import sides
+from mechdiff.reporting import chart_tables, charts
 from views import imports, mapped
 
 LONGER = "Every layer on the chosen prompts: as points beside the stored curve, or where there is none, with controls."
@@ -70,17 +70,17 @@ def curves(run, every, line, here: pd.DataFrame) -> None:
 def effect_and_drop(run, kept: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
     (layer,) = run.layers
     shared, where = st.session_state["_shared"], {"stream": run.streams[0], "control": "none"}
-    shown = shaping.join(shaping.named(kept) if len(kept) else kept, live)
+    shown = chart_tables.join(chart_tables.named(kept) if len(kept) else kept, live)
     about = f"alpha {run.alpha[0]}; {about}; bands, bars: 95 %; click a layer"
     left, right = st.columns([3, 2])
     with left:
         figure = charts.transport_curve(shown, layer, run.map, about)
         controls.clickable(imports.on(figure, "mapped", shared, **where), "pick_transport")
     drop = kept[(kept["map"] == run.map) & (kept["control"] == "none")].assign(shown="drop") if len(kept) else kept
-    drop = shaping.join(drop, live)
+    drop = chart_tables.join(drop, live)
     with right:
         blank = "blank where the zscore effect is at the floor; click a layer"
-        figure = charts.drop_curve(shaping.share(drop, "drop"), layer, blank)
+        figure = charts.drop_curve(chart_tables.share(drop, "drop"), layer, blank)
         controls.clickable(imports.on(figure, "drop", shared, **where), "pick_drop")
 
 
@@ -89,4 +89,4 @@ def stored_curves(run) -> pd.DataFrame:
     stream, alpha = run.streams[0], run.alpha[0]
     every = archive.lines(run, "rq2", "transport_summary", stream=stream)
     scaled = archive.lines(run, "rq2", "alpha_summary", stream=stream, map=run.map, alpha=alpha)
-    return shaping.of_uncut(every, scaled, run.map, alpha)
+    return chart_tables.of_uncut(every, scaled, run.map, alpha)

@@ -7,10 +7,11 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff import charts, experiments
-from mechdiff.experiments import Overlap, Run
-from mechdiff.experiments.overlap import SIZES
-from mechdiff.terms import FITTED
+from mechdiff import questions
+from mechdiff.common.terms import FITTED
+from mechdiff.questions import Overlap, Run
+from mechdiff.questions.diagnostics.weight_overlap import SIZES
+from mechdiff.reporting import charts
 from views import mapped
 
 MEASURES = ("relative_norm", "participation_ratio", "stable_rank", "rank_90")
@@ -86,7 +87,7 @@ def subspace(shared: dict, layer: int) -> None:
         st.info(f"The map `{fit}` is not fitted, so it has no leading directions.\n\nTry:  {', '.join(FITTED)} on the Rank page")
         return
     asked = Overlap(controls.request("weights", shared | {"limit": None}, map=fit, layers=(layer,)))
-    task = experiments.task(asked)
+    task = questions.task(asked)
     takes = "known already, shown at once" if task.done >= task.total else "the train split is read first"
     if not controls.compute(
         "overlap", f"Against the `{fit}` map's output directions at layer {layer}, as on the Rank page.", takes

@@ -1,0 +1,15 @@
+"""The command line's commands: each module adds its own to the parser, with the function that carries it out."""
+
+from mechdiff.cli import bench, check, compare, importing, pairs, planted, replay, report, run, shots, sweep, talk
+from mechdiff.cli.base import Parser
+
+MODULES = (pairs, check, run, sweep, compare, report, importing, replay, talk, planted, bench, shots)  # in the order of the help
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m mechdiff", description="Where and how did fine-tuning change this language model?")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for module in MODULES:
+        module.add(commands)
+    commands.metavar = "{" + ",".join(commands.choices) + "}"
+    return parser

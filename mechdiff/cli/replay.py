@@ -1,0 +1,70 @@
+"""python -m mechdiff replay: a finding bundle computed anew and held against what it says."""
+
+import tempfile
+from pathlib import Path
+
+from mechdiff.cli.base import follow
+from mechdiff.common.errors import UserError
+from mechdiff.common.terms import DEVICES, DTYPES
+
+
+def add(commands) -> None:
+    replay = commands.add_parser("replay", help="compute a finding bundle anew, and compare every value")
+    replay.add_argument("bundle", metavar="BUNDLE", type=Path, help="the .zip that Take it away gives")
+    replay.add_argument("--device", default="auto", choices=DEVICES, help=", ".join(DEVICES))
+    replay.add_argument("--dtype", choices=DTYPES, help=", ".join(DTYPES))
+    replay.add_argument("--pair", help="a pair file, for a pair that is not shipped")
+    replay.add_argument("--from-cache", action="store_true", help="take what this machine has in its cache, and compute the rest")
+    replay.set_defaults(act=act)
+
+
+def act(args) -> int:
+    """The exit status: 0 for the same numbers, 1 for others, 2 where nothing could be checked."""
+    from mechdiff.common.cache import Store, default
+    from mechdiff.reporting import bundle_reader
+    from mechdiff.reporting.replay import ReplayTask
+
+    try:
+        content = args.bundle.read_bytes()
+    except OSError as error:
+        raise UserError(f"The bundle {args.bundle} cannot be read: {error.strerror}.\nTry:  ls {args.bundle.parent}") from None
+    finding = bundle_reader.read(content)
+    bundle_reader.keep_texts(finding)
+    print(introduction(finding))
+    print("Computing everything anew" + (", but for what the cache holds." if args.from_cache else ", from an empty store."))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        store = default() if args.from_cache else Store(Path(folder) / "results")
+        task = ReplayTask(finding, store, args.device, args.dtype, args.pair)
+        follow(task, "replay")
+    print(report(task))
+    return status(task)
+
+
+def introduction(finding) -> str:
+    told = finding.headline
+    lines = [f"Made {finding.made} with mechdiff {finding.version}; link: {finding.link}"]
+    if told is not None:
+        lines.append(f"{told.asked}, {told.of}: {told.value:.6g} {told.unit}")
+    return "\n".join(lines)
+
+
+def report(task) -> str:
+    """The verdicts, what differs in weights or prompts first."""
+    from mechdiff.reporting.replay import OTHER
+
+    lines = []
+    for one in sorted(task.found, key=lambda one: one.kind != OTHER):
+        numbers = f"{one.values} values, largest difference {one.absolute:.3g}, relative {one.relative:.3g}" if one.values else ""
+        lines += [f"{one.name:28} {one.kind:9}  {one.text}", *([f"{'':40} {numbers}"] if numbers else [])]
+    if task.headline is not None:
+        told = task.finding.headline
+        lines.append(f"Headline: {told.value:.6g} in the bundle, {task.headline:.6g} here ({told.asked})")
+    return "\n".join(lines)
+
+
+def status(task) -> int:
+    from mechdiff.reporting.replay import ROUNDING
+    from mechdiff.study.live_vs_stored import DIFFERS, SAME
+
+    kinds = {one.kind for one in task.found}
+    return 1 if DIFFERS in kinds else 0 if kinds & {SAME, ROUNDING} else 2

@@ -1,0 +1,44 @@
+"""python -m mechdiff sweep: every question of a pair on a domain."""
+
+import sys
+from pathlib import Path
+
+from mechdiff.cli.base import follow
+from mechdiff.common.errors import one_of
+from mechdiff.common.terms import DEVICES, DTYPES
+
+
+def add(commands) -> None:
+    sweep = commands.add_parser("sweep", help="every question of a pair on a domain, into mechdiff/artifacts")
+    sweep.add_argument("--pair", required=True)
+    sweep.add_argument("--domain")
+    sweep.add_argument(
+        "--grid",
+        default="quick",
+        help="quick (50 prompts, few ranks, single heads), full (everything) or behaviour (what both models say; default: quick)",
+    )
+    sweep.add_argument("--out", type=Path, help="another folder than mechdiff/artifacts")
+    sweep.add_argument("--seed", type=int, default=0)
+    sweep.add_argument("--device", default="auto", help=", ".join(DEVICES))
+    sweep.add_argument("--dtype", help=", ".join(DTYPES))
+    sweep.add_argument(
+        "--offload", nargs="?", const="on", default="auto", help="one model on the GPU at a time: on, off, or auto"
+    )
+    sweep.set_defaults(act=act)
+
+
+def act(args) -> None:
+    from mechdiff.study import sweep_process, sweeps
+
+    if args.grid not in sweeps.GRIDS:
+        raise one_of("Grid", args.grid, sweeps.GRIDS)
+    settings = {"device": args.device, "dtype": args.dtype, "seed": args.seed, "offload": args.offload}
+    asked = sweep_process.Asked(args.pair, args.domain, args.grid, out=args.out and str(args.out), **settings)
+    sweep_process.check_place(asked)
+    with sweep_process.Record(asked) as record:
+        parts = sweeps.extent(args.pair, args.domain, args.grid, **settings)
+        record.begin(parts)
+        for task, label in sweeps.sweep(args.pair, args.domain, args.grid, args.out, sys.argv[1:], **settings):
+            record.part(label, task)
+            follow(task, label, record.tell)
+            record.tell(sweep_process.WRITING)

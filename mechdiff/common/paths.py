@@ -1,0 +1,15 @@
+"""Where things lie on disk."""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+DATA = PACKAGE / "data"
+PAIRS = DATA / "pairs"
+SHIPPED_DOMAINS = DATA / "domains"
+ARTIFACTS = PACKAGE / "artifacts"
+CACHE = Path(os.environ.get("MECHDIFF_CACHE", PACKAGE.parent / "cache"))
+MODELS = CACHE / "models"
+OWN_PAIRS = CACHE / "pairs"  # pairs added on this machine, found by name
+OWN_MODELS = Path(os.environ.get("MECHDIFF_MODELS", CACHE.parent / "models"))  # the one folder whose models the app may open
+DOMAINS = Path(os.environ.get("MECHDIFF_DATA", CACHE / "domains"))  # of one's own, beside those that are shipped

@@ -1,0 +1,1 @@
+"""Clean passes and patched rows: how an intervention runs in a model."""

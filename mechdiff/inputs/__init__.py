@@ -1,0 +1,1 @@
+"""What is compared, read from files: pairs, configurations, tokenizers, prompts and weights."""

@@ -1,0 +1,304 @@
+"""What can be compared: pairs of models, described by TOML files, and where their weights lie. Needs no torch.
+
+A pair's models end up as local folders in the Hugging Face layout: a folder as it is, a hub snapshot that was downloaded
+before, or a GGUF file converted once into the cache (see gguf.py).
+"""
+
+import hashlib
+import tomllib
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from mechdiff.common import cache
+from mechdiff.common.errors import UserError, one_of
+from mechdiff.common.paths import MODELS, OWN_PAIRS, PAIRS
+from mechdiff.common.terms import DTYPES
+from mechdiff.inputs import weight_files
+from mechdiff.inputs.model_config import Shape, shape_of
+
+TEMPLATES = ("auto", "none")
+SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")  # device maps that accelerate makes by itself
+QUANTIZATIONS = ("8bit", "4bit")
+OPTIONS = ("dtype", "chat_template", "trust_remote_code", "device_map", "quantization")
+SAME = {"layers": "{} layers", "width": "a width of {}", "heads": "{} heads", "head_width": "heads of width {}"}
+IDENTITY_SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one model comes from: exactly one of hub, folder and gguf, or none of them for a tuned adapter on the base.
+
+    revision: a hub commit, branch or tag. wheel, sha256: a package that carries the GGUF file, and the file's hash.
+    adapter: a peft adapter on top, as a folder or a hub id, and its own revision.
+    """
+
+    hub: str | None = None
+    folder: str | None = None
+    gguf: str | None = None
+    revision: str | None = None
+    wheel: str | None = None
+    sha256: str | None = None
+    adapter: str | None = None
+    adapter_revision: str | None = None
+
+    @property
+    def weights(self) -> "Source":
+        """The same source without its adapter."""
+        return Source(self.hub, self.folder, self.gguf, self.revision, self.wheel, self.sha256)
+
+    def describe(self) -> str:
+        name = self.hub or (self.folder or self.gguf or "").rpartition("/")[2]
+        return name + (f" + adapter {self.adapter.rstrip('/').rpartition('/')[2]}" if self.adapter else "")
+
+    def local(self) -> Path:
+        """The folder with config.json, tokenizer and weights. Raises UserError, with what to type, if it is not here."""
+        if self.gguf:
+            folder = MODELS / f"{self.gguf_hash()[:16]}-float32"
+            if not (folder / "config.json").exists():
+                how = "demo" if self.wheel else f"prepare {self.gguf_file()}"
+                raise UserError(f"{Path(self.gguf).name} is not prepared on this machine.\nTry:  python -m mechdiff {how}")
+            return folder
+        folder = Path(self.folder) if self.folder else snapshot(self.hub, self.revision, "config.json")
+        if not (folder / "config.json").exists():
+            raise UserError(f"There is no model in {folder}: config.json is missing.\nTry:  ls {folder}")
+        return folder
+
+    def gguf_file(self) -> Path:
+        path = Path(self.gguf)
+        if not path.is_file():
+            raise UserError(f"There is no GGUF file {path}.\nTry:  ls {path.parent}")
+        return path
+
+    def gguf_hash(self) -> str:
+        if self.sha256:
+            return self.sha256
+        path = self.gguf_file()
+        return file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)
+
+    @property
+    def convertible(self) -> bool:
+        """Whether it is a GGUF that mechdiff can make ready by itself: it carries it, or it is here and waits for it."""
+        there = self.gguf is not None and (self.wheel is not None or Path(self.gguf).is_file())
+        return there and not (MODELS / f"{self.gguf_hash()[:16]}-float32" / "config.json").exists()
+
+    def adapter_folder(self) -> Path | None:
+        if self.adapter is None:
+            return None
+        folder = Path(self.adapter)
+        if not (folder.is_absolute() and folder.is_dir()):  # a pair file's folders are absolute by now
+            folder = snapshot(self.adapter, self.adapter_revision, "adapter_config.json")
+        if not (folder / "adapter_config.json").exists():
+            raise UserError(f"There is no peft adapter in {folder}: adapter_config.json is missing.\nTry:  ls {folder}")
+        return folder
+
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer is: an adapter may bring its own."""
+        adapter = self.adapter_folder()
+        return adapter if adapter is not None and (adapter / "tokenizer_config.json").exists() else self.local()
+
+    def check(self) -> None:
+        """Raises UserError, with what to type, if its weights or its adapter are not on this machine, or not all of them."""
+        weight_files.weight_files(self.local())
+        self.adapter_folder()
+
+    def fingerprint(self) -> str:
+        """What the results depend on: the content of weights, tokenizer, template and adapter, or the hub commit."""
+        if self.gguf:
+            weights = self.gguf_hash()
+        elif self.hub:
+            weights = f"{self.hub}@{self.local().name}"
+        else:
+            weights = folder_hash(self.local())
+        adapter = self.adapter_folder()
+        return weights if adapter is None else f"{weights}+{folder_hash(adapter)}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base model, a tuned model, and how to read them."""
+
+    name: str
+    domain: str
+    base: Source
+    tuned: Source
+    dtype: str | None = None
+    chat_template: str = "auto"
+    trust_remote_code: bool = False
+    device_map: str | tuple[tuple[str, str | int], ...] | None = None
+    quantization: str | None = None
+    path: str | None = None
+
+    @property
+    def asked(self) -> str:
+        """What --pair takes: its file where its name alone does not lead to it."""
+        return self.path or self.name
+
+    def shape(self, side: str) -> Shape:
+        """One model's build. side: base or tuned."""
+        return shape_of(getattr(self, side).local())
+
+    @property
+    def layers(self) -> int:
+        return self.shape("base").layers
+
+    @property
+    def heads(self) -> int:
+        return self.shape("base").heads
+
+    @property
+    def kernel(self) -> str:
+        """The attention kernel both models run with. Fast kernels drop logit soft-capping, so it asks for eager."""
+        return "eager" if any(self.shape(side).softcap for side in ("base", "tuned")) else "sdpa"
+
+    def missing(self) -> str | None:
+        """Why the pair cannot be studied now, or None if its weights are here."""
+        try:
+            for source in (self.base, self.tuned):
+                source.check()
+        except UserError as error:
+            return str(error)
+        return None
+
+    def check_same_shape(self) -> None:
+        """Raises UserError if states of one model do not fit in the other."""
+        mine, theirs = self.shape("base"), self.shape("tuned")
+        for key, what in SAME.items():
+            if getattr(mine, key) != getattr(theirs, key):
+                raise UserError(
+                    f"{self.name}: the base has {what.format(getattr(mine, key))}, the tuned model {getattr(theirs, key)}, so no "
+                    f"state or matrix of one fits in the other; drift can still be asked.\n"
+                    f"Try:  python -m mechdiff run drift --pair {self.asked}"
+                )
+
+
+def snapshot(hub_id: str, revision: str | None, file: str) -> Path:
+    """The downloaded snapshot of a hub repository."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(hub_id, file, revision=revision)
+    except HFValidationError:
+        raise UserError(
+            f"{hub_id} is neither a folder on this machine nor a hub id such as org/model.\nTry:  ls {hub_id}"
+        ) from None
+    if not isinstance(found, str):
+        at = f" --revision {revision}" if revision else ""
+        raise UserError(
+            f"{hub_id} is not on this machine{at and f' at revision {revision}'}, or has no {file}. Before a gated model can be "
+            f"fetched, its terms have to be accepted on the hub, and  hf auth login  typed.\nTry:  hf download {hub_id}{at}"
+        )
+    return Path(found).parent
+
+
+@lru_cache(maxsize=4096)
+def file_hash(path: Path, size: int, modified: int) -> str:
+    """sha256 of a file, remembered on disk too; size and modification time make the memory of it safe."""
+    memory, name = cache.default(), cache.key(what="file hash", path=str(path.resolve()), size=size, modified=modified)
+    if (known := memory.text(name)) is not None:
+        return known
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    memory.put_text(name, found)
+    return found
+
+
+def folder_hash(folder: Path) -> str:
+    """A hash over the names and contents of a model folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in IDENTITY_SUFFIXES):
+        stat = path.stat()
+        digest.update(f"{path.name} {file_hash(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+def shipped() -> list[str]:
+    """Names of the pairs that come with mechdiff, the ones that need no download first."""
+    return sorted((path.stem for path in PAIRS.glob("*.toml")), key=lambda name: (not name.startswith("demo"), name))
+
+
+def own() -> list[str]:
+    """Names of the pairs that were added on this machine."""
+    return sorted(path.stem for path in OWN_PAIRS.glob("*.toml") if path.stem not in shipped())
+
+
+def known() -> list[str]:
+    """Every pair that --pair finds by name: the shipped ones, then those added on this machine."""
+    return [*shipped(), *own()]
+
+
+def read_pair(name: str) -> Pair:
+    """A pair by name, shipped or added on this machine, or a pair file by path.
+
+    Raises UserError for an unknown name or a broken file.
+    """
+    if not name.endswith(".toml"):
+        if name not in known():
+            raise one_of("Pair", name, [*known(), "path/to/pair.toml"])
+        folder = PAIRS if name in shipped() else OWN_PAIRS
+        return replace(read_file(folder / f"{name}.toml"), name=name, path=None)
+    if not Path(name).exists():
+        raise UserError(f"There is no pair file {Path(name)}.\nTry:  python -m mechdiff pairs")
+    return replace(read_file(Path(name)), path=name)
+
+
+def read_file(path: Path) -> Pair:
+    try:
+        return parse_pair(tomllib.loads(path.read_text(encoding="utf-8")), path)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def parse_pair(table: dict, path: Path) -> Pair:
+    for key in table:
+        if key not in ("name", "domain", "base", "tuned", "options"):
+            raise one_of(f"{path}: key", key, ["name", "domain", "[base]", "[tuned]", "[options]"])
+    for key in ("base", "tuned", "options"):
+        if not isinstance(table.get(key, {}), dict):
+            raise UserError(f"{path}: {key} is not a table. Write  [{key}]  on a line of its own, and its values below.")
+    for side in ("base", "tuned"):
+        if side not in table:
+            raise UserError(f'{path} has no [{side}] table. Add one with a line such as  hub = "org/model"')
+    base, tuned = (parse_source(table[side], side, path) for side in ("base", "tuned"))
+    if base.adapter and not (base.hub or base.folder or base.gguf):
+        raise UserError(f"{path}: [base] needs exactly one of hub, folder, gguf.")
+    if not (tuned.hub or tuned.folder or tuned.gguf):
+        its = {"adapter": tuned.adapter, "adapter_revision": tuned.adapter_revision or tuned.revision}
+        tuned = Source(**vars(base) | its)
+    options = table.get("options", {})
+    for key in options:
+        if key not in OPTIONS:
+            raise one_of(f"{path}: [options] key", key, OPTIONS)
+    dtype, template = options.get("dtype"), options.get("chat_template", "auto")
+    if dtype is not None and dtype not in DTYPES:
+        raise one_of(f"{path}: dtype", dtype, DTYPES)
+    if template not in TEMPLATES:
+        raise one_of(f"{path}: chat_template", template, TEMPLATES)
+    spread, quantization = options.get("device_map"), options.get("quantization")
+    if isinstance(spread, dict) and all(isinstance(value, str | int) for value in spread.values()):
+        spread = tuple(spread.items())
+    elif spread is not None and spread not in SPREADS:
+        raise one_of(f"{path}: device_map", spread, [*SPREADS, '{ "model.layers.0" = 0, ... }'])
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise one_of(f"{path}: quantization", quantization, QUANTIZATIONS)
+    name, domain = table.get("name", path.stem), table.get("domain", "")
+    trusted = options.get("trust_remote_code", False) is True
+    return Pair(name, domain, base, tuned, dtype, template, trusted, spread, quantization)
+
+
+def parse_source(table: dict, side: str, path: Path) -> Source:
+    for key in table:
+        if key not in Source.__dataclass_fields__:
+            raise one_of(f"{path}: [{side}] key", key, Source.__dataclass_fields__)
+        if not isinstance(table[key], str):
+            raise UserError(f'{path}: [{side}] {key} is not a text. Write  {key} = "..."  with quotation marks.')
+    given = [key for key in ("hub", "folder", "gguf") if key in table]
+    if len(given) > 1 or (not given and "adapter" not in table):
+        alternative = ", or only an adapter" if side == "tuned" else ""
+        raise UserError(f"{path}: [{side}] needs exactly one of hub, folder, gguf{alternative}; it has {given or 'none'}.")
+    values = dict(table)
+    for key in ("folder", "gguf", "adapter"):
+        if key in values and (key != "adapter" or (path.parent / values[key]).is_dir()):
+            values[key] = str((path.parent / values[key]).resolve())
+    return Source(**values)

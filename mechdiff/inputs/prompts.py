@@ -1,0 +1,186 @@
+"""Prompts and domains: reading, checking, and cutting into blocks. Needs no torch and no tokenizer."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mechdiff.common.errors import UserError, one_of
+from mechdiff.common.paths import CACHE, DOMAINS, SHIPPED_DOMAINS
+
+OWN = "own:"  # before the hash under which one's own prompts are kept on this machine
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # that choices may be named by
+BLOCK = 16  # prompts that are computed and cached together
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: its text, used verbatim, and the template it was filled from (prompts of one template are a cluster).
+
+    answer: what is right, if that is known; choices: what can be answered, if that is given. Only behaviour reads them.
+    """
+
+    text: str
+    template: str
+    answer: str = ""
+    choices: tuple[str, ...] = ()
+
+
+def shipped_domains() -> list[str]:
+    return sorted(path.parent.name for path in SHIPPED_DOMAINS.glob("*/val.jsonl"))
+
+
+def own_domains() -> list[str]:
+    """Domains that were curated on this machine."""
+    return sorted(path.parent.name for path in DOMAINS.glob("*/val.jsonl"))
+
+
+def domains() -> list[str]:
+    """Every domain, the shipped ones first."""
+    return list(dict.fromkeys([*shipped_domains(), *own_domains()]))
+
+
+def folder_of(domain: str) -> Path:
+    """Where a domain's files lie. One's own comes before a shipped one of the same name."""
+    if domain not in domains():
+        raise one_of("Domain", domain or "(none)", domains())
+    return (DOMAINS if domain in own_domains() else SHIPPED_DOMAINS) / domain
+
+
+def read_domain(domain: str, split: str) -> list[Prompt]:
+    """The curated prompts of a domain: split is train or val."""
+    return read_prompts(folder_of(domain) / f"{split}.jsonl")
+
+
+def read_positions(domain: str) -> dict[str, tuple[int, ...]]:
+    """The curated positions of a domain's train prompts: text -> characters of it, in rising order.
+
+    A position is the token that covers the character, in any tokenizer. Empty for a domain without such a file.
+    """
+    path = folder_of(domain) / "positions.jsonl" if domain in domains() else None
+    if path is None or not path.exists():
+        return {}
+    texts = {row["id"]: row["text"] for row in read_rows(path.parent / "train.jsonl")}
+    return {texts[row["id"]]: tuple(row["characters"]) for row in read_rows(path)}
+
+
+def read_rows(path: Path) -> list[dict]:
+    """A domain's JSON-lines file, as it is."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Prompts from a JSON-lines file: {"text": ...} a line, with an optional "template".
+
+    Raises UserError, naming the line, for a missing, empty or broken file.
+    """
+    if str(path).startswith(OWN):
+        name = str(path).removeprefix(OWN)
+        if not name.isalnum() or not kept(name).exists():
+            raise UserError(
+                f"There are no prompts of your own named '{name}' on this machine. A link to them works where they were typed."
+            )
+        path = kept(name)
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut a text at U+2028
+    except OSError as error:
+        raise UserError(f"The prompts file {path} cannot be read: {error.strerror}.\nTry:  ls {path.parent}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The prompts file {path} is not UTF-8 text. It needs one JSON object a line: {example()}") from None
+    return parse_prompts(lines, str(path))
+
+
+def keep_prompts(prompts: list[Prompt]) -> str:
+    """Keep one's own prompts in the cache folder. Returns the name that read_prompts takes: a hash, no word of them."""
+    lines = as_lines(prompts)
+    name = hashlib.sha256(lines.encode()).hexdigest()[:16]
+    path = kept(name)
+    if path.exists():
+        return OWN + name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(lines + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"The prompts cannot be kept in {path.parent}: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder"
+        ) from None
+    return OWN + name
+
+
+def as_lines(prompts: list[Prompt]) -> str:
+    """Prompts as a file of JSON lines holds them."""
+    return "\n".join(json.dumps(as_row(prompt), ensure_ascii=False) for prompt in prompts)
+
+
+def as_row(prompt: Prompt) -> dict:
+    known = {"answer": prompt.answer, "choices": prompt.choices}
+    return {"text": prompt.text, "template": prompt.template} | {name: value for name, value in known.items() if value}
+
+
+def public(prompts: list[Prompt]) -> bool:
+    """Whether all of them are a shipped domain's, and none is somebody's own."""
+    files = [SHIPPED_DOMAINS / domain / f"{split}.jsonl" for domain in shipped_domains() for split in ("val", "train")]
+    shipped = {prompt.text for file in files for prompt in read_prompts(file)}
+    return all(prompt.text in shipped for prompt in prompts)
+
+
+def kept(name: str) -> Path:
+    return CACHE / "prompts" / f"{name}.jsonl"
+
+
+def parse_prompts(lines: list[str], name: str) -> list[Prompt]:
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{name}, line {number} is not JSON ({error.msg}). Each line should look like {example()}") from None
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise UserError(f'{name}, line {number} has no "text". Each line should look like {example()}')
+        if not row["text"].strip():
+            raise UserError(f"{name}, line {number} has an empty text: there is no token to study. Remove the line.")
+        prompts.append(Prompt(row["text"], str(row.get("template", f"line {number}")), *label_of(row, f"{name}, line {number}")))
+    if not prompts:
+        raise UserError(f"{name} holds no prompts. Each line should look like {example()}")
+    return prompts
+
+
+def label_of(row: dict, place: str) -> tuple[str, tuple[str, ...]]:
+    """The right answer of a row and its choices, if it has them. An answer may name its choice by letter.
+
+    Raises UserError, naming the place, for an answer that is neither text nor a number, and for choices without the right one.
+    """
+    answer, choices = row.get("answer", ""), row.get("choices", [])
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise UserError(f'{place} has an "answer" that is neither text nor a number.\nTry:  "answer": "7"')
+    answer = str(answer).strip()
+    if not choices:
+        return answer, ()
+    texts = isinstance(choices, list) and all(isinstance(choice, str) and choice.strip() for choice in choices)
+    if not texts or not 2 <= len(set(choices)) == len(choices) <= len(LETTERS):
+        raise UserError(f'{place} has "choices" that are not two or more different texts.\nTry:  "choices": ["six", "seven"]')
+    if answer not in choices and answer in tuple(LETTERS[: len(choices)]):
+        answer = choices[LETTERS.index(answer)]
+    if answer not in choices:
+        fix = json.dumps(choices[0], ensure_ascii=False)
+        raise UserError(f'{place} has "choices", and its "answer" {answer!r:.60} is none of them.\nTry:  "answer": {fix}')
+    return answer, tuple(choices)
+
+
+def example() -> str:
+    return '{"text": "What is 3 + 4?"}'
+
+
+def digest(prompts: list[Prompt]) -> str:
+    """A hash of the texts, in order."""
+    return hashlib.sha256(json.dumps([p.text for p in prompts]).encode()).hexdigest()
+
+
+def blocks(prompts: list[Prompt]) -> list[list[Prompt]]:
+    return [prompts[start : start + BLOCK] for start in range(0, len(prompts), BLOCK)]

@@ -1,0 +1,191 @@
+"""From a prompt's text to the token ids that both models see, cut at the decision token.
+
+A position before the decision token is a character of the prompt's own text: the token that covers it, in either tokenizer.
+So two tokenizers study the same place.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from mechdiff.common.errors import UserError
+from mechdiff.inputs.pair_file import Pair
+from mechdiff.inputs.weight_files import TOKENIZER, has_tokenizer
+
+MARK = "\ue000"  # stands for a prompt, to see where the template puts it
+MOST_PARTS = 7  # tokens before the last one of a letter: more do not make one
+NEAR_END = 4  # the last tokens of a sequence, the decision token among them, are no curated positions
+
+
+@dataclass
+class Tokenizers:
+    """A pair's two tokenizers. vocabularies: what they share, once that was asked for (see vocabularies.py)."""
+
+    pair: Pair
+    base: object
+    tuned: object
+    vocabularies: dict = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def shared(self) -> bool:
+        """Whether they have one vocabulary: the same strings, as the same ids."""
+        return self.base is self.tuned or self.base.get_vocab() == self.tuned.get_vocab()
+
+    def render(self, text: str) -> str:
+        """The prompt as both models see it: the tuned model's chat template, else the base's, else the plain text."""
+        if self.pair.chat_template == "none":
+            return text
+        for tokenizer in (self.tuned, self.base):
+            if tokenizer.chat_template:
+                turn = [{"role": "user", "content": text}]
+                return tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        return text
+
+    def encode(self, text: str, side: str) -> list[int]:
+        """Token ids up to and with the decision token: the last that is not special. side: base or tuned.
+
+        Raises UserError if the prompt itself has no content token.
+        """
+        tokenizer = getattr(self, side)
+        special = special_ids(tokenizer)
+        if all(token in special for token in tokenizer(text, add_special_tokens=False).input_ids):
+            raise UserError(f"The prompt {text!r} has no content token: nothing but special tokens. Write some words.")
+        ids = tokenizer(self.render(text), add_special_tokens=False).input_ids
+        if lacks_bos(tokenizer, ids):
+            ids = [tokenizer.bos_token_id, *ids]
+        while ids[-1] in special:
+            ids = ids[:-1]
+        return ids
+
+    def spans(self, text: str, side: str) -> list[tuple[int, int]]:
+        """The characters of the prompt's own text that each token of `encode` covers: (start, end), (0, 0) if none.
+
+        Raises UserError if the tokenizer or the template does not let one know.
+        """
+        tokenizer, name = getattr(self, side), self.pair.name
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError(
+                f"{name}: the {side} tokenizer is not a fast one (tokenizer.json), so no place in a text is known.\n"
+                "Try:  --positions 1"
+            )
+        rendered = self.render(text)
+        after = max(self.render(MARK).find(MARK), 0)  # the template's own words may hold the text too
+        part = text if rendered.find(text, after) >= 0 else text.strip()
+        start = rendered.find(part, after)
+        if start < 0:
+            raise UserError(
+                f"{name}: the chat template rewrites the prompt {text!r}, so no place in it is known.\nTry:  --positions 1"
+            )
+        encoding = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        clipped = [(max(a, start), min(b, start + len(part))) for a, b in encoding.offset_mapping]
+        shift = text.find(part) - start
+        found = [(a + shift, b + shift) if a < b else (0, 0) for a, b in clipped]
+        return ([(0, 0)] * lacks_bos(tokenizer, encoding.input_ids) + found)[: len(self.encode(text, side))]
+
+    def positions(self, text: str, characters: Sequence[int], side: str) -> list[int]:
+        """For each character of the text, the index into `encode(text, side)` of the token that covers it.
+
+        Rising characters give rising indices; one token may cover several characters.
+        """
+        spans = self.spans(text, side)
+        return [covering(spans, character) for character in characters]
+
+    def choose(self, text: str, count: int, seed: int) -> tuple[int, ...]:
+        """At most `count` positions in a text, as characters in rising order, by the base tokenizer. See `eligible`."""
+        spans = self.spans(text, "base")
+        tokens = eligible(self.encode(text, "base"), spans, special_ids(self.base))
+        return pick([spans[i][1] - 1 for i in tokens], text, count, seed)
+
+    def ends(self, side: str) -> set[int]:
+        """The tokens that end a model's answer."""
+        return special_ids(getattr(self, side))
+
+    def token_id(self, text: str, side: str) -> int:
+        """The one token that a target or foil stands for. Raises UserError if the text is not one token."""
+        ids = getattr(self, side)(text, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            pieces = [getattr(self, side).decode([i]) for i in ids]
+            raise UserError(
+                f"The target or foil {text!r} is {len(ids)} tokens: {pieces}. Name one, often with a leading space: ' yes'"
+            )
+        return ids[0]
+
+    def label(self, token: int, side: str) -> str:
+        """A token as one can read it: its text, with visible spaces and line ends; its raw piece if it is part of a letter."""
+        text = getattr(self, side).decode([token])
+        if "\ufffd" in text or not text:
+            return f"<{getattr(self, side).convert_ids_to_tokens(token) or token}>"  # one that only fills up has no piece
+        return visible(text)
+
+    def labels(self, ids: list[int], side: str) -> list[str]:
+        """Tokens of one text as one can read them: a letter that takes several stands on its last, the others have raw pieces."""
+        found, parts = [], []
+        for token in ids:
+            parts = [*parts[-MOST_PARTS:], token]
+            text = getattr(self, side).decode(parts)
+            whole = "\ufffd" not in text
+            found.append(visible(text) if whole and len(parts) > 1 else self.label(token, side))
+            parts = [] if whole else parts
+        return found
+
+
+def visible(text: str) -> str:
+    """A text with visible spaces and line ends."""
+    return repr(text)[1:-1].replace(" ", "␣")
+
+
+def special_ids(tokenizer) -> set[int]:
+    """All special tokens, with those that only the added-token table marks (a GGUF tokenizer's list can omit some)."""
+    marked = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return marked | set(tokenizer.all_special_ids)
+
+
+def adds_bos(tokenizer) -> bool:
+    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+
+
+def lacks_bos(tokenizer, ids: list[int]) -> bool:
+    """Whether the tokenizer begins every sequence with a token that is not in ids."""
+    return adds_bos(tokenizer) and ids[0] != tokenizer.bos_token_id
+
+
+def covering(spans: list[tuple[int, int]], character: int) -> int:
+    """The last token that covers a character; the one before it if none does, as where a tokenizer drops white space."""
+    tokens = [i for i, (start, end) in enumerate(spans) if start < end]
+    return max((i for i in tokens if spans[i][0] <= character), default=tokens[0])
+
+
+def eligible(ids: list[int], spans: list[tuple[int, int]], special: set[int]) -> list[int]:
+    """Indices of the tokens that may be studied: in the prompt's text, not special, not among the sequence's last four.
+
+    ids: a whole sequence, up to its decision token. spans: the characters each token covers, (0, 0) for the template's.
+    """
+    early = range(len(ids) - NEAR_END)
+    return [i for i in early if spans[i][0] < spans[i][1] and ids[i] not in special]
+
+
+def pick(characters: Iterable[int], text: str, count: int, seed: int) -> tuple[int, ...]:
+    """At most `count` of the characters, in rising order: by chance, which seed and text settle. A larger count adds to them."""
+    order = sorted(set(characters))
+    random.Random(f"{seed}:{text}").shuffle(order)
+    return tuple(sorted(order[:count]))
+
+
+def load_tokenizers(pair: Pair) -> Tokenizers:
+    """The two sides' tokenizers: one object where both come from one folder. Raises UserError where there is none."""
+    from transformers import AutoTokenizer
+
+    def load(folder):
+        if has_tokenizer(folder):
+            try:
+                return AutoTokenizer.from_pretrained(folder, trust_remote_code=pair.trust_remote_code)
+            except (ValueError, OSError, KeyError) as error:
+                why = f" that can be read ({str(error).strip().splitlines()[0]})"
+        else:
+            why = f": none of {', '.join(TOKENIZER[:3])} is there"
+        raise UserError(f"{folder} has no tokenizer{why}.\nTry:  copy the tokenizer's files from the model it was tuned from")
+
+    base, tuned = (source.tokenizer_folder() for source in (pair.base, pair.tuned))
+    first = load(base)
+    return Tokenizers(pair, first, first if tuned == base else load(tuned))

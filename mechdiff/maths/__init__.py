@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: linear maps, similarities, intervals and the GPU kernels. Knows no model and no file."""

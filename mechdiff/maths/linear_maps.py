@@ -1,0 +1,286 @@
+"""Maps from one model's states to another's, fitted on the train split: tensors in, tensors out.
+
+x, y: donor and recipient states at some sites, a row per train prompt and position. All maps are affine,
+f(x) = mean_y + (x - mean_x) W, and W lives where the train states vary: at most n - 1 directions. So each side is first written
+by its principal directions (`spread`), and every fit is then a small problem of size min(n - 1, d). Outside that span an
+orthogonal W would be arbitrary; that part is dropped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechdiff.maths.linalg import descending_eigh, each_site, svd
+
+CONSTANT = 1e-6  # a dimension whose scale is below this share of its size does not vary
+NOTHING = 1e-7  # a principal direction whose scale is below this share of the largest does not vary
+UNRELATED = 1e-12  # a pair of directions whose covariance is below this share of the largest is not paired
+SHRINKAGE = 0.05  # of both covariances in `procrustes_scaled`
+GCV_GRID = torch.logspace(-8, 2, 81, dtype=torch.float64)
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Centred states of one model at some sites, by their principal directions in order of variance.
+
+    states: [sites, n, d], as given. mean: [sites, d]. scores: [sites, n, r], the centred states' coordinates. scale:
+    [sites, r], the length of each column of scores. directions: [sites, d, r], orthonormal; zero where the scale is.
+    """
+
+    states: Tensor
+    mean: Tensor
+    scores: Tensor
+    scale: Tensor
+    directions: Tensor
+
+    def pick(self, rows: Tensor) -> "Spread":
+        """The same states in another order of rows, which changes no direction."""
+        return Spread(self.states[:, rows], self.mean, self.scores[:, rows], self.scale, self.directions)
+
+
+def spread(states: Float[Tensor, "sites n d"]) -> Spread:
+    """Principal directions of the states at each site, in float64, in the smaller of n and d."""
+    return Spread(states, *each_site(spread_one, states))
+
+
+def spread_one(states: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, d = states.shape
+    centred = states.double()
+    mean = centred.mean(0)
+    centred = centred - mean
+    values, vectors = descending_eigh(centred @ centred.T if n <= d else centred.T @ centred)
+    values, vectors = values[: n - 1], vectors[:, : n - 1]
+    scale = values.clamp(min=0).sqrt()
+    scale = scale.where(scale > NOTHING * scale[0], torch.zeros_like(scale))
+    if n <= d:
+        return mean, vectors * scale, scale, centred.T @ (vectors * inverse(scale))
+    directions = vectors * (scale > 0)
+    return mean, centred @ directions, scale, directions
+
+
+def inverse(values: Tensor) -> Tensor:
+    """1 / values, and zero for zero."""
+    return torch.where(values > 0, 1 / values.where(values > 0, torch.ones_like(values)), torch.zeros_like(values))
+
+
+@dataclass(frozen=True)
+class Map:
+    """An affine map at one or more sites. `to`, and an index over sites, give the same kind of map."""
+
+    def __call__(self, x: Float[Tensor, "... b d"]) -> Float[Tensor, "... b d"]:
+        """The mapped states, computed in float64, in x's dtype."""
+        return self.apply(x.double()).to(x.dtype)
+
+    def to(self, device: str) -> "Map":
+        return self._each(lambda tensor: tensor.to(device))
+
+    def __getitem__(self, site: int) -> "Map":
+        return self._each(lambda tensor: tensor[site])
+
+    def _each(self, change) -> "Map":
+        return type(self)(**{spec.name: change(getattr(self, spec.name)) for spec in fields(self)})
+
+
+@dataclass(frozen=True)
+class Scaling(Map):
+    """Each dimension of x moved and scaled: `zscore`, and `none` with scale 1. mean_x, scale, mean_y: [..., d]."""
+
+    mean_x: Tensor
+    scale: Tensor
+    mean_y: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return (x - self.mean_x.unsqueeze(-2)) * self.scale.unsqueeze(-2) + self.mean_y.unsqueeze(-2)
+
+
+@dataclass(frozen=True)
+class Linear(Map):
+    """(x - mean_x) into out' + mean_y. into, out: [..., d, r]; mean_x, mean_y: [..., d]. size: [...], its one scale, or nan."""
+
+    mean_x: Tensor
+    into: Tensor
+    out: Tensor
+    mean_y: Tensor
+    size: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return (x - self.mean_x.unsqueeze(-2)) @ self.into @ self.out.mT + self.mean_y.unsqueeze(-2)
+
+
+def fit_none(x: Spread, y: Spread) -> Scaling:
+    """The donor's state as it is."""
+    return Scaling(torch.zeros_like(x.mean), torch.ones_like(x.mean), torch.zeros_like(x.mean))
+
+
+def fit_zscore(x: Spread, y: Spread) -> Scaling:
+    """Per-dimension mean and scale matching, x to y. A dimension that is constant in x maps to y's mean."""
+    std_x, std_y = x.states.double().std(-2), y.states.double().std(-2)
+    varies = std_x > CONSTANT * x.states.abs().amax(-2)
+    scale = torch.where(varies, std_y / std_x.where(varies, torch.ones_like(std_x)), torch.zeros_like(std_x))
+    return Scaling(x.mean, scale, y.mean)
+
+
+def fit_ridge(x: Spread, y: Spread) -> Linear:
+    """Ridge regression on centred states; lambda by generalised cross-validation over s1^2 * logspace(-8, 2, 81).
+
+    The intercept counts as one fitted parameter, so GCV has a minimum even where n <= d. Source: Golub, Heath & Wahba 1979.
+    """
+    others = x.states.shape[-2] - 1  # degrees of freedom beside the intercept
+    cross = x.scores.mT @ y.scores
+    explained = cross.square().sum(-1) * inverse(x.scale.square())  # of y's variance, along each direction of x
+    varying = x.scale > 0
+    unexplained = (y.scale.square().sum(-1) - explained.sum(-1)).clamp(min=0) * (varying.sum(-1) < others)
+    lambdas = x.scale[..., :1].square() * GCV_GRID.to(x.scale)
+    shrink = lambdas.unsqueeze(-1) / (lambdas.unsqueeze(-1) + x.scale.square().unsqueeze(-2)).clamp(min=1e-300)
+    residual = (shrink.square() * explained.unsqueeze(-2)).sum(-1) + unexplained.unsqueeze(-1)
+    freedom = (shrink * varying.unsqueeze(-2)).sum(-1) + (others - varying.sum(-1)).unsqueeze(-1)
+    best = (residual / freedom.square().clamp(min=1e-300)).argmin(-1, keepdim=True)
+    chosen = lambdas.gather(-1, best)
+    core = cross * inverse(x.scale.square() + chosen).unsqueeze(-1)
+    return linear(x, core, y, torch.full_like(x.scale[..., 0], torch.nan))
+
+
+def fit_procrustes(x: Spread, y: Spread) -> Linear:
+    """Orthogonal map between the centred states times the least-squares scale. Source: Schoenemann 1966."""
+    rotation, sigma = paired(x.scores.mT @ y.scores)
+    size = sigma.sum(-1) * inverse(x.scale.square().sum(-1))
+    return linear(x, rotation * size[..., None, None], y, size)
+
+
+def fit_procrustes_scaled(x: Spread, y: Spread) -> Linear:
+    """Whiten with shrunk covariances, rotate with one scale, colour with the recipient's: the study's own map.
+
+    C_g = (1 - g) C + g (tr C / d) I, g = 0.05; scale = sum of singular values / ||x whitened||^2.
+    """
+    root_x, root_y = shrunk(x).sqrt(), shrunk(y).sqrt()
+    whitened = x.scores * inverse(root_x).unsqueeze(-2)
+    rotation, sigma = paired(whitened.mT @ (y.scores * inverse(root_y).unsqueeze(-2)))
+    size = sigma.sum(-1) * inverse(whitened.square().sum((-2, -1)))
+    core = inverse(root_x).unsqueeze(-1) * rotation * root_y.unsqueeze(-2) * size[..., None, None]
+    return linear(x, core, y, size)
+
+
+FITS = {
+    "none": fit_none,
+    "zscore": fit_zscore,
+    "ridge": fit_ridge,
+    "procrustes": fit_procrustes,
+    "procrustes_scaled": fit_procrustes_scaled,
+}
+
+
+def shrunk(side: Spread) -> Tensor:
+    """Variance along each principal direction after shrinkage: [sites, r]."""
+    variance = side.scale.square() / (side.states.shape[-2] - 1)
+    return (1 - SHRINKAGE) * variance + SHRINKAGE * variance.sum(-1, keepdim=True) / side.states.shape[-1]
+
+
+def paired(cross: Tensor) -> tuple[Tensor, Tensor]:
+    """The partial isometry U V' of each cross-covariance, and its singular values; directions without a pair are dropped."""
+    return each_site(paired_one, cross)
+
+
+def paired_one(cross: Tensor) -> tuple[Tensor, Tensor]:
+    left, sigma, right = svd(cross)
+    sigma = sigma.where(sigma > UNRELATED * sigma[0], torch.zeros_like(sigma))
+    return (left * (sigma > 0)) @ right, sigma
+
+
+def linear(x: Spread, core: Tensor, y: Spread, size: Tensor) -> Linear:
+    """The map whose matrix is `core` in the two sides' principal directions."""
+    return Linear(x.mean, x.directions @ core, y.directions, y.mean, size)
+
+
+@dataclass(frozen=True)
+class Rotation(Map):
+    """size (x - mean_x) rotation + mean_y. rotation: [..., d, d], orthogonal; size: [..., 1]; mean_x, mean_y: [..., d]."""
+
+    mean_x: Tensor
+    rotation: Tensor
+    size: Tensor
+    mean_y: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return (x - self.mean_x.unsqueeze(-2)) @ self.rotation * self.size.unsqueeze(-2) + self.mean_y.unsqueeze(-2)
+
+
+@lru_cache(maxsize=2)
+def random_orthogonal(d: int, seed: int, device: torch.device) -> Float[Tensor, "d d"]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q.to(device)
+
+
+def random_rotation(like: Map, x: Spread, y: Spread, seed: int) -> Rotation:
+    """A control: a random rotation of the centred states, scaled so that it spreads the train states as far as `like` does.
+
+    One rotation, by seed, for all sites.
+    """
+    d = x.states.shape[-1]
+    rotation = random_orthogonal(d, seed, x.mean.device)
+    reach = like.apply(x.states.double())
+    reach = (reach - reach.mean(-2, keepdim=True)).square().sum((-2, -1)).sqrt()
+    size = reach * inverse(x.scale.square().sum(-1).sqrt())
+    return Rotation(x.mean, rotation.expand(len(x.mean), d, d), size.unsqueeze(-1), y.mean)
+
+
+def effective_rank(scale: Float[Tensor, "sites r"]) -> Float[Tensor, " sites"]:
+    """The exponential of the entropy of the normalised singular values. Source: Roy & Vetterli 2007."""
+    share = scale / scale.sum(-1, keepdim=True)
+    return torch.special.entr(share).sum(-1).exp()
+
+
+def overlap(one: Float[Tensor, "sites d r"], other: Float[Tensor, "sites d s"], k: int) -> Float[Tensor, " sites"]:
+    """How far the first k directions of two bases span the same space: from k / d by chance to 1 for the same."""
+    return (one[..., :k].mT @ other[..., :k]).square().sum((-2, -1)) / k
+
+
+def output_directions(fitted: Map, x: Spread) -> Float[Tensor, "sites d r"]:
+    """Right singular vectors of the fitted, centred outputs on train, in order of the variance they carry."""
+    return spread(fitted.apply(x.states.double())).directions
+
+
+def cut(
+    mapped: Float[Tensor, "b d"],
+    own: Float[Tensor, "b d"],
+    mean: Float[Tensor, " d"],
+    directions: Float[Tensor, "d r"],
+    ways: list[tuple[float, int | None, str]],
+) -> Float[Tensor, "b m d"]:
+    """Scaled and cut states, one for each way (alpha, rank or None for full, complement).
+
+    f = alpha x mapped. Rank k keeps the first k directions; complement says what fills the rest of the space.
+    mean: m + V_k V_k'(f - m), where rank 0 is mean ablation. own: y + V_k V_k'(f - y), where rank 0 changes nothing.
+    A rank above the map's own keeps all its directions.
+    """
+    alphas = torch.tensor([alpha for alpha, _, _ in ways]).to(mapped)
+    whole = torch.tensor([rank is None for _, rank, _ in ways], device=mapped.device)
+    of_own = torch.tensor([complement == "own" for _, _, complement in ways], device=mapped.device)
+    ranks = torch.tensor([rank or 0 for _, rank, _ in ways], device=mapped.device)
+    basis = directions[:, : max(1, int(ranks.max()))]
+    rest = torch.where(of_own[:, None], own[:, None], mean)
+    scaled = mapped[:, None] * alphas[:, None]
+    inside = scaled @ basis - torch.where(of_own[:, None], (own @ basis)[:, None], mean @ basis)
+    inside = inside * (torch.arange(basis.shape[1], device=mapped.device) < ranks[:, None])
+    return torch.where(whole[:, None], scaled, rest + inside @ basis.T)
+
+
+def folds(groups: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Five contiguous folds of a seeded permutation of the prompts: the rows to fit on, and the rows held out.
+
+    groups: [n], the prompt of each row; a prompt's positions stay together.
+    """
+    count = int(groups.max()) + 1
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    for held in order.tensor_split(min(FOLDS, count)):
+        inside = torch.isin(groups, held)
+        yield (~inside).nonzero().squeeze(1), inside.nonzero().squeeze(1)
+
+
+def size_ratios(fitted: Map, x: Tensor, y: Tensor) -> Tensor:
+    """||y|| / ||mapped|| of each row: [sites, n]."""
+    return y.double().norm(dim=-1) / fitted.apply(x.double()).norm(dim=-1).clamp(min=1e-300)

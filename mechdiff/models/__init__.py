@@ -1,0 +1,1 @@
+"""A pair of models in memory: found, loaded, placed and checked."""

@@ -1,0 +1,252 @@
+"""RQ1, behaviour: what do both models say, and which patch makes one of them speak like the other?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from mechdiff.common.cache import Store, key
+from mechdiff.common.terms import SIDES, sides
+from mechdiff.engine.intervention import Condition
+from mechdiff.inputs import answer_scoring, prompts
+from mechdiff.inputs.prompts import Prompt
+from mechdiff.models.loaded_pair import LoadedPair
+from mechdiff.questions.patch import conditions_of
+from mechdiff.questions.shared.behaviour_summary import BESIDE
+from mechdiff.questions.shared.effects import EffectsTask
+from mechdiff.questions.shared.identity import Identity
+from mechdiff.questions.shared.request import Run
+
+READ = (*BESIDE, "refusal_logprob", "choice_logprob", "choice_right")  # where an answer begins
+DELTAS = {"refusal_delta": "refusal_logprob", "choice_delta": "choice_logprob"}
+UNKNOWN = (
+    "No prompt has a known answer, so exact match is blank.\n"
+    'Try:  --prompts FILE.jsonl with lines like {"text": "What is 3 + 4?", "answer": "7"}'
+)
+
+
+@dataclass
+class Part:
+    """One model or patch on one block of prompts. who: base, tuned, or what the recipient is patched with.
+
+    found: once known, a line per prompt: READ, next (the likeliest next token), text, tokens and ended of its greedy answer.
+    """
+
+    block: int
+    who: str | Condition
+    key: str
+    found: pd.DataFrame | None = field(default=None, repr=False)
+
+
+class BehaviourTask:
+    """A line per prompt for `clean base`, `clean tuned`, and for the recipient patched at each of the run's layers, if any.
+
+    A patch is made at the decision token, before the recipient writes on. Columns: see docs/method.md.
+    """
+
+    def __init__(self, run: Run, store: Store):
+        self.run, self.store, self.stage, self.notices, self.identity = run, store, "", [], Identity(run)
+        self.donor, self.recipient = sides(run.direction)
+        self.patches = [] if run.layers is None else conditions_of(run)
+        if self.patches and run.spec.tuned.weights != run.spec.base.weights:
+            run.spec.check_same_shape()
+        self.blocks = prompts.blocks(run.chosen_prompts)
+        self.parts = [self._part(n, who) for n in range(len(self.blocks)) for who in (*SIDES, *self.patches)]
+        self.total = len(run.chosen_prompts) * (2 + len(self.patches))
+        self.done = sum(self._cells(part) for part in self.parts if part.found is not None)
+
+    def _part(self, number: int, who: str | Condition) -> Part:
+        block, run = self.blocks[number], self.run
+        asked = {"what": "behaviour", "who": repr(who), "texts": prompts.digest(block), "new_tokens": run.new_tokens}
+        asked |= {"openers": answer_scoring.openers(), "choices": [(p.answer, p.choices) for p in block if p.choices]}
+        if isinstance(who, Condition):
+            asked |= {"direction": run.direction} | ({} if who.plain else self.identity.train)
+        name = key(**asked, **self.identity.pair)
+        return Part(number, who, name, self.store.table(name))
+
+    def _cells(self, part: Part) -> int:
+        return len(self.blocks[part.block])
+
+    def steps(self) -> Iterator[None]:
+        if not any(prompt.answer for prompt in self.run.chosen_prompts):
+            self.notices = [UNKNOWN]
+        if all(part.found is not None for part in self.parts):
+            return
+        self.stage = "loading the models"
+        yield
+        loaded = self.identity.load()
+        maps = {}
+        if self.patches:
+            self.stage = "reading the train split"
+            maps = yield from EffectsTask(self.run, [(condition,) for condition in self.patches], self.store).fit()
+        for together in self._batches():
+            if any(part.found is None for part in together):
+                yield from self._compute(loaded, together, maps)
+
+    def _batches(self) -> list[list[Part]]:
+        """What is computed together: both clean models on a block, or some patches on it. That depends on the request alone."""
+        from mechdiff.questions.shared.writing import TOGETHER
+
+        batches = []
+        for number, block in enumerate(self.blocks):
+            here = [part for part in self.parts if part.block == number]
+            most = max(1, TOGETHER[self.identity.device] // len(block))
+            batches += [here[:2], *(here[start : start + most] for start in range(2, len(here), most))]
+        return batches
+
+    def _compute(self, loaded: LoadedPair, parts: list[Part], maps: dict) -> Iterator[None]:
+        """Let both models write on from a block of prompts, or the recipient under some patches."""
+        from mechdiff.questions.shared.writing import begin, write_on
+
+        block, patched = self.blocks[parts[0].block], not isinstance(parts[0].who, str)
+        texts, who = tuple(prompt.text for prompt in block), (self.recipient,) if patched else SIDES
+        self.stage = "reading the prompts"
+        yield
+        clean, rows = self._rows(loaded, texts, [part.who for part in parts], maps) if patched else ({}, None)
+        begun = {side: Begun(loaded, side, block, len(parts) if patched else 1) for side in who}
+        for side in who:
+            begun[side].batches = yield from begin(loaded, side, begun[side].ids, rows)
+        clean = clean or {side: begun[side].logprobs() for side in SIDES}
+        before, expected = self.done, sum(self._cells(part) for part in parts if part.found is None)
+        for number, side in enumerate(who):
+            begun[side].read(clean)
+            self.stage = f"{side}{' patched' if patched else ''}, writing"
+            yield
+            writing = write_on(loaded, side, begun[side].batches, begun[side].n, self._room(loaded, side, begun[side].ids))
+            written = yield from self._counted(writing, before, expected, number, len(who))
+            self._keep(parts if patched else [parts[number]], begun[side], written)
+        self.done = before + expected
+        yield
+
+    def _rows(self, loaded: LoadedPair, texts: tuple[str, ...], conditions: list[Condition], maps: dict) -> tuple:
+        """Both models' clean next-token distributions, by side, and the conditions as rows."""
+        from mechdiff.engine.build_rows import as_rows
+
+        traces = {side: loaded.trace(side, texts, False) for side in SIDES}
+        rows = as_rows(conditions, getattr(loaded, self.recipient), traces[self.donor], traces[self.recipient], maps)
+        return {side: trace.logprobs for side, trace in traces.items()}, rows
+
+    def _counted(self, writing: Iterator[int], before: int, expected: int, number: int, models: int) -> Iterator[None]:
+        """Go through the writing of one of so many models, and count its tokens as parts of the cells they belong to."""
+        while True:
+            try:
+                share = next(writing) / (self.run.new_tokens + 1)
+            except StopIteration as end:
+                return end.value
+            self.done = before + int(expected * (number + share) / models)
+            yield
+
+    def _room(self, loaded: LoadedPair, side: str, ids: list[list[int]]) -> int:
+        """How many tokens may be written after these prompts: fewer than asked for where the model's window ends."""
+        window = getattr(loaded, side).window
+        room = self.run.new_tokens if window is None else min(self.run.new_tokens, window - max(map(len, ids)))
+        if room < self.run.new_tokens:
+            said = f"Some answers are cut off early: {loaded.pair.name} reads {window} tokens, the prompt among them."
+            self.notices = [*dict.fromkeys([*self.notices, said])]
+        return room
+
+    def _keep(self, parts: list[Part], begun: "Begun", written: list[tuple[list[int], bool]]) -> None:
+        for row, part in enumerate(parts):
+            if part.found is None:
+                mine = slice(row, None, len(parts))
+                said = [(begun.tokenizer.decode(tokens), float(len(tokens)), ended) for tokens, ended in written[mine]]
+                values = {name: found[mine] for name, found in begun.found.items()}
+                values["next"] = [begun.label(int(token)) for token in begun.likeliest[mine]]
+                part.found = pd.DataFrame(values).join(pd.DataFrame(said, columns=["text", "tokens", "ended"]))
+                self.store.put_table(part.key, part.found)
+
+    def table(self) -> pd.DataFrame:
+        """A line per prompt and condition, of what is there."""
+        run, there = self.run, [part for part in self.parts if part.found is not None]
+        named = {"pair": run.spec.name, "domain": run.chosen_domain, "question": run.question, "direction": run.direction}
+        lines = [pd.DataFrame(named | self._labels(part), index=part.found.index).join(part.found) for part in there]
+        if not lines:
+            return pd.DataFrame(columns=[*named, "prompt", "condition", *READ, "text"])
+        table = pd.concat(lines, ignore_index=True).astype({"layer": "Int64"})
+        table.insert(4, "prompt", np.concatenate([self._numbers(part) for part in there]))
+        return self._order(self._with_deltas(table.join(self._heard(table))))
+
+    @staticmethod
+    def _labels(part: Part) -> dict:
+        """What a line says of its condition."""
+        who = part.who
+        if isinstance(who, str):
+            return {"condition": f"clean {who}", "layer": pd.NA, "stream": "", "map": "", "control": "none"}
+        more = [name for name in (who.map, who.control) if name != "none"]
+        name = ", ".join([f"patched L{who.layer} {who.stream}", *more])
+        return {"condition": name, "layer": who.layer, "stream": who.stream, "map": who.map, "control": who.control}
+
+    def _numbers(self, part: Part) -> np.ndarray:
+        return part.block * prompts.BLOCK + np.arange(len(part.found))
+
+    def _heard(self, table: pd.DataFrame) -> pd.DataFrame:
+        """What the answers' texts say, counted anew each time: the lists may grow, and no model is needed."""
+        asked = [self.run.chosen_prompts[number] for number in table["prompt"]]
+        exact = [answer_scoring.right(t, p.answer, p.choices) if p.answer else np.nan for t, p in zip(table["text"], asked)]
+        refused = [answer_scoring.refuses(text) for text in table["text"]]
+        counts = pd.DataFrame([answer_scoring.marks(text) for text in table["text"]], index=table.index).astype(float)
+        return pd.DataFrame({"refused": refused, "exact": exact}, index=table.index).astype(float).join(counts)
+
+    def _with_deltas(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with what is the condition's less its reference's: the base model for tuned, the recipient for patches."""
+        for delta, name in DELTAS.items():
+            clean = {side: table[table["condition"] == f"clean {side}"].set_index("prompt")[name] for side in SIDES}
+            sides_of = table["condition"].map({"clean tuned": SIDES[0], "clean base": ""}).fillna(self.recipient)
+            reference = [clean[side].get(prompt, np.nan) if side else np.nan for side, prompt in zip(sides_of, table["prompt"])]
+            table[delta] = table[name] - np.array(reference)
+        return table
+
+    @staticmethod
+    def _order(table: pd.DataFrame) -> pd.DataFrame:
+        """By condition, then prompt; the text last."""
+        last = ["tokens", "ended", "next", "text"]
+        order = [name for name in table if name not in last] + last
+        first = {name: place for place, name in enumerate(dict.fromkeys(table["condition"]))}
+        keys = table["condition"].map(first).to_numpy(), table["prompt"].to_numpy()
+        return table[order].iloc[np.lexsort(keys[::-1])].reset_index(drop=True)
+
+
+class Begun:
+    """What is read where n answers to each prompt of a block begin.
+
+    batches: prompts' numbers and the state after them, as `writing.begin` returns them. found: READ -> [prompts x n], a prompt's
+    one after the other. likeliest: the next token of each.
+    """
+
+    def __init__(self, loaded: LoadedPair, side: str, block: list[Prompt], n: int):
+        self.loaded, self.side, self.block, self.n, self.batches = loaded, side, block, n, []
+        self.tokenizer = getattr(loaded.tokenizers, side)
+        self.ids = loaded.ids(side, tuple(prompt.text for prompt in block))
+        self.found = {name: np.full(len(block) * n, np.nan, np.float32) for name in READ}
+        self.likeliest = np.zeros(len(block) * n, int)
+
+    def label(self, token: int) -> str:
+        return self.loaded.tokenizers.label(token, self.side)
+
+    def logprobs(self):
+        """The next-token distributions, [prompts x n, vocabulary]."""
+        import torch
+
+        parts = [(self.texts(members), decoding.logits) for members, decoding in self.batches]
+        order = torch.as_tensor(np.concatenate([texts for texts, _ in parts])).argsort()
+        return torch.cat([logits for _, logits in parts])[order].log_softmax(-1, dtype=torch.float32)
+
+    def texts(self, members: list[int]) -> np.ndarray:
+        return np.concatenate([np.arange(self.n) + prompt * self.n for prompt in members])
+
+    def read(self, clean: dict) -> None:
+        """clean: by side, the clean models' next-token distributions on the block, [prompts, vocabulary]."""
+        from mechdiff.questions.shared.writing import beside, mass, opening_tokens, score_choices
+
+        own = self.logprobs()
+        clean = {side: found.repeat_interleave(self.n, 0).to(own.device) for side, found in clean.items()}
+        self.likeliest = own.argmax(-1).cpu().numpy()
+        self.found |= beside(own, self.side, clean, self.loaded) | {"refusal_logprob": mass(own, opening_tokens(self.tokenizer))}
+        for members, decoding in self.batches:
+            for place, prompt in enumerate(members):
+                if self.block[prompt].choices:
+                    here, mine = range(place * self.n, (place + 1) * self.n), slice(prompt * self.n, (prompt + 1) * self.n)
+                    with self.loaded.at_work(self.side):
+                        scores, right = score_choices(decoding, self.tokenizer, self.ids[prompt], self.block[prompt], here)
+                    self.found["choice_logprob"][mine], self.found["choice_right"][mine] = scores, right

@@ -1,0 +1,128 @@
+"""How well does a fitted map carry one model's states into the other's? A line per layer and stream, without patching."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mechdiff.common.cache import Store, key
+from mechdiff.common.terms import STREAMS, sides
+from mechdiff.inputs import prompts
+from mechdiff.questions.shared.identity import Identity
+from mechdiff.questions.shared.request import Run
+
+OVERLAPS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Which maps: run gives pair, train split, direction, map, streams and layers; its prompts are those not fitted on."""
+
+    run: Run
+
+
+class DiagnosticsTask:
+    """A table with a line per layer and stream.
+
+    r2_train, r2_val: variance of the recipient's states that is explained, on the prompts fitted on and on the others. cka:
+    debiased, mapped against recipient. cosine_mean, cosine_p10, cosine_p90: between mapped and recipient state. scale: the map's
+    one scale, if it has one. effective_rank: of its outputs on train. shrinkage: how much narrower the mapped states spread than
+    the recipient's, 0 for as wide. overlap_k: of the first k output directions, between maps of two halves of train.
+    All but r2_train, scale, effective_rank and overlaps are of the prompts that were not fitted on.
+    """
+
+    def __init__(self, request: Diagnostics, store: Store):
+        self.run, self.store, self.stage = request.run, store, "reading the train split"
+        self.identity = Identity(self.run)
+        self.run.spec.check_same_shape()
+        self.found = {stream: store.table(self._key(stream)) for stream in self.run.streams}
+        self.total, self.done = (0 if self._complete() else 2 * len(self.run.train_prompts)), 0
+
+    @property
+    def notices(self) -> list[str]:
+        return self.run.notices
+
+    def _key(self, stream: str) -> str:
+        run = self.run
+        asked = {"what": "diagnostics", "stream": stream, "map": run.map, "direction": run.direction, "layers": run.chosen_layers}
+        return key(**asked, texts=prompts.digest(run.chosen_prompts), **self.identity.train, **self.identity.pair)
+
+    def _complete(self) -> bool:
+        return all(table is not None for table in self.found.values())
+
+    def steps(self) -> Iterator[None]:
+        if self._complete():
+            return
+        from mechdiff.questions.shared.states import States
+
+        run = self.run
+        train = States(
+            self.identity, run.train_prompts, self.store, run.positions, run.seed, STREAMS if run.positions == 1 else run.streams
+        )
+        val = States(self.identity, run.chosen_prompts, self.store)
+        waiting = sum(len(block) for states in (train, val) for _, block in states.missing())
+        self.total = self.done = max(waiting, 1)
+        self.done -= waiting
+        for states in (train, val):
+            for count in states.steps():
+                self.done += count
+                yield
+        self.stage = "fitting maps"
+        for stream in (stream for stream, table in self.found.items() if table is None):
+            self.found[stream] = self._measure(stream, train, val)
+            self.store.put_table(self._key(stream), self.found[stream])
+            yield
+        self.done = self.total
+
+    def _measure(self, stream: str, train, val) -> pd.DataFrame:
+        import torch
+
+        from mechdiff.maths import similarity
+        from mechdiff.maths.linear_maps import FITS, effective_rank, output_directions, overlap, spread
+
+        layers, device = list(self.run.chosen_layers), self.identity.device
+        x, y, new_x, new_y = (
+            states.read(side, stream)[layers].to(device) for states in (train, val) for side in sides(self.run.direction)
+        )
+        one, other = spread(x), spread(y)
+        fitted = FITS[self.run.map](one, other)
+        mapped, recipient = fitted.apply(new_x.double()), new_y.double()
+        on_train = fitted.apply(x.double())
+        mean = other.mean.unsqueeze(1)
+
+        def explained(found, true):
+            return 1 - (true - found).square().sum((1, 2)) / (true - mean).square().sum((1, 2))
+
+        cosine = torch.cosine_similarity(mapped, recipient, dim=-1)
+        narrow = (mapped - mapped.mean(1, keepdim=True)).norm(dim=(1, 2)) / (recipient - recipient.mean(1, keepdim=True)).norm(
+            dim=(1, 2)
+        )
+        order = torch.randperm(int(train.groups.max()) + 1, generator=torch.Generator().manual_seed(self.run.seed))
+        bases = []
+        for half in order.tensor_split(2):
+            rows = torch.isin(train.groups, half).nonzero().squeeze(1)
+            part = spread(x[:, rows])
+            bases.append(output_directions(FITS[self.run.map](part, spread(y[:, rows])), part))
+        columns = {
+            "r2_train": explained(on_train, y.double()),
+            "r2_val": explained(mapped, recipient),
+            "cka": similarity.cka_of_grams(similarity.grams(mapped), similarity.grams(recipient), debiased=True),
+            "cosine_mean": cosine.mean(1),
+            "cosine_p10": cosine.quantile(0.1, dim=1),
+            "cosine_p90": cosine.quantile(0.9, dim=1),
+            "scale": getattr(fitted, "size", torch.full((len(layers),), torch.nan)),
+            "effective_rank": effective_rank(spread(on_train).scale),
+            "shrinkage": 1 - narrow,
+        }
+        columns |= {f"overlap_{k}": overlap(*bases, k) for k in OVERLAPS if k <= min(basis.shape[-1] for basis in bases)}
+        return pd.DataFrame(
+            {"layer": layers, "stream": stream} | {name: values.cpu().numpy() for name, values in columns.items()}
+        )
+
+    def table(self) -> pd.DataFrame:
+        there = [table for table in self.found.values() if table is not None]
+        if not there:
+            return pd.DataFrame(columns=["layer", "stream", "r2_train", "r2_val"])
+        run, table = self.run, pd.concat(there, ignore_index=True)
+        named = {"pair": run.spec.name, "domain": run.chosen_domain, "direction": run.direction, "map": run.map}
+        return pd.DataFrame(named, index=table.index).join(table)

@@ -1,0 +1,175 @@
+"""RQ4, heads: which attention heads carry the change? Sets of heads at one layer, against all heads of that layer."""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from mechdiff.common.cache import Store
+from mechdiff.common.terms import CHOICES
+from mechdiff.engine.intervention import Condition
+from mechdiff.questions.shared.effects import EffectsTask
+from mechdiff.questions.shared.lines import Wide, heads_label
+from mechdiff.questions.shared.request import Run
+
+DRAWS = 50  # random head sets of each size
+Heads = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A head set at a layer, and how it was come by: given, topk, greedy, random, candidate, or all heads."""
+
+    layer: int
+    heads: Heads
+    chosen: str = "given"
+
+
+def heads_task(run: Run, store: Store) -> "HeadsTask | ChosenHeadsTask":
+    """Every chosen set at every chosen layer, all heads as their reference, and the controls asked for."""
+    if run.head_sets in CHOICES:
+        return ChosenHeadsTask(run, store)
+    given = [Chosen(layer, heads) for layer in run.chosen_layers for heads in run.chosen_sets]
+    return HeadsTask(run, given + (random_sets(run) if "random" in run.controls else []), store)
+
+
+class HeadsTask(EffectsTask):
+    """Effects of head sets, with the effect of replacing all heads beside each as kl_reference."""
+
+    def __init__(self, run: Run, sets: list[Chosen], store: Store, texts=None):
+        self.sets, full, groups = sets, tuple(range(run.spec.heads)), []
+        for layer in run.chosen_layers:
+            every = Condition(layer, "heads", heads=full, blend=run.blend)
+            here = dict.fromkeys(chosen.heads for chosen in sets if chosen.layer == layer)
+            singles = tuple(replace(every, heads=heads) for heads in here if len(heads) == 1)
+            groups += [(every,), *((every.as_control(control),) for control in run.controls if control != "random")]
+            groups += [singles] if len(singles) == len(full) else [(single,) for single in singles]
+            given = {chosen.heads for chosen in sets if chosen.layer == layer and chosen.chosen == "given"}
+            larger = [replace(every, heads=heads) for heads in here if 1 < len(heads) < len(full)]
+            groups += [(condition,) for condition in larger if condition.heads in given]
+            if drawn := tuple(condition for condition in larger if condition.heads not in given):
+                groups.append(drawn)
+        super().__init__(run, groups, store, texts)
+
+    def _chunk(self, block, group):
+        """A single head's chunk, or its part of the chunk that holds every single head of its layer."""
+        chunk = super()._chunk(block, group)
+        if chunk.found is None and len(group) == 1 and len(group[0].heads) == 1:
+            (head,) = group[0].heads
+            every = super()._chunk(block, tuple(replace(group[0], heads=(h,)) for h in range(self.run.spec.heads)))
+            chunk.found = every.found and {
+                name: values[head : head + 1] if len(values) > 1 else values for name, values in every.found.items()
+            }
+        return chunk
+
+    def labels(self) -> pd.DataFrame:
+        """The sets, with all heads as their reference. `chosen` says how a set was come by; random sets are a control."""
+        labels = super().labels()
+        every = [Chosen(layer, tuple(range(self.run.spec.heads)), "all") for layer in self.run.chosen_layers]
+        listing = [c for c in dict.fromkeys(self.sets) if len(c.heads) < self.run.spec.heads] + every
+        listed = [(c.layer, heads_label(c.heads, self.run), c.chosen) for c in listing]
+        labels = labels.merge(pd.DataFrame(listed, columns=["layer", "heads", "chosen"]), on=["layer", "heads"])
+        full = labels[(labels["chosen"] == "all") & (labels["control"] == "none")]
+        labels.loc[labels["chosen"] == "random", "control"] = "random"
+        return labels.join(full.set_index("layer")["row"].rename("reference"), on="layer")
+
+
+def random_sets(run: Run) -> list[Chosen]:
+    """Random sets of 1, 2, 4, 8, ... heads at every chosen layer: 50 of each size, or every set where there are no more."""
+    count, rng, sets = run.spec.heads, random.Random(run.seed), []
+    for layer in run.chosen_layers:
+        for size in itertools.takewhile(lambda size: size < count, (2**power for power in itertools.count())):
+            if math.comb(count, size) <= DRAWS:
+                drawn = set(itertools.combinations(range(count), size))
+            else:
+                drawn = set()
+                while len(drawn) < DRAWS:
+                    drawn.add(tuple(sorted(rng.sample(range(count), size))))
+            sets += [Chosen(layer, heads, "random") for heads in sorted(drawn)]
+    return sets
+
+
+class ChosenHeadsTask:
+    """Head sets of every size, scored on the run's prompts. topk and greedy sets are chosen on the train split first.
+
+    topk: the k heads with the largest single effects. greedy: one head at a time, always the one that adds most.
+    """
+
+    def __init__(self, run: Run, store: Store):
+        self.run, self.store, self.stage = run, store, ""
+        self.heads = tuple(range(run.spec.heads))
+        self.orders: dict[int, Heads] = {}
+        self.scored: HeadsTask | None = None
+        self.before = 0  # cells done in earlier stages
+        self.current: HeadsTask | None = self._stage()
+
+    @property
+    def notices(self) -> list[str]:
+        return self.current.notices
+
+    @property
+    def total(self) -> int:
+        return self.before + self.current.total + (0 if self.scored else self._to_come())
+
+    @property
+    def done(self) -> int:
+        return self.before + self.current.done
+
+    def _to_come(self) -> int:
+        """A guess at the cells of the stages after this one."""
+        layers, train = len(self.run.chosen_layers), len(self.run.train_prompts)
+        chosen = (
+            max((len(order) for order in self.orders.values()), default=0) if self.run.head_sets == "greedy" else len(self.heads)
+        )
+        sets = sum(len(self.heads) - k for k in range(chosen + 1, len(self.heads) - 1))
+        return layers * (sets * train + len(self.heads) * len(self.run.chosen_prompts))
+
+    def _stage(self) -> "HeadsTask":
+        """The next task: candidates on train while sets are being chosen, then the chosen sets on the run's prompts."""
+        run = self.run
+        if run.head_sets == "random":
+            self.scored = HeadsTask(run, random_sets(run), self.store)
+        elif all(len(self.orders.get(layer, ())) == len(self.heads) for layer in run.chosen_layers):
+            sets = [
+                Chosen(layer, tuple(sorted(order[:k])), run.head_sets)
+                for layer, order in self.orders.items()
+                for k in range(1, len(order) + 1)
+            ]
+            self.scored = HeadsTask(run, sets + (random_sets(run) if "random" in run.controls else []), self.store)
+        if self.scored:
+            return self.scored
+        candidates = []
+        for layer in run.chosen_layers:
+            order = self.orders.get(layer, ())
+            candidates += [Chosen(layer, tuple(sorted((*order, head))), "candidate") for head in self.heads if head not in order]
+        return HeadsTask(replace(run, controls=()), candidates, self.store, run.train_prompts)
+
+    def steps(self) -> Iterator[None]:
+        while True:
+            for _ in self.current.steps():
+                self.stage = self.current.stage if self.scored else f"choosing heads on the train split, {self.current.stage}"
+                yield
+            if self.scored:
+                return
+            self._choose()
+            self.before += self.current.total
+            self.current = self._stage()
+
+    def _choose(self) -> None:
+        """Order the heads by their effects: all at once for topk, the best next one for greedy."""
+        means = self.current.values()["kl"].mean(1, dtype=float)
+        effects = {(c.layer, c.heads): mean for c, mean in zip(self.current.conditions, means) if c.control == "none"}
+        for layer in self.run.chosen_layers:
+            order = self.orders.get(layer, ())
+            effect = {h: effects[layer, tuple(sorted((*order, h)))] for h in self.heads if h not in order}
+            ranked = sorted(effect, key=lambda head: (-effect[head], head))
+            self.orders[layer] = (*order, *(ranked if self.run.head_sets == "topk" else ranked[:1]))
+
+    def wide(self) -> Wide:
+        return (self.scored or HeadsTask(self.run, [], self.store)).wide()
+
+    def table(self) -> pd.DataFrame:
+        return self.wide().long()

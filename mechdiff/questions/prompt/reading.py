@@ -1,0 +1,124 @@
+"""One prompt read by both models: how far their next-token distributions part after every token, and what each expects."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mechdiff.common.cache import Store, key
+from mechdiff.common.errors import UserError
+from mechdiff.common.terms import SIDES
+from mechdiff.inputs.prompts import digest
+from mechdiff.inputs.vocabularies import vocabulary_of
+from mechdiff.questions.shared.identity import Identity
+from mechdiff.questions.shared.request import Run
+
+PIECE = 64  # tokens that are unembedded together
+COLUMNS = ["token", "text", "own", "back", "kl", "rank", "model", "next", "probability"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What to read: run gives the pair and the prompts; prompt is the index among them; top: expected tokens a model."""
+
+    run: Run
+    prompt: int = 0
+    top: int = 8
+
+    def __post_init__(self):
+        count = len(self.run.chosen_prompts)
+        if not 0 <= self.prompt < count:
+            raise UserError(f"Prompt {self.prompt} does not exist: there are {count}, 0 to {count - 1}.")
+
+
+class ReadingTask:
+    """A row per token of the prompt, model and expected next token.
+
+    token: its index, from 0; text: the token itself; own: whether it lies in the prompt's own text, not the template's; back: how
+    far before the decision token; kl: KL(tuned || base) of the next token there, nats; rank, next, probability: the model's
+    likeliest next tokens, from rank 0, and those of the other model too. Two tokenizers that differ share no token of the prompt
+    but the decision token, so that alone is then there. Where two vocabularies differ, kl is taken over the strings that both
+    have, renormalised, a column `vocabulary` says so, and a model has no line for a token that it does not have.
+    """
+
+    def __init__(self, request: Reading, store: Store):
+        self.request, self.store, self.run, self.notices = request, store, request.run, []
+        self.stage, self.identity = "", Identity(self.run)
+        self.prompt = self.run.chosen_prompts[request.prompt]
+        asked = {"what": "reading of both", "columns": COLUMNS, "top": request.top, "texts": digest([self.prompt])}
+        self.key = key(**asked, **self.identity.pair, **self.identity.vocabulary)
+        self.found = store.table(self.key)
+        self.total, self.done = 1, int(self.found is not None)
+
+    def steps(self) -> Iterator[None]:
+        if self.found is not None:
+            return
+        self.stage = "loading the models"
+        yield
+        loaded = self.identity.load()
+        self.stage, states = "reading the prompt", {}
+        for side in SIDES:
+            ids = loaded.ids(side, (self.prompt.text,))[0]
+            with loaded.at_work(side):
+                states[side] = self._states(getattr(loaded, side), ids)
+            yield
+        own, words = self._own(loaded, ids), loaded.tokenizers.labels(ids, SIDES[-1])
+        if not loaded.tokenizers.shared:
+            own, words, states = own[-1:], words[-1:], {side: found[-1:] for side, found in states.items()}
+        self.total, parts, shared = len(words), [], vocabulary_of(loaded)
+        for start in range(0, self.total, PIECE):
+            with loaded.at_work():
+                parts += self._compare(loaded, shared, words, own, states, range(start, min(start + PIECE, self.total)))
+            self.done = min(start + PIECE, self.total - 1)
+            yield
+        self.found = pd.DataFrame(parts, columns=COLUMNS).assign(**({"vocabulary": str(shared)} if shared else {}))
+        self.store.put_table(self.key, self.found)
+        self.done = self.total
+
+    @staticmethod
+    def _states(anatomy, ids: list[int]):
+        """What leaves the last layer, [tokens, width]."""
+        import torch
+
+        from mechdiff.engine.decoding import last_states
+
+        with torch.no_grad(), last_states(anatomy, every=True) as states:
+            anatomy.decoder(input_ids=torch.tensor([ids]).to(anatomy.device), use_cache=False)
+        return states[0][0]
+
+    def _own(self, loaded, ids: list[int]) -> list[bool]:
+        """Which tokens are the prompt's own; all, where the tokenizer or the template does not let one know."""
+        try:
+            return [start < end for start, end in loaded.tokenizers.spans(self.prompt.text, SIDES[-1])]
+        except UserError:
+            return [True] * len(ids)
+
+    def _compare(self, loaded, shared, words: list[str], own: list[bool], states: dict, some: range) -> list[tuple]:
+        """Lines of some tokens. shared: the vocabulary that both models have, None for one and the same."""
+        import torch
+
+        from mechdiff.maths.similarity import kl
+
+        logprobs = {}
+        for side in SIDES:
+            with torch.no_grad(), loaded.resident(side):
+                logits = getattr(loaded, side).logits(states[side][some.start : some.stop])
+            logprobs[side] = logits.float().log_softmax(-1)
+        lines, within = [], logprobs
+        if shared is not None:
+            within = {side: found[:, getattr(shared, side)].log_softmax(-1) for side, found in logprobs.items()}
+        apart = kl(within["tuned"], within["base"]).tolist()
+        likeliest = {side: logprobs[side].topk(self.request.top).indices.tolist() for side in SIDES}
+        for row, token in enumerate(some):
+            here = (token, words[token], own[token], len(words) - 1 - token, apart[row])
+            for side, other in (SIDES, SIDES[::-1]):
+                others = likeliest[other][row] if shared is None else shared.across(likeliest[other][row], other)
+                tokens = list(dict.fromkeys([*likeliest[side][row], *others]))
+                values = logprobs[side][row, tokens]
+                ranks = (logprobs[side][row] > values[:, None]).sum(1).tolist()
+                names = [loaded.tokenizers.label(one, side) for one in tokens]
+                lines += [(*here, *line) for line in zip(ranks, [side] * len(tokens), names, values.exp().tolist())]
+        return lines
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(columns=COLUMNS) if self.found is None else self.found

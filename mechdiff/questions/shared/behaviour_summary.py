@@ -1,0 +1,126 @@
+"""Behaviour in numbers: a line per condition and measure, with 95 % intervals over prompts. Needs no torch."""
+
+import numpy as np
+import pandas as pd
+
+from mechdiff.common.terms import SIDES, sides
+from mechdiff.inputs.answer_scoring import patterns
+from mechdiff.maths.intervals import bootstrap_weights, span
+
+KEYS = ("pair", "domain", "direction", "condition", "layer", "stream", "map", "control")
+BESIDE = ("agrees_base", "agrees_tuned", "kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned")
+SHARES = ("agrees_base", "agrees_tuned", "refused", "exact", "choice_right")  # nought or one a prompt
+MEANS = ("kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned", "refusal_logprob", "choice_logprob")  # nats
+STYLE = "style"  # all marks of style together
+PER = 100  # tokens that marks are counted a
+SHARE, NATS, RATE = "share", "nats", f"per {PER} tokens"
+
+
+def units() -> dict[str, str]:
+    """Every measure, in the order of a summary, with its unit."""
+    return dict.fromkeys(SHARES, SHARE) | dict.fromkeys(MEANS, NATS) | dict.fromkeys((STYLE, *patterns()), RATE)
+
+
+def summarise(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
+    """A line per condition and measure: mean, low, high; and change, change_low, change_high: its mean less its reference's.
+
+    The reference of tuned is the clean base model, that of a patch the clean recipient, on the same prompts, resampled together.
+    unit: share (of the prompts), nats, or marks per 100 tokens of all answers. prompts, templates: on how many it rests. A
+    measure that no prompt has (exact match without answers) has no line. clusters: the template of each prompt.
+    """
+    conditions, found = table[[name for name in KEYS if name in table]].drop_duplicates().dropna(axis=1, how="all"), []
+    references = [reference(line.condition, line.direction, set(conditions["condition"])) for line in conditions.itertuples()]
+    table = table.assign(**{STYLE: table[list(patterns())].sum(axis=1)}) if len(table) else table
+    for measure, unit in units().items() if len(table) else ():
+        wide = {name: table.pivot(index="prompt", columns="condition", values=name) for name in (measure, "tokens")}
+        complete = wide[measure].notna().all(axis=1)
+        if not complete.any():
+            continue
+        chosen = [clusters[prompt] for prompt in complete.index[complete]]
+        names = conditions["condition"].tolist()
+        values, tokens = (part.loc[complete, names].to_numpy(float) for part in wide.values())
+        resampled = means(values, tokens if unit == RATE else None, chosen)
+        place = {name: number for number, name in enumerate(names)}
+        for number, line in enumerate(conditions.to_dict("records")):
+            mine = resampled[:, number]
+            apart = mine - resampled[:, place[references[number]]] if references[number] else np.full(len(mine), np.nan)
+            numbers = dict(zip(("mean", "low", "high"), (mine[0], *known(mine[1:]))))
+            numbers |= dict(zip(("change", "change_low", "change_high"), (apart[0], *known(apart[1:]))))
+            counts = {"prompts": len(chosen), "templates": len(set(chosen))}
+            found.append(line | {"measure": measure, "unit": unit} | numbers | counts)
+    return pd.DataFrame(found, columns=None if found else [*KEYS, "measure", "unit", "mean", "low", "high"])
+
+
+def known(resampled: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval over the resamples that have a value: one whose answers hold no token has no rate."""
+    there = resampled[~np.isnan(resampled)]
+    return span(there) if len(there) else (np.nan, np.nan)
+
+
+def reference(condition: str, direction: str, there: set[str]) -> str | None:
+    """The condition that another one's change is counted from; None for the clean base model, and where it is not there."""
+    if condition == f"clean {SIDES[0]}":
+        return None
+    name = f"clean {SIDES[0] if condition == f'clean {SIDES[1]}' else sides(direction)[1]}"
+    return name if name in there else None
+
+
+def means(values: np.ndarray, tokens: np.ndarray | None, clusters: list[str]) -> np.ndarray:
+    """Each condition's mean over prompts, or its sum of marks per 100 tokens of the same answers.
+
+    values, tokens: [prompts, conditions]. Returns [1 + resamples, conditions]: the prompts themselves first.
+    """
+    weights = np.vstack([np.ones(len(values)), bootstrap_weights(clusters)])
+    if tokens is None:
+        return weights @ values / weights.sum(1, keepdims=True)
+    written = weights @ tokens
+    return PER * (weights @ values) / np.where(written, written, np.nan)
+
+
+NAMES = {  # what people are shown, in this order
+    "agrees_base": "Same next token",
+    "kl_from_base": "KL(tuned || base)",
+    "kl_to_base": "KL(base || tuned)",
+    "refusal_logprob": "Soft refusal",
+    "refused": "Refusals",
+    "exact": "Exact match",
+    "choice_right": "Right choice",
+    "choice_logprob": "Its log-probability",
+    STYLE: "Marks of style",
+}
+ONE = ("agrees_base", "kl_from_base", "kl_to_base")  # that say something of both models at once
+
+
+def told(lines: pd.DataFrame) -> pd.DataFrame:
+    """The clean models' lines of a summary in words, a row per measure: name, base, tuned, change, both (in place of the three).
+
+    What the prompts do not have is left out.
+    """
+    found = {side: lines[lines["condition"] == f"clean {side}"].set_index("measure") for side in SIDES}
+    rows = []
+    for measure, name in NAMES.items():
+        if any(measure not in part.index for part in found.values()):
+            continue
+        base, tuned = (part.loc[measure] for part in found.values())
+        row = {"measure": measure, "name": name, "both": text(tuned) if measure in ONE else ""}
+        if measure not in ONE:
+            row |= {"base": text(base), "tuned": text(tuned), "change": text(tuned, "change")}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["measure", "name", "both", "base", "tuned", "change"]).fillna("").set_index("measure")
+
+
+def text(line: pd.Series, what: str = "mean") -> str:
+    """A number of a summary's line with its interval. what: mean, or change (with its sign)."""
+    ends = ("low", "high") if what == "mean" else (f"{what}_low", f"{what}_high")
+    factor, form = (100, ".0f") if line["unit"] == SHARE else (1, ".2f")
+    low, high = (f"{factor * line[name]:z{form}}" for name in ends)
+    value = f"{factor * line[what]:{'' if what == 'mean' else '+'}z{form}}"
+    unit = {SHARE: " %" if what == "mean" else " points", NATS: " nats" if what == "mean" else ""}.get(line["unit"], "")
+    return f"{value}{unit} [{low}, {high}]"
+
+
+def style(lines: pd.DataFrame) -> pd.DataFrame:
+    """The clean models' marks of style as a chart draws them: kind, model, mean, low, high."""
+    shown = lines[lines["measure"].isin(patterns()) & lines["condition"].isin([f"clean {side}" for side in SIDES])]
+    kind, model = shown["measure"].str.replace("_", " "), shown["condition"].str.removeprefix("clean ")
+    return shown[["mean", "low", "high"]].assign(kind=kind, model=model)

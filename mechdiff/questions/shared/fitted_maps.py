@@ -1,0 +1,142 @@
+"""The fitted maps that conditions need: train states read, maps and their controls fitted, scales found out of fold."""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mechdiff.common.cache import Store, key
+from mechdiff.common.terms import FITTED, STREAMS, sides
+from mechdiff.engine.build_rows import Site, SiteMap
+from mechdiff.maths.linalg import in_parallel
+from mechdiff.maths.linear_maps import FITS, Map, Spread, folds, output_directions, random_rotation, size_ratios, spread
+from mechdiff.questions.shared.identity import Identity
+from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.states import States
+
+REMEMBERED = 1 << 30  # bytes of fitted maps kept in memory for the next request
+
+OTHER = "other-layer"
+Kind = tuple[str, str]  # map, control
+
+_remembered: OrderedDict[str, SiteMap] = OrderedDict()
+
+
+class FittedMaps:
+    """The maps of one run, from its train split. A site is (map, control, layer, stream)."""
+
+    def __init__(self, run: Run, identity: Identity, store: Store, streams: tuple[str, ...]):
+        self.run, self.identity = run, identity
+        kept = STREAMS if run.positions == 1 else streams  # many positions fill the disk: only what is asked for
+        self.states = States(identity, run.train_prompts, store, run.positions, run.seed, kept)
+        self.donor, self.recipient = sides(run.direction)
+        self.depth = run.spec.layers
+
+    def waiting(self) -> int:
+        """Train prompts, counted once a side, whose states are still to be computed."""
+        return sum(len(block) for _, block in self.states.missing())
+
+    def steps(self) -> Iterator[int]:
+        yield from self.states.steps()
+
+    def _names(self, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, str]:
+        basis = self.identity.train | self.identity.pair | {"direction": self.run.direction}
+        return {site: key(site=site, needs=needs, **basis) for site, needs in sites.items()}
+
+    def knows(self, sites: dict[Site, tuple[bool, bool]]) -> bool:
+        """Whether all these maps are remembered, so that no train state is needed."""
+        return all(name in _remembered for name in self._names(sites).values())
+
+    def fit(self, sites: dict[Site, tuple[bool, bool]]) -> Iterator[dict[Site, SiteMap]]:
+        """Every site's map, a stream at a time. sites: the site -> whether its alpha, and its directions, are asked for."""
+        wanted = self._names(sites)
+        for stream in dict.fromkeys(site[3] for site in sites):
+            here = {site: name for site, name in wanted.items() if site[3] == stream}
+            lacking = [site for site, name in here.items() if name not in _remembered]
+            fitted = self._fit_stream(stream, {site: sites[site] for site in lacking}) if lacking else {}
+            found = {site: fitted[site] if site in fitted else _remembered[name] for site, name in here.items()}
+            remember({name: found[site] for site, name in here.items()})
+            yield found
+
+    def _fit_stream(self, stream: str, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, SiteMap]:
+        """Every layer by itself, over the cores: what one layer needs stays in a core's cache."""
+        x, y = (self.states.read(side, stream) for side in (self.donor, self.recipient))
+        layers: dict[int, list[Site]] = defaultdict(list)
+        for site in sites:
+            layers[site[2]].append(site)
+        parts = in_parallel(lambda here: self._fit_layer(x, y, {site: sites[site] for site in here}), layers.values())
+        return {site: found for part in parts for site, found in part.items()}
+
+    def _fit_layer(self, x: Tensor, y: Tensor, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, SiteMap]:
+        """The maps of one layer's sites. x, y: both sides' states, [layers, n, d]."""
+
+        @lru_cache
+        def at(layer: int) -> tuple[Spread, Spread]:
+            return tuple(spread(states[layer : layer + 1].to(self.identity.device)) for states in (x, y))
+
+        found, layer = {}, next(iter(sites))[2]
+        mean = at(layer)[1].mean[0]
+        ratios = self._ratios([site[:2] for site, (scaled, _) in sites.items() if scaled], *at(layer))
+        for site, (scaled, cuts) in sites.items():
+            name, control = site[:2]
+            source, partner = at(self.other(layer) if control == OTHER else layer)
+            fitted = self._controlled(name, control, source, partner)
+            alpha = None
+            if scaled:
+                unseen = ratios.get((name, control))
+                alpha = self._scale(name, control, fitted, *at(layer)) if unseen is None else unseen.quantile(0.5).item()
+            found[site] = SiteMap(fitted[0], mean, alpha, output_directions(fitted, source)[0] if cuts else None)
+        return found
+
+    def other(self, layer: int) -> int:
+        """The layer whose map stands in as a control: half the depth away."""
+        return (layer + self.depth // 2) % self.depth
+
+    def _controlled(self, name: str, control: str, x: Spread, y: Spread) -> Map:
+        """The map of a name, or the control that takes its place."""
+        if control == "random":
+            return random_rotation(FITS[name](x, y), x, y, self.run.seed)
+        if control == "shuffled":
+            y = y.pick(shuffle(y.states.shape[-2], self.run.seed))
+        return FITS[name](x, y)
+
+    def _ratios(self, kinds: list[Kind], x: Spread, y: Spread) -> dict[Kind, Tensor]:
+        """||y|| / ||mapped|| of every train row, mapped by a fit without it: kind -> [rows]. For maps fitted on these pairs."""
+        order = shuffle(y.states.shape[-2], self.run.seed)
+        pairing = {"none": torch.arange(len(order)), "shuffled": order}
+        kinds = [kind for kind in kinds if kind[0] in FITTED and kind[1] in pairing]
+        ratios = defaultdict(list)
+        for rest, held in folds(self.states.groups, self.run.seed) if kinds else ():
+            part_x = spread(x.states[:, rest])
+            for control in sorted({control for _, control in kinds}):
+                partner = pairing[control]
+                part_y = spread(y.states[:, partner[rest]])
+                for kind in (kind for kind in kinds if kind[1] == control):
+                    part = FITS[kind[0]](part_x, part_y)
+                    ratios[kind].append(size_ratios(part, x.states[:, held], y.states[:, partner[held]])[0])
+        return {kind: torch.cat(parts) for kind, parts in ratios.items()}
+
+    def _scale(self, name: str, control: str, fitted: Map, x: Spread, y: Spread) -> float:
+        """Alpha of a map that has not seen these pairs: it needs no folds. Fixed maps keep their scale."""
+        return 1.0 if control == "none" else size_ratios(fitted, x.states, y.states).quantile(0.5).item()
+
+
+def shuffle(rows: int, seed: int) -> Tensor:
+    """A seeded order of rows that breaks their pairing."""
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(seed + 1))
+
+
+def remember(found: dict[str, SiteMap]) -> None:
+    """Keep fitted maps for the next request, the least recently used dropped."""
+    for name, site_map in found.items():
+        _remembered[name] = site_map
+        _remembered.move_to_end(name)
+    while sum(map(nbytes, _remembered.values())) > REMEMBERED and len(_remembered) > 1:
+        _remembered.popitem(last=False)
+
+
+def nbytes(site_map: SiteMap) -> int:
+    tensors = [value for value in vars(site_map.full).values() if isinstance(value, Tensor)]
+    return sum(t.nbytes for t in (*tensors, site_map.directions) if t is not None)

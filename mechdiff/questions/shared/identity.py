@@ -1,0 +1,50 @@
+"""What a stored value depends on, apart from what was asked: the pair's content, the precision, the device, the kernel."""
+
+from functools import cached_property
+
+from mechdiff.inputs import prompts
+from mechdiff.inputs.vocabularies import one_tokenizer
+from mechdiff.models import registry
+from mechdiff.questions.shared.request import Run
+
+
+class Identity:
+    """The parts of a cache key that a run's pair and settings give. Needs no model, and no tokenizer."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.device = registry.resolve_device(run.device)
+        self.dtype = registry.resolve_dtype(run.dtype, run.spec, self.device)
+
+    def load(self) -> registry.LoadedPair:
+        """The run's pair in memory."""
+        return registry.load_pair(self.run.spec, self.device, self.dtype, self.run.offload)
+
+    @cached_property
+    def numerics(self) -> dict:
+        spec = self.run.spec
+        parts = {"dtype": self.dtype, "device": self.device, "kernel": spec.kernel, "template": spec.chat_template}
+        changed = {"quantization": spec.quantization, "device_map": spec.device_map}
+        return parts | {name: value for name, value in changed.items() if value is not None}
+
+    @cached_property
+    def pair(self) -> dict:
+        run, least = self.run, self.run.min_shared_ratio
+        parts = {"base": run.spec.base.fingerprint(), "tuned": run.spec.tuned.fingerprint()} | self.numerics
+        return parts | ({"min_shared_ratio": least} if least else {})
+
+    @cached_property
+    def train(self) -> dict:
+        """What fitted maps, and what is drawn at random, depend on beside the pair."""
+        run = self.run
+        parts = {"train": prompts.digest(run.train_prompts), "positions": run.positions, "seed": run.seed}
+        return parts | ({"curated": sorted(prompts.read_positions(run.chosen_domain).items())} if run.positions > 1 else {})
+
+    @cached_property
+    def vocabulary(self) -> dict:
+        """What divergences depend on where two tokenizers may differ: that they are taken over the strings both have."""
+        return {} if one_tokenizer(self.run.spec) else {"vocabulary": "shared strings"}
+
+    def states(self, side: str, block: list[prompts.Prompt], stream: str) -> dict:
+        """Which states: of one side, on these prompts. The text a model sees depends on both sides' templates."""
+        return {"what": "states", "side": side, "stream": stream, "texts": prompts.digest(block)} | self.pair

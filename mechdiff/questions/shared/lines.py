@@ -1,0 +1,54 @@
+"""From effects to lines: the columns of a table of effects, and what they say of each condition."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mechdiff.engine.intervention import Condition
+from mechdiff.questions.shared.request import AUTO, FULL, Run
+
+MEASURES = ("kl", "kl_to_donor", "kl_donor_clean")
+SITE = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend", "control")
+NOT_OF = {  # columns that say nothing about a question
+    "patch": ("rank", "complement", "alpha"),
+    "heads": ("rank", "complement", "alpha"),
+    "transplant": ("map", "rank", "complement", "alpha", "blend"),
+    "transport": ("heads", "blend"),
+    "rank": ("heads", "blend"),
+    "stack": tuple(name for name in SITE if name != "control"),
+}
+
+
+@dataclass
+class Wide:
+    """Effects, a row per condition. conditions: what each row is; values: measure -> [conditions, prompts], nan if not there."""
+
+    conditions: pd.DataFrame
+    values: dict[str, np.ndarray]
+
+    def long(self) -> pd.DataFrame:
+        """A line per prompt and condition, of what is there."""
+        row, prompt = np.nonzero(~np.isnan(self.values["kl"]))
+        lines = self.conditions.iloc[row].reset_index(drop=True)
+        lines.insert(list(self.conditions).index("direction") + 1, "prompt", prompt)
+        measures = pd.DataFrame({name: values[row, prompt] for name, values in self.values.items()})
+        return lines.join(measures)
+
+
+def site_labels(condition: Condition, run: Run) -> tuple:
+    """What a line says of its condition, in the order of SITE."""
+    c = condition
+    alpha = AUTO if c.alpha is None else str(c.alpha)
+    return c.layer, c.stream, c.map, rank_label(c.rank), c.complement, alpha, heads_label(c.heads, run), c.blend, c.control
+
+
+def rank_label(rank: int | None) -> str:
+    return FULL if rank is None else str(rank)
+
+
+def heads_label(heads: tuple[int, ...] | None, run: Run) -> str:
+    """0-5-7, or all; empty for a whole state."""
+    if heads is None:
+        return ""
+    return "all" if len(heads) == run.spec.heads else "-".join(map(str, heads))

@@ -1,0 +1,143 @@
+"""Running rows under the weights' lock, and what is read from each row's next-token distribution."""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mechdiff.engine.hooks import run_hooks
+from mechdiff.engine.intervention import HERE, Place
+from mechdiff.engine.memory import budget
+from mechdiff.engine.rows import Rows, run_rows
+from mechdiff.engine.trace import Trace
+from mechdiff.maths import similarity
+from mechdiff.models.loaded_pair import LoadedPair
+
+GPU_ROWS, GPU_LOGITS = 1 << 16, 1 << 13  # more rows together do not make a GPU faster
+CPU_LOGITS = 160  # rows that are unembedded together on a CPU: more cost memory traffic, fewer cost matrix speed
+CPU_PIECE = 512  # rows that walk together on a CPU: under half a second for the demo pair, so that others get their turn
+SOME = 256  # rows whose whole log-probabilities are there at once, where a token's are asked for
+
+
+class Measure:
+    """Collects KL(patched || clean), KL(donor || patched) and the target's log-probability for every row and prompt.
+
+    count: rows a prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient are compared; without it
+    what compares them is nan. lengths: how many of the tokens read count, a prompt, where that is more than one: each measure is
+    then the mean over them. within: the donor's and the recipient's ids, [n] each, of the tokens that both have, where these are
+    not all: every divergence is then between distributions over these alone, renormalised. Targets are not restricted.
+    Everything stays on the device until all rows are there: `leave` begins to copy it.
+    """
+
+    def __init__(
+        self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool, lengths=None, within=None
+    ):
+        self.clean, self.donor = recipient.logprobs, donor.logprobs.to(recipient.logprobs.device) if shared else None
+        self.tokens, self.device = tokens, self.clean.device
+        self.whole, self.ids, self.masses = self.clean, None, {}
+        if within is not None:
+            self._restrict(*(torch.as_tensor(ids, device=self.device) for ids in within))
+        self.counted = None if lengths is None else np.arange(recipient.read) < np.array(lengths)[:, None]
+        names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
+        self.found = {name: torch.full((count, len(self.clean)), torch.nan, device=self.device) for name in names}
+        self.copied = None  # when what was found is in main memory
+
+    def _restrict(self, donor: Tensor, recipient: Tensor) -> None:
+        """Keep of both clean distributions what both tokenizers have, and how much probability that was."""
+        parts = {"donor": self.donor[:, donor], "recipient": self.clean[:, recipient]}
+        self.masses = {f"shared_mass_{side}": part.exp().sum(-1) for side, part in parts.items()}
+        self.donor, self.clean = (part.log_softmax(-1) for part in parts.values())
+        self.ids = recipient
+
+    def __call__(self, logits: Tensor, places: Tensor, rows: Tensor) -> None:
+        other = self.clean if self.donor is None else self.donor
+        within = logits if self.ids is None else logits[:, self.ids]
+        effect, to_donor = similarity.divergences_at(within, self.clean, other, places)
+        values = {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor})
+        if self.tokens:
+            parts = [self._about_tokens(some.log_softmax(-1, dtype=torch.float32)) for some in logits.split(SOME)]
+            values |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        at = tuple(index.to(self.device, non_blocking=True) for index in (rows, places))
+        for name, value in values.items():
+            self.found[name][at] = value
+
+    def _about_tokens(self, logprobs: Tensor) -> dict[str, Tensor]:
+        values = {}
+        if len(self.tokens) > 0:
+            values["target_logprob"] = logprobs[:, self.tokens[0]]
+        if len(self.tokens) > 1:
+            values["logit_difference"] = logprobs[:, self.tokens[0]] - logprobs[:, self.tokens[1]]
+        return values
+
+    def leave(self) -> None:
+        """Every row has been seen: begin to copy what was found to main memory, behind the work that a GPU still has to do."""
+        unknown = torch.full((len(self.clean),), torch.nan)
+        same = {"kl_donor_clean": unknown if self.donor is None else similarity.kl(self.donor, self.clean)}
+        same |= {f"{name}_clean": value for name, value in self._about_tokens(self.whole).items()} | self.masses
+        both = self.found, {name: value[None] for name, value in same.items()}
+        self.found, self.same_found = ({name: to_host(value) for name, value in values.items()} for values in both)
+        if self.device.type == "cuda":
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    @cached_property
+    def measured(self) -> dict[str, np.ndarray]:
+        """The measures, [rows, prompts]."""
+        return self._read(self.found)
+
+    @cached_property
+    def same(self) -> dict[str, np.ndarray]:
+        """What is the same for all rows, [1, prompts]."""
+        return self._read(self.same_found)
+
+    def _read(self, values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return {name: self._over_tokens(value.numpy()) for name, value in values.items()}
+
+    def arrays(self, rows: slice, prompts: slice = slice(None)) -> dict[str, np.ndarray]:
+        """The measures of some rows on some prompts, [rows, prompts], with what is the same for all rows beside them."""
+        return {name: values[rows, prompts] for name, values in self.measured.items()} | {
+            name: values[:, prompts] for name, values in self.same.items()
+        }
+
+    def _over_tokens(self, values: np.ndarray) -> np.ndarray:
+        """[rows, prompts x tokens read] -> [rows, prompts]: the mean over the tokens that count."""
+        if self.counted is None:
+            return values
+        each = values.reshape(len(values), *self.counted.shape)
+        return np.where(self.counted, each, 0).sum(2) / self.counted.sum(1, dtype=np.float32)
+
+
+def to_host(value: Tensor) -> Tensor:
+    """A copy in main memory, which is under way where the value is on a GPU."""
+    if not value.is_cuda:
+        return value
+    return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+
+
+def piece_sizes(anatomy) -> tuple[int, int]:
+    """How many rows may walk together, and how many may be unembedded together, within the memory budget."""
+    room = budget(anatomy.device)
+    if anatomy.device.type == "cpu":
+        return CPU_PIECE >> room.shrunk or 1, CPU_LOGITS >> room.shrunk or 1
+    return room.rows(anatomy.row_bytes, GPU_ROWS), room.rows(4 * anatomy.dtype.itemsize * anatomy.vocabulary, GPU_LOGITS)
+
+
+def run_locked(
+    loaded: LoadedPair, side: str, texts: tuple[str, ...], recipient: Trace, rows: Rows, measure: Measure, place: Place = HERE
+) -> Iterator[int]:
+    """Run rows in a recipient, holding the weights' lock for one piece at a time. Yields the cells done."""
+    anatomy = getattr(loaded, side)
+    if side in loaded.by_hooks:
+        pieces = run_hooks(anatomy, loaded.ids(side, texts, place), rows, measure, 1, recipient.span, recipient.read)
+    else:
+        pieces = run_rows(anatomy, recipient, rows, measure, *piece_sizes(anatomy))
+    while True:
+        with loaded.at_work(side):
+            cells = next(pieces, None)
+        if cells is None:
+            return
+        yield cells

@@ -1,0 +1,84 @@
+"""What fine-tuning changed in the weights themselves: a line per layer and matrix. Runs no model and reads no prompt."""
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+
+import pandas as pd
+
+from mechdiff.common.cache import Store, key
+from mechdiff.questions.shared.request import Run
+
+LISTED = 8  # leading singular values that a line has
+NUMBERS = ("norm", "relative_norm", "participation_ratio", "stable_rank", "rank_90")
+COLUMNS = ["layer", "module", "outputs", "inputs", *NUMBERS, *(f"singular_{k + 1}" for k in range(LISTED))]
+
+
+class WeightsTask:
+    """Columns: outputs, inputs (the matrix's shape); norm (Frobenius) of its difference; relative_norm, its share of the base's;
+
+    participation_ratio, stable_rank, rank_90 (nan if more directions than were computed): over how many directions it is spread;
+    singular_1 to singular_8: its leading singular values.
+    """
+
+    def __init__(self, run: Run, store: Store):
+        self.run, self.store, self.stage, self.notices = run, store, "comparing weights", []
+        run.spec.check_same_shape()
+        sources = run.spec.base.fingerprint(), run.spec.tuned.fingerprint()
+        basis = {"what": "weights", "base": sources[0], "tuned": sources[1], "seed": run.seed}
+        self.keys = {layer: key(layer=layer, **basis) for layer in run.chosen_layers}
+        self.found = {layer: store.table(name) for layer, name in self.keys.items()}
+        self.lines: dict[int, list] = {layer: [] for layer in self.keys}  # of a layer on its way
+
+    @cached_property
+    def sides(self):
+        """Both models' files."""
+        from mechdiff.inputs.weight_changes import Weights
+
+        return [Weights(source) for source in (self.run.spec.base, self.run.spec.tuned)]
+
+    def modules(self, layer: int) -> list[str]:
+        """The matrices that both models have there."""
+        base, tuned = self.sides
+        return [module for module in base.modules(layer) if (layer, module) in tuned.places]
+
+    @property
+    def total(self) -> int:
+        """Matrices. Files are opened only for layers that the store does not hold."""
+        return sum(len(self.modules(layer) if table is None else table) for layer, table in self.found.items())
+
+    @property
+    def done(self) -> int:
+        return sum(len(self.lines[layer] if table is None else table) for layer, table in self.found.items())
+
+    def steps(self) -> Iterator[None]:
+        """A step a matrix, for a large one takes seconds; each is kept, so that one who stops loses none."""
+        for layer in [layer for layer, table in self.found.items() if table is None]:
+            for module in self.modules(layer)[len(self.lines[layer]) :]:
+                self.lines[layer].append(self._line(layer, module))
+                yield
+            self.found[layer] = pd.DataFrame(self.lines[layer], columns=COLUMNS).astype({"rank_90": float})
+            self.store.put_table(self.keys[layer], self.found[layer])
+
+    def _line(self, layer: int, module: str) -> list:
+        """What one matrix's change is: a line of the table, from the store if it was ever computed."""
+        name = key(of=self.keys[layer], module=module)
+        if (kept := self.store.text(name)) is not None:
+            return json.loads(kept)
+        from mechdiff.inputs.weight_changes import difference, spectrum
+        from mechdiff.models.registry import resolve_device
+
+        device = resolve_device(self.run.device)
+        change, before = (matrix.to(device) for matrix in difference(*self.sides, (layer, module)))
+        whole = spectrum(change, self.run.seed)
+        values = [*whole.singular[:LISTED].tolist(), *[0.0] * LISTED][:LISTED]
+        size = whole.norm / float(before.norm())
+        ranks = (whole.participation_ratio, whole.stable_rank, whole.rank_90)
+        line = [layer, module, *change.shape, whole.norm, size, *ranks, *values]
+        self.store.put_text(name, json.dumps(line))
+        return line
+
+    def table(self) -> pd.DataFrame:
+        there = [table for table in self.found.values() if table is not None]
+        table = pd.concat(there, ignore_index=True) if there else pd.DataFrame(columns=COLUMNS)
+        return pd.DataFrame({"pair": self.run.spec.name, "question": self.run.question}, index=table.index).join(table)

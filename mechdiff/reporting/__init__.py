@@ -1,0 +1,1 @@
+"""Tables to charts, pages and files."""

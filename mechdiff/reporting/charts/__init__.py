@@ -1,0 +1,70 @@
+"""Tables to charts: pure functions, no streamlit. Every chart has a question for its title and units on its axes."""
+
+from mechdiff.reporting.charts.base import CONTROL_NAMES, LIVE, PICK, Unchecked
+from mechdiff.reporting.charts.behaviour import style_marks
+from mechdiff.reporting.charts.compare import (
+    chosen_now,
+    compared_coverage,
+    compared_drift,
+    compared_drop,
+    compared_effect,
+    compared_ranks,
+    compared_transplants,
+)
+from mechdiff.reporting.charts.heads import STORED, coverage_curve, head_bars, heads_map, transplant_bars
+from mechdiff.reporting.charts.imported import means_only, with_imported
+from mechdiff.reporting.charts.lab import next_bars, position_map, site_map, stack_bars
+from mechdiff.reporting.charts.large import HALF, WHOLE, large, stage, staged
+from mechdiff.reporting.charts.layers import PATCHED, drift_curve, drop_curve, layer_curve, transplant_curve, transport_curve
+from mechdiff.reporting.charts.prompts import MODELS, prompt_spread, token_bars
+from mechdiff.reporting.charts.ranks import UNCUT, overlap_curve, rank_alpha_map, rank_curve, rank_order, share_curve
+from mechdiff.reporting.charts.weights import singular_bars, weight_overlap, weights_map
+
+__all__ = [
+    "CONTROL_NAMES",
+    "HALF",
+    "LIVE",
+    "MODELS",
+    "PATCHED",
+    "PICK",
+    "STORED",
+    "UNCUT",
+    "WHOLE",
+    "Unchecked",
+    "chosen_now",
+    "compared_coverage",
+    "compared_drift",
+    "compared_drop",
+    "compared_effect",
+    "compared_ranks",
+    "compared_transplants",
+    "coverage_curve",
+    "drift_curve",
+    "drop_curve",
+    "head_bars",
+    "heads_map",
+    "large",
+    "layer_curve",
+    "means_only",
+    "next_bars",
+    "overlap_curve",
+    "position_map",
+    "prompt_spread",
+    "rank_alpha_map",
+    "rank_curve",
+    "rank_order",
+    "share_curve",
+    "singular_bars",
+    "site_map",
+    "stack_bars",
+    "stage",
+    "staged",
+    "style_marks",
+    "token_bars",
+    "transplant_bars",
+    "transplant_curve",
+    "transport_curve",
+    "weight_overlap",
+    "weights_map",
+    "with_imported",
+]

@@ -1,0 +1,93 @@
+"""Charts over the rank that a map is cut to. A click on a point gives its rank, one on a cell its rank and alpha."""
+
+import altair as alt
+import pandas as pd
+
+from mechdiff.reporting.charts.base import (
+    BLUE,
+    DASHED,
+    GREEN,
+    KL,
+    LIGHT,
+    NARROW,
+    ORANGE,
+    PLUM,
+    RISING,
+    SOLID,
+    clickable,
+    curves,
+    nought,
+    numbers,
+    percent,
+    room,
+    titled,
+)
+from mechdiff.reporting.charts.layers import MUTED, POINT
+
+UNCUT = "uncut map"
+OTHERS = {"mean": "own", "own": "mean"}
+
+
+def rank_order(ranks) -> list[str]:
+    """Ranks from the smallest; the uncut map last."""
+    return sorted(set(ranks), key=lambda rank: (not rank.isdigit(), int(rank) if rank.isdigit() else 0))
+
+
+def rank_axis(table: pd.DataFrame) -> alt.X:
+    return alt.X("rank:O", title="Rank k of the map", sort=rank_order(table["rank"]), axis=alt.Axis(labelAngle=0))
+
+
+def chosen_rank(table: pd.DataFrame, rank: str) -> alt.Chart:
+    here = alt.Chart(pd.DataFrame({"rank": [rank]}))
+    return here.mark_rule(color=ORANGE, strokeDash=[2, 2]).encode(rank_axis(table))
+
+
+def rank_curve(table: pd.DataFrame, complement: str, rank: str, subtitle: str = "") -> alt.LayerChart:
+    """Effect over rank: the chosen complement with its band, the other one lighter, controls muted, live points on top.
+
+    table: columns rank (text), shown (complement mean, complement own, UNCUT, a control's name or LIVE), mean, low, high (nats).
+    rank: the chosen one, among them.
+    """
+    looks = {
+        f"complement {complement}": (BLUE, SOLID, True),
+        f"complement {OTHERS[complement]}": (LIGHT, DASHED, False),
+        UNCUT: (GREEN, [12, 3], False),
+    }
+    scale, told = room(table)
+    layers = curves(table, rank_axis(table), looks | MUTED | POINT, KL, now=rank, **scale)
+    about = [subtitle, told] if told else subtitle
+    return titled(alt.layer(chosen_rank(table, rank), *layers), "How many dimensions does the change need?", about)
+
+
+def share_curve(table: pd.DataFrame, rank: str, subtitle: str = "") -> alt.LayerChart:
+    """Recovery and drop over rank. table: columns rank (text), shown (recovery, drop or LIVE), mean, low, high (per cent)."""
+    looks = {"recovery": (BLUE, SOLID, True), "drop": (GREEN, DASHED, True)}
+    looks |= {"recovery, live": (ORANGE, SOLID, False), "drop, live": (PLUM, DASHED, False)}
+    layers = curves(table, rank_axis(table), looks, "Share, %", now=rank, domain=percent(table))
+    chart = alt.layer(nought(), chosen_rank(table, rank), *layers)
+    return titled(chart, "What does each rank remove?", subtitle, NARROW)
+
+
+def rank_alpha_map(table: pd.DataFrame, rank: str, alpha: str, subtitle: str = "") -> alt.LayerChart:
+    """Mean effect for every rank and scale; the chosen cell is framed, and a live one has a dot.
+
+    table: columns rank, alpha, mean, low, high (nats), and live (whether the cell is).
+    """
+    alphas = sorted(set(table["alpha"]), key=lambda text: (text != "auto", text))
+    x, y = rank_axis(table), alt.Y("alpha:O", title="Alpha", sort=alphas)
+    tip = [alt.Tooltip("rank:O"), alt.Tooltip("alpha:O"), *numbers("mean", "low", "high"), alt.Tooltip("live:N")]
+    colour = alt.Color("mean:Q", title="KL, nats", scale=alt.Scale(range=RISING), legend=alt.Legend(gradientLength=180))
+    cells = alt.Chart(table).mark_rect().encode(x, y, colour, tooltip=tip)
+    cells = clickable(cells, f"{rank} {alpha}", "rank", "alpha", nearest=False)
+    chosen = table[(table["rank"] == rank) & (table["alpha"] == alpha)]
+    frame = alt.Chart(chosen).mark_rect(fill=None, stroke=ORANGE, strokeWidth=3).encode(x, y)
+    dots = alt.Chart(table[table["live"]]).mark_point(size=110, filled=True, color=ORANGE, opacity=1).encode(x, y)
+    return titled(alt.layer(cells, frame, dots), "Which rank and scale serve best?", subtitle)
+
+
+def overlap_curve(table: pd.DataFrame, subtitle: str = "") -> alt.Chart:
+    """Split-half overlap of the leading directions. table: columns rank (text), overlap (0 to 1)."""
+    tip = [alt.Tooltip("rank:O"), alt.Tooltip("overlap:Q", format=".2f")]
+    y = alt.Y("overlap:Q", title="Split-half overlap", scale=alt.Scale(domain=[0, 1]))
+    line = alt.Chart(table).mark_line(point={"size": 30}, color=BLUE).encode(rank_axis(table), y, tooltip=tip)
+    return titled(line, "Are the leading directions stable?", subtitle, NARROW)

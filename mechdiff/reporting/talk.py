@@ -1,0 +1,199 @@
+"""Talks: views to step through before an audience, described by TOML files. Needs no torch.
+
+A talk has a title and a [[step]] for each slide: a headline, a page and the page's selection, named as in the link.
+"""
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from mechdiff.common.errors import UserError, one_of
+from mechdiff.common.paths import CACHE, DATA
+from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
+from mechdiff.inputs.pair_file import Pair, read_pair, shipped
+from mechdiff.inputs.prompts import domains
+
+READY = "1"  # what the address calls the talk that comes with mechdiff
+PARTS = {  # page: what of it a slide can show; where a step names nothing, the first
+    "home": ("effects", "drift"),
+    "drift": ("curve",),
+    "patching": ("curve", "prompts", "tokens", "transplants"),
+    "transport": ("curve", "drop"),
+    "rank": ("curve", "shares", "alphas"),
+    "heads": ("map", "bars", "coverage"),
+    "compare": ("verdict", "drift", "effect", "attn_out", "mlp_out", "drop", "rank", "greedy", "topk"),
+}
+OWN = "own"
+TWENTIETHS = [part / 20 for part in range(21)]
+TEXTS, WHOLE, LISTS, SHARES = ("rank_at", "imported"), ("layer", "prompt"), ("heads",), ("blend", "shared")
+SWITCHES = ("curve", "ranks", "transplants", "coverage", "published")
+CHOICES = {
+    "direction": DIRECTIONS,
+    "prompts": COUNTS,
+    "stream": STREAMS,
+    "map": MAPS,
+    "fit": MAPS,
+    "alpha": ALPHAS,
+    "rank": RANKS,
+    "complement": COMPLEMENTS,
+}
+PAIRS, DOMAINS = ("pair", "a_pair", "b_pair"), ("domain", "a_domain", "b_domain")
+SELECTION = (*PAIRS, *DOMAINS, *CHOICES, *WHOLE, *LISTS, *SHARES, *SWITCHES, *TEXTS)
+ABOUT = ("headline", "page", "note", "show", "link")
+EXAMPLE = """title = "My talk"
+[[step]]
+headline = "What is seen, in one sentence"
+page = "patching"
+layer = 20"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One slide. values: the page's selection, by the link's names. show: the page's parts on it. note: for the speaker."""
+
+    headline: str
+    page: str
+    values: dict = field(default_factory=dict)
+    show: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Talk:
+    title: str
+    steps: tuple[Step, ...]
+
+
+def find(name: str) -> Path:
+    """The file of the talk that an address calls so: the one that comes with mechdiff, or one that was prepared."""
+    if name == READY:
+        return DATA / "talk.toml"
+    if not re.fullmatch(r"[\w-]+", name) or not kept(name).exists():
+        found = ", ".join([READY, *sorted(one.stem for one in kept("any").parent.glob("*.toml"))])
+        raise UserError(f"No talk '{name}' was prepared here; there are: {found}.\nTry:  python -m mechdiff talk prepare FILE")
+    return kept(name)
+
+
+def kept(name: str) -> Path:
+    return CACHE / "talks" / f"{name}.toml"
+
+
+def keep(path: Path) -> str:
+    """Copy a talk to where the app finds it. Returns what the address calls it: the file's name."""
+    name = re.sub(r"[^\w-]+", "-", path.stem).strip("-")
+    if not name or name == READY:
+        raise UserError(f"'{path.name}' gives the talk no name of its own.\nTry:  mv {path} my-talk.toml")
+    text = path.read_text(encoding="utf-8")
+    try:
+        kept(name).parent.mkdir(parents=True, exist_ok=True)
+        kept(name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"The talk cannot be kept in {kept(name).parent}: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder"
+        ) from None
+    return name
+
+
+def read_talk(path: Path) -> Talk:
+    """A talk from its file. Raises UserError, naming the step, for whatever in it cannot be shown."""
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The talk {path} cannot be read: {error.strerror}.\nTry:  ls {path.parent}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML ({error}). A talk looks like:\n{EXAMPLE}") from None
+    for key in found:
+        if key not in ("title", "step"):
+            raise one_of(f"{path.name}: key", key, ["title", "[[step]]"])
+    tables = found.get("step")
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise UserError(f"{path} has no [[step]]. A talk looks like:\n{EXAMPLE}")
+    return Talk(str(found.get("title", path.stem)), tuple(read_step(table, f"Step {n}") for n, table in enumerate(tables, 1)))
+
+
+def read_step(table: dict, where: str) -> Step:
+    """where: what errors call the step."""
+    for key in table:
+        if key not in (*ABOUT, *SELECTION):
+            raise one_of(f"{where}: key", key, [*ABOUT, *SELECTION])
+    page, values = read_link(table["link"], where) if "link" in table else (None, {})
+    page, headline = table.get("page", page), table.get("headline")
+    if not isinstance(headline, str) or not headline.strip():
+        raise UserError(f'{where} has no headline.\nTry:  headline = "What is seen, in one sentence"')
+    if page not in PARTS:
+        raise one_of(f"{where}: page", page or "(none)", PARTS)
+    values |= {key: value for key, value in table.items() if key in SELECTION}
+    check(values, where)
+    show = table.get("show", PARTS[page][0])
+    show = (show,) if isinstance(show, str) else tuple(show)
+    for part in show:
+        if part not in PARTS[page]:
+            raise one_of(f"{where}: part of {page}", part, PARTS[page])
+    return Step(headline.strip(), page, values, show, str(table.get("note", "")).strip())
+
+
+def read_link(link: object, where: str) -> tuple[str, dict]:
+    """Page and selection of an address as the app's address bar holds it."""
+    parts = urlsplit(str(link))
+    page, values = parts.path.rpartition("/")[2] or "home", {}
+    for key, found in parse_qs(parts.query).items():
+        if key in ("talk", "step"):
+            continue
+        if key not in SELECTION:
+            raise one_of(f"{where}: the link's key", key, SELECTION)
+        values[key] = found if key in LISTS else typed(key, found[-1])
+    return page, values | {key: [whole(one) for one in values[key]] for key in LISTS if key in values}
+
+
+def typed(key: str, text: str) -> object:
+    """A value from an address as a talk file would hold it; what cannot be read so stays text, for `check` to complain of."""
+    if key in (*WHOLE, "prompts"):
+        return whole(text)
+    if key in SWITCHES:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return float(text) if key in SHARES else text
+    except ValueError:
+        return text
+
+
+def whole(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def check(values: dict, where: str) -> None:
+    """Raise UserError for a value that no widget of the app can have: it would silently show something else."""
+    for key, value in values.items():
+        if key in CHOICES and value not in CHOICES[key]:
+            raise one_of(f"{where}: {key}", value, CHOICES[key])
+        if key in DOMAINS and value not in (OWN, *domains()):
+            raise one_of(f"{where}: {key}", value, [OWN, *domains()])
+        if key in SWITCHES and not isinstance(value, bool):
+            raise one_of(f"{where}: {key}", value, ["true", "false"])
+        if key in SHARES and value not in TWENTIETHS:
+            raise UserError(f"{where}: {key} {value!r} is not a multiple of 0.05 from 0 to 1.\nTry:  {key} = 0.5")
+        if key in PAIRS:
+            pair_of(value, where)
+    pair = pair_of(values.get("pair", shipped()[0]), where)
+    if pair.missing() is not None:
+        return
+    within(values.get("layer", 0), pair.layers, "layer", where)
+    found = values.get("heads", [])
+    if not isinstance(found, list):
+        raise UserError(f"{where}: heads {found!r} is not a list.\nTry:  heads = [0, 3]")
+    for head in found:
+        within(head, pair.heads, "head", where)
+
+
+def within(value: object, count: int, what: str, where: str) -> None:
+    if type(value) is not int or not 0 <= value < count:
+        raise UserError(f"{where}: {what} {value!r} is not a number from 0 to {count - 1}.\nTry:  another {what}")
+
+
+def pair_of(name: object, where: str) -> Pair:
+    try:
+        return read_pair(str(name))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

@@ -1,0 +1,1 @@
+"""Whole sweeps: planned, run, stored, compared, and the original study's own files."""

@@ -1,0 +1,19 @@
+"""How the study lays out its artifacts folder; kept as data."""
+
+import tomllib
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+from mechdiff.common.paths import DATA
+from mechdiff.inputs import prompts
+
+
+@lru_cache
+def layout() -> dict:
+    return tomllib.loads((DATA / "study.toml").read_text(encoding="utf-8"))
+
+
+def domain_of(path: PurePosixPath, top: str) -> str:
+    """A file's domain: the folder on its way that has a known domain's name, else the top level's."""
+    known = prompts.domains()
+    return next((part for part in path.parts[:-1] if part in known), top)

@@ -1,0 +1,176 @@
+"""A choice: a pair on a domain in one direction, and what its stored sweep holds of it. Needs no torch and no weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mechdiff.common.errors import UserError, one_of
+from mechdiff.common.terms import DIRECTIONS
+from mechdiff.inputs import prompts
+from mechdiff.inputs.pair_file import known, read_pair
+from mechdiff.study import artifacts
+
+STREAM, MODULES = "resid_post", ("attn_out", "mlp_out")
+MAP = "procrustes_scaled"  # the study's own
+ALPHA = "auto"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A pair on a domain. Where a table is not stored, reading it gives None."""
+
+    pair: str
+    domain: str
+    direction: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.pair} on {self.domain}"
+
+    @property
+    def command(self) -> str:
+        """What stores everything that is compared."""
+        name = self.pair if self.pair in known() else f"path/to/{self.pair}.toml"
+        return f"python -m mechdiff sweep --pair {name} --domain {self.domain} --grid full"
+
+    def read(self, folder: str, name: str, **where) -> pd.DataFrame | None:
+        if name != "drift":
+            where = {"direction": self.direction} | where
+        found = artifacts.read(self.domain, folder, self.pair, name, where)[0]
+        return None if found is None or found.empty else found
+
+    def about(self, folder: str) -> dict | None:
+        return artifacts.read(self.domain, folder, self.pair, "manifest")[1]
+
+    def templates(self, folder: str, prompts: Sequence[int]) -> list[str]:
+        """The template of each prompt; each prompt its own where there is no manifest to tell."""
+        about = self.about(folder)
+        return [about["templates"][i] if about else str(i) for i in prompts]
+
+    def origin(self) -> str:
+        """On how much its numbers rest."""
+        about = self.about("rq1")
+        if about is None:
+            return "no manifest: where its numbers come from is unknown" if self.stamp() else "nothing stored"
+        return f"{about['prompts']} prompts, {len(set(about['templates']))} templates, {about['dtype']}, {about['grid']} grid"
+
+    def stamp(self) -> float:
+        """When its stored tables last changed; nought if there are none."""
+        return max((path.stat().st_mtime for path in (artifacts.ARTIFACTS / self.domain).glob(f"rq*/{self.pair}/*")), default=0.0)
+
+    def affected(self) -> int | None:
+        """The most affected layer: where patching the residual stream has the largest mean effect."""
+        table = self.read("rq1", "patch_summary", stream=STREAM, control="none")
+        return None if table is None else int(table.loc[table["mean"].idxmax(), "layer"])
+
+    def layer(self, depth: float | None) -> int | None:
+        """The layer nearest to a relative depth; the most affected one where none is given."""
+        if depth is None:
+            return self.affected()
+        table = self.read("rq1", "patch_summary", stream=STREAM, control="none")
+        return None if table is None else round(depth * int(table["layer"].max()))
+
+    def strongest(self) -> int | None:
+        """The layer whose attention heads, replaced all together, have the largest mean effect."""
+        table = self.read("rq4", "heads_summary", heads="all", control="none")
+        return None if table is None else int(table.loc[table["mean"].idxmax(), "layer"])
+
+    def cuts(self, layer: int) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+        """Rank cuts and their controls at a layer, and the zscore effects that drop refers to, by prompt."""
+        where = {"layer": layer, "stream": STREAM}
+        return self.read("rq3", "rank", **where), self.read("rq2", "transport", **where, map="zscore", control="none")
+
+    def drift(self) -> pd.DataFrame | None:
+        """A row per layer: depth, mean (debiased CKA of the residual stream), low, high."""
+        table = self.read("rq1", "drift", stream=STREAM)
+        return table if table is None else deep(table.assign(mean=table["cka_debiased"]).dropna(subset=["mean"]))
+
+    def effect(self) -> pd.DataFrame | None:
+        """A row per layer: depth, mean effect (nats) of the residual stream's patch, low, high."""
+        return deep(self.read("rq1", "patch_summary", stream=STREAM, control="none"))
+
+    def transplants(self, module: str) -> pd.DataFrame | None:
+        """A row per layer: depth, mean effect (nats) of one module's own weights, low, high."""
+        return deep(self.read("rq1", "transplant_summary", stream=module, control="none"))
+
+    def drop(self) -> pd.DataFrame | None:
+        """A row per layer: depth, mean drop (per cent of the zscore effect) of the study's map, low, high."""
+        return ratio(deep(self.read("rq2", "transport_summary", stream=STREAM, map=MAP, alpha=ALPHA, control="none")), "drop")
+
+    def drop_by_rank(self, layer: int) -> pd.DataFrame | None:
+        """A row per rank (text) at a layer: mean drop under complement mean. Rank nought is the control mean ablation."""
+        table = self.read("rq3", "rank_summary", stream=STREAM, layer=layer, complement="mean")
+        return table if table is None else ratio(table[cut(table)], "drop")
+
+    def coverage(self, layer: int, chosen: str) -> pd.DataFrame | None:
+        """A row per set of heads chosen so (topk, greedy), and all heads: size, share of the heads and mean (per cent)."""
+        table = self.read("rq4", "coverage_summary", layer=layer)
+        if table is None:
+            return None
+        table = sized(table[table["control"] != "self"])
+        return ratio(table[table["chosen"].isin([chosen, "all"])].sort_values("size"), "coverage", 100)
+
+    def random_sets(self, layer: int) -> pd.DataFrame | None:
+        """The same for random sets: the median of their coverage, and what holds 95 % of the sets of a size."""
+        table = self.read("rq4", "coverage_summary", layer=layer)
+        if table is None:
+            return None
+        table = ratio(sized(table), "coverage", 100)
+        spread = table[table["chosen"] == "random"].groupby("share")["mean"].quantile([0.025, 0.5, 0.975]).unstack()
+        return spread.set_axis(["low", "mean", "high"], axis=1).reset_index()
+
+
+def cut(table: pd.DataFrame) -> pd.Series:
+    """Which lines are the study's map at its own scale, or what replaces it at rank nought."""
+    mapped = (table["map"] == MAP) & (table["alpha"] == ALPHA) & (table["control"] == "none")
+    return mapped | (table["control"] == "mean")
+
+
+def deep(table: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Layers with their relative depth: 0 the first, 1 the last."""
+    return table if table is None else table.assign(depth=table["layer"] / table["layer"].max()).sort_values("layer")
+
+
+def ratio(table: pd.DataFrame | None, name: str, factor: float = 1.0) -> pd.DataFrame | None:
+    """The lines with one of their ratios as mean, low and high."""
+    if table is None:
+        return None
+    return table.assign(mean=factor * table[name], low=factor * table[f"{name}_low"], high=factor * table[f"{name}_high"])
+
+
+def sized(table: pd.DataFrame) -> pd.DataFrame:
+    """Sets of heads with their size and the share, in per cent, that it is of all heads of the layer."""
+    single = {head for text in table["heads"] if text != "all" for head in text.split("-")}
+    sizes = np.array([len(single) if text == "all" else text.count("-") + 1 for text in table["heads"]])
+    return table.assign(size=sizes, share=100 * sizes / len(single))
+
+
+def stored_pairs() -> list[str]:
+    """Every pair that can be chosen: those with a stored sweep, shipped ones first, then the shipped ones without."""
+    kept = {path.name for path in artifacts.ARTIFACTS.glob("*/rq1/*")}
+    named = known()
+    return [name for name in named if name in kept] + sorted(kept - set(named)) + [name for name in named if name not in kept]
+
+
+def own_domain(pair: str) -> str:
+    """The domain a pair is about: what its file says; of a pair whose file is elsewhere, the first that is stored."""
+    if pair in known():
+        return read_pair(pair).domain
+    return min(path.parents[1].name for path in artifacts.ARTIFACTS.glob(f"*/rq1/{pair}"))
+
+
+def parse(text: str, direction: str) -> Choice:
+    """A choice from PAIR or PAIR@DOMAIN. Raises UserError for a name that does not exist, or a missing domain."""
+    pair, _, domain = text.partition("@")
+    if direction not in DIRECTIONS:
+        raise one_of("Direction", direction, DIRECTIONS)
+    if pair not in stored_pairs() or not domain:
+        spec = read_pair(pair)
+        pair, domain = spec.name, domain or spec.domain
+    if not domain:
+        raise UserError(f"{pair} has no domain of its own.\nTry:  {text}@{prompts.domains()[0]}")
+    if not (artifacts.ARTIFACTS / domain).is_dir() and domain not in prompts.domains():
+        raise one_of("Domain", domain, prompts.domains())
+    return Choice(pair, domain, direction)

@@ -1,0 +1,275 @@
+"""Full sweeps into artifacts: every question of a pair on a domain, in as few walks through the models as possible.
+
+All conditions of one direction are rows of the same walks, whichever question they belong to. Head sets that have to be
+chosen on the train split first come after. Whatever is finished is in the cache: a sweep that was stopped goes on from there,
+to the same tables.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mechdiff import questions
+from mechdiff.common.cache import Store, default
+from mechdiff.common.paths import ARTIFACTS
+from mechdiff.common.terms import CHOICES, DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS
+from mechdiff.engine.intervention import Condition
+from mechdiff.inputs.prompts import digest
+from mechdiff.inputs.vocabularies import facts, told
+from mechdiff.questions import Diagnostics
+from mechdiff.questions.heads import ChosenHeadsTask
+from mechdiff.questions.shared.effects import EffectsTask
+from mechdiff.questions.shared.identity import Identity
+from mechdiff.questions.shared.lines import Wide
+from mechdiff.questions.shared.request import FULL, Run
+from mechdiff.questions.shared.summary import KEYS, summarise, summarise_table
+from mechdiff.questions.shared.task import Task
+from mechdiff.study import artifacts
+
+LIBRARIES = ("mechdiff", "torch", "transformers", "peft", "numpy")
+MAPPED_STREAMS = ("resid_post", "attn_out", "mlp_out")
+CONTROLLED = "procrustes_scaled"  # the study's own map: its rank curves have every control beside them
+UNCUT = ("self", "mean", *MAP_CONTROLS)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How much of the study a sweep covers.
+
+    limit: prompts, None for all. patched, transplanted, cut: streams of patches, module transplants and rank cuts. moved: maps
+    that are carried over whole; maps: those that are cut. ranks, alphas: beside auto. sets: how head sets are chosen, beside
+    every single head. states: whether anything but behaviour is measured; behaviour: whether both models write.
+    """
+
+    limit: int | None = None
+    patched: tuple[str, ...] = STREAMS
+    transplanted: tuple[str, ...] = MODULE_STREAMS
+    cut: tuple[str, ...] = MAPPED_STREAMS
+    moved: tuple[str, ...] = MAPS
+    maps: tuple[str, ...] = FITTED
+    ranks: tuple[str, ...] = ("1", "2", "4", "8", "16", "32", "64", "full")
+    alphas: tuple[str, ...] = ("0.3", "0.5", "0.8", "1.0", "1.2")
+    sets: tuple[str, ...] = ("topk", "greedy", "random")
+    states: bool = True
+    behaviour: bool = True
+
+
+QUICK = {"limit": 50, "patched": MAPPED_STREAMS, "transplanted": ("attn_out", "mlp_out"), "cut": ("resid_post",)}
+QUICK |= {"moved": ("zscore", CONTROLLED), "maps": (CONTROLLED,), "ranks": ("1", "8", "32", "full"), "alphas": (), "sets": ()}
+QUICK |= {"behaviour": False}  # to write takes long on a CPU
+GRIDS = {"quick": Grid(**QUICK), "auto": Grid(alphas=()), "full": Grid(), "behaviour": Grid(states=False)}
+SPOKEN = "rq1-behaviour"  # a folder of its own, with its own manifest, for it can be computed alone
+
+
+@dataclass
+class Table:
+    """One table of a folder: the requests it joins, and which of their lines are kept prompt by prompt."""
+
+    folder: str
+    name: str
+    runs: list[Run | Diagnostics]
+    by_prompt: bool = True
+
+
+def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
+    """Every table of a sweep."""
+    common = {"pair": pair, "domain": domain, "limit": grid.limit} | settings
+    spoken = [Table(SPOKEN, "behaviour", [Run("behaviour", **common)])] if grid.behaviour else []
+    if not grid.states:
+        return spoken
+    both = [common | {"direction": direction} for direction in DIRECTIONS]
+    drift = Table("rq1", "drift", [Run("drift", streams=grid.patched, **common)])
+    patch = [Run("patch", streams=grid.patched, controls=("self", "mean", "random"), **c) for c in both]
+    transplant = [Run("transplant", streams=grid.transplanted, controls=("self",), **c) for c in both]
+    moved = [{"map": m, "streams": MAPPED_STREAMS} | c for c in both for m in grid.moved]
+    cuts = [{"map": m, "streams": grid.cut, "ranks": grid.ranks} | c for c in both for m in grid.maps]
+    tables = [
+        drift,
+        Table("rq1", "patch", patch),
+        Table("rq1", "transplant", transplant),
+        Table("rq2", "maps", [Diagnostics(Run("transport", **c)) for c in moved]),
+        Table("rq2", "transport", [Run("transport", controls=controls_of(c["map"]), **c) for c in moved]),
+        Table("rq3", "rank", [Run("rank", controls=UNCUT if c["map"] == CONTROLLED else ("mean",), **c) for c in cuts]),
+        Table("rq4", "heads", [Run("heads", controls=("self", "mean"), **c) for c in both]),
+    ]
+    if grid.alphas:
+        tables.append(Table("rq2", "alpha", [Run("transport", alpha=grid.alphas, controls=("self",), **c) for c in moved], False))
+        tables.append(Table("rq3", "alpha", [Run("rank", alpha=grid.alphas, controls=("self",), **c) for c in cuts], False))
+    if grid.sets:
+        tables.append(
+            Table("rq4", "coverage", [Run("heads", head_sets=s, controls=("self",), **c) for c in both for s in grid.sets], False)
+        )
+    return tables + spoken
+
+
+def controls_of(name: str) -> tuple[str, ...]:
+    """Controls of an uncut map. The fixed maps use no pairing of rows."""
+    return UNCUT if name in FITTED else ("self", "mean")
+
+
+class Joint(EffectsTask):
+    """The conditions of many requests that differ in question alone. A chunk holds every condition of its layer and stream."""
+
+    def __init__(self, runs: list[Run], store: Store):
+        sites: dict[tuple[int, str], dict[Condition, None]] = {}
+        for run in runs:
+            task = questions.task(run, store)
+            for condition in getattr(task, "scored", task).conditions if settled(task) else ():
+                sites.setdefault((condition.layer, condition.stream), {})[condition] = None
+        super().__init__(runs[0], [tuple(group) for group in sites.values()], store)
+
+    def answer(self, task: EffectsTask) -> None:
+        """Give a task the effects of its conditions."""
+        place = {condition: row for row, condition in enumerate(self.conditions)}
+        rows = [place[condition] for condition in task.conditions]
+        task.whole = {name: values[rows] for name, values in self.values().items()}
+
+
+def settled(task: Task) -> bool:
+    """Whether it is known which conditions a task has: head sets may yet have to be chosen."""
+    return isinstance(task, EffectsTask) or (isinstance(task, ChosenHeadsTask) and task.scored is not None)
+
+
+def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tuple[int, int]]:
+    """The cells of every part of a sweep, by the label that `sweep` gives it, and how many of them the cache holds.
+
+    Where head sets are yet to be chosen it is a guess.
+    """
+    runs, store = [run for table in plan(pair, domain, GRIDS[grid], **settings) for run in table.runs], default()
+    parts: dict[str, Task] = {}
+    for direction in DIRECTIONS:
+        if not (here := [run for run in runs if not alone(run) and run.direction == direction]):
+            continue
+        parts[joint_label(direction)] = Joint(here, store)
+        chosen = {run: questions.task(run, store) for run in here if run.head_sets in CHOICES}
+        parts |= {label(run): task for run, task in chosen.items() if not settled(task)}
+    parts |= {label(run): questions.task(run, store) for run in runs if alone(run)}
+    return {name: (task.total, task.done) for name, task in parts.items()}
+
+
+def alone(run: Run | Diagnostics) -> bool:
+    """Whether a request walks by itself: through states that are kept, or as both models write."""
+    return isinstance(run, Diagnostics) or run.question in ("drift", "behaviour")
+
+
+def joint_label(direction: str) -> str:
+    return f"every question, {direction}"
+
+
+def label(run: Run | Diagnostics) -> str:
+    if isinstance(run, Diagnostics):
+        return f"{run.run.map} map, {run.run.direction}"
+    return run.question if alone(run) else f"{run.question} {run.head_sets}, {run.direction}"
+
+
+def sweep(
+    pair: str, domain: str | None, grid: str, out: Path | None, command: list[str], store: Store | None = None, **settings
+) -> Iterator[tuple[Task, str]]:
+    """Yields each task to be followed, with a label; writes the tables and manifests when all are done."""
+    start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), store or default()
+    kept = 0  # cells that an earlier, stopped sweep left
+    runs, tasks = [run for table in tables for run in table.runs], {}
+    for direction in DIRECTIONS:
+        if not (here := [run for run in runs if not alone(run) and run.direction == direction]):
+            continue
+        joint = Joint(here, store)
+        kept += joint.done
+        yield joint, joint_label(direction)
+        for run in here:
+            tasks[run] = task = questions.task(run, store)
+            if settled(task):
+                joint.answer(getattr(task, "scored", task))
+            else:
+                yield task, label(run)
+    for run in filter(alone, runs):
+        tasks[run] = questions.task(run, store)
+        kept += tasks[run].done if label(run) == "behaviour" else 0  # the others go through what this sweep has kept
+        yield tasks[run], label(run)
+    computed = time.monotonic() - start
+    shared = next((about for task in tasks.values() if (about := shared_vocabulary(task)) is not None), None)
+    more = {"vocabulary": shared} if shared else {}
+    for folder in dict.fromkeys(table.folder for table in tables):
+        here = [table for table in tables if table.folder == folder]
+        place = (out or ARTIFACTS) / runs[0].chosen_domain / folder / runs[0].spec.name
+        files = dict(part for table in here for part in collect(table, [tasks[run] for run in table.runs]))
+        artifacts.save(place, files, manifest(here, grid, command, computed) | {"cells_from_cache": kept} | more)
+
+
+def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """A table's files: its lines by prompt, if they are kept, and its summary."""
+    if not hasattr(tasks[0], "wide"):
+        whole = pd.concat([task.table() for task in tasks], ignore_index=True)
+        yield table.name, whole
+        if table.folder == SPOKEN:
+            yield f"{table.name}_summary", summarise_table(whole, table.runs[0])
+        return
+    effects = [task.wide() for task in tasks]
+    clusters = [prompt.template for prompt in table.runs[0].chosen_prompts]
+    summaries = [summarise(wide, clusters) for wide in effects]
+    yield f"{table.name}_summary", distinct(pd.concat(summaries, ignore_index=True))
+    if table.by_prompt:
+        lines = [by_prompt(wide) for wide in effects]
+        yield table.name, distinct(pd.concat(lines, ignore_index=True))
+
+
+def by_prompt(wide: Wide) -> pd.DataFrame:
+    """A line per prompt and condition with its effect; rank cuts under a fitted map keep no more than that, their controls none.
+
+    Cut controls are two in five of all lines; what they are drawn for is in the summary.
+    """
+    names = (
+        ["kl", "kl_to_donor", "kl_donor_clean"] if (wide.conditions["question"].isin(["patch", "transplant"])).all() else ["kl"]
+    )
+    labels = wide.conditions.reset_index(drop=True)
+    cut = labels["control"].isin(MAP_CONTROLS) & (labels["rank"] != FULL) if "rank" in labels else np.zeros(len(labels), bool)
+    return Wide(labels[~cut], {name: wide.values[name][~cut] for name in names}).long()
+
+
+def distinct(table: pd.DataFrame) -> pd.DataFrame:
+    """Each condition once: requests that differ in map share their controls `self` and `mean`."""
+    keys = [name for name in ("direction", "prompt", *KEYS) if name in table]
+    return table.drop(columns=["pair", "domain", "question"]).loc[~table.duplicated(keys)].reset_index(drop=True)
+
+
+def manifest(tables: list[Table], grid: str, command: list[str], seconds: float) -> dict:
+    """Everything a reader needs to trust or remake the tables."""
+    request = next(run for table in tables for run in table.runs if isinstance(run, Run))
+    identity, spec = Identity(request), request.spec
+    return {
+        "pair": spec.name,
+        "domain": request.chosen_domain,
+        "base": {"source": spec.base.describe(), "fingerprint": spec.base.fingerprint()},
+        "tuned": {"source": spec.tuned.describe(), "fingerprint": spec.tuned.fingerprint()},
+        **identity.numerics,
+        "device_name": device_name(identity.device),
+        "prompts": len(request.chosen_prompts),
+        "prompts_hash": digest(request.chosen_prompts),
+        "train_hash": digest(request.train_prompts),
+        "templates": [prompt.template for prompt in request.chosen_prompts],
+        "seed": request.seed,
+        "grid": grid,
+        "requests": {table.name: [asdict(run) for run in table.runs] for table in tables},
+        "mantissa_bits": artifacts.BITS,
+        "versions": {name: version(name) for name in LIBRARIES},
+        "command": " ".join(["python -m mechdiff", *command]),
+        "seconds": round(seconds, 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def shared_vocabulary(task: Task) -> dict | None:
+    """Over which strings a task's effects were taken, where that is not one whole vocabulary."""
+    about = facts(task.values(), task.run.direction) if isinstance(task, EffectsTask) else None
+    return about and about | {"told": told(about)}
+
+
+def device_name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,1 @@
+"""Is it right, and is it fast: planted edits and benchmarks."""
