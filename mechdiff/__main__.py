@@ -1,5 +1,6 @@
 """The command line: python -m mechdiff COMMAND."""
 
+import os
 import signal
 import sys
 
@@ -10,8 +11,14 @@ from mechdiff.common.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        args = build_parser().parse_args(argv)
-        return args.act(args) or 0
+        try:
+            args = build_parser().parse_args(argv)
+            return args.act(args) or 0
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe can still be handled
+    except BrokenPipeError:  # the reader, such as `head`, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to fail when Python exits
+        return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"mechdiff: {error}", file=sys.stderr)
         return 2

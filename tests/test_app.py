@@ -66,7 +66,7 @@ def test_home_needs_no_model_and_shows_both_pairs(monkeypatch):
     assert [s.value for s in at.subheader][:2] == ["Cultural fine-tune", "Cognitive fine-tune"]
     assert [s.value.startswith(spoken) for s in at.subheader] == [False, False, True]
     assert sum("debiased CKA" in m.value for m in at.markdown) == 2
-    assert sum("half of its full effect" in m.value for m in at.markdown) == 2
+    assert sum("half of its largest effect" in m.value for m in at.markdown) == 2
     specs = [json.loads(chart.proto.spec) for chart in charts_of(at)]
     clicked = [[p["select"]["fields"] for p in spec.get("params", ())] for spec in specs]
     assert clicked == [[["layer", "now"]]] * 4 + [[]], "each curve can be clicked, and behaviour has no layer"

@@ -118,6 +118,12 @@ def test_an_effect_at_the_floor_has_no_depth():
     assert verdict.text(QUANTITIES["effect"], found) == AT_FLOOR and word(QUANTITIES["effect"], found) == ""
 
 
+def test_half_of_an_effect_is_half_of_the_largest():
+    table = pd.DataFrame({"layer": [3, 0, 1, 2, 4], "mean": [4.0, 1.0, 2.5, 5.0, 1.0]})
+    line = stored_sweep.half_effect(table)
+    assert (line["layer"], line["mean"]) == (1, 2.5)
+
+
 def drifts(similarity, error) -> None:
     table = pd.DataFrame({"layer": range(len(similarity)), "stream": "resid_post", "cka": similarity, "cka_debiased": similarity})
     error = np.broadcast_to(error, len(similarity))

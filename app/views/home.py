@@ -12,6 +12,7 @@ from words import TERMS, say
 
 from mechdiff.reporting import charts
 from mechdiff.study import artifacts
+from mechdiff.study.stored_sweep import half_effect
 from views import behaviour, card
 
 SHOWN = ("demo-cultural", "demo-cognitive")
@@ -96,10 +97,9 @@ def read_drift(table: pd.DataFrame) -> str:
 
 
 def read_patch(summary: pd.DataFrame) -> str:
-    table = summary[summary["control"] == "none"].sort_values("layer")
-    last = table.iloc[-1]
-    half = table[table["mean"] >= last["mean"] / 2].iloc[0]
+    table = summary[summary["control"] == "none"]
+    half, largest = half_effect(table), table["mean"].max()
     return (
-        f"The base model's state moves the tuned model's next token by half of its full effect from **layer {int(half.layer)}** "
-        f"on ({half['mean']:.2f} of {last['mean']:.2f} nats)."
+        f"The base model's state first reaches half of its largest effect on the tuned model's next token at "
+        f"**layer {int(half.layer)}** ({half['mean']:.2f} of {largest:.2f} nats)."
     )

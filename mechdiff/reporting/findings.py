@@ -13,7 +13,7 @@ from mechdiff.maths.intervals import LEVEL
 from mechdiff.reporting import chart_tables, charts
 from mechdiff.study import estimates
 from mechdiff.study.estimates import QUANTITIES, REACH, Estimate
-from mechdiff.study.stored_sweep import ALPHA, MAP, MODULES, STREAM, Choice
+from mechdiff.study.stored_sweep import ALPHA, MAP, MODULES, STREAM, Choice, half_effect
 
 NAMES = dict(zip(MODULES, ("attention", "MLP")))
 CLEAR = f"clearly: their {LEVEL} % intervals do not overlap"
@@ -118,7 +118,7 @@ def where(choice: Choice, found: dict[str, Estimate]) -> Finding:
         )
     if effect is not None:
         top = largest(effect)
-        half = effect[effect["mean"] >= top["mean"] / 2].iloc[0]
+        half = half_effect(effect)
         finding.told.append(
             f"The {donor} model's state moves the {recipient} model's next token most at layer {top['layer']}: {number(top)}. "
             f"Half of that is first reached at layer {half['layer']}: {number(half)}."

@@ -133,6 +133,17 @@ def deep(table: pd.DataFrame | None) -> pd.DataFrame | None:
     return table if table is None else table.assign(depth=table["layer"] / table["layer"].max()).sort_values("layer")
 
 
+def half_effect(table: pd.DataFrame) -> pd.Series:
+    """The line of the first layer whose mean effect is at least half of the largest one.
+
+    table: a line per layer, with columns layer and mean. Half of the largest, not of the last layer's: only resid_post has its
+    full effect at the last layer, and even its curve may peak before; the largest exists for every stream and direction, and is
+    the one that the reports name.
+    """
+    by_layer = table.sort_values("layer")
+    return by_layer[by_layer["mean"] >= by_layer["mean"].max() / 2].iloc[0]
+
+
 def ratio(table: pd.DataFrame | None, name: str, factor: float = 1.0) -> pd.DataFrame | None:
     """The lines with one of their ratios as mean, low and high."""
     if table is None:

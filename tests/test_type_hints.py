@@ -1,0 +1,27 @@
+"""Annotations that a tool can read: typing.get_type_hints works on every public class and function."""
+
+import importlib
+import inspect
+import pkgutil
+import typing
+
+import pytest
+
+from mechdiff import reporting, study
+
+PACKAGES = (study, reporting)
+MODULES = [module.name for package in PACKAGES for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    module.name for package in (study, reporting) for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_type_hints_resolve(name):
+    module = importlib.import_module(name)
+    own = [thing for thing in vars(module).values() if getattr(thing, "__module__", None) == name]
+    for thing in filter(inspect.isclass, own):
+        typing.get_type_hints(thing)
+        for method in filter(inspect.isfunction, vars(thing).values()):
+            typing.get_type_hints(method)
+    for function in filter(inspect.isfunction, own):
+        typing.get_type_hints(function)
