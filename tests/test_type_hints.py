@@ -11,8 +11,6 @@ from mechdiff import reporting, study
 
 PACKAGES = (study, reporting)
 MODULES = [module.name for package in PACKAGES for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
-    module.name for package in (study, reporting) for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-]
 
 
 @pytest.mark.parametrize("name", MODULES)
