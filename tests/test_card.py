@@ -122,7 +122,7 @@ def test_two_models_that_do_not_fit_have_a_card_with_what_is_left(room, no_weigh
     ("spoil", "says"),
     [
         (lambda room: shutil.rmtree(room / "tuned"), "There is no model in"),
-        (lambda room: (room / "tuned/model.safetensors").write_bytes(b"0" * 40), "no readable safetensors"),
+        (lambda room: (room / "tuned/model.safetensors").write_bytes(b"0" * 40), "not a readable safetensors file"),
         (lambda room: [path.unlink() for path in (room / "tuned").glob("tokenizer*")], "has no tokenizer"),
         (
             lambda room: (room / "tuned/config.json").write_text('{"model_type": "frob"}'),

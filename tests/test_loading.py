@@ -222,10 +222,13 @@ def missing_shard(folder: Path):
 
 FAULTS = {
     "a file cut off": (lambda room: cut(room / "base/model.safetensors"), ["base/model.safetensors is cut off", "again"]),
-    "no safetensors file": (lambda room: (room / "base/model.safetensors").write_bytes(b"x" * 99), ["no readable safetensors"]),
+    "no safetensors file": (
+        lambda room: (room / "base/model.safetensors").write_bytes(b"x" * 99),
+        ["base", "not a readable"],
+    ),
     "pickled weights": (pickled, ["base holds its weights as .bin files alone", "pickle", "save_pretrained"]),
-    "no weights": (lambda room: (room / "base/model.safetensors").unlink(), ["not whole", "model.safetensors is missing"]),
-    "a shard is missing": (lambda room: missing_shard(room / "base"), ["not whole", "model-00001"]),
+    "no weights": (lambda room: (room / "base/model.safetensors").unlink(), ["base", "model.safetensors is missing"]),
+    "a shard is missing": (lambda room: missing_shard(room / "base"), ["base", "model-00001"]),
     "a tensor is missing": (
         lambda room: without(room / "base/model.safetensors", "model.layers.1.mlp.up_proj.weight"),
         ["lack 1 of the model's tensors: model.layers.1.mlp.up_proj.weight"],

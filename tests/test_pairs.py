@@ -202,7 +202,7 @@ def test_base_and_adapter_have_each_their_own_revision(tmp_path, named):
 def test_a_hub_model_of_which_only_the_configuration_was_fetched_is_not_here(tmp_path):
     downloaded(tmp_path, "a/b", "config.json")
     downloaded(tmp_path, "c/d", "config.json", "model.safetensors")
-    assert "is not whole: model.safetensors is missing" in read_pair(str(written(tmp_path, SIDES))).missing()
+    assert "model.safetensors is missing" in read_pair(str(written(tmp_path, SIDES))).missing()
 
 
 def test_an_adapters_repository_is_no_model(tmp_path):

@@ -1,4 +1,4 @@
-"""Differences of weights: planted ranks, invariances, every family's files, adapters, and sentences for what cannot be read."""
+"""Differences of weights: every family's files, adapters, planted subspaces, and messages for what is not readable."""
 
 import json
 
@@ -13,79 +13,15 @@ from torch.testing import assert_close
 import mechdiff
 from mechdiff import Run, questions
 from mechdiff.common.errors import UserError
-from mechdiff.inputs.pair_file import Source
-from mechdiff.inputs.weight_changes import EXACT, Weights, difference, gram_energy, leading, spectrum
+from mechdiff.inputs.pair_file import Source, read_pair
+from mechdiff.inputs.weight_changes import Weights, difference
+from mechdiff.maths.spectrum import Factors, spectrum
 
 
 def of_rank(k: int, shape=(20, 30), values=None) -> torch.Tensor:
     """A random matrix with k singular values, all 1 unless they are given."""
     left, right = (torch.linalg.qr(torch.randn(size, k, generator=torch.Generator().manual_seed(size))).Q for size in shape)
     return (left * (torch.ones(k) if values is None else values)) @ right.mT
-
-
-@pytest.mark.parametrize("k", [1, 3, 10])
-def test_k_equal_directions_are_k_by_every_measure(k):
-    found = spectrum(5 * of_rank(k))
-    assert found.norm == pytest.approx(5 * k**0.5, rel=1e-5)
-    assert (found.participation_ratio, found.stable_rank) == (pytest.approx(k, rel=1e-4), pytest.approx(k, rel=1e-4))
-    assert found.rank_90 == {1: 1, 3: 3, 10: 9}[k]
-    assert_close(found.left[:, :k] @ torch.diag(found.singular[:k]) @ found.right[:, :k].mT, 5 * of_rank(k), atol=1e-5, rtol=1e-5)
-
-
-def test_a_rotation_of_inputs_or_outputs_changes_no_measure():
-    matrix = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
-    one, other = spectrum(matrix), spectrum(of_rank(20, (20, 20)) @ matrix @ of_rank(30, (30, 30)))
-    for name in ("norm", "participation_ratio", "stable_rank", "rank_90"):
-        assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4)
-
-
-def test_no_difference_is_nothing():
-    found = spectrum(torch.zeros(4, 6))
-    assert (found.norm, found.participation_ratio, found.stable_rank, found.rank_90) == (0, 0, 0, 0)
-
-
-def test_a_large_matrix_by_random_projection_equals_the_whole_factorisation():
-    values = 0.97 ** torch.arange(EXACT + 30.0)
-    matrix = of_rank(EXACT + 30, (EXACT + 30, EXACT + 60), values)
-    _, singular, right = leading(matrix, 0)
-    assert_close(singular[:64], values[:64], rtol=1e-4, atol=0)
-    assert float((right[:16] @ torch.linalg.svd(matrix, full_matrices=False)[2][:16].mT).square().sum()) == pytest.approx(
-        16, rel=1e-3
-    )
-    assert gram_energy(matrix) == pytest.approx(float((values**4).sum()), rel=1e-4)
-    found = spectrum(matrix)
-    assert found.participation_ratio == pytest.approx(float((values**2).sum() ** 2 / (values**4).sum()), rel=1e-3)
-    assert found.rank_90 == int(((values**2).cumsum(0) < 0.9 * (values**2).sum()).sum()) + 1
-    assert spectrum(torch.randn(EXACT + 1, EXACT + 1)).rank_90 is None, "more directions than were computed"
-
-
-def full_finetune(k: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
-    """What random projection finds hard: k planted directions over noise in all others. Returns it and the planted left side."""
-    shape = (EXACT + 30, EXACT + 60)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    left, right = (torch.linalg.qr(torch.randn(size, k, generator=torch.Generator().manual_seed(size))).Q for size in shape)
-    return noise + (left * torch.linspace(600, 300, k)) @ right.mT, left
-
-
-@pytest.mark.parametrize("planted", [True, False], ids=["planted", "noise alone"])
-def test_a_large_matrix_of_full_rank_is_near_its_exact_factorisation(planted):
-    matrix, directions = full_finetune()
-    if not planted:
-        matrix = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(2))
-    exact, found = torch.linalg.svdvals(matrix).double(), spectrum(matrix)
-    torch.testing.assert_close(found.singular[:32].double(), exact[:32], rtol=0.01, atol=0)
-    squares = exact.square()
-    assert found.participation_ratio == pytest.approx(float(squares.sum() ** 2 / squares.square().sum()), rel=1e-3)
-    assert found.stable_rank == pytest.approx(float(squares.sum() / squares[0]), rel=0.01)
-    if planted:
-        assert float((found.left[:, :20].mT @ directions).square().sum()) / 20 > 0.98, "the planted subspace"
-
-
-@pytest.mark.parametrize("k", [1, 8, 40])
-def test_a_large_matrixs_effective_rank_is_the_planted_one(k):
-    found = spectrum(of_rank(k, (EXACT + 30, EXACT + 60)))
-    assert (found.participation_ratio, found.stable_rank) == (pytest.approx(k, rel=1e-3), pytest.approx(k, rel=1e-3))
-    assert found.rank_90 == -(-9 * k // 10)
 
 
 def pair_of(folder, family: str = "llama", shards: str = "5GB"):
@@ -108,7 +44,7 @@ def test_every_familys_files_give_the_models_own_differences(family, tmp_path):
     linear = {name: module for name, module in base.named_modules() if type(module).__name__ in ("Linear", "Conv1D")}
     compared = 0
     for name, module in linear.items():
-        place = next((place for place, key in mine.places.items() if name.endswith(key.removesuffix(".weight"))), None)
+        place = next((place for place, stored in mine.places.items() if name.endswith(stored.name.removesuffix(".weight"))), None)
         if place is not None:
             change = tuned.get_submodule(name).weight - module.weight
             change = change.mT if type(module).__name__ == "Conv1D" else change
@@ -181,38 +117,87 @@ def test_the_question_is_answered_from_shards_and_kept(tmp_path, own_store, monk
     assert mechdiff.run(Run("weights", pair=str(path), layers=(1, 3))).equals(table)
 
 
-@pytest.mark.parametrize("details", [{}, {"use_rslora": True}, {"alpha_pattern": {"v_proj": 32}, "rank_pattern": {"v_proj": 3}}])
+def dense(change) -> torch.Tensor:
+    return change.dense() if isinstance(change, Factors) else change
+
+
+def adapter_pair(folder, family: str, **details):
+    """A base, and a random adapter of it, saved by peft. Returns both sides' weights, and base and merged models."""
+    base = tiny_model(family, 0)
+    base.save_pretrained(folder / "base")
+    adapted = get_peft_model(tiny_model(family, 0), LoraConfig(r=2, lora_alpha=8, init_lora_weights=False, **details))
+    for name, parameter in adapted.named_parameters():  # as training would leave them
+        if "lora_magnitude_vector" in name or "modules_to_save" in name:
+            parameter.data.mul_(1 + 0.2 * torch.rand_like(parameter))
+    adapted.save_pretrained(folder / "adapter")
+    (folder / "pair.toml").write_text('[base]\nfolder = "base"\n[tuned]\nadapter = "adapter"\n')
+    tuned = read_pair(str(folder / "pair.toml")).tuned
+    return Weights(Source(folder=str(folder / "base"))), Weights(tuned), base, adapted.merge_and_unload()
+
+
+TARGETS = {"target_modules": ["v_proj", "down_proj"]}
+LORAS = {
+    "plain": TARGETS,
+    "rank-stabilised": TARGETS | {"use_rslora": True},
+    "patterns": TARGETS | {"alpha_pattern": {"v_proj": 32}, "rank_pattern": {"v_proj": 3}},
+    "biases": TARGETS | {"bias": "lora_only"},
+}
+
+
+@pytest.mark.parametrize("details", LORAS.values(), ids=LORAS)
 def test_an_adapter_is_the_merged_models_difference(details, tmp_path, own_store):
-    base = tiny_model("llama", 0)
-    base.save_pretrained(tmp_path / "base")
-    config = LoraConfig(r=2, lora_alpha=8, target_modules=["v_proj", "down_proj"], init_lora_weights=False, **details)
-    adapted = get_peft_model(tiny_model("llama", 0), config)
-    adapted.save_pretrained(tmp_path / "adapter")
-    merged = adapted.merge_and_unload()
-    path = tmp_path / "pair.toml"
-    path.write_text('[base]\nfolder = "base"\n[tuned]\nadapter = "adapter"\n')
-    mine, theirs = Weights(Source(folder=str(tmp_path / "base"))), Weights(mechdiff.inputs.pair_file.read_pair(str(path)).tuned)
+    before, after, base, merged = adapter_pair(tmp_path, "llama", **details)
     for module in ("self_attn.v_proj", "mlp.down_proj", "self_attn.q_proj"):
-        change = merged.get_submodule(f"model.layers.2.{module}").weight - base.get_submodule(f"model.layers.2.{module}").weight
-        assert_close(difference(mine, theirs, (2, module))[0], change, atol=1e-5, rtol=1e-5)
-    table = mechdiff.run(Run("weights", pair=str(path), layers=(2,))).set_index("module")
+        expected = merged.get_submodule(f"model.layers.2.{module}").weight - base.get_submodule(f"model.layers.2.{module}").weight
+        change = difference(before, after, (2, module))[0]
+        assert isinstance(change, Factors), "not formed densely"
+        assert_close(dense(change), expected, atol=1e-5, rtol=1e-5)
+    table = mechdiff.run(Run("weights", pair=str(tmp_path / "pair.toml"), layers=(2,))).set_index("module")
     assert table.loc["mlp.down_proj", "stable_rank"] <= 2.001 and table.loc["self_attn.q_proj", "norm"] == 0
+    exact = spectrum(dense(difference(before, after, (2, "mlp.down_proj"))[0]).double())
+    for name in ("norm", "participation_ratio", "stable_rank", "rank_90"):
+        assert table.loc["mlp.down_proj", name] == pytest.approx(getattr(exact, name), rel=1e-6)
+    assert table.loc["mlp.down_proj", "singular_1"] == pytest.approx(float(exact.singular[0]), rel=1e-6)
 
 
-def test_what_cannot_be_read_is_a_sentence(tmp_path):
+def test_an_adapter_of_transposed_matrices_has_the_bases_orientation(tmp_path):
+    before, after, base, merged = adapter_pair(tmp_path, "gpt2", target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)
+    for module in ("attn.c_attn", "mlp.c_fc"):
+        name = f"transformer.h.1.{module}"
+        expected = (merged.get_submodule(name).weight - base.get_submodule(name).weight).mT
+        assert_close(dense(difference(before, after, (1, module))[0]), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["dora", "saved whole"])
+def test_an_adapter_that_is_not_a_product_is_formed_densely(kind, family, tmp_path):
+    target, layer = ("v_proj", "model.layers") if family == "llama" else ("c_attn", "transformer.h")
+    whole = "down_proj" if family == "llama" else "c_fc"
+    details = {"use_dora": True} if kind == "dora" else {"modules_to_save": [whole]}
+    before, after, base, merged = adapter_pair(
+        tmp_path, family, target_modules=[target], fan_in_fan_out=family == "gpt2", **details
+    )
+    module = next(name for _, name in before.places if name.endswith(target if kind == "dora" else whole))
+    expected = merged.get_submodule(f"{layer}.2.{module}").weight - base.get_submodule(f"{layer}.2.{module}").weight
+    assert expected.norm() > 0.1
+    expected = expected.mT if family == "gpt2" else expected
+    assert_close(difference(before, after, (2, module))[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_not_readable_has_a_message(tmp_path):
     _, _, path = pair_of(tmp_path)
     (tmp_path / "tuned" / "model.safetensors").rename(tmp_path / "tuned" / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no \.safetensors file.*\n?Try:"):
+    with pytest.raises(UserError, match=r"(?s)\.bin.*Try"):
         mechdiff.run(Run("weights", pair=str(path)))
-    adapter = tmp_path / "dora"
+    adapter = tmp_path / "other_kind"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "use_dora": True, "lora_alpha": 1}))
-    with pytest.raises(UserError, match="more than a plain LoRA"):
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
+    with pytest.raises(UserError, match="merge_and_unload"):
         _ = Weights(Source(folder=str(tmp_path / "base"), adapter=str(adapter))).adapter
     small = tiny_model("gpt_neox", 0)
     small.save_pretrained(tmp_path / "other")
-    mine, theirs = (Weights(Source(folder=str(tmp_path / side))) for side in ("base", "other"))
-    assert difference(mine, theirs, (0, "mlp.down_proj")) is None, "a matrix that one of them lacks"
+    base, other = (Weights(Source(folder=str(tmp_path / side))) for side in ("base", "other"))
+    assert difference(base, other, (0, "mlp.down_proj")) is None, "a matrix that one of them lacks"
 
 
 def test_an_edit_that_makes_the_states_spans_their_mapped_subspace(study, tmp_path):  # noqa: F811

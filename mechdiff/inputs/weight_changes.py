@@ -1,212 +1,115 @@
-"""What fine-tuning did to the weights themselves: each matrix's difference, its size, its rank and its leading directions.
+"""What fine-tuning did to the weights: each matrix's difference, read from the models' files without running a model.
 
-Needs no forward pass. Matrices are read one at a time from the models' files, so that a pair of any size takes the memory of
-three matrices.
+Matrices are read one at a time, so that a pair of any size takes the memory of three matrices.
 """
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
+from safetensors import safe_open
 from torch import Tensor
 
 from mechdiff.common.errors import UserError
 from mechdiff.inputs.model_config import read_config
 from mechdiff.inputs.pair_file import Source
-from mechdiff.maths.linalg import descending_eigh
+from mechdiff.inputs.weight_files import Stored, adapter_tensors, tensors
+from mechdiff.maths.spectrum import Factors
+
+Place = tuple[int, str]  # layer, module
+Change = Tensor | Factors  # of a matrix [outputs, inputs]
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)\.weight$")
-ADAPTED = re.compile(r"^base_model\.model\.(.+)\.lora_([AB])\.weight$")
-EXACT = 1024  # up to this smaller side every singular value is computed; above it, the leading ones by random projection
-LEADING = 128  # singular values that are computed of a larger matrix
-POWERS = 4  # power iterations of the random projection
-SHARE = 0.9  # of the squared size, for rank_90
-NOTHING = 1e-5  # a singular value below this share of the largest is rounding
+ADAPTED = re.compile(r"^base_model\.model\.(.+)\.(lora_A|lora_B|lora_magnitude_vector|weight)$")
 WRITERS = ("o_proj", "out_proj", "c_proj", "dense", "down_proj", "dense_4h_to_h")  # what writes into the residual stream
 TRANSPOSED = ("gpt2",)  # model types that store a matrix as [inputs, outputs]
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """A matrix's size and how it is spread over directions.
-
-    norm: Frobenius. participation_ratio: (sum s^2)^2 / sum s^4, so that k equal singular values give k.
-    stable_rank: norm^2 / s_1^2. rank_90: the fewest directions with 90 % of norm^2; None if more than were computed.
-    singular: the leading singular values, largest first. left, right: their vectors, [rows, k] and [columns, k].
-    """
-
-    norm: float
-    participation_ratio: float
-    stable_rank: float
-    rank_90: int | None
-    singular: Tensor
-    left: Tensor
-    right: Tensor
-
-
-def spectrum(matrix: Float[Tensor, "rows columns"], seed: int = 0) -> Spectrum:
-    """Size, ranks and leading directions of a matrix; all zero for the zero matrix.
-
-    Source: participation ratio, e.g. Gao and Ganguli 2015; random projection, Halko, Martinsson and Tropp 2011, algorithm 4.4.
-    """
-    matrix = matrix.float()
-    energy = sum(float(matrix[rows].double().square().sum()) for rows in chunks(len(matrix)))
-    if not energy:
-        none = torch.zeros(0)
-        return Spectrum(0.0, 0.0, 0.0, 0, none, matrix[:, :0], matrix.mT[:, :0])
-    exact = min(matrix.shape) <= EXACT
-    left, singular, right = whole(matrix) if exact else leading(matrix, seed)
-    squares = singular.double().square()
-    fourth = float(squares.square().sum()) if exact else gram_energy(matrix)
-    reached = (squares.cumsum(0) >= SHARE * energy * (1 - 1e-6)).nonzero()
-    rank_90 = int(reached[0]) + 1 if len(reached) else None
-    return Spectrum(energy**0.5, energy**2 / fourth, energy / float(squares[0]), rank_90, singular, left, right.mT)
-
-
-def whole(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Every singular value and vector, from the smaller Gram matrix in float64: far quicker, and exact enough for float32.
-
-    On the longer side a direction of no size is zero.
-    """
-    if matrix.shape[0] > matrix.shape[1]:
-        right, singular, left = whole(matrix.mT)
-        return left.mT, singular, right.mT
-    double = matrix.double()
-    values, left = descending_eigh(double @ double.mT)
-    singular = values.clamp(min=0).sqrt()
-    some = singular > NOTHING**2 * singular[0]
-    right = (left.mT @ double) * torch.where(some, 1 / singular.where(some, torch.ones_like(singular)), 0)[:, None]
-    return left.float(), singular.float(), right.float()
-
-
-def leading(matrix: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The leading singular values and vectors, by random projection with power iterations: left, values, right transposed."""
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(matrix.shape[1], LEADING + LEADING // 4, generator=generator).to(matrix.device)
-    basis = torch.linalg.qr(matrix @ start).Q
-    for _ in range(POWERS):
-        basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.mT @ basis).Q).Q
-    left, singular, right = torch.linalg.svd(basis.mT @ matrix, full_matrices=False)
-    return (basis @ left)[:, :LEADING], singular[:LEADING], right[:LEADING]
-
-
-def gram_energy(matrix: Tensor) -> float:
-    """The sum of the fourth powers of all singular values, from the smaller Gram matrix, without factorising it."""
-    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    scale = float(matrix.abs().max())  # so that no square leaves float32
-    matrix = matrix / scale
-    return scale**4 * sum(float((matrix[rows] @ matrix.mT).double().square().sum()) for rows in chunks(len(matrix)))
-
-
-def chunks(count: int, size: int = 1024) -> Iterable[slice]:
-    return (slice(start, start + size) for start in range(0, count, size))
-
-
 class Weights:
-    """One model's layer matrices, read from its files when they are asked for. places: (layer, module) -> the tensor's name."""
+    """One model's layer matrices, read from its files on demand."""
 
     def __init__(self, source: Source):
         self.source, self.folder = source, source.local()
         self.transposed = read_config(self.folder).get("model_type") in TRANSPOSED
 
     @cached_property
-    def files(self) -> dict[str, Path]:
-        """Tensor name -> its file."""
-        index = self.folder / "model.safetensors.index.json"
-        if index.exists():
-            return {name: self.folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-        single = self.folder / "model.safetensors"
-        if not single.exists():
-            raise UserError(
-                f"{self.folder} has no .safetensors file, and other formats are not read without running a model.\n"
-                "Try:  transformers' save_pretrained, which writes that format"
-            )
-        from safetensors import safe_open
-
-        with safe_open(single, "pt") as file:
-            return dict.fromkeys(file.keys(), single)
-
-    @cached_property
-    def places(self) -> dict[tuple[int, str], str]:
-        """Matrices alone: vectors, such as norms', are left out."""
-        from safetensors import safe_open
-
-        shapes = {}
-        for path in set(self.files.values()):
-            with safe_open(path, "pt") as file:
-                shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no dict)
-        found = ((LAYER.search(name), name) for name in self.files)
-        return {(int(match[1]), match[2]): name for match, name in found if match and len(shapes.get(name, ())) == 2}
+    def places(self) -> dict[Place, Stored]:
+        """The layers' matrices, by name. Vectors, such as norms, are left out."""
+        matched = ((LAYER.search(name), stored) for name, stored in sorted(tensors(self.folder).items()))
+        return {(int(match[1]), match[2]): stored for match, stored in matched if match and len(stored.shape) == 2}
 
     @cached_property
     def adapter(self) -> "Adapter | None":
         folder = self.source.adapter_folder()
-        return None if folder is None else Adapter(folder)
+        return None if folder is None else Adapter(folder, self.transposed)
 
     def modules(self, layer: int) -> list[str]:
-        """The names of a layer's matrices, in the order of the files."""
+        """The names of a layer's matrices, in alphabetical order."""
         return [module for number, module in self.places if number == layer]
 
     def writers(self, layer: int) -> list[str]:
         """Those of a layer's matrices that write into the residual stream: the outputs of attention and MLP."""
         return [module for module in self.modules(layer) if module.rpartition(".")[2] in WRITERS]
 
-    def read(self, place: tuple[int, str]) -> Float[Tensor, "outputs inputs"] | None:
-        """A matrix as it acts, adapter and all; None for one that the model has not."""
-        plain, change = self.plain(place), self.change(place)
-        return plain if plain is None or change is None else plain + change
+    def read(self, place: Place) -> Float[Tensor, "outputs inputs"]:
+        """A matrix as the model uses it, adapter included, in float32. The place must be among `places`."""
+        plain = self.plain(place)
+        change = self.change(place, plain)
+        return plain + (change.dense() if isinstance(change, Factors) else change)
 
-    def plain(self, place: tuple[int, str]) -> Tensor | None:
+    def plain(self, place: Place) -> Float[Tensor, "outputs inputs"]:
         """The same without the adapter."""
-        from safetensors import safe_open
+        return read_tensor(self.places[place], self.transposed)
 
-        name = self.places.get(place)
-        if name is None:
-            return None
-        with safe_open(self.files[name], "pt") as file:
-            found = file.get_tensor(name).float()
-        return found.mT if self.transposed else found
-
-    def change(self, place: tuple[int, str]) -> Tensor | None:
-        """What the adapter adds; None where it adds nothing."""
-        return None if self.adapter is None else self.adapter.change(self.places[place].removesuffix(".weight"))
+    def change(self, place: Place, plain: Float[Tensor, "outputs inputs"]) -> Change:
+        """What the adapter adds to a matrix. plain: the matrix without it."""
+        module = self.places[place].name.removesuffix(".weight")
+        return no_change(plain) if self.adapter is None else self.adapter.change(module, plain)
 
 
 class Adapter:
-    """A LoRA adapter's changes, from its files. Raises UserError for a kind that is more than a sum of two factors."""
+    """A LoRA adapter's changes, from its files: low-rank products, DoRA, and modules that it saves whole.
 
-    def __init__(self, folder: Path):
-        self.folder, self.config = folder, json.loads((folder / "adapter_config.json").read_text())
-        kind = self.config.get("peft_type")
-        if kind != "LORA" or self.config.get("use_dora") or self.config.get("modules_to_save"):
+    transposed: whether the base stores its matrices as [inputs, outputs]. Raises UserError for any other kind of adapter.
+    """
+
+    def __init__(self, folder: Path, transposed: bool = False):
+        self.folder, self.transposed = folder, transposed
+        self.config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        if self.config.get("peft_type") != "LORA" or self.config.get("use_qalora"):
             raise UserError(
-                f"The adapter in {folder} is more than a plain LoRA, so its change cannot be read from its files.\n"
+                f"The adapter in {folder} is not a LoRA, so its change cannot be read from its files.\n"
                 "Try:  merge it with peft's merge_and_unload and give the merged folder as [tuned]"
             )
 
     @cached_property
-    def names(self) -> dict[tuple[str, str], str]:
-        """(module, A or B) -> the tensor's name."""
-        from safetensors import safe_open
+    def modules(self) -> dict[str, dict[str, Stored]]:
+        """Module -> its tensors by kind: lora_A, lora_B, lora_magnitude_vector, or weight for one that is saved whole."""
+        modules = defaultdict(dict)
+        for name, stored in adapter_tensors(self.folder).items():
+            if match := ADAPTED.match(name.removesuffix(".weight")) or ADAPTED.match(name):
+                modules[match[1]][match[2]] = stored
+        return dict(modules)
 
-        with safe_open(self.folder / "adapter_model.safetensors", "pt") as file:
-            found = ((ADAPTED.match(name), name) for name in file.keys())  # noqa: SIM118 (no dict)
-            return {(match[1], match[2]): name for match, name in found if match}
-
-    def change(self, module: str) -> Tensor | None:
-        from safetensors import safe_open
-
-        key = next((name for name, part in self.names if part == "A" and ends_alike(name, module)), None)
+    def change(self, module: str, plain: Float[Tensor, "outputs inputs"]) -> Change:
+        """What the adapter adds to one matrix. plain: the base's matrix."""
+        key = next((name for name in self.modules if same_module(name, module)), None)
         if key is None:
-            return None
-        with safe_open(self.folder / "adapter_model.safetensors", "pt") as file:
-            into, out = (file.get_tensor(self.names[key, part]).float() for part in "AB")
-        return self.scale(key, len(into)) * out @ into
+            return no_change(plain)
+        parts = self.modules[key]
+        if "weight" in parts:
+            return read_tensor(parts["weight"], self.transposed) - plain
+        down, up = read_tensor(parts["lora_A"]), read_tensor(parts["lora_B"])
+        factors = Factors(self.scale(key, len(down)) * up, down)
+        if "lora_magnitude_vector" not in parts:
+            return factors
+        # DoRA (Liu et al. 2024, arXiv:2402.09353): a learned norm for every output
+        adapted = plain + factors.dense()
+        magnitude = read_tensor(parts["lora_magnitude_vector"]).flatten()
+        return adapted * (magnitude / adapted.norm(dim=1))[:, None] - plain
 
     def scale(self, module: str, rank: int) -> float:
         pattern = self.config.get("alpha_pattern") or {}
@@ -214,24 +117,34 @@ class Adapter:
         return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
 
 
-def ends_alike(one: str, other: str) -> bool:
+def read_tensor(stored: Stored, transposed: bool = False) -> Tensor:
+    """One tensor of a file, in float32."""
+    with safe_open(stored.file, "pt") as file:
+        tensor = file.get_tensor(stored.name).float()
+    return tensor.mT if transposed else tensor
+
+
+def no_change(plain: Float[Tensor, "outputs inputs"]) -> Factors:
+    return Factors(plain.new_zeros(len(plain), 0), plain.new_zeros(0, plain.shape[1]))
+
+
+def same_module(name: str, other: str) -> bool:
     """Whether one module's name is the end of the other's: a model's files may or may not name its outermost part."""
-    return one == other or one.endswith("." + other) or other.endswith("." + one)
+    return name == other or name.endswith("." + other) or other.endswith("." + name)
 
 
-def difference(base: Weights, tuned: Weights, place: tuple[int, str]) -> tuple[Tensor, Tensor] | None:
+def difference(base: Weights, tuned: Weights, place: Place) -> tuple[Change, Float[Tensor, "outputs inputs"]] | None:
     """A matrix's change and its base; None if either model lacks it. Raises UserError if their shapes differ.
 
-    With the same weights below an adapter the change is the adapter's own, without rounding.
+    With the same weights below an adapter the change is the adapter's own, without rounding, and a plain LoRA's is in factors.
     """
-    before = base.read(place)
-    if before is None or place not in tuned.places:
+    if place not in base.places or place not in tuned.places:
         return None
+    before = base.read(place)
     if base.source == tuned.source.weights:
-        change = tuned.change(place)
-        return (torch.zeros_like(before) if change is None else change), before
+        return tuned.change(place, before), before
     after = tuned.read(place)
     if after.shape != before.shape:
-        shapes = " and ".join("x".join(map(str, one.shape)) for one in (before, after))
-        raise UserError(f"{place[1]} of layer {place[0]} is {shapes} in the two models, so there is no difference of them.")
+        shapes = " and ".join("x".join(map(str, matrix.shape)) for matrix in (before, after))
+        raise UserError(f"{place[1]} of layer {place[0]} is {shapes} in the two models, so they have no difference.")
     return after - before, before

@@ -1,26 +1,28 @@
-"""A model's weight files: what is in them, by their headers alone, and whether they are whole. Needs no torch."""
+"""A model's weight files: the tensors in them, by their headers alone, and whether the files are complete. Needs no torch."""
 
 import json
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from mechdiff.common.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER = "adapter_model.safetensors"
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model", "vocab.txt")
-BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1}
-LENGTH = 8  # bytes at a safetensors file's start that say how long its header is
 CONVERT = "from transformers import AutoModelForCausalLM as M; M.from_pretrained('{0}').save_pretrained('{0}')"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: its number format, as safetensors names it, and its shape."""
+    """A tensor in a file: its file, its name there, its number format as safetensors names it, and its shape."""
 
+    file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
 
@@ -28,13 +30,9 @@ class Stored:
     def count(self) -> int:
         return prod(self.shape)
 
-    @property
-    def nbytes(self) -> int:
-        return self.count * BYTES.get(self.dtype, 1)
-
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, all shards. Raises UserError, with what to type, if they are not all here."""
+    """The safetensors files of a model, all shards. Raises UserError, with what to type, if any is missing."""
     index = folder / INDEX
     if index.exists():
         files = [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
@@ -49,13 +47,13 @@ def weight_files(folder: Path) -> list[Path]:
             f'Try, if you trust it:  python -c "{CONVERT.format(folder)}"'
         )
     raise UserError(
-        f"{folder} is not whole: {absent[0]} is missing{f', and {len(absent) - 1} more files' if len(absent) > 1 else ''}.\n"
+        f"{folder} is incomplete: {absent[0]} is missing{f', and {len(absent) - 1} more files' if len(absent) > 1 else ''}.\n"
         f"Try:  ls {folder}  and download or copy it again"
     )
 
 
 def tensors(folder: Path) -> dict[str, Stored]:
-    """Every tensor of a model by its name. Raises UserError for weights that are missing, cut off or no safetensors."""
+    """Every tensor of a model by its name. Raises UserError for weights that are missing, cut off or not safetensors."""
     return {name: stored for path in weight_files(folder) for name, stored in header(path).items()}
 
 
@@ -68,20 +66,13 @@ def header(path: Path) -> dict[str, Stored]:
 @lru_cache(maxsize=512)
 def _header(path: Path, size: int, modified: int) -> dict[str, Stored]:
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(LENGTH))
-            if length > size:
-                raise ValueError("the header is longer than the file")
-            found = json.loads(file.read(length))
-        found.pop("__metadata__", None)
-        named = {name: Stored(one["dtype"], tuple(one["shape"])) for name, one in found.items()}
-        end = max((one["data_offsets"][1] for one in found.values()), default=0)
-    except (struct.error, ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{path} is no readable safetensors file.\nTry:  download or copy it again") from None
-    whole = LENGTH + length + end
-    if whole > size:
-        raise UserError(f"{path} is cut off: {size:,} of {whole:,} bytes are there.\nTry:  download or copy it again")
-    return named
+        with safe_open(path, "np") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return {name: Stored(path, name, part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+    except SafetensorError as error:
+        incomplete = "not fully covered" in str(error)  # the header is sound and promises other data than there is
+        fault = f"cut off or damaged ({size:,} bytes)" if incomplete else "not a readable safetensors file"
+        raise UserError(f"{path} is {fault}.\nTry:  download or copy it again") from None
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -89,18 +80,16 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def size_on_disk(folder: Path) -> tuple[int, int]:
-    """How many files a folder holds, and their bytes; links into the hub's store count as what they lead to."""
+    """The number of files in a folder, and their bytes; a link into the hub's cache counts as the file it points to."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return len(files), sum(path.stat().st_size for path in files)
 
 
 def adapter_tensors(folder: Path) -> dict[str, Stored]:
     """The tensors of a peft adapter. Raises UserError as for a model's."""
-    path = folder / "adapter_model.safetensors"
+    path = folder / ADAPTER
     if path.exists():
         return header(path)
-    how = "only as .bin, a pickle" if (folder / "adapter_model.bin").exists() else "not"
-    raise UserError(
-        f"The adapter in {folder} has its weights {how} in adapter_model.safetensors.\n"
-        "Try:  load it with peft and save it again by save_pretrained, which writes that file"
-    )
+    pickled = (folder / "adapter_model.bin").exists()
+    stored = "stores its weights only as .bin, a pickle, so mechdiff does not open it" if pickled else f"has no {ADAPTER}"
+    raise UserError(f"The adapter in {folder} {stored}.\nTry:  load it with peft and save it again with save_pretrained")

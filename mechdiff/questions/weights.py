@@ -65,7 +65,8 @@ class WeightsTask:
         name = key(of=self.keys[layer], module=module)
         if (kept := self.store.text(name)) is not None:
             return json.loads(kept)
-        from mechdiff.inputs.weight_changes import difference, spectrum
+        from mechdiff.inputs.weight_changes import difference
+        from mechdiff.maths.spectrum import spectrum
         from mechdiff.models.registry import resolve_device
 
         device = resolve_device(self.run.device)

@@ -74,15 +74,16 @@ class OverlapTask:
 
     def _compare(self, mapped, written: int) -> Iterator[list[tuple]]:
         """A matrix's lines at a time. mapped: [width, directions]. written: the layer whose matrices are compared with it."""
-        from mechdiff.inputs.weight_changes import NOTHING, Weights, difference, spectrum
+        from mechdiff.inputs.weight_changes import Weights, difference
         from mechdiff.maths.linear_maps import overlap
+        from mechdiff.maths.spectrum import spectrum
 
         base, tuned = (Weights(source) for source in (self.run.spec.base, self.run.spec.tuned))
         width = len(mapped)
         for module in base.writers(written):
             change, _ = difference(base, tuned, (written, module)) or (None, None)
             found = None if change is None else spectrum(change.to(mapped.device), self.run.seed)
-            rank = 0 if found is None or not found.norm else int((found.singular > NOTHING * found.singular[0]).sum())
+            rank = 0 if found is None else found.rank
             sizes = [k for k in SIZES if k <= min(rank, mapped.shape[1])]
             yield [(written, module, k, float(overlap(found.left, mapped, k)), k / width) for k in sizes]
 
