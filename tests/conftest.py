@@ -8,9 +8,13 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # before t
 import browser
 import pytest
 import torch
+from jaxtyping import install_import_hook
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mechdiff.common import cache as store
+SHAPED = ("intervals", "linalg", "linear_maps", "similarity", "spectrum")  # every call is checked against its signature's shapes
+with install_import_hook([f"mechdiff.maths.{name}" for name in SHAPED], "beartype.beartype"):
+    from mechdiff.common import cache as store
+    from mechdiff.maths import intervals, linear_maps, similarity, spectrum  # noqa: F401
 
 SMALL = {
     "vocab_size": 97,

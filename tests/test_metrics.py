@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch.testing import assert_close
 
 from mechdiff.common.errors import UserError
@@ -183,3 +184,8 @@ def test_a_small_kl_keeps_its_digits_in_float32():
     q = p + 1e-3 * torch.randn_like(p) * (torch.arange(5000) < 50)
     exact = (p.double().exp() * (p.double() - q.double())).sum(-1)
     assert_close(kl(p, q).double(), exact.clamp(min=0), rtol=1e-3, atol=1e-9)
+
+
+def test_every_call_in_the_tests_is_checked_against_its_shapes():
+    with pytest.raises(TypeCheckError, match="sites n q"):
+        cka_with_interval(normal(1, 5, 3), normal(1, 6, 3), ["a"] * 5)

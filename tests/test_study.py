@@ -13,7 +13,7 @@ from test_experiments import WORDS, ids, pair  # noqa: F401
 
 import mechdiff
 from mechdiff import Run, UserError, questions
-from mechdiff.maths.linear_maps import FITS, output_directions, size_ratios, spread
+from mechdiff.maths.linear_maps import FITS, output_directions, pca_spread, size_ratios
 from mechdiff.models.registry import load_pair
 
 TRAIN = [" ".join(WORDS[i : i + 2 + i % 5]) for i in range(50)]
@@ -32,7 +32,7 @@ def train_states(loaded, layer, stream="resid_post"):
     for side in (loaded.base, loaded.tuned):
         tokens = [loaded.tokenizers.encode(text, "base") for text in TRAIN]
         sides.append(torch.stack([plain_hooks.state(side.model, one, layer, stream) for one in tokens])[None].double())
-    return map(spread, sides)
+    return map(pca_spread, sides)
 
 
 def effect(loaded, run, prompt, layer, stream, change):
@@ -105,7 +105,7 @@ def test_auto_alpha_is_the_median_ratio_out_of_fold_on_train(study):
     for fold in range(5):
         held = order[10 * fold : 10 * fold + 10]
         rest = torch.tensor([i for i in range(50) if i not in held])
-        fitted = FITS["procrustes"](spread(x.states[:, rest]), spread(y.states[:, rest]))
+        fitted = FITS["procrustes"](pca_spread(x.states[:, rest]), pca_spread(y.states[:, rest]))
         ratios.append(size_ratios(fitted, x.states[:, held], y.states[:, held])[0])
     assert table["alpha_used"].iloc[0] == pytest.approx(torch.cat(ratios).quantile(0.5).item(), rel=1e-4)
 

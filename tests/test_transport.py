@@ -5,13 +5,13 @@ import torch
 from torch.testing import assert_close
 
 from mechdiff.maths import linear_maps
-from mechdiff.maths.linear_maps import FITS, cut, folds, output_directions, random_rotation, spread
+from mechdiff.maths.linear_maps import FITS, cut, folds, output_directions, pca_spread, random_rotation
 
 LINEAR = ("ridge", "procrustes", "procrustes_scaled")
 
 
 def fit(name, x, y):
-    return FITS[name](spread(x), spread(y))
+    return FITS[name](pca_spread(x), pca_spread(y))
 
 
 @pytest.fixture(params=[(20, 48), (64, 64), (90, 24)], ids=["n<d", "n=d", "n>d"])
@@ -156,7 +156,7 @@ def test_the_mapped_state_keeps_its_dtype_and_is_computed_in_double(states, dtyp
 
 
 def test_a_random_rotation_spreads_as_far_and_knows_nothing(states):
-    x, y = map(spread, states)
+    x, y = map(pca_spread, states)
     fitted = FITS["procrustes"](x, y)
     control = random_rotation(fitted, x, y, seed=1)
     one, two = (m.apply(x.states) - y.mean.unsqueeze(1) for m in (fitted, control))
@@ -171,7 +171,7 @@ def test_a_random_rotation_spreads_as_far_and_knows_nothing(states):
 @pytest.fixture
 def site(states):
     """Mapped, own, mean and directions of ridge at the first site."""
-    x, y = map(spread, states)
+    x, y = map(pca_spread, states)
     fitted = FITS["ridge"](x, y)
     return fitted[0](x.states[0]), y.states[0], y.mean[0], output_directions(fitted, x)[0]
 

@@ -2,22 +2,22 @@
 
 x, y: donor and recipient states at some sites, a row per train prompt and position. All maps are affine,
 f(x) = mean_y + (x - mean_x) W, and W lives where the train states vary: at most n - 1 directions. So each side is first written
-by its principal directions (`spread`), and every fit is then a small problem of size min(n - 1, d). Outside that span an
+by its principal directions (`pca_spread`), and every fit is then a small problem of size min(n - 1, d). Outside that span an
 orthogonal W would be arbitrary; that part is dropped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechdiff.maths.linalg import descending_eigh, each_site, svd
 
 CONSTANT = 1e-6  # a dimension whose scale is below this share of its size does not vary
-NOTHING = 1e-7  # a principal direction whose scale is below this share of the largest does not vary
+ROUNDING = 1e-7  # a principal direction whose scale is below this share of the largest does not vary
 UNRELATED = 1e-12  # a pair of directions whose covariance is below this share of the largest is not paired
 SHRINKAGE = 0.05  # of both covariances in `procrustes_scaled`
 GCV_GRID = torch.logspace(-8, 2, 81, dtype=torch.float64)
@@ -25,30 +25,31 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Spread:
+class PcaSpread:
     """Centred states of one model at some sites, by their principal directions in order of variance.
 
-    states: [sites, n, d], as given. mean: [sites, d]. scores: [sites, n, r], the centred states' coordinates. scale:
-    [sites, r], the length of each column of scores. directions: [sites, d, r], orthonormal; zero where the scale is.
+    states: as given. scores: the centred states' coordinates. scale: the length of each column of scores. directions:
+    orthonormal; zero where the scale is.
     """
 
-    states: Tensor
-    mean: Tensor
-    scores: Tensor
-    scale: Tensor
-    directions: Tensor
+    states: Float[Tensor, "sites n d"]
+    mean: Float[Tensor, "sites d"]
+    scores: Float[Tensor, "sites n r"]
+    scale: Float[Tensor, "sites r"]
+    directions: Float[Tensor, "sites d r"]
 
-    def pick(self, rows: Tensor) -> "Spread":
+    def pick(self, rows: Int[Tensor, " n"]) -> "PcaSpread":
         """The same states in another order of rows, which changes no direction."""
-        return Spread(self.states[:, rows], self.mean, self.scores[:, rows], self.scale, self.directions)
+        return PcaSpread(self.states[:, rows], self.mean, self.scores[:, rows], self.scale, self.directions)
 
 
-def spread(states: Float[Tensor, "sites n d"]) -> Spread:
-    """Principal directions of the states at each site, in float64, in the smaller of n and d."""
-    return Spread(states, *each_site(spread_one, states))
+def pca_spread(states: Float[Tensor, "sites n d"]) -> PcaSpread:
+    """Principal directions of the states at each site, in float64; r = min(n - 1, d)."""
+    return PcaSpread(states, *each_site(pca_of_site, states))
 
 
-def spread_one(states: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def pca_of_site(states: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """mean [d], scores [n, r], scale [r] and directions [d, r] of one site, as in PcaSpread."""
     n, d = states.shape
     centred = states.double()
     mean = centred.mean(0)
@@ -56,14 +57,14 @@ def spread_one(states: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor, Tensor, Te
     values, vectors = descending_eigh(centred @ centred.T if n <= d else centred.T @ centred)
     values, vectors = values[: n - 1], vectors[:, : n - 1]
     scale = values.clamp(min=0).sqrt()
-    scale = scale.where(scale > NOTHING * scale[0], torch.zeros_like(scale))
+    scale = scale.where(scale > ROUNDING * scale[0], torch.zeros_like(scale))
     if n <= d:
-        return mean, vectors * scale, scale, centred.T @ (vectors * inverse(scale))
+        return mean, vectors * scale, scale, centred.T @ (vectors * inverse_or_zero(scale))
     directions = vectors * (scale > 0)
     return mean, centred @ directions, scale, directions
 
 
-def inverse(values: Tensor) -> Tensor:
+def inverse_or_zero(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """1 / values, and zero for zero."""
     return torch.where(values > 0, 1 / values.where(values > 0, torch.ones_like(values)), torch.zeros_like(values))
 
@@ -72,52 +73,56 @@ def inverse(values: Tensor) -> Tensor:
 class Map:
     """An affine map at one or more sites. `to`, and an index over sites, give the same kind of map."""
 
-    def __call__(self, x: Float[Tensor, "... b d"]) -> Float[Tensor, "... b d"]:
+    def apply(self, x: Float[Tensor, "... b d_x"]) -> Float[Tensor, "... b d_y"]:
+        """The mapped states of float64 states."""
+        raise NotImplementedError
+
+    def __call__(self, x: Float[Tensor, "... b d_x"]) -> Float[Tensor, "... b d_y"]:
         """The mapped states, computed in float64, in x's dtype."""
         return self.apply(x.double()).to(x.dtype)
 
-    def to(self, device: str) -> "Map":
+    def to(self, device: str | torch.device) -> "Map":
         return self._each(lambda tensor: tensor.to(device))
 
     def __getitem__(self, site: int) -> "Map":
         return self._each(lambda tensor: tensor[site])
 
-    def _each(self, change) -> "Map":
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Map":
         return type(self)(**{spec.name: change(getattr(self, spec.name)) for spec in fields(self)})
 
 
 @dataclass(frozen=True)
 class Scaling(Map):
-    """Each dimension of x moved and scaled: `zscore`, and `none` with scale 1. mean_x, scale, mean_y: [..., d]."""
+    """Each dimension of x shifted and scaled: `zscore`, and `none` with scale 1."""
 
-    mean_x: Tensor
-    scale: Tensor
-    mean_y: Tensor
+    mean_x: Float[Tensor, "*sites d"]
+    scale: Float[Tensor, "*sites d"]
+    mean_y: Float[Tensor, "*sites d"]
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Float[Tensor, "... b d"]) -> Float[Tensor, "... b d"]:
         return (x - self.mean_x.unsqueeze(-2)) * self.scale.unsqueeze(-2) + self.mean_y.unsqueeze(-2)
 
 
 @dataclass(frozen=True)
 class Linear(Map):
-    """(x - mean_x) into out' + mean_y. into, out: [..., d, r]; mean_x, mean_y: [..., d]. size: [...], its one scale, or nan."""
+    """(x - mean_x) into out' + mean_y. size: the map's one scale, or nan if it has none."""
 
-    mean_x: Tensor
-    into: Tensor
-    out: Tensor
-    mean_y: Tensor
-    size: Tensor
+    mean_x: Float[Tensor, "*sites d_x"]
+    into: Float[Tensor, "*sites d_x r"]
+    out: Float[Tensor, "*sites d_y r"]
+    mean_y: Float[Tensor, "*sites d_y"]
+    size: Float[Tensor, "*sites"]
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Float[Tensor, "... b d_x"]) -> Float[Tensor, "... b d_y"]:
         return (x - self.mean_x.unsqueeze(-2)) @ self.into @ self.out.mT + self.mean_y.unsqueeze(-2)
 
 
-def fit_none(x: Spread, y: Spread) -> Scaling:
+def fit_none(x: PcaSpread, y: PcaSpread) -> Scaling:
     """The donor's state as it is."""
     return Scaling(torch.zeros_like(x.mean), torch.ones_like(x.mean), torch.zeros_like(x.mean))
 
 
-def fit_zscore(x: Spread, y: Spread) -> Scaling:
+def fit_zscore(x: PcaSpread, y: PcaSpread) -> Scaling:
     """Per-dimension mean and scale matching, x to y. A dimension that is constant in x maps to y's mean."""
     std_x, std_y = x.states.double().std(-2), y.states.double().std(-2)
     varies = std_x > CONSTANT * x.states.abs().amax(-2)
@@ -125,14 +130,14 @@ def fit_zscore(x: Spread, y: Spread) -> Scaling:
     return Scaling(x.mean, scale, y.mean)
 
 
-def fit_ridge(x: Spread, y: Spread) -> Linear:
+def fit_ridge(x: PcaSpread, y: PcaSpread) -> Linear:
     """Ridge regression on centred states; lambda by generalised cross-validation over s1^2 * logspace(-8, 2, 81).
 
     The intercept counts as one fitted parameter, so GCV has a minimum even where n <= d. Source: Golub, Heath & Wahba 1979.
     """
-    others = x.states.shape[-2] - 1  # degrees of freedom beside the intercept
+    others = x.states.shape[-2] - 1  # degrees of freedom apart from the intercept
     cross = x.scores.mT @ y.scores
-    explained = cross.square().sum(-1) * inverse(x.scale.square())  # of y's variance, along each direction of x
+    explained = cross.square().sum(-1) * inverse_or_zero(x.scale.square())  # of y's variance, along each direction of x
     varying = x.scale > 0
     unexplained = (y.scale.square().sum(-1) - explained.sum(-1)).clamp(min=0) * (varying.sum(-1) < others)
     lambdas = x.scale[..., :1].square() * GCV_GRID.to(x.scale)
@@ -140,32 +145,32 @@ def fit_ridge(x: Spread, y: Spread) -> Linear:
     residual = (shrink.square() * explained.unsqueeze(-2)).sum(-1) + unexplained.unsqueeze(-1)
     freedom = (shrink * varying.unsqueeze(-2)).sum(-1) + (others - varying.sum(-1)).unsqueeze(-1)
     best = (residual / freedom.square().clamp(min=1e-300)).argmin(-1, keepdim=True)
-    chosen = lambdas.gather(-1, best)
-    core = cross * inverse(x.scale.square() + chosen).unsqueeze(-1)
-    return linear(x, core, y, torch.full_like(x.scale[..., 0], torch.nan))
+    penalty = lambdas.gather(-1, best)
+    core = cross * inverse_or_zero(x.scale.square() + penalty).unsqueeze(-1)
+    return linear_map(x, core, y, torch.full_like(x.scale[..., 0], torch.nan))
 
 
-def fit_procrustes(x: Spread, y: Spread) -> Linear:
+def fit_procrustes(x: PcaSpread, y: PcaSpread) -> Linear:
     """Orthogonal map between the centred states times the least-squares scale. Source: Schoenemann 1966."""
-    rotation, sigma = paired(x.scores.mT @ y.scores)
-    size = sigma.sum(-1) * inverse(x.scale.square().sum(-1))
-    return linear(x, rotation * size[..., None, None], y, size)
+    rotation, sigma = partial_isometry(x.scores.mT @ y.scores)
+    size = sigma.sum(-1) * inverse_or_zero(x.scale.square().sum(-1))
+    return linear_map(x, rotation * size[..., None, None], y, size)
 
 
-def fit_procrustes_scaled(x: Spread, y: Spread) -> Linear:
-    """Whiten with shrunk covariances, rotate with one scale, colour with the recipient's: the study's own map.
+def fit_procrustes_scaled(x: PcaSpread, y: PcaSpread) -> Linear:
+    """Whiten with shrunk covariances, rotate with one scale, colour with the recipient's covariance: the study's own map.
 
     C_g = (1 - g) C + g (tr C / d) I, g = 0.05; scale = sum of singular values / ||x whitened||^2.
     """
     root_x, root_y = shrunk(x).sqrt(), shrunk(y).sqrt()
-    whitened = x.scores * inverse(root_x).unsqueeze(-2)
-    rotation, sigma = paired(whitened.mT @ (y.scores * inverse(root_y).unsqueeze(-2)))
-    size = sigma.sum(-1) * inverse(whitened.square().sum((-2, -1)))
-    core = inverse(root_x).unsqueeze(-1) * rotation * root_y.unsqueeze(-2) * size[..., None, None]
-    return linear(x, core, y, size)
+    whitened = x.scores * inverse_or_zero(root_x).unsqueeze(-2)
+    rotation, sigma = partial_isometry(whitened.mT @ (y.scores * inverse_or_zero(root_y).unsqueeze(-2)))
+    size = sigma.sum(-1) * inverse_or_zero(whitened.square().sum((-2, -1)))
+    core = inverse_or_zero(root_x).unsqueeze(-1) * rotation * root_y.unsqueeze(-2) * size[..., None, None]
+    return linear_map(x, core, y, size)
 
 
-FITS = {
+FITS: dict[str, Callable[[PcaSpread, PcaSpread], Scaling | Linear]] = {
     "none": fit_none,
     "zscore": fit_zscore,
     "ridge": fit_ridge,
@@ -174,57 +179,59 @@ FITS = {
 }
 
 
-def shrunk(side: Spread) -> Tensor:
-    """Variance along each principal direction after shrinkage: [sites, r]."""
+def shrunk(side: PcaSpread) -> Float[Tensor, "sites r"]:
+    """Variance along each principal direction after shrinkage. Source: Ledoit and Wolf 2004, with a fixed weight."""
     variance = side.scale.square() / (side.states.shape[-2] - 1)
     return (1 - SHRINKAGE) * variance + SHRINKAGE * variance.sum(-1, keepdim=True) / side.states.shape[-1]
 
 
-def paired(cross: Tensor) -> tuple[Tensor, Tensor]:
+def partial_isometry(cross: Float[Tensor, "sites r s"]) -> tuple[Float[Tensor, "sites r s"], Float[Tensor, "sites k"]]:
     """The partial isometry U V' of each cross-covariance, and its singular values; directions without a pair are dropped."""
-    return each_site(paired_one, cross)
+    rotation, sigma = each_site(partial_isometry_of_site, cross)
+    return rotation, sigma
 
 
-def paired_one(cross: Tensor) -> tuple[Tensor, Tensor]:
+def partial_isometry_of_site(cross: Float[Tensor, "r s"]) -> tuple[Float[Tensor, "r s"], Float[Tensor, " k"]]:
     left, sigma, right = svd(cross)
     sigma = sigma.where(sigma > UNRELATED * sigma[0], torch.zeros_like(sigma))
     return (left * (sigma > 0)) @ right, sigma
 
 
-def linear(x: Spread, core: Tensor, y: Spread, size: Tensor) -> Linear:
+def linear_map(x: PcaSpread, core: Float[Tensor, "sites r s"], y: PcaSpread, size: Float[Tensor, " sites"]) -> Linear:
     """The map whose matrix is `core` in the two sides' principal directions."""
     return Linear(x.mean, x.directions @ core, y.directions, y.mean, size)
 
 
 @dataclass(frozen=True)
 class Rotation(Map):
-    """size (x - mean_x) rotation + mean_y. rotation: [..., d, d], orthogonal; size: [..., 1]; mean_x, mean_y: [..., d]."""
+    """size (x - mean_x) rotation + mean_y, with an orthogonal rotation."""
 
-    mean_x: Tensor
-    rotation: Tensor
-    size: Tensor
-    mean_y: Tensor
+    mean_x: Float[Tensor, "*sites d"]
+    rotation: Float[Tensor, "*sites d d"]
+    size: Float[Tensor, "*sites 1"]
+    mean_y: Float[Tensor, "*sites d"]
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Float[Tensor, "... b d"]) -> Float[Tensor, "... b d"]:
         return (x - self.mean_x.unsqueeze(-2)) @ self.rotation * self.size.unsqueeze(-2) + self.mean_y.unsqueeze(-2)
 
 
 @lru_cache(maxsize=2)
 def random_orthogonal(d: int, seed: int, device: torch.device) -> Float[Tensor, "d d"]:
+    """A random rotation or reflection, by seed, in float64."""
     generator = torch.Generator().manual_seed(seed)
     return torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q.to(device)
 
 
-def random_rotation(like: Map, x: Spread, y: Spread, seed: int) -> Rotation:
-    """A control: a random rotation of the centred states, scaled so that it spreads the train states as far as `like` does.
+def random_rotation(fitted: Map, x: PcaSpread, y: PcaSpread, seed: int) -> Rotation:
+    """A control: a random rotation of the centred states, scaled so that it spreads the train states as far as `fitted` does.
 
     One rotation, by seed, for all sites.
     """
     d = x.states.shape[-1]
     rotation = random_orthogonal(d, seed, x.mean.device)
-    reach = like.apply(x.states.double())
+    reach = fitted.apply(x.states.double())
     reach = (reach - reach.mean(-2, keepdim=True)).square().sum((-2, -1)).sqrt()
-    size = reach * inverse(x.scale.square().sum(-1).sqrt())
+    size = reach * inverse_or_zero(x.scale.square().sum(-1).sqrt())
     return Rotation(x.mean, rotation.expand(len(x.mean), d, d), size.unsqueeze(-1), y.mean)
 
 
@@ -234,14 +241,14 @@ def effective_rank(scale: Float[Tensor, "sites r"]) -> Float[Tensor, " sites"]:
     return torch.special.entr(share).sum(-1).exp()
 
 
-def overlap(one: Float[Tensor, "sites d r"], other: Float[Tensor, "sites d s"], k: int) -> Float[Tensor, " sites"]:
-    """How far the first k directions of two bases span the same space: from k / d by chance to 1 for the same."""
-    return (one[..., :k].mT @ other[..., :k]).square().sum((-2, -1)) / k
+def overlap(first: Float[Tensor, "*sites d r"], second: Float[Tensor, "*sites d s"], k: int) -> Float[Tensor, "*sites"]:
+    """How far the first k directions of two orthonormal bases span the same space: k / d by chance, 1 for the same space."""
+    return (first[..., :k].mT @ second[..., :k]).square().sum((-2, -1)) / k
 
 
-def output_directions(fitted: Map, x: Spread) -> Float[Tensor, "sites d r"]:
+def output_directions(fitted: Map, x: PcaSpread) -> Float[Tensor, "sites d r"]:
     """Right singular vectors of the fitted, centred outputs on train, in order of the variance they carry."""
-    return spread(fitted.apply(x.states.double())).directions
+    return pca_spread(fitted.apply(x.states.double())).directions
 
 
 def cut(
@@ -249,18 +256,18 @@ def cut(
     own: Float[Tensor, "b d"],
     mean: Float[Tensor, " d"],
     directions: Float[Tensor, "d r"],
-    ways: list[tuple[float, int | None, str]],
+    cuts: Sequence[tuple[float, int | None, str]],
 ) -> Float[Tensor, "b m d"]:
-    """Scaled and cut states, one for each way (alpha, rank or None for full, complement).
+    """Scaled and cut states, one for each cut (alpha, rank or None for full, complement).
 
     f = alpha x mapped. Rank k keeps the first k directions; complement says what fills the rest of the space.
     mean: m + V_k V_k'(f - m), where rank 0 is mean ablation. own: y + V_k V_k'(f - y), where rank 0 changes nothing.
     A rank above the map's own keeps all its directions.
     """
-    alphas = torch.tensor([alpha for alpha, _, _ in ways]).to(mapped)
-    whole = torch.tensor([rank is None for _, rank, _ in ways], device=mapped.device)
-    of_own = torch.tensor([complement == "own" for _, _, complement in ways], device=mapped.device)
-    ranks = torch.tensor([rank or 0 for _, rank, _ in ways], device=mapped.device)
+    alphas = torch.tensor([alpha for alpha, _, _ in cuts]).to(mapped)
+    whole = torch.tensor([rank is None for _, rank, _ in cuts], device=mapped.device)
+    of_own = torch.tensor([complement == "own" for _, _, complement in cuts], device=mapped.device)
+    ranks = torch.tensor([rank or 0 for _, rank, _ in cuts], device=mapped.device)
     basis = directions[:, : max(1, int(ranks.max()))]
     rest = torch.where(of_own[:, None], own[:, None], mean)
     scaled = mapped[:, None] * alphas[:, None]
@@ -269,10 +276,10 @@ def cut(
     return torch.where(whole[:, None], scaled, rest + inside @ basis.T)
 
 
-def folds(groups: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def folds(groups: Int[Tensor, " n"], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Five contiguous folds of a seeded permutation of the prompts: the rows to fit on, and the rows held out.
 
-    groups: [n], the prompt of each row; a prompt's positions stay together.
+    groups: the prompt of each row, from zero; a prompt's positions stay together.
     """
     count = int(groups.max()) + 1
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -281,6 +288,6 @@ def folds(groups: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield (~inside).nonzero().squeeze(1), inside.nonzero().squeeze(1)
 
 
-def size_ratios(fitted: Map, x: Tensor, y: Tensor) -> Tensor:
-    """||y|| / ||mapped|| of each row: [sites, n]."""
+def size_ratios(fitted: Map, x: Float[Tensor, "sites n d_x"], y: Float[Tensor, "sites n d_y"]) -> Float[Tensor, "sites n"]:
+    """||y|| / ||mapped x|| of each row."""
     return y.double().norm(dim=-1) / fitted.apply(x.double()).norm(dim=-1).clamp(min=1e-300)

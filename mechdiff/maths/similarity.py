@@ -1,50 +1,59 @@
 """Similarity and divergence: tensors in, tensors out."""
 
+import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechdiff.common.errors import UserError
 from mechdiff.maths import triton_kernels
 
 JACKKNIFE_SUBSETS = 200
-CONSTANT = 1e-12  # a site whose variance is below this share of its square size does not vary
+CONSTANT = 1e-12  # a site whose variance is below this share of its mean square does not vary
+SLICE = 16  # rows whose divergences are computed together on a CPU: their temporaries then stay in its caches
 
 
-def kl(p: Float[Tensor, "... v"], q: Float[Tensor, "... v"]) -> Float[Tensor, "..."]:
-    """KL(p || q) in nats between two distributions given as log-probabilities. Never below zero.
+def kl(p: Float[Tensor, "*#batch v"], q: Float[Tensor, "*#batch v"]) -> Float[Tensor, "..."]:
+    """KL(p || q) in nats between distributions given as log-probabilities, broadcast. Never below zero.
 
     The difference is taken before the sum, so that a small divergence keeps its digits.
     """
     return (p.exp() * (p - q)).sum(-1).clamp(min=0)
 
 
-def divergences(logits: Float[Tensor, "n v"], clean: Float[Tensor, " v"], donor: Float[Tensor, " v"]) -> tuple[Tensor, Tensor]:
-    """KL(patched || clean) and KL(donor || patched), [n] each, of rows of logits against two rows of log-probabilities."""
+def divergences(
+    logits: Float[Tensor, "n v"], clean: Float[Tensor, " v"], donor: Float[Tensor, " v"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """KL(patched || clean) and KL(donor || patched) of each row, in nats.
+
+    logits: of the patched model. clean, donor: log-probabilities that every row is compared with.
+    """
     patched = logits.log_softmax(-1, dtype=torch.float32)
     return kl(patched, clean), kl(donor, patched)
 
 
-SLICE = 16  # rows whose divergences are computed together on a CPU: their temporaries then stay in its caches
-
-
-def divergences_at(logits: Float[Tensor, "n v"], clean: Tensor, donor: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """`divergences` of rows that belong to different lines of clean and donor, [places, v]. places: [n], each row's line."""
+def divergences_at(
+    logits: Float[Tensor, "n v"], clean: Float[Tensor, "lines v"], donor: Float[Tensor, "lines v"], places: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """`divergences` of rows that are compared with different lines of clean and donor. places: each row's line."""
     if triton_kernels.available(logits):
         return triton_kernels.divergences(logits, clean, donor, places.to(logits.device, non_blocking=True))
-    alone, parts, start = divergences_on(logits.device.type), [], 0
-    for place, count in zip(*(found.tolist() for found in torch.unique_consecutive(places, return_counts=True))):
-        for some in logits[start : start + count].split(SLICE if logits.device.type == "cpu" else count):
-            parts.append(alone(some, clean[place], donor[place]))
+    compute, parts, start = divergences_on(logits.device.type), [], 0
+    lines, counts = torch.unique_consecutive(places, return_counts=True)
+    for line, count in zip(lines.tolist(), counts.tolist()):
+        for rows in logits[start : start + count].split(SLICE if logits.device.type == "cpu" else count):
+            parts.append(compute(rows, clean[line], donor[line]))
         start += count
-    return tuple(torch.cat(values) for values in zip(*parts))
+    from_clean, to_donor = (torch.cat(values) for values in zip(*parts))
+    return from_clean, to_donor
 
 
 @lru_cache(maxsize=2)
-def divergences_on(device: str):
-    """`divergences`, on a GPU compiled into one pass over the logits; as it is where the compiler is missing or fails."""
+def divergences_on(device: str) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """`divergences`, compiled on a GPU into one pass over the logits; not compiled if the compiler is missing or fails."""
     return torch.compile(divergences, dynamic=True) if device == "cuda" else divergences
 
 
@@ -61,17 +70,21 @@ def grams(x: Float[Tensor, "sites n d"]) -> Float[Tensor, "sites n n"]:
     return gram / scale.masked_fill(constant, torch.nan)[:, None, None]
 
 
-def hsic(k: Tensor, l: Tensor) -> Tensor:
-    """The biased estimator's numerator: sum of the products of the doubly centred Gram matrices. k, l: [..., n, n]."""
+def hsic(k: Float[Tensor, "*sites n n"], l: Float[Tensor, "*sites n n"]) -> Float[Tensor, "*sites"]:
+    """The biased estimator's numerator: sum of the products of the doubly centred Gram matrices.
+
+    Source: Gretton et al. 2005, without the factor (n - 1)^-2, which cancels in CKA.
+    """
     return (centre(k) * centre(l)).sum((-2, -1))
 
 
-def centre(gram: Tensor) -> Tensor:
+def centre(gram: Float[Tensor, "*sites n n"]) -> Float[Tensor, "*sites n n"]:
+    """A Gram matrix whose rows and columns have mean zero."""
     return gram - gram.mean(-1, keepdim=True) - gram.mean(-2, keepdim=True) + gram.mean((-2, -1), keepdim=True)
 
 
-def hsic_debiased(k: Tensor, l: Tensor) -> Tensor:
-    """The unbiased estimator of HSIC (Song et al. 2012, equation 5). k, l: [..., n, n], n >= 4."""
+def hsic_debiased(k: Float[Tensor, "*sites n n"], l: Float[Tensor, "*sites n n"]) -> Float[Tensor, "*sites"]:
+    """The unbiased estimator of HSIC from two Gram matrices, n >= 4. Source: Song et al. 2012, equation 5."""
     n = k.shape[-1]
     off = 1 - torch.eye(n, dtype=k.dtype, device=k.device)
     k, l = k * off, l * off
@@ -80,7 +93,8 @@ def hsic_debiased(k: Tensor, l: Tensor) -> Tensor:
     return (trace + total - 2 * sums / (n - 2)) / (n * (n - 3))
 
 
-def cka_of_grams(k: Tensor, l: Tensor, debiased: bool) -> Tensor:
+def cka_of_grams(k: Float[Tensor, "*sites n n"], l: Float[Tensor, "*sites n n"], debiased: bool) -> Float[Tensor, "*sites"]:
+    """CKA of each site from both sides' Gram matrices; see linear_cka."""
     estimate = hsic_debiased if debiased else hsic
     own = estimate(k, k) * estimate(l, l)
     return estimate(k, l) / own.clamp(min=torch.finfo(k.dtype).tiny).sqrt()
@@ -97,45 +111,51 @@ def linear_cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool 
     """
     check_enough(len(x))
     similarity = cka_of_grams(grams(x[None]), grams(y[None]), debiased).item()
-    if similarity != similarity:
-        raise UserError("One side has the same state for every prompt, so no similarity is defined. Use different prompts.")
+    if math.isnan(similarity):
+        raise UserError("One side has the same state for every prompt, so no similarity is defined.\nTry:  other prompts")
     return similarity
 
 
 def check_enough(n: int) -> None:
+    """Raises UserError if CKA is not defined over n prompts."""
     if n < 4:
         raise UserError(f"CKA needs at least 4 prompts; there are {n}.\nTry:  --limit 32")
 
 
-def jackknife_subsets(clusters: list[str], subsets: int = JACKKNIFE_SUBSETS, seed: int = 0) -> tuple[list[Tensor], float]:
+def jackknife_subsets(
+    clusters: Sequence[str], subsets: int = JACKKNIFE_SUBSETS, seed: int = 0
+) -> tuple[list[Int[Tensor, " _"]], float]:
     """Delete-d subsets that leave out whole templates, and the factor that turns their scatter into a variance.
 
-    clusters: the template of each of n prompts. A fifth of the G templates is left out (at least sqrt(G), as consistency
-    asks: Shao & Wu 1989). Returns kept prompt indices per subset, and (G - d) / d.
+    clusters: the template of each of n prompts. A fifth of the G templates is left out, and at least sqrt(G), which consistency
+    requires. Returns the prompt indices that each subset retains, and (G - d) / d. Source: Shao and Wu 1989.
     """
     names = sorted(set(clusters))
     left_out = max(round(len(names) / 5), int(len(names) ** 0.5) + 1)
     generator = torch.Generator().manual_seed(seed)
     groups = {name: torch.tensor([i for i, c in enumerate(clusters) if c == name]) for name in names}
-    kept = []
+    retained = []
     for _ in range(subsets):
         order = torch.randperm(len(names), generator=generator)[left_out:].tolist()
-        kept.append(torch.cat([groups[names[i]] for i in order]).sort().values)
-    return kept, (len(names) - left_out) / left_out
+        retained.append(torch.cat([groups[names[i]] for i in order]).sort().values)
+    return retained, (len(names) - left_out) / left_out
 
 
-def cka_with_interval(x: Float[Tensor, "sites n p"], y: Float[Tensor, "sites n q"], clusters: list[str]) -> dict[str, Tensor]:
+def cka_with_interval(
+    x: Float[Tensor, "sites n p"], y: Float[Tensor, "sites n q"], clusters: Sequence[str]
+) -> dict[str, Float[Tensor, " sites"]]:
     """Plain and debiased CKA at each site, with a 95 % delete-d jackknife interval each.
 
     clusters: the template of each prompt. Returns cka, low, high, cka_debiased, low_debiased, high_debiased: [sites].
-    Resampling with replacement would duplicate prompts and put the removed bias back, so subsets are drawn without.
-    Intervals are nan where too few templates (under 5) or prompts are left; everything is where one side is constant.
+    Resampling with replacement would duplicate prompts and bring the removed bias back, so subsets are drawn without it.
+    Intervals are nan if there are too few templates (under 5) or prompts; a site where one side is constant is nan throughout.
+    Raises UserError for fewer than 4 prompts. Source: as linear_cka and jackknife_subsets.
     """
     check_enough(x.shape[1])
     k, l = grams(x), grams(y)
     result = {}
     subsets, factor = jackknife_subsets(clusters) if len(set(clusters)) >= 5 else ([], 0.0)
-    subsets = [kept for kept in subsets if len(kept) >= 4]
+    subsets = [indices for indices in subsets if len(indices) >= 4]
     for debiased, suffix in ((False, ""), (True, "_debiased")):
         full = cka_of_grams(k, l, debiased)
         error = torch.full_like(full, torch.nan)

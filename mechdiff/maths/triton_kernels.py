@@ -3,14 +3,17 @@
 Written in Triton, which comes with torch's CUDA builds. Where it is missing, `available` is False and callers use torch.
 """
 
+from typing import Any, cast
+
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 try:
-    import triton
-    import triton.language as tl
+    import triton  # pyright: ignore[reportMissingImports]
+    import triton.language as tl  # pyright: ignore[reportMissingImports]
 except ImportError:
-    triton = None
+    triton = tl = cast("Any", None)
 
 ATTENTION = 64, 32, 4  # rows of one program, tokens of the prefix at a time, warps; for 16-bit numbers
 ROWS, TOKENS, WARPS = 2, 2048, 4  # of one program of `_divergences`: its rows share what they are compared with
@@ -21,11 +24,19 @@ def available(tensor: Tensor) -> bool:
     return triton is not None and tensor.is_cuda
 
 
-def row_attention(query, key, value, prefix_keys, prefix_values, hidden, scaling: float, softcap: float | None) -> Tensor:
+def row_attention(
+    query: Float[Tensor, "b heads n width"],
+    key: Float[Tensor, "b groups n width"],
+    value: Float[Tensor, "b groups n width"],
+    prefix_keys: Float[Tensor, "b groups seen width"],
+    prefix_values: Float[Tensor, "b groups seen width"],
+    hidden: Bool[Tensor, "b 1 1 seen"],
+    scaling: float,
+    softcap: float | None,
+) -> Float[Tensor, "b n heads width"]:
     """Attention of one-token rows, each to its prompt's prefix and to its own key; softmax in float32.
 
-    query: [b, heads, n, width]. key, value: [b, groups, n, width], the rows' own. prefix_keys, prefix_values: [b, groups, seen,
-    width]. hidden: bool [b, 1, 1, seen], True where no row may look. Returns [b, n, heads, width].
+    key, value: the rows' own. hidden: True where no row may look. softcap: of the scaled scores, None for none.
     """
     each = (query, key, value, prefix_keys, prefix_values)
     query, key, value, prefix_keys, prefix_values = (t if t.stride(-1) == 1 else t.contiguous() for t in each)
@@ -34,7 +45,9 @@ def row_attention(query, key, value, prefix_keys, prefix_values, hidden, scaling
     rows, small = n * (heads // groups), query.element_size() == 2
     block, step, warps = ATTENTION if rows >= 64 and small else (32 if rows >= 64 else 16, 32, 4)
     grid = (triton.cdiv(rows, block), b * groups)
-    _row_attention[grid](
+    _launch(
+        _row_attention,
+        grid,
         *(query, key, value, prefix_keys, prefix_values, hidden, output),
         *(scaling, softcap or 1.0, n, seen, heads // groups, groups),
         *(*query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *prefix_keys.stride()[:3], *prefix_values.stride()[:3]),
@@ -47,21 +60,29 @@ def row_attention(query, key, value, prefix_keys, prefix_values, hidden, scaling
     return output
 
 
-def divergences(logits: Tensor, clean: Tensor, donor: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(patched || clean) and KL(donor || patched), [n] each, nats, float32.
+def divergences(
+    logits: Float[Tensor, "n v"], clean: Float[Tensor, "lines v"], donor: Float[Tensor, "lines v"], places: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """KL(patched || clean) and KL(donor || patched) of each row, in nats, float32.
 
-    logits: [n, vocabulary], a patched row each. clean, donor: log-probabilities, float32 [places, vocabulary]. places: [n], the
-    line of both that a row is compared with. The difference is taken before the sum, so that a small divergence keeps its digits.
+    logits: of the patched model. clean, donor: log-probabilities, float32. places: the line of both that a row is compared with.
+    The difference is taken before the sum, so that a small divergence keeps its digits.
     """
     n, vocabulary = logits.shape
-    effect, apart = (torch.empty(n, dtype=torch.float32, device=logits.device) for _ in range(2))
+    from_clean, to_donor = (torch.empty(n, dtype=torch.float32, device=logits.device) for _ in range(2))
     if n:
-        _divergences[(triton.cdiv(n, ROWS),)](
-            *(logits, clean, donor, places, effect, apart, n, vocabulary),
+        _launch(
+            _divergences,
+            (triton.cdiv(n, ROWS),),
+            *(logits, clean, donor, places, from_clean, to_donor, n, vocabulary),
             *(logits.stride(0), clean.stride(0), donor.stride(0), ROWS, TOKENS),
             num_warps=WARPS,
         )
-    return effect, apart
+    return from_clean, to_donor
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    kernel[grid](*arguments, **options)
 
 
 if triton is not None:
@@ -76,9 +97,9 @@ if triton is not None:
         """A block of (head of the group, row) pairs of one prompt and key-value head. Its own key begins the running softmax."""
         place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         b, g = (tl.program_id(1) // groups).to(tl.int64), tl.program_id(1) % groups
-        there, head, row = place < n * shared, g * shared + place // n, (place % n).to(tl.int64)
+        valid, head, row = place < n * shared, g * shared + place // n, (place % n).to(tl.int64)
         d = tl.arange(0, PADDED)
-        inside = there[:, None] & (d[None, :] < WIDTH)
+        inside = valid[:, None] & (d[None, :] < WIDTH)
         query = tl.load(q + b * q_b + (head * q_h + row * q_n)[:, None] + d[None, :], mask=inside, other=0.0)
         own = tl.load(k + b * k_b + g * k_g + (row * k_n)[:, None] + d[None, :], mask=inside, other=0.0)
         most = tl.sum(query.to(tl.float32) * own.to(tl.float32), 1) * scaling
@@ -88,8 +109,8 @@ if triton is not None:
         result = tl.load(v + b * v_b + g * v_g + (row * v_n)[:, None] + d[None, :], mask=inside, other=0.0).to(tl.float32)
         for start in range(0, seen, STEP):
             s = start + tl.arange(0, STEP)
-            here = (s[:, None] < seen) & (d[None, :] < WIDTH)
-            keys = tl.load(pk + b * pk_b + g * pk_g + s[:, None] * pk_s + d[None, :], mask=here, other=0.0)
+            in_prefix = (s[:, None] < seen) & (d[None, :] < WIDTH)
+            keys = tl.load(pk + b * pk_b + g * pk_g + s[:, None] * pk_s + d[None, :], mask=in_prefix, other=0.0)
             scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * scaling
             if CAPPED:
                 scores = softcap * (2 * tl.sigmoid(2 * scores / softcap) - 1)
@@ -97,7 +118,7 @@ if triton is not None:
             scores = tl.where((unseen != 0)[None, :], float("-inf"), scores)
             higher = tl.maximum(most, tl.max(scores, 1))
             share, faded = tl.exp(scores - higher[:, None]), tl.exp(most - higher)
-            values = tl.load(pv + b * pv_b + g * pv_g + s[:, None] * pv_s + d[None, :], mask=here, other=0.0)
+            values = tl.load(pv + b * pv_b + g * pv_g + s[:, None] * pv_s + d[None, :], mask=in_prefix, other=0.0)
             result = result * faded[:, None] + tl.dot(share.to(values.dtype), values, input_precision=PRECISION)
             total = total * faded + tl.sum(share, 1)
             most = higher
@@ -108,29 +129,29 @@ if triton is not None:
     def _divergences(
         logits, clean, donor, places, effect, apart, n, vocabulary, l_n, c_n, d_n, ROWS: tl.constexpr, TOKENS: tl.constexpr
     ):
-        """Some rows: first each one's log-normaliser, then both sums."""
+        """A block of rows: first the log-normaliser of each, then both sums."""
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-        there = row < n
-        place = tl.load(places + row, mask=there, other=0).to(tl.int64)
+        valid = row < n
+        place = tl.load(places + row, mask=valid, other=0).to(tl.int64)
         line, step = logits + row.to(tl.int64)[:, None] * l_n, tl.arange(0, TOKENS)[None, :]
         most = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
         for start in range(0, vocabulary, TOKENS):
-            inside = there[:, None] & (start + step < vocabulary)
-            some = tl.load(line + start + step, mask=inside, other=float("-inf")).to(tl.float32)
-            higher = tl.maximum(most, tl.max(some, 1))
+            inside = valid[:, None] & (start + step < vocabulary)
+            loaded = tl.load(line + start + step, mask=inside, other=float("-inf")).to(tl.float32)
+            higher = tl.maximum(most, tl.max(loaded, 1))
             base = tl.where(higher == float("-inf"), 0.0, higher)
-            total = total * tl.exp(most - base) + tl.sum(tl.exp(some - base[:, None]), 1)
+            total = total * tl.exp(most - base) + tl.sum(tl.exp(loaded - base[:, None]), 1)
             most = higher
         normaliser = (most + tl.log(total))[:, None]
         to_clean = tl.zeros([ROWS], tl.float32)
         to_donor = tl.zeros([ROWS], tl.float32)
         for start in range(0, vocabulary, TOKENS):
-            inside = there[:, None] & (start + step < vocabulary)
+            inside = valid[:, None] & (start + step < vocabulary)
             own = tl.load(line + start + step, mask=inside, other=0.0).to(tl.float32) - normaliser
-            one = tl.load(clean + place[:, None] * c_n + start + step, mask=inside, other=0.0)
-            other = tl.load(donor + place[:, None] * d_n + start + step, mask=inside, other=0.0)
-            to_clean += tl.sum(tl.where(inside, tl.exp(own) * (own - one), 0.0), 1)
-            to_donor += tl.sum(tl.where(inside, tl.exp(other) * (other - own), 0.0), 1)
-        tl.store(effect + row, tl.maximum(to_clean, 0.0), mask=there)
-        tl.store(apart + row, tl.maximum(to_donor, 0.0), mask=there)
+            of_clean = tl.load(clean + place[:, None] * c_n + start + step, mask=inside, other=0.0)
+            of_donor = tl.load(donor + place[:, None] * d_n + start + step, mask=inside, other=0.0)
+            to_clean += tl.sum(tl.where(inside, tl.exp(own) * (own - of_clean), 0.0), 1)
+            to_donor += tl.sum(tl.where(inside, tl.exp(of_donor) * (of_donor - own), 0.0), 1)
+        tl.store(effect + row, tl.maximum(to_clean, 0.0), mask=valid)
+        tl.store(apart + row, tl.maximum(to_donor, 0.0), mask=valid)

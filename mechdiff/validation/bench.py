@@ -28,7 +28,7 @@ from mechdiff.engine.rows import Rows, run_rows
 from mechdiff.engine.trace import run_trace
 from mechdiff.inputs.pair_file import read_pair
 from mechdiff.inputs.prompts import read_domain
-from mechdiff.maths.linear_maps import FITS, folds, output_directions, size_ratios, spread
+from mechdiff.maths.linear_maps import FITS, folds, output_directions, pca_spread, size_ratios
 from mechdiff.models.registry import load_pair, resolve_device, resolve_dtype
 from mechdiff.questions import Run
 from mechdiff.questions.shared.measure import Measure, piece_sizes
@@ -269,18 +269,18 @@ def measure_fit(pair: str, shape: str | None, device: str, n: int = 350) -> dict
     x = torch.randn(sites, n, width, generator=generator, device=device) * torch.logspace(1, -2, width, device=device)
     y = x.roll(1, -1) + 0.1 * torch.randn(sites, n, width, generator=generator, device=device)
     groups = torch.arange(n)
-    spread(x[:2])  # warm
+    pca_spread(x[:2])  # warm
 
     def alpha(name: str):
         for rest, held in folds(groups, 0):
-            part = FITS[name](spread(x[:, rest]), spread(y[:, rest]))
+            part = FITS[name](pca_spread(x[:, rest]), pca_spread(y[:, rest]))
             size_ratios(part, x[:, held], y[:, held]).median(-1).values.tolist()
 
     seconds = {"fit_s": {}, "alpha_s": {}, "directions_s": {}}
     for name in FITTED:
-        seconds["fit_s"][name] = timed(lambda name=name: FITS[name](spread(x), spread(y)))
+        seconds["fit_s"][name] = timed(lambda name=name: FITS[name](pca_spread(x), pca_spread(y)))
         seconds["alpha_s"][name] = timed(lambda name=name: alpha(name))
-        side = spread(x)
-        fitted = FITS[name](side, spread(y))
+        side = pca_spread(x)
+        fitted = FITS[name](side, pca_spread(y))
         seconds["directions_s"][name] = timed(lambda fitted=fitted, side=side: output_directions(fitted, side))
     return seconds | {"sites": sites, "prompts": n, "width": width, "device": device_name(device)}

@@ -78,13 +78,13 @@ class DiagnosticsTask:
         import torch
 
         from mechdiff.maths import similarity
-        from mechdiff.maths.linear_maps import FITS, effective_rank, output_directions, overlap, spread
+        from mechdiff.maths.linear_maps import FITS, effective_rank, output_directions, overlap, pca_spread
 
         layers, device = list(self.run.chosen_layers), self.identity.device
         x, y, new_x, new_y = (
             states.read(side, stream)[layers].to(device) for states in (train, val) for side in sides(self.run.direction)
         )
-        one, other = spread(x), spread(y)
+        one, other = pca_spread(x), pca_spread(y)
         fitted = FITS[self.run.map](one, other)
         mapped, recipient = fitted.apply(new_x.double()), new_y.double()
         on_train = fitted.apply(x.double())
@@ -101,8 +101,8 @@ class DiagnosticsTask:
         bases = []
         for half in order.tensor_split(2):
             rows = torch.isin(train.groups, half).nonzero().squeeze(1)
-            part = spread(x[:, rows])
-            bases.append(output_directions(FITS[self.run.map](part, spread(y[:, rows])), part))
+            part = pca_spread(x[:, rows])
+            bases.append(output_directions(FITS[self.run.map](part, pca_spread(y[:, rows])), part))
         columns = {
             "r2_train": explained(on_train, y.double()),
             "r2_val": explained(mapped, recipient),
@@ -111,7 +111,7 @@ class DiagnosticsTask:
             "cosine_p10": cosine.quantile(0.1, dim=1),
             "cosine_p90": cosine.quantile(0.9, dim=1),
             "scale": getattr(fitted, "size", torch.full((len(layers),), torch.nan)),
-            "effective_rank": effective_rank(spread(on_train).scale),
+            "effective_rank": effective_rank(pca_spread(on_train).scale),
             "shrinkage": 1 - narrow,
         }
         columns |= {f"overlap_{k}": overlap(*bases, k) for k in OVERLAPS if k <= min(basis.shape[-1] for basis in bases)}

@@ -5,7 +5,7 @@ import pandas as pd
 
 from mechdiff.common.terms import SIDES, sides
 from mechdiff.inputs.answer_scoring import patterns
-from mechdiff.maths.intervals import bootstrap_weights, span
+from mechdiff.maths.intervals import bootstrap_weights, percentiles
 
 KEYS = ("pair", "domain", "direction", "condition", "layer", "stream", "map", "control")
 BESIDE = ("agrees_base", "agrees_tuned", "kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned")
@@ -54,7 +54,7 @@ def summarise(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
 def known(resampled: np.ndarray) -> tuple[float, float]:
     """The 95 % interval over the resamples that have a value: one whose answers hold no token has no rate."""
     there = resampled[~np.isnan(resampled)]
-    return span(there) if len(there) else (np.nan, np.nan)
+    return percentiles(there) if len(there) else (np.nan, np.nan)
 
 
 def reference(condition: str, direction: str, there: set[str]) -> str | None:

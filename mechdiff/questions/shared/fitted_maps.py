@@ -11,7 +11,7 @@ from mechdiff.common.cache import Store, key
 from mechdiff.common.terms import FITTED, STREAMS, sides
 from mechdiff.engine.build_rows import Site, SiteMap
 from mechdiff.maths.linalg import in_parallel
-from mechdiff.maths.linear_maps import FITS, Map, Spread, folds, output_directions, random_rotation, size_ratios, spread
+from mechdiff.maths.linear_maps import FITS, Map, PcaSpread, folds, output_directions, pca_spread, random_rotation, size_ratios
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.request import Run
 from mechdiff.questions.shared.states import States
@@ -73,8 +73,8 @@ class FittedMaps:
         """The maps of one layer's sites. x, y: both sides' states, [layers, n, d]."""
 
         @lru_cache
-        def at(layer: int) -> tuple[Spread, Spread]:
-            return tuple(spread(states[layer : layer + 1].to(self.identity.device)) for states in (x, y))
+        def at(layer: int) -> tuple[PcaSpread, PcaSpread]:
+            return tuple(pca_spread(states[layer : layer + 1].to(self.identity.device)) for states in (x, y))
 
         found, layer = {}, next(iter(sites))[2]
         mean = at(layer)[1].mean[0]
@@ -94,7 +94,7 @@ class FittedMaps:
         """The layer whose map stands in as a control: half the depth away."""
         return (layer + self.depth // 2) % self.depth
 
-    def _controlled(self, name: str, control: str, x: Spread, y: Spread) -> Map:
+    def _controlled(self, name: str, control: str, x: PcaSpread, y: PcaSpread) -> Map:
         """The map of a name, or the control that takes its place."""
         if control == "random":
             return random_rotation(FITS[name](x, y), x, y, self.run.seed)
@@ -102,23 +102,23 @@ class FittedMaps:
             y = y.pick(shuffle(y.states.shape[-2], self.run.seed))
         return FITS[name](x, y)
 
-    def _ratios(self, kinds: list[Kind], x: Spread, y: Spread) -> dict[Kind, Tensor]:
+    def _ratios(self, kinds: list[Kind], x: PcaSpread, y: PcaSpread) -> dict[Kind, Tensor]:
         """||y|| / ||mapped|| of every train row, mapped by a fit without it: kind -> [rows]. For maps fitted on these pairs."""
         order = shuffle(y.states.shape[-2], self.run.seed)
         pairing = {"none": torch.arange(len(order)), "shuffled": order}
         kinds = [kind for kind in kinds if kind[0] in FITTED and kind[1] in pairing]
         ratios = defaultdict(list)
         for rest, held in folds(self.states.groups, self.run.seed) if kinds else ():
-            part_x = spread(x.states[:, rest])
+            part_x = pca_spread(x.states[:, rest])
             for control in sorted({control for _, control in kinds}):
                 partner = pairing[control]
-                part_y = spread(y.states[:, partner[rest]])
+                part_y = pca_spread(y.states[:, partner[rest]])
                 for kind in (kind for kind in kinds if kind[1] == control):
                     part = FITS[kind[0]](part_x, part_y)
                     ratios[kind].append(size_ratios(part, x.states[:, held], y.states[:, partner[held]])[0])
         return {kind: torch.cat(parts) for kind, parts in ratios.items()}
 
-    def _scale(self, name: str, control: str, fitted: Map, x: Spread, y: Spread) -> float:
+    def _scale(self, name: str, control: str, fitted: Map, x: PcaSpread, y: PcaSpread) -> float:
         """Alpha of a map that has not seen these pairs: it needs no folds. Fixed maps keep their scale."""
         return 1.0 if control == "none" else size_ratios(fitted, x.states, y.states).quantile(0.5).item()
 
