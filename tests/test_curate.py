@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import re
+import runpy
 from collections import Counter
 from itertools import combinations
 
@@ -15,9 +16,19 @@ from test_positions import byte_tokenizer
 from tiny_pair import write_pair
 
 from mechdiff import Run
-from mechdiff.cli import curate, curate_cognitive, curate_cultural
+from mechdiff.__main__ import main
 from mechdiff.inputs import prompts
-from mechdiff.inputs.curation import ALIKE, Spec, as_row, divided, grouped, near_duplicates, normal, read, shingles
+from mechdiff.inputs.curation import (
+    NEAR_DUPLICATE,
+    Spec,
+    as_row,
+    candidates,
+    divided,
+    grouped,
+    near_duplicates,
+    normal,
+    shingles,
+)
 from mechdiff.inputs.prompts import read_domain, read_positions, read_rows
 from mechdiff.reporting import bundle
 
@@ -51,8 +62,7 @@ def write(path, rows):
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """Where one's own domains go in this test."""
-    for module in (prompts, curate):
-        monkeypatch.setattr(module, "DOMAINS", tmp_path / "domains")
+    monkeypatch.setattr(prompts, "DOMAINS", tmp_path / "domains")
     monkeypatch.setattr(prompts, "CACHE", tmp_path / "kept")
     return tmp_path / "domains"
 
@@ -69,10 +79,10 @@ def pair(tmp_path, own_store):
 
 @pytest.fixture
 def run(pair):
-    """Runs a script, by default that of one's own domains. Returns its exit status."""
+    """Runs the command. Returns its exit status."""
 
-    def curated(*words, about=curate.__doc__, spec=None):
-        return curate.main(about, spec or Spec(), [*map(str, words), "--pair", pair])
+    def curated(*words):
+        return main(["curate", *map(str, words), "--pair", pair])
 
     return curated
 
@@ -81,12 +91,11 @@ def files(folder):
     return {name: (folder / name).read_bytes() for name in ("train.jsonl", "val.jsonl", "positions.jsonl")}
 
 
-# The study's own domains
+# The recipes of the study's own domains
 
 
-def test_the_cognitive_script_divides_by_subject_and_keeps_it(run, home, tmp_path, capsys):
-    mine = {"about": curate_cognitive.__doc__, "spec": curate_cognitive.SPEC}
-    assert run("--file", write(tmp_path / "math.jsonl", problems()), "--train", 40, "--val", 20, **mine) == 0
+def test_the_cognitive_recipe_divides_by_subject_and_keeps_it(run, home, tmp_path, capsys):
+    assert run("--recipe", "math-500", "--file", write(tmp_path / "math.jsonl", problems()), "--train", 40, "--val", 20) == 0
     splits = {split: read_rows(home / "math-500" / f"{split}.jsonl") for split in ("train", "val")}
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 40, "val": 20}
     assert {row["text"] for rows in splits.values() for row in rows} == {row["problem"] for row in problems()}
@@ -100,7 +109,11 @@ def test_the_cognitive_script_divides_by_subject_and_keeps_it(run, home, tmp_pat
     for one, other in ALIKE_PAIRS:
         assert where[problems()[one]["problem"]] == where[problems()[other]["problem"]]
     said = capsys.readouterr().out
-    assert "math.jsonl: 60 rows, 60 fit" in said and "math-500 train: 40 prompts of" in said and "positions in 40 prompts" in said
+    assert (
+        "math.jsonl: 60 rows, 60 match" in said
+        and "math-500 train: 40 prompts from" in said
+        and "positions in 40 prompts" in said
+    )
 
 
 def test_the_same_rows_give_the_same_files_in_any_order_and_of_any_kind(run, home, tmp_path):
@@ -124,7 +137,7 @@ def test_the_same_rows_give_the_same_files_in_any_order_and_of_any_kind(run, hom
     assert files(tmp_path / "seed")["val.jsonl"] != found["one"]["val.jsonl"]
 
 
-def test_the_cultural_script_asks_the_whole_question_and_leaves_religion_out(run, home, tmp_path):
+def test_the_cultural_recipe_asks_the_whole_question_and_leaves_religion_out(run, home, tmp_path):
     categories = ["Traditions", "Social Relationships", "Agriculture and Animal Husbandry", "Traditional Clothing", "History"]
     rows = [
         {"question": f"{words(i)}?", "category": categories[i % 5], "answer": "A"}
@@ -132,8 +145,7 @@ def test_the_cultural_script_asks_the_whole_question_and_leaves_religion_out(run
         for i in range(100)
     ]
     rows[0]["question"], rows[1]["question"] = "Намаз қашан оқылады?", "Қазақтың діни мерекесі қандай?"
-    mine = {"about": curate_cultural.__doc__, "spec": curate_cultural.SPEC}
-    assert run("--file", write(tmp_path / "kk.jsonl", rows), "--train", 40, "--val", 18, **mine) == 0
+    assert run("--recipe", "kk-culture", "--file", write(tmp_path / "kk.jsonl", rows), "--train", 40, "--val", 18) == 0
     found = [row for split in ("train", "val") for row in read_rows(home / "kk-culture" / f"{split}.jsonl")]
     assert Counter(row["meta"]["category"] for row in found) == {
         "Traditions": 19,
@@ -145,25 +157,38 @@ def test_the_cultural_script_asks_the_whole_question_and_leaves_religion_out(run
     assert found[0]["text"] == f"{question['question']}\n\n{options}" and not any("Намаз" in row["text"] for row in found)
 
 
+@pytest.mark.parametrize("script", ["curate", "curate_cognitive", "curate_cultural", "curate_positions", "fill_prompts"])
+def test_the_former_scripts_still_run(script, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [script, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"mechdiff.scripts.{script}", run_name="__main__")
+    assert end.value.code == 0 and "usage: python -m mechdiff curate" in capsys.readouterr().out
+
+
+def test_an_unknown_recipe_is_answered_with_the_choices(run, capsys):
+    assert run("--recipe", "math") == 2
+    assert "Choose from: kk-culture, math-500" in capsys.readouterr().err
+
+
 # Which rows, and how they are divided
 
 
 def test_equal_texts_are_one_prompt_and_empty_ones_none():
     texts = ["Find  x.", "find x. ", "ＦＩＮＤ x.", "Find y.", "", "  ", None]
     for order in (texts, texts[::-1]):
-        found = read(Spec(text="{t}", file="f"), ({"t": text} for text in order))
+        found = candidates(Spec(text="{t}", file="f"), ({"t": text} for text in order))
         assert [row.text for row in found.rows] == ["Find y.", "Find  x."] or {row.text for row in found.rows} == {
             "Find  x.",
             "Find y.",
         }
-        assert (found.total, found.fitting) == (7, 4)
+        assert (found.total, found.matching) == (7, 4)
 
 
 def test_of_many_rows_the_first_by_their_hash_are_taken_whatever_their_order():
     spec = Spec(text="{t}", train=3, val=2)
     rows = [{"t": f"text {i}"} for i in range(500)]
     whole = sorted(as_row(spec, row) for row in rows)
-    assert read(spec, iter(rows)).rows == read(spec, iter(rows[::-1])).rows == whole[:20]
+    assert candidates(spec, iter(rows)).rows == candidates(spec, iter(rows[::-1])).rows == whole[:20]
 
 
 def test_near_duplicates_are_those_whose_shingles_overlap():
@@ -172,7 +197,7 @@ def test_near_duplicates_are_those_whose_shingles_overlap():
     expected = set()
     for i, j in combinations(range(len(texts)), 2):
         one, other = shingles(texts[i]), shingles(texts[j])
-        if len(one & other) / len(one | other) >= ALIKE:
+        if len(one & other) / len(one | other) >= NEAR_DUPLICATE:
             expected.add(frozenset((i, j)))
     assert found == expected and {*map(frozenset, ALIKE_PAIRS), frozenset((60, 61)), frozenset((63, 64))} <= found
     assert frozenset((60, 62)) not in found
@@ -184,7 +209,7 @@ def test_whatever_the_templates_nothing_of_val_is_in_train(seed):
     sizes = [chance.choice([1, 1, 1, 2, 3, 8]) for _ in range(60)]
     raw = [{"t": words(1000 * seed + 10 * i + j), "g": f"g{i}", "s": "ab"[i % 2]} for i, n in enumerate(sizes) for j in range(n)]
     spec = Spec(text="{t}", template="g", topic="s", train=40, val=15, seed=seed)
-    splits = divided(spec, grouped(read(spec, iter(raw)).rows))
+    splits = divided(spec, grouped(candidates(spec, iter(raw)).rows))
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 40, "val": 15}
     groups = {split: {row.group for row in rows} for split, rows in splits.items()}
     assert not groups["train"] & groups["val"] and len(groups["train"] | groups["val"]) >= 54, "as many templates as there are"
@@ -195,7 +220,9 @@ TOWNS = [f"how far is it to the town {i}" for i in range(3)]
 
 
 def test_near_duplicates_are_one_group():
-    rows = grouped(read(Spec(text="{t}", topic="s"), ({"t": text, "s": "Far & Wide"} for text in [*TOWNS, "what now"])).rows)
+    rows = grouped(
+        candidates(Spec(text="{t}", topic="s"), ({"t": text, "s": "Far & Wide"} for text in [*TOWNS, "what now"])).rows
+    )
     groups = {row.text: row.group for row in rows}
     assert len({groups[text] for text in TOWNS}) == 1 and groups["what now"] != groups[TOWNS[0]]
     assert groups["what now"].startswith("far-wide-")
@@ -203,7 +230,7 @@ def test_near_duplicates_are_one_group():
 
 def test_of_near_duplicates_in_two_templates_one_stays():
     raw = [*zip(TOWNS, "aab"), ("what do cats eat", "b"), ("why not", "c")]
-    rows = grouped(read(Spec(text="{t}", template="g"), ({"t": text, "g": group} for text, group in raw)).rows)
+    rows = grouped(candidates(Spec(text="{t}", template="g"), ({"t": text, "g": group} for text, group in raw)).rows)
     assert all(row.group == row.template for row in rows) and {"b", "c"} <= {row.group for row in rows}
     assert {row.text for row in rows if row.text in TOWNS} in ({TOWNS[0], TOWNS[1]}, {TOWNS[2]})
 
@@ -255,7 +282,7 @@ def test_without_a_tokenizer_there_are_no_positions_and_no_old_ones(run, home, t
     asked = ["--name", "mine", "--file", path, "--text-field", "q", "--train", "20", "--val", "8"]
     assert run(*asked) == 0 and (home / "mine" / "positions.jsonl").exists()
     (tmp_path / "none.toml").write_text('[base]\nfolder = "none"\n[tuned]\nfolder = "none"\n')
-    assert curate.main("", Spec(), [*asked, "--force", "--seed", "2", "--pair", str(tmp_path / "none.toml")]) == 0
+    assert main(["curate", *asked, "--force", "--seed", "2", "--pair", str(tmp_path / "none.toml")]) == 0
     assert "No positions.jsonl, so positions are chosen when they are needed: There is no model" in capsys.readouterr().out
     assert not (home / "mine" / "positions.jsonl").exists() and read_positions("mine") == {}
 
@@ -267,21 +294,21 @@ GOOD = ["--name", "mine", "--text-field", "problem", "--train", "40", "--val", "
 WRONG = [
     (["--text-field", "prompt"], r"has no field 'prompt'. Its fields are: problem, answer, subject, level, unique_id"),
     (["--template-field", "kind"], "has no field 'kind'"),
-    (["--train", "350"], "gives 60 different prompts; 350 for train and 20 for val are wanted.\nTry:  --train 56 --val 3"),
-    (["--template-field", "subject", "--train", "38"], "are of 4 templates, none of which may be in both"),
+    (["--train", "350"], "gives 60 distinct prompts, fewer than 350 .*\nTry:  --train 56 --val 3"),
+    (["--template-field", "subject", "--train", "38"], "from 4 templates, none of which may be in both"),
     (
         ["--where", "subject=music,art"],
-        "None of the 60 rows .* The field subject is asked to be music, art; it is: Algebra, Geometry",
+        "None of the 60 rows .* The field subject must be music, art; its values are: Algebra, Geometry",
     ),
     (["--where", "subject"], "--where 'subject' cannot be read.\nTry:  --where category=tradition,etiquette"),
-    (["--text-field", "", "--text", ""], "not said which field is the prompt"),
+    (["--text-field", "", "--text", ""], "Try:  --text-field"),
     (["--text-field", "", "--text", "{problem[5][x]}"], "cannot be filled from a row"),
-    (["--val", "0"], "each needs one at least"),
+    (["--val", "0"], "Try:  --train 350"),
     (["--name", "../mine"], "cannot be called '../mine'"),
     (["--name", "own"], "cannot be called 'own'"),
-    (["--file", "none.jsonl"], "There is no file none.jsonl that can be read.\nTry:  ls"),
-    (["--file", __file__], "is of no kind that can be read. Choose a file that ends in .jsonl, .json, .parquet, .csv"),
-    (["--file", ""], "Nothing is named to take prompts from"),
+    (["--file", "none.jsonl"], "file none.jsonl does not exist .*\nTry:  ls"),
+    (["--file", __file__], "not in a supported format. Choose a file that ends in .jsonl, .json, .parquet, .csv"),
+    (["--file", ""], "Try:  --dataset org/name  or  --file"),
     (["--name", prompts.shipped_domains()[0]], "There is a shipped domain"),
 ]
 
@@ -298,8 +325,8 @@ def test_what_cannot_be_is_a_sentence_and_writes_nothing(run, home, tmp_path, ca
     ("name", "content", "says"),
     [
         ("a.jsonl", b'{"problem":\nxx', "cannot be read"),
-        ("a.jsonl", b"", "holds no rows"),
-        ("a.jsonl", b"\n\n", "holds no rows"),
+        ("a.jsonl", b"", "has no rows"),
+        ("a.jsonl", b"\n\n", "has no rows"),
         ("a.parquet", b"xx", "cannot be read"),
         ("a.csv", b"", "cannot be read"),
         ("a.csv", b"problem\n\xff\xfe", "is not UTF-8 text"),
@@ -343,9 +370,9 @@ def test_without_the_hub_there_is_a_sentence_at_once(run, home, monkeypatch, cap
             "the hub is not reachable (ConnectError).\nTry:  again with a network",
         ),
         (httpx2.ReadTimeout("slow"), "the hub is not reachable (ReadTimeout)"),
-        (OfflineModeIsEnabled("offline"), "and give it with --file FILE"),
-        (missing, "The hub has no data set HuggingFaceH4/MATH-500 that you may see"),
+        (OfflineModeIsEnabled("offline"), "and pass it with --file FILE"),
+        (missing, "The hub has no data set HuggingFaceH4/MATH-500 that you can access"),
     ):
         monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", failing(error))
-        assert run(about="", spec=curate_cognitive.SPEC) == 2 and says in capsys.readouterr().err
+        assert run("--recipe", "math-500") == 2 and says in capsys.readouterr().err
     assert not home.exists()

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from mechdiff import Run, UserError
-from mechdiff.cli import curate_positions
 from mechdiff.common.cache import key
 from mechdiff.common.paths import SHIPPED_DOMAINS
 from mechdiff.common.terms import SIDES, STREAMS
 from mechdiff.engine.anatomy import Anatomy
 from mechdiff.engine.trace import run_states, run_trace
+from mechdiff.inputs import domain_files
 from mechdiff.inputs.pair_file import read_pair
 from mechdiff.inputs.prompts import read_domain, read_positions, read_rows, shipped_domains
 from mechdiff.inputs.tokenizers import NEAR_END, Tokenizers, covering, eligible, load_tokenizers, pick, special_ids
@@ -139,7 +139,7 @@ def test_a_slow_tokenizer_is_refused(two):
 
 @pytest.fixture(scope="module")
 def demo_tokenizers(demo):
-    return load_tokenizers(read_pair(curate_positions.PAIR))
+    return load_tokenizers(read_pair(domain_files.DEFAULT_PAIR))
 
 
 @pytest.mark.parametrize("domain", shipped_domains())
@@ -158,7 +158,7 @@ def test_curated_positions_are_content_tokens_of_the_text(domain, demo_tokenizer
 @pytest.mark.parametrize("domain", shipped_domains())
 def test_the_script_would_write_the_shipped_positions_again(domain, demo_tokenizers):
     rows = read_rows(SHIPPED_DOMAINS / domain / "train.jsonl")[:5]
-    again = curate_positions.curate(rows, demo_tokenizers, 16, 0)
+    again = domain_files.choose_positions(rows, demo_tokenizers, 16, 0)
     assert json.loads(json.dumps(again)) == read_rows(SHIPPED_DOMAINS / domain / "positions.jsonl")[:5]
 
 

@@ -5,10 +5,9 @@ import shutil
 
 import pytest
 
-from mechdiff.cli import fill_prompts
 from mechdiff.common.errors import UserError
 from mechdiff.common.paths import SHIPPED_DOMAINS
-from mechdiff.inputs import prompts
+from mechdiff.inputs import prompts, templates
 from mechdiff.inputs.prompts import digest, read_domain, read_positions, read_prompts, shipped_domains
 
 DOMAINS = shipped_domains()
@@ -117,8 +116,8 @@ def test_curated_ids_and_texts_are_unique(domain):
 def test_the_templates_give_exactly_the_shipped_files(domain, tmp_path, monkeypatch):
     (tmp_path / domain).mkdir()
     shutil.copy(SHIPPED_DOMAINS / domain / "templates.toml", tmp_path / domain)
-    monkeypatch.setattr(fill_prompts, "SHIPPED_DOMAINS", tmp_path)
-    fill_prompts.write(domain, seed=0)
+    monkeypatch.setattr(templates, "SHIPPED_DOMAINS", tmp_path)
+    templates.write_prompts(domain, seed=0)
     for split in ("train", "val"):
         assert (tmp_path / domain / f"{split}.jsonl").read_bytes() == (SHIPPED_DOMAINS / domain / f"{split}.jsonl").read_bytes()
 
@@ -138,12 +137,12 @@ def test_another_domain_has_no_positions(name):
 
 
 def test_slots_are_found_in_order_of_use():
-    assert fill_prompts.slot_names("{trip[km]} km in {region}, {trip[hours]} hours") == ["trip", "region"]
+    assert templates.slot_names("{trip[km]} km in {region}, {trip[hours]} hours") == ["trip", "region"]
 
 
 def test_filling_says_when_there_are_too_few_texts():
     import random
 
     template = {"id": "t", "topic": "x", "text": "in {city}"}
-    with pytest.raises(SystemExit, match="only 2 different prompts; 3 are needed"):
-        fill_prompts.fill([template], {"city": ["Oslo", "Lima"]}, 3, random.Random(0))
+    with pytest.raises(UserError, match="only 2 different prompts; 3 are needed"):
+        templates.fill([template], {"city": ["Oslo", "Lima"]}, 3, random.Random(0))

@@ -1,9 +1,10 @@
 """The command line's commands: each module adds its own to the parser, with the function that carries it out."""
 
-from mechdiff.cli import bench, check, compare, importing, pairs, planted, replay, report, run, shots, sweep, talk
+from mechdiff.cli import bench, check, compare, curate, importing, pairs, planted, replay, report, run, shots, sweep, talk
 from mechdiff.cli.base import Parser
 
-MODULES = (pairs, check, run, sweep, compare, report, importing, replay, talk, planted, bench, shots)  # in the order of the help
+# in the order of the help
+MODULES = (pairs, check, run, sweep, compare, report, importing, curate, replay, talk, planted, bench, shots)
 
 
 def build_parser() -> Parser:

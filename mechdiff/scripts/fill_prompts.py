@@ -1,3 +1,3 @@
-import runpy
+from mechdiff.scripts import forward
 
-runpy.run_module("mechdiff.cli.fill_prompts", run_name="__main__", alter_sys=True)
+forward("fill")
