@@ -9,7 +9,7 @@ from mechdiff.inputs.prompts import digest
 from mechdiff.questions import Run
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.study import artifacts
-from mechdiff.study.live_vs_stored import DIFFERS, SAME, compare
+from mechdiff.study.live_vs_stored import DIFFERS, SAME, agreement
 
 FRESH = 60.0  # seconds until the files are looked at again
 FINEST = ("float16", "bfloat16", "float32")  # from the coarsest
@@ -86,11 +86,11 @@ def badge(run: Run, live: pd.DataFrame, folder: str, name: str, what: str = "", 
     same = digest(prompts_of(run, about["prompts"])) == about["prompts_hash"]
     mine = Identity(run).dtype
     dtype = min(mine, about["dtype"], key=FINEST.index)
-    verdict = compare(live, kept, same, [prompt.template for prompt in here], about["templates"], dtype)
-    if verdict is not None:
-        good = verdict.kind != DIFFERS
-        icon = ":material/check:" if verdict.kind == SAME else ":material/compare_arrows:"
-        text = f"{what} {verdict.text}".strip()
+    result = agreement(live, kept, same, [prompt.template for prompt in here], about["templates"], dtype)
+    if result is not None:
+        good = result.kind != DIFFERS
+        icon = ":material/check:" if result.kind == SAME else ":material/compare_arrows:"
+        text = f"{what} {result.text}".strip()
         st.badge(text, icon=icon if good else ":material/warning:", color="green" if good else "orange")
 
 

@@ -23,7 +23,7 @@ from mechdiff.inputs.pair_file import Pair, known, read_pair, shipped
 from mechdiff.inputs.vocabularies import one_tokenizer
 from mechdiff.questions import Run
 from mechdiff.reporting import charts
-from mechdiff.study.imports import kept
+from mechdiff.study.imports import imported_sets
 
 OWN, HOME = "own", "home"
 STREAM_ORDER = ("resid_post", *(stream for stream in STREAMS if stream != "resid_post"))
@@ -51,7 +51,7 @@ DEFAULTS = {  # what the link holds: every linked widget's key, and its value wh
     "measure": "effect",
     "target": "",
     "foil": "",
-    "imported": kept.NONE,
+    "imported": imported_sets.NONE,
 }
 STREAM_HELP = f"""{say("stream", "decision token")}
 
@@ -288,9 +288,9 @@ def prompt(total: int) -> int:
 
 def imported() -> None:
     """Which imported set the charts show beside ours; there only when something is imported."""
-    if names := kept.names():
+    if names := imported_sets.names():
         about = "Another study's numbers as hollow squares: means without intervals, on its own domain."
-        linked(st.sidebar.selectbox, "Imported", [kept.NONE, *names], key="imported", help=about)
+        linked(st.sidebar.selectbox, "Imported", [imported_sets.NONE, *names], key="imported", help=about)
 
 
 def selection() -> dict:

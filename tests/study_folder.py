@@ -94,7 +94,7 @@ BROKEN = {  # a file that is not read, and a word of the reason
     "rq1/patch_kl_side.json": ('{"layers": {"L2": {"left": {"kl_mean": 1}}}}', "direction 'left'"),
     "rq2/rq2_clt_L24_x.json": ("[1]", "a list"),
     "rq2/rq2_clt_L25.json": ('{"solver": "ridge"}', "neither R² nor CKA"),
-    "rq2/mapped_patch_x.json": ('{"KL_raw_mean": 1.0}', "says no layer"),
+    "rq2/mapped_patch_x.json": ('{"KL_raw_mean": 1.0}', "has no layer"),
     "rq2/mapped_patch_L3.json": ('{"KL_raw_mean": "much"}', "a text, not a number"),
     "rq2/mapped_patch_L40.json": ('{"KL_raw_mean": 1.0}', "beyond the study's 32"),
     "rq2/mapped_patch_L4.json": ('{"KL_raw_mean": NaN}', "neither KL_raw_mean"),
@@ -104,8 +104,8 @@ BROKEN = {  # a file that is not read, and a word of the reason
     "rq3/rq3_cut.csv": (HEADER, "no line"),
     "rq3/rq3_short.csv": (HEADER + "24,resid_post\n", "number of fields"),
     "rq4/fig/coverage_by_k.png": ("x", "a figure"),
-    "rq4/head_mask_L26_attn_out_some.json": ('{"KL_mapped_mean": 1.0}', "says no heads"),
-    "notes.json": ("{}", "a name that none"),
+    "rq4/head_mask_L26_attn_out_some.json": ('{"KL_mapped_mean": 1.0}', "has no heads"),
+    "notes.json": ("{}", "not a name that"),
 }
 
 

@@ -21,8 +21,8 @@ BLOCK = "import session, streamlit as st\nfrom views import behaviour\n"
 BLOCK += "session.frame(lambda: behaviour.block(st.session_state['_shared']))\n"
 COMPARED = """import session
 from views import behaviour, compare
-from mechdiff.study.stored_sweep import Choice
-sides = dict(zip("AB", (Choice("tiny", "none", "tuned-to-base"), Choice({other!r}, "none", "tuned-to-base"))))
+from mechdiff.study.stored_sweep import StoredSweep
+sides = dict(zip("AB", (StoredSweep("tiny", "none", "tuned-to-base"), StoredSweep({other!r}, "none", "tuned-to-base"))))
 session.frame(lambda: behaviour.compared(sides, compare.SIDES))
 """
 
@@ -52,7 +52,7 @@ def test_a_sweep_of_behaviour_is_the_commands_table_with_a_manifest(swept, share
     assert found["text"].tolist() == table["text"].tolist() and len(found) == 40
     about = json.loads((swept / "manifest.json").read_text())
     assert about["grid"] == "behaviour" and about["prompts"] == 20
-    assert [kept.folder for kept in artifacts.listing(artifacts.ARTIFACTS)] == [sweeps.SPOKEN]
+    assert [kept.folder for kept in artifacts.sweep_folders(artifacts.ARTIFACTS)] == [sweeps.SPOKEN]
 
 
 def test_the_full_grid_has_behaviour_and_the_quick_one_has_not():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mechdiff.study import artifacts
-from mechdiff.study.live_vs_stored import compare
+from mechdiff.study.live_vs_stored import agreement
 
 CLUSTERS = [f"t{i % 5}" for i in range(40)]
 
@@ -19,14 +19,14 @@ def some(count: int = 40, shift: float = 0.0, seed: int = 0) -> pd.DataFrame:
 
 
 def judge(live, kept, same=True, dtype="float32"):
-    return compare(live, kept, same, CLUSTERS, CLUSTERS, dtype)
+    return agreement(live, kept, same, CLUSTERS, CLUSTERS, dtype)
 
 
 def test_a_rounded_copy_of_the_first_prompts_is_the_same():
     live = some()
     kept = live.assign(kl=artifacts.rounded(live["kl"].to_numpy()))
-    verdict = judge(live[:8], kept)
-    assert verdict.kind == "same" and verdict.text.endswith("8 of 8 prompts")
+    result = judge(live[:8], kept)
+    assert result.kind == "same" and result.text.endswith("8 of 8 prompts")
 
 
 def test_lines_are_matched_by_prompt_not_by_place():
@@ -39,8 +39,8 @@ def test_lines_are_matched_by_prompt_not_by_place():
 def test_a_wrong_prompt_is_counted_and_shown():
     live = some()
     kept = effects(live["kl"] * np.where(live["prompt"] == 3, 1.01, np.where(live["prompt"] == 5, 2, 1)))
-    verdict = judge(live, kept)
-    assert verdict.kind == "differs" and "at 2 of 40 prompts" in verdict.text and "on prompt 5)" in verdict.text
+    result = judge(live, kept)
+    assert result.kind == "differs" and "at 2 of 40 prompts" in result.text and "on prompt 5)" in result.text
 
 
 @pytest.mark.parametrize(

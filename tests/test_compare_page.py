@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mechdiff.study import artifacts, published
-from mechdiff.study import estimates as verdict
-from mechdiff.study.estimates import QUANTITIES, estimates, seeds, text
+from mechdiff.study import artifacts, published, quantities
+from mechdiff.study.compare_sweeps import bootstrap_seeds
+from mechdiff.study.estimates import estimates
+from mechdiff.study.quantities import QUANTITIES, text
 from mechdiff.study.stored_sweep import parse
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
@@ -67,7 +68,7 @@ def hollow(spec: dict) -> list[dict]:
 
 def expected(one: str, other: str, direction="base-to-tuned", depth=None) -> list[list[str]]:
     both = [parse(name, direction) for name in (one, other)]
-    found = [estimates(choice, depth, seed) for choice, seed in zip(both, seeds(*both))]
+    found = [estimates(choice, depth, seed) for choice, seed in zip(both, bootstrap_seeds(*both))]
     return [[text(QUANTITIES[key], values[key]) for key in QUANTITIES] for values in found]
 
 
@@ -76,7 +77,7 @@ def test_the_default_is_both_demo_pairs_each_on_its_own_domain():
     assert [column(at, "A"), column(at, "B")] == expected(FIRST, SECOND)
     assert list(table(at).iloc[:, 0]) == [quantity.name for quantity in QUANTITIES.values()]
     assert len(specs(at)) == 9 and not at.info and not at.warning
-    assert any(verdict.INTERVALS in caption.value for caption in at.caption)
+    assert any(quantities.INTERVALS in caption.value for caption in at.caption)
 
 
 def test_every_chart_names_the_choices_in_their_own_colours():

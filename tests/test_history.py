@@ -119,10 +119,10 @@ def test_a_map_without_directions_says_what_to_choose(tiny):  # noqa: F811
 CLICK = """
 import streamlit as st, controls
 from functools import partial
-from mechdiff.study.stored_sweep import Choice
+from mechdiff.study.stored_sweep import StoredSweep
 from views import compare, coverage, home
 from views.heads import take_bar
-take_side = partial(compare.choose, {{"A": Choice("p", "d", "base-to-tuned")}})
+take_side = partial(compare.choose, {{"A": StoredSweep("p", "d", "base-to-tuned")}})
 take_set, take_curve = partial(coverage.take_set, count=4), partial(home.choose, "p")
 st.session_state["chart"] = {{"selection": {{"pick": {picked}}}}}
 controls.clicked("chart", {take})

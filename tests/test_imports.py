@@ -9,7 +9,7 @@ import study_folder
 from study_folder import BROKEN, FILES
 
 from mechdiff.common.errors import UserError
-from mechdiff.study.imports.reading import FLAT, look
+from mechdiff.study.imports.reading import FLAT, read_study
 
 TOP, OTHER = "cultural", "cognitive"
 WAY, BACK = "base-to-tuned", "tuned-to-base"
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def found(folder):
-    return look(folder, "study")
+    return read_study(folder, "study")
 
 
 def lines(found, table: str, domain: str = TOP, **where) -> pd.DataFrame:
@@ -57,9 +57,9 @@ def test_a_folder_on_the_way_names_the_domain_and_the_top_level_is_the_studys(fo
     assert {domain for domain, _ in found.tables} == {TOP, OTHER}
     assert set(lines(found, "drift", OTHER)["layer"]) == {12, 30}
     assert all(source.startswith(OTHER) for (of, _), t in found.tables.items() if of == OTHER for source in t["source"])
-    assert {domain for domain, _ in look(folder, "study", OTHER).tables} == {OTHER}
+    assert {domain for domain, _ in read_study(folder, "study", OTHER).tables} == {OTHER}
     with pytest.raises(UserError, match="Choose from"):
-        look(folder, "study", "martian")
+        read_study(folder, "study", "martian")
 
 
 def test_question_1(found):
@@ -98,7 +98,7 @@ def test_fitted_maps_old_and_new(found, file, stream, fitted, rank, subspace):
     assert [name for name in ("stream", "map", "rank") if not line[name]] == [
         name for name in line["lacks"].split(", ") if name != "intervals"
     ]
-    assert ("ignored it" in line["note"]) == (rank == "1") and ("leak" in line["note"]) == (file == "rq2_clt.json")
+    assert ("ignored this rank" in line["note"]) == (rank == "1") and ("leak" in line["note"]) == (file == "rq2_clt.json")
 
 
 def test_mapped_patches(found):
@@ -112,8 +112,8 @@ def test_mapped_patches(found):
     assert (other["control"], other["map"], other["alpha"]) == ("other-layer", "procrustes_scaled", "1.0")
     assert "the map of layer 24" in other["note"]
     swept = only(found, "transport_summary", "rq2/mapped_patch_L26_attn_out_alpha0.5_20250824_101010.json")
-    assert swept["alpha"] == "0.5" and "over the residual stream" in swept["note"]
-    assert "over the residual stream" in only(found, "transport_summary", "rq2/mapped_patch_L26_val.json")["note"]
+    assert swept["alpha"] == "0.5" and "replaced the residual stream" in swept["note"]
+    assert "replaced the residual stream" in only(found, "transport_summary", "rq2/mapped_patch_L26_val.json")["note"]
 
 
 def test_ranks_stand_in_names_and_both_claims_stay(found):
@@ -122,7 +122,7 @@ def test_ranks_stand_in_names_and_both_claims_stay(found):
     for line in (single, combined):
         assert (line["rank"], line["alpha"], line["mean"], line["claims"]) == ("1", "1.0", 5.6, 2)
         assert "rank only in the name" in line["note"]
-    assert combined["drop"] == 12.5 and "of mapped_patch_L24_resid_post_k1_alpha1.0.json" in combined["note"]
+    assert combined["drop"] == 12.5 and "from mapped_patch_L24_resid_post_k1_alpha1.0.json" in combined["note"]
     assert set(combined["lacks"].split(", ")) == {"intervals", "prompts", "map"}
     swept = only(found, "rank_summary", "rq3/mapped_patch_L26_attn_out_alpha0.3.json")
     assert (swept["rank"], swept["alpha"], swept["drop"], swept["claims"]) == ("full", "0.3", 33.3, 2)
@@ -160,7 +160,7 @@ def test_lists_of_heads(found):
     assert list(singles["heads"]) == ["0", "1"] and set(singles["blend"]) == {0.3} and set(singles["layer"]) == {26}
     assert singles["note"].str.contains("every entry of the file holds the same number").all()
     asked = only(found, "heads_summary", "rq4/rq4_results.json")
-    assert (asked["heads"], asked["chosen"]) == ("0", "topk") and "asked for heads 0-1, holds the run of 0" in asked["note"]
+    assert (asked["heads"], asked["chosen"]) == ("0", "topk") and "requested heads 0-1, but holds the run of 0" in asked["note"]
     assert only(found, "transport_summary", "rq4/rq4_results.json")["mean"] == 0.003
     delta = only(found, "heads_summary", "rq4/single_head_details.csv")
     assert math.isnan(delta["mean"]) and "effect" in delta["lacks"] and json.loads(delta["rest"])["delta"] == "0.178897"

@@ -13,9 +13,9 @@ from study_folder import BROKEN, FILES
 from mechdiff.__main__ import main
 from mechdiff.common import paths
 from mechdiff.reporting import charts
-from mechdiff.study.imports import kept, marks
+from mechdiff.study.imports import imported_sets, marks
 from mechdiff.study.imports.layout import layout
-from mechdiff.study.imports.reading import look
+from mechdiff.study.imports.reading import read_study
 
 SEED = Path(__file__).parents[2] / "shared" / "seed-artifacts"
 TOP, OTHER = "cultural", "cognitive"
@@ -38,7 +38,7 @@ def test_the_command_prints_what_was_read_and_why_not(folder, cache, capsys):
     out = capsys.readouterr().out
     assert out.startswith(f"read {len(FILES)}, skipped {len(BROKEN) + 1}\n")
     assert all(f"  {name}: " in out for name in BROKEN) and "claimed by more than one file" in out
-    about = kept.of("mine")
+    about = imported_sets.manifest_of("mine")
     assert about["kind"] == "import" and about["source"] == str(folder) and "intervals" in about["lacks"]
     assert {file["path"] for file in about["read"]} == FILES.keys()
     for path, count in about["tables"].items():
@@ -46,33 +46,33 @@ def test_the_command_prints_what_was_read_and_why_not(folder, cache, capsys):
 
 
 def test_tables_come_back_without_a_bit_lost(folder, cache):
-    found = look(folder, "study")
-    kept.take(folder, "mine")
+    found = read_study(folder, "study")
+    imported_sets.import_folder(folder, "mine")
     for (domain, table), before in found.tables.items():
-        pd.testing.assert_frame_equal(kept.read("mine", domain, table), before, check_dtype=False)
-    assert kept.read("mine", OTHER, "refusals").empty
+        pd.testing.assert_frame_equal(imported_sets.read("mine", domain, table), before, check_dtype=False)
+    assert imported_sets.read("mine", OTHER, "refusals").empty
 
 
 def test_importing_again_replaces_the_set_whole(folder, cache):
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     for path in (folder / OTHER).rglob("*.json"):
         path.unlink()
-    kept.take(folder, "mine")
-    assert kept.read("mine", OTHER, "drift").empty and not kept.read("mine", TOP, "drift").empty
-    assert kept.names() == ["mine"] and [p.name for p in (cache / "imports").iterdir()] == ["mine"]
-    kept.remove("mine")
-    assert kept.names() == [] and folder.exists()
+    imported_sets.import_folder(folder, "mine")
+    assert imported_sets.read("mine", OTHER, "drift").empty and not imported_sets.read("mine", TOP, "drift").empty
+    assert imported_sets.names() == ["mine"] and [p.name for p in (cache / "imports").iterdir()] == ["mine"]
+    imported_sets.remove("mine")
+    assert imported_sets.names() == [] and folder.exists()
 
 
 def test_a_zip_gives_the_same_as_its_folder(folder, cache):
-    found = look(folder, "study")
+    found = read_study(folder, "study")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for path in sorted(folder.rglob("*")):
             archive.write(path, Path("artifacts") / path.relative_to(folder))
-    again = kept.take(packed, called="my artifacts.zip")
+    again = imported_sets.import_folder(packed, called="my artifacts.zip")
     assert [(f.path, f.reason) for f in again.files] == [(f"artifacts/{f.path}", f.reason) for f in found.files]
-    assert again.tables.keys() == found.tables.keys() and kept.names() == ["my-artifacts"]
+    assert again.tables.keys() == found.tables.keys() and imported_sets.names() == ["my-artifacts"]
     assert (again.tables[TOP, "drift"]["cka"] == found.tables[TOP, "drift"]["cka"]).all()
 
 
@@ -84,7 +84,7 @@ def test_a_zip_gives_the_same_as_its_folder(folder, cache):
         (lambda p: p.write_text("x") and p, "", "neither a folder nor a .zip"),
         (lambda p: p.mkdir() or ((p / "a.txt").write_text("x") and p), "", "read 0, skipped 1"),
         (lambda p: p.mkdir() or p, "../up", "cannot name an import"),
-        (lambda p: p.mkdir() or p, kept.NONE, "cannot name an import"),
+        (lambda p: p.mkdir() or p, imported_sets.NONE, "cannot name an import"),
     ],
 )
 def test_a_bad_folder_is_one_sentence_and_what_to_type(make, name, said, tmp_path, cache, capsys):
@@ -97,7 +97,7 @@ def test_a_bad_folder_is_one_sentence_and_what_to_type(make, name, said, tmp_pat
 def test_a_folder_that_is_no_import_is_left_alone(folder, tmp_path, capsys):
     (tmp_path / "out" / "mine").mkdir(parents=True)
     assert main(["import", str(folder), "--name", "mine", "--out", str(tmp_path / "out")]) == 2
-    assert "is no import" in capsys.readouterr().err and list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "mine"]
+    assert "--name" in capsys.readouterr().err and list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "mine"]
 
 
 def values(figure) -> list[dict]:
@@ -106,7 +106,7 @@ def values(figure) -> list[dict]:
 
 
 def test_the_charts_numbers_are_the_files(folder, cache):
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     found = marks.points("mine", "drift", OTHER, WAY)
     drawn = values(charts.means_only(found, "layer", "CKA", "Drift?", ""))
     assert {row["layer"]: row["mean"] for row in drawn} == {12: 0.56, 30: 0.72}
@@ -123,7 +123,7 @@ def test_the_charts_numbers_are_the_files(folder, cache):
 
 
 def test_two_claims_of_one_condition_are_two_marks_or_one_that_names_both(folder, cache):
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     drift = marks.points("mine", "drift", TOP, WAY)
     assert sorted(drift["mean"]) == [0.34, 0.35] and set(drift["layer"]) == {24}  # two files, two values, both there
     (same,) = marks.points("mine", "effect", TOP, WAY).to_dict("records")
@@ -137,7 +137,7 @@ def test_two_claims_of_one_condition_are_two_marks_or_one_that_names_both(folder
 
 
 def test_a_mark_below_the_axis_is_drawn_at_its_foot_and_keeps_its_number(folder, cache):
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     ranks = pd.DataFrame({"rank": ["1", "8", "full"], "shown": "drop", "mean": 20.0, "low": 10.0, "high": 30.0})
     figure = charts.with_imported(charts.share_curve(ranks, "8", "about"), marks.points("mine", "rank", OTHER, WAY))
     below = [row for row in values(figure) if row.get("at") is not None and row["at"] != row["mean"]]
@@ -147,7 +147,7 @@ def test_a_mark_below_the_axis_is_drawn_at_its_foot_and_keeps_its_number(folder,
 
 @pytest.mark.skipif(not SEED.is_dir(), reason="the study's own files are not here")
 def test_the_seeds_every_file_and_number(cache):
-    found = kept.take(SEED, "seed")
+    found = imported_sets.import_folder(SEED, "seed")
     assert (len(found.read), len(found.skipped)) == (47, 0)
     for (_, name), table in found.tables.items():
         for row in table.to_dict("records"):

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from mechdiff.common import paths
 from mechdiff.reporting import charts
-from mechdiff.study.imports import kept
+from mechdiff.study.imports import imported_sets
 from mechdiff.study.imports.layout import layout
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
@@ -76,24 +76,25 @@ def squares(at: AppTest) -> list[pd.DataFrame]:
 def test_the_control_is_there_only_when_something_is_imported(folder):
     at = open_page("compare")
     assert not [box for box in at.selectbox if box.key == "imported"]
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     at = run(at)
-    assert at.selectbox(key="imported").options == [kept.NONE, "mine"] and at.selectbox(key="imported").value == kept.NONE
+    box = at.selectbox(key="imported")
+    assert box.options == [imported_sets.NONE, "mine"] and box.value == imported_sets.NONE
     assert not squares(at)
     at.selectbox(key="imported").set_value("mine")
     assert squares(run(at))
-    assert controls.DEFAULTS["imported"] == kept.NONE
+    assert controls.DEFAULTS["imported"] == imported_sets.NONE
 
 
 def test_a_link_to_an_import_that_is_not_here_shows_none(folder):
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     at = open_page("compare", imported="gone")
-    assert at.selectbox(key="imported").value == kept.NONE and not squares(at)
+    assert at.selectbox(key="imported").value == imported_sets.NONE and not squares(at)
 
 
 @pytest.mark.parametrize(("page", "charts"), [("drift", 1), ("patching", 1), ("transport", 2), ("rank", 2), ("heads", 1)])
 def test_a_pair_without_weights_still_has_its_imported_numbers(folder, page, charts):
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     at = open_page(page, pair=PAIR, imported="mine")
     assert len(squares(at)) == charts
     assert [e.label for e in at.expander if "mine" in e.label] == ["Imported numbers: mine, means only"]
@@ -104,7 +105,7 @@ def test_a_pair_without_weights_still_has_its_imported_numbers(folder, page, cha
 
 
 def test_the_drawn_numbers_are_the_files(folder):
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     at = open_page("drift", pair=PAIR, imported="mine")
     (drawn,) = squares(at)
     assert dict(zip(drawn["layer"].astype(str), drawn["mean"])) == CKA
@@ -115,7 +116,7 @@ def test_the_drawn_numbers_are_the_files(folder):
 
 
 def test_on_another_pairs_domain_nothing_is_drawn_on_compare(folder):
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     both = len(squares(open_page("compare", imported="mine", a_pair="demo-cognitive", b_pair="demo-cultural")))
     crossed = open_page("compare", imported="mine", a_pair="demo-cognitive", a_domain="cultural", b_pair="demo-cultural")
     assert both > 0 and not squares(crossed)
@@ -131,12 +132,12 @@ def test_bring_in_look_and_take_away(folder):
     at.text_input(key="import_name").set_value("mine")
     at.button[0].click()
     run(at)
-    assert any("read 5, skipped 1" in note.value for note in at.success) and kept.names() == ["mine"]
+    assert any("read 5, skipped 1" in note.value for note in at.success) and imported_sets.names() == ["mine"]
     skipped = next(frame.value for frame in at.dataframe if "reason" in frame.value)
     assert skipped["path"].tolist() == ["notes.txt"] and "summary in words" in skipped["reason"].iloc[0]
     at.button(key="remove-mine").click()
     run(at)
-    assert kept.names() == [] and folder.exists()
+    assert imported_sets.names() == [] and folder.exists()
 
 
 def test_a_bad_folder_is_a_notice(folder):
@@ -144,12 +145,12 @@ def test_a_bad_folder_is_a_notice(folder):
     at.text_input(key="import_folder").set_value(str(folder / "nowhere"))
     at.button[0].click()
     at.run()
-    assert not at.exception and "does not exist" in at.error[0].value and kept.names() == []
+    assert not at.exception and "does not exist" in at.error[0].value and imported_sets.names() == []
 
 
 @pytest.mark.usefixtures("demo")
 def test_marks_lie_on_a_pages_own_chart_where_the_layers_agree(folder, monkeypatch):
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     monkeypatch.setattr(imports, "shown", lambda: "mine")
     shared = {"pair": "demo-cognitive", "domain": OWN, "direction": "base-to-tuned"}
     ours = pd.DataFrame({"layer": [0, 29], "cka": 0.9, "cka_debiased": 0.8, "low": 0.7, "high": 0.9, "n": 8})
@@ -168,7 +169,7 @@ def test_marks_lie_on_a_pages_own_chart_where_the_layers_agree(folder, monkeypat
 
 @pytest.mark.usefixtures("demo")
 def test_drop_over_rank_lies_beside_a_pair_of_any_depth(folder, monkeypatch):
-    kept.take(folder, "mine")
+    imported_sets.import_folder(folder, "mine")
     monkeypatch.setattr(imports, "shown", lambda: "mine")
     shared = {"pair": "demo-cognitive", "domain": OWN, "direction": "base-to-tuned"}
     ours = pd.DataFrame({"rank": ["1", "8"], "shown": "drop", "mean": 20.0, "low": -160.0, "high": 30.0})

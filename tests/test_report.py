@@ -12,16 +12,17 @@ from browser import NOISE
 from mechdiff import UserError
 from mechdiff.__main__ import main
 from mechdiff.common.terms import DIRECTIONS
-from mechdiff.reporting import findings, html_report
-from mechdiff.study import artifacts, stored_sweep
-from mechdiff.study import estimates as verdict
-from mechdiff.study.estimates import QUANTITIES, estimates
+from mechdiff.reporting import html_report
+from mechdiff.reporting.sentences import listed
+from mechdiff.study import artifacts, quantities, stored_sweep
+from mechdiff.study.estimates import estimates
+from mechdiff.study.quantities import QUANTITIES
 from mechdiff.study.stored_sweep import MAP, STREAM
 
 LOADS = {"src", "href", "xlink:href", "data", "action", "poster", "srcset", "background"}
 
 
-def choice(pair="demo-cultural", direction=DIRECTIONS[0]) -> stored_sweep.Choice:
+def choice(pair="demo-cultural", direction=DIRECTIONS[0]) -> stored_sweep.StoredSweep:
     return stored_sweep.parse(pair, direction)
 
 
@@ -39,7 +40,7 @@ def text_of(html: str) -> str:
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", plain)))
 
 
-def table(one: stored_sweep.Choice, folder: str, name: str, **where) -> pd.DataFrame:
+def table(one: stored_sweep.StoredSweep, folder: str, name: str, **where) -> pd.DataFrame:
     """A stored table, read without any code of the report."""
     found = pd.read_parquet(artifacts.ARTIFACTS / one.domain / folder / one.pair / f"{name}.parquet")
     where = where if name == "drift" else where | {"direction": one.direction}
@@ -56,8 +57,8 @@ def test_the_verdict_is_the_commands(made):
     one, _, text = made
     for key, estimate in estimates(one, None).items():
         quantity = QUANTITIES[key]
-        assert f"{quantity.name} {verdict.text(quantity, estimate)} {verdict.word(quantity, estimate)}" in text
-    assert verdict.INTERVALS in text and "not over other fine-tunes" in text
+        assert f"{quantity.name} {quantities.text(quantity, estimate)} {quantities.word(quantity, estimate)}" in text
+    assert quantities.INTERVALS in text and "not over other fine-tunes" in text
 
 
 def test_where_says_the_tables_numbers(made):
@@ -65,7 +66,7 @@ def test_where_says_the_tables_numbers(made):
     drift = table(one, "rq1", "drift", stream=STREAM)
     low = drift.loc[drift["cka_debiased"].idxmin()]
     said = f"{low['cka_debiased']:#.3g} [{low['low']:#.3g}, {low['high']:#.3g}]"
-    assert f"part most at layer {low['layer']} of {drift['layer'].max()}, with a debiased CKA of {said}" in text
+    assert f"diverge most at layer {low['layer']} of {drift['layer'].max()}, with a debiased CKA of {said}" in text
     patch = table(one, "rq1", "patch_summary", stream=STREAM, map="none")
     effects = patch[patch["control"] == "none"].sort_values("layer")
     top = effects.loc[effects["mean"].idxmax()]
@@ -87,9 +88,9 @@ def test_linear_says_the_tables_numbers(made):
     lines = table(one, "rq2", "transport_summary", stream=STREAM, map=MAP, control="none")
     here = lines[lines["layer"] == one.affected()].iloc[0]
     drop = f"{here['drop']:z.0f} % [{here['drop_low']:z.0f}, {here['drop_high']:z.0f}]"
-    assert f"takes away {drop} of the zscore effect" in text and f"its effect is {nats(here)} nats" in text
+    assert f"removes {drop} of the z-score effect" in text and f"its effect is {nats(here)} nats" in text
     above = (lines["drop_low"] > 0).sum()
-    assert f"above nought at {above} of {lines['drop'].notna().sum()} layers" in text
+    assert f"above zero at {above} of {lines['drop'].notna().sum()} layers" in text
     controls = table(one, "rq2", "transport_summary", stream=STREAM)
     mine = controls[(controls["map"] == MAP) | ((controls["control"] == "mean") | (controls["map"] == "zscore"))]
     rest = mine[(mine["control"] != "self") & ~((mine["map"] == MAP) & (mine["control"] == "none"))]
@@ -113,7 +114,10 @@ def test_heads_say_the_tables_numbers(made):
     singles = table(one, "rq4", "heads_summary", layer=one.strongest(), control="none")
     whole, singles = singles[singles["heads"] == "all"].iloc[0], singles[singles["heads"] != "all"]
     best = singles.loc[singles["mean"].idxmax()]
-    assert f"do most at layer {one.strongest()}: {nats(whole)} nats. Its strongest single head is {best['heads']}" in text
+    assert (
+        f"have the largest effect at layer {one.strongest()}: {nats(whole)} nats. Its strongest single head is {best['heads']}"
+        in text
+    )
     assert f"{100 * best['coverage']:.0f} % [{100 * best['coverage_low']:.0f}, {100 * best['coverage_high']:.0f}] of that" in text
     sets = table(one, "rq4", "coverage_summary", layer=one.strongest(), chosen="random")
     four = 100 * sets.loc[sets["heads"].str.count("-") == 3, "coverage"]
@@ -166,7 +170,7 @@ def test_it_is_the_same_file_every_time(made):
 
 def test_it_ends_with_its_origin_and_its_commands(made):
     one, _, text = made
-    about = one.about("rq1")
+    about = one.manifest("rq1")
     for name in ("prompts_hash", "device_name", "finished", "command"):
         assert str(about[name]) in text
     assert about["base"]["fingerprint"] in text and html_report.command(one) in text
@@ -195,7 +199,7 @@ def test_without_a_manifest_it_says_so_and_escapes_all_it_is_given(tmp_path, mon
     path = tmp_path / one.domain / "rq1" / one.pair
     (path / "manifest.json").unlink()
     shutil.move(path, path.with_name("<script>alert(1)&"))
-    odd = stored_sweep.Choice("<script>alert(1)&", one.domain, one.direction)
+    odd = stored_sweep.StoredSweep("<script>alert(1)&", one.domain, one.direction)
     html = html_report.build(odd)
     assert "<script" not in html and "No manifest in rq1" in text_of(html)
     assert "<script>alert(1)& on" in text_of(html), "it is shown as it is"
@@ -219,7 +223,7 @@ def test_the_command_writes_the_file(tmp_path, capsys):
 
 
 def test_layers_are_listed_as_runs():
-    assert findings.listed([7, 3, 4, 5, 9]) == "3 to 5, 7, 9" and findings.listed([]) == "none"
+    assert listed([7, 3, 4, 5, 9]) == "3 to 5, 7, 9" and listed([]) == "none"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

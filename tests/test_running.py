@@ -14,7 +14,7 @@ from mechdiff import UserError
 from mechdiff.cli import build_parser
 from mechdiff.inputs.prompts import domains
 from mechdiff.study import sweep_process
-from mechdiff.study.sweep_process import FAILED, FINISHED, KILLED, RUNNING, STOPPED, Asked, Record, Status
+from mechdiff.study.sweep_process import FAILED, FINISHED, KILLED, RUNNING, STOPPED, Record, Status, SweepRequest
 
 DOMAIN = domains()[0]
 PATIENCE = 300.0
@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch):
     """A cache folder of one's own, whose sweeps end with the test."""
     monkeypatch.setattr(sweep_process, "FOLDER", tmp_path / "cache" / "sweeps")
     yield tmp_path / "cache"
-    for status in sweep_process.every():
+    for status in sweep_process.statuses():
         if status.state == RUNNING and status.pid != os.getpid():
             os.kill(status.pid, signal.SIGKILL)
 
@@ -39,14 +39,14 @@ def until(what, patience=PATIENCE):
     """What a function finds, as soon as it finds it."""
     deadline = time.monotonic() + patience
     while not (found := what()):
-        assert time.monotonic() < deadline, [asdict(status) for status in sweep_process.every()]
+        assert time.monotonic() < deadline, [asdict(status) for status in sweep_process.statuses()]
         time.sleep(0.02)
     return found
 
 
 def seen(*states):
     """The one known sweep, once it is in one of these states."""
-    return until(lambda: next((status for status in sweep_process.every() if status.state in states), None))
+    return until(lambda: next((status for status in sweep_process.statuses() if status.state in states), None))
 
 
 def tables(folder):
@@ -64,18 +64,18 @@ def test_a_sweep_is_seen_from_its_start_to_its_end(pair, cache, tmp_path):
     process = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
     status = seen(RUNNING)
     assert (status.name, status.domain, status.pid) == ("tiny", DOMAIN, process.pid)
-    working = until(lambda: next((s for s in sweep_process.every() if s.total), None))
-    assert 0 <= working.done <= working.total and working.asked.grid == "quick"
+    working = until(lambda: next((s for s in sweep_process.statuses() if s.total), None))
+    assert 0 <= working.done <= working.total and working.request.grid == "quick"
     process.wait(PATIENCE)
     ended = seen(FINISHED)
     assert ended.done == ended.total > 10_000 and ended.pace() > 0 and ended.error == ""
-    assert sweep_process.pace(Asked(pair), "tiny") == ended.pace() and sweep_process.find("tiny", DOMAIN) == ended
+    assert sweep_process.pace(SweepRequest(pair), "tiny") == ended.pace() and sweep_process.find("tiny", DOMAIN) == ended
 
 
 def test_the_same_sweep_does_not_run_twice(pair, cache, tmp_path):
-    sweep_process.start(Asked(pair, DOMAIN, out=str(tmp_path / "out")))
+    sweep_process.start(SweepRequest(pair, DOMAIN, out=str(tmp_path / "out")))
     with pytest.raises(UserError, match="is running since"):
-        sweep_process.start(Asked(pair, DOMAIN, out=str(tmp_path / "out")))
+        sweep_process.start(SweepRequest(pair, DOMAIN, out=str(tmp_path / "out")))
     first = seen(RUNNING)
     os.kill(first.pid, signal.SIGSTOP)  # it does not end before the second one looks
     second = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
@@ -89,14 +89,15 @@ def test_stopped_and_gone_on_with_it_ends_in_the_same_tables(pair, cache, tmp_pa
     whole = sweep(tmp_path / "other cache", "--pair", pair, "--out", str(tmp_path / "whole"))
     whole.communicate()
     assert whole.returncode == 0
-    asked = Asked(pair, out=str(tmp_path / "out"))
-    sweep_process.start(asked)
-    sweep_process.stop(until(lambda: next((s for s in sweep_process.every() if s.stage.endswith(("patching", "hooks"))), None)))
+    request = SweepRequest(pair, out=str(tmp_path / "out"))
+    sweep_process.start(request)
+    patching = ("patching", "hooks")
+    sweep_process.stop(until(lambda: next((s for s in sweep_process.statuses() if s.stage.endswith(patching)), None)))
     stopped = seen(STOPPED, FINISHED)
     assert stopped.state == STOPPED and stopped.error == "", "SIGTERM was heard"
     until(lambda: "goes on from there" in stopped.printed(1000))  # said after the status is written
     assert not tables(tmp_path / "out")
-    assert sweep_process.start(stopped.asked).pid != stopped.pid
+    assert sweep_process.start(stopped.request).pid != stopped.pid
     seen(FINISHED)
     assert_same(tmp_path / "whole", tmp_path / "out")
 
@@ -114,7 +115,7 @@ def test_a_killed_sweep_is_noticed(pair, cache, tmp_path):
 def note(**changes) -> Status:
     """A status of this test's own process, in its file."""
     me, now = sweep_process.psutil.Process(), time.time()
-    status = Status(Asked("tiny", DOMAIN), "tiny", DOMAIN, me.pid, me.create_time(), now, now)
+    status = Status(SweepRequest("tiny", DOMAIN), "tiny", DOMAIN, me.pid, me.create_time(), now, now)
     status = sweep_process.replace(status, **changes)
     sweep_process.FOLDER.mkdir(parents=True, exist_ok=True)
     sweep_process.write(status)
@@ -141,7 +142,7 @@ def test_a_pair_that_is_not_here_fails_with_its_sentence(cache, tmp_path):
     assert process.returncode == 2 and failed.error in said
     assert f"There is no model in {folder}" in failed.error and "Try:" in failed.error
     with pytest.raises(UserError, match="There is no model"):
-        sweep_process.start(Asked(str(path), DOMAIN))
+        sweep_process.start(SweepRequest(str(path), DOMAIN))
 
 
 @pytest.mark.parametrize("what", ["out", "status"])
@@ -151,7 +152,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(pair, cache, tmp_path, mo
     if what == "status":
         monkeypatch.setattr(sweep_process, "FOLDER", blocked)
     with pytest.raises(UserError, match=r"cannot be written[^$]*Try:"):
-        sweep_process.start(Asked(pair, DOMAIN, out=str(blocked if what == "out" else tmp_path / "out")))
+        sweep_process.start(SweepRequest(pair, DOMAIN, out=str(blocked if what == "out" else tmp_path / "out")))
 
 
 class Step:
@@ -164,7 +165,7 @@ def test_a_status_is_written_whole_and_about_once_a_second(pair, cache, monkeypa
     written, clock, real = [], [1000.0], sweep_process.write
     monkeypatch.setattr(sweep_process, "write", lambda status: (written.append(status), real(status)))
     monkeypatch.setattr(sweep_process.time, "time", lambda: clock[0])
-    with Record(Asked(pair)) as record:
+    with Record(SweepRequest(pair)) as record:
         record.begin({"one": (1000, 0), "two": (1000, 200)})
         record.part("one", Step)
         for Step.done in range(1000):
@@ -173,12 +174,12 @@ def test_a_status_is_written_whole_and_about_once_a_second(pair, cache, monkeypa
             found = [sweep_process.read(path) for path in sweep_process.FOLDER.glob("*") if path.suffix == ".json"]
             assert None not in found
     assert 9 <= len(written) - 3 <= 10, "the first, the beginning, the end, and ten seconds"
-    assert written[-2].done > 1000 and written[-2].total == 2000 and written[-2].kept == 200
+    assert written[-2].done > 1000 and written[-2].total == 2000 and written[-2].cached == 200
     assert written[-1].state == FINISHED
 
 
 def test_a_full_disk_costs_the_status_and_not_the_sweep(pair, cache, monkeypatch, capsys):
-    with Record(Asked(pair)) as record:
+    with Record(SweepRequest(pair)) as record:
 
         def full(status):
             raise OSError(28, "No space left on device")
@@ -197,24 +198,24 @@ def test_what_ends_a_sweep_is_kept(pair, cache):
         (UserError("No.\nTry:  yes"), FAILED, "No.\nTry:  yes"),
         (ValueError("a bug"), FAILED, "ValueError: a bug"),
     ):
-        with pytest.raises(type(error)), Record(Asked(pair)):
+        with pytest.raises(type(error)), Record(SweepRequest(pair)):
             raise error
         assert (seen(state).error, seen(state).state) == (text, state)
 
 
 def test_files_of_others_are_no_sweeps(cache):
     sweep_process.FOLDER.mkdir(parents=True)
-    for name, text in (("half", '{"asked": '), ("list", "[]"), ("other", '{"asked": {"pair": "x"}, "surprise": 1}')):
+    for name, text in (("half", '{"request": '), ("list", "[]"), ("other", '{"request": {"pair": "x"}, "surprise": 1}')):
         (sweep_process.FOLDER / f"{name}.json").write_text(text)
-    assert sweep_process.every() == []
+    assert sweep_process.statuses() == []
 
 
 @pytest.mark.parametrize(
-    "asked",
-    [Asked("demo-cultural"), Asked("a/b.toml", DOMAIN, "full", "float32", "cpu", 3, "some where", "on")],
+    "sweep_request",
+    [SweepRequest("demo-cultural"), SweepRequest("a/b.toml", DOMAIN, "full", "float32", "cpu", 3, "some where", "on")],
     ids=["plain", "everything"],
 )
-def test_the_arguments_are_the_request(asked):
-    args = build_parser().parse_args(asked.arguments)
+def test_the_arguments_are_the_request(sweep_request):
+    args = build_parser().parse_args(sweep_request.arguments)
     given = {name: getattr(args, name) for name in ("pair", "domain", "grid", "dtype", "device", "seed", "out", "offload")}
-    assert Asked(**given | {"out": given["out"] and str(given["out"])}) == asked
+    assert SweepRequest(**given | {"out": given["out"] and str(given["out"])}) == sweep_request

@@ -71,7 +71,7 @@ def test_a_sweep_of_the_command_line_is_seen(pair, cache, tmp_path):  # noqa: F8
     assert said(at, "No sweep has been started here yet") and not button(at, "Start").disabled
     assert said(at, "15,100 cells"), "the estimate comes before the beginning"
     process = sweep(cache, "--pair", pair, "--domain", DOMAIN, "--out", str(tmp_path / "out"))
-    until(lambda: next((status for status in sweep_process.every() if status.total), None))
+    until(lambda: next((status for status in sweep_process.statuses() if status.total), None))
     os.kill(process.pid, signal.SIGSTOP)
     at.run()
     (bar,) = bars(at)
@@ -110,7 +110,7 @@ def test_two_people_start_one_sweep(cache, tmp_path, monkeypatch):  # noqa: F811
 def test_stop_and_resume_end_in_the_same_tables(whole, cache, tmp_path):  # noqa: F811
     at = open_page("Run", tmp_path / "out")
     button(at, "Start").click().run()
-    status = until(lambda: next((s for s in sweep_process.every() if s.stage.endswith(("hooks", "patching"))), None))
+    status = until(lambda: next((s for s in sweep_process.statuses() if s.stage.endswith(("hooks", "patching"))), None))
     os.kill(status.pid, signal.SIGSTOP)  # it does not end while the page is drawn
     at.run()
     button(at, "Stop").click().run()
@@ -126,7 +126,7 @@ def test_stop_and_resume_end_in_the_same_tables(whole, cache, tmp_path):  # noqa
 def test_a_killed_sweep_can_be_gone_on_with(whole, cache, tmp_path):  # noqa: F811
     at = open_page("Run", tmp_path / "out")
     button(at, "Start").click().run()
-    status = until(lambda: next((s for s in sweep_process.every() if s.total), None))
+    status = until(lambda: next((s for s in sweep_process.statuses() if s.total), None))
     os.kill(status.pid, signal.SIGKILL)
     seen(STOPPED)
     at.run()
@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(cache, tmp_path):  # noqa
     (tmp_path / "file").write_text("in the way")
     at = open_page("Run", tmp_path / "file" / "folder")
     button(at, "Start").click().run()
-    assert not at.exception and said(at, "cannot be written") and sweep_process.every() == []
+    assert not at.exception and said(at, "cannot be written") and sweep_process.statuses() == []
 
 
 def test_what_is_stored_is_listed_with_its_manifest(whole):
@@ -160,7 +160,7 @@ def test_what_is_stored_is_listed_with_its_manifest(whole):
     assert (line["Pair"], line["Domain"], line["Questions"]) == ("tiny", DOMAIN, "rq1, rq2, rq3, rq4")
     assert (line["Grid"], line["Prompts"], line["Manifest"]) == ("quick", "50", "there") and line["MB"] > 0
     facts = dict(zip(at.table[0].value["what"], at.table[0].value["value"]))
-    about = artifacts.listing(whole)[0].about
+    about = artifacts.sweep_folders(whole)[0].manifest
     assert about["base"]["fingerprint"] in facts["base, fingerprint"] and facts["seed"] == "0"
     assert at.code[0].value == about["command"]
     at.segmented_control[0].set_value("rq4").run()

@@ -13,7 +13,10 @@ from mechdiff.common.errors import UserError
 from mechdiff.reporting import charts
 from mechdiff.reporting import talk as talks
 from mechdiff.reporting.talk import PARTS, READY, SELECTION, find, keep, read_talk
-from mechdiff.study import artifacts, estimates
+from mechdiff.study import artifacts
+from mechdiff.study.compare_sweeps import difference
+from mechdiff.study.estimates import estimates
+from mechdiff.study.quantities import QUANTITIES
 from mechdiff.study.stored_sweep import parse
 
 APP = Path(__file__).parents[1] / "app"
@@ -155,11 +158,8 @@ def test_every_number_in_the_ready_talks_headlines_is_the_stored_one():
     three = line[line["heads"].str.count("-") == 2].groupby("chosen")["coverage"]
     told = [int(x) for x in re.findall(r"(\d+) %", heads.headline)]
     assert told == [round(100 * three.get_group(name).item()) for name in ("greedy", "topk")]
-    a, b = (estimates.estimates(parse(together.values[side], "base-to-tuned"), None) for side in ("a_pair", "b_pair"))
-    assert (
-        a["drift"].low > b["drift"].high - 0.05
-        and estimates.difference(estimates.QUANTITIES["drift"], a["drift"], b["drift"]).high < 0
-    )
+    a, b = (estimates(parse(together.values[side], "base-to-tuned"), None) for side in ("a_pair", "b_pair"))
+    assert a["drift"].low > b["drift"].high - 0.05 and difference(QUANTITIES["drift"], a["drift"], b["drift"]).high < 0
     assert a["rank_mean"].high == 0 < b["rank_mean"].low
 
 

@@ -10,10 +10,11 @@ import pytest
 from mechdiff import UserError
 from mechdiff.__main__ import main
 from mechdiff.maths.intervals import summarise
-from mechdiff.study import artifacts, published, stored_sweep
-from mechdiff.study import estimates as verdict
-from mechdiff.study.estimates import AT_FLOOR, NO_DROP, NOT_STORED, QUANTITIES, Estimate, estimates, word
-from mechdiff.study.stored_sweep import Choice, parse
+from mechdiff.study import artifacts, published, quantities, stored_sweep
+from mechdiff.study.compare_sweeps import bootstrap_seeds, difference
+from mechdiff.study.estimates import AT_FLOOR, NO_DROP, NOT_STORED, estimates
+from mechdiff.study.quantities import QUANTITIES, Estimate, word
+from mechdiff.study.stored_sweep import StoredSweep, parse
 
 DIRECTION = "base-to-tuned"
 TEMPLATES = [f"t{i % 12}" for i in range(48)]
@@ -27,11 +28,11 @@ def empty(tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
 
 
-def choice(pair="planted", domain="here") -> Choice:
-    return Choice(pair, domain, DIRECTION)
+def choice(pair="planted", domain="here") -> StoredSweep:
+    return StoredSweep(pair, domain, DIRECTION)
 
 
-def plant(folder: str, tables: dict, where: Choice | None = None, **about) -> None:
+def plant(folder: str, tables: dict, where: StoredSweep | None = None, **about) -> None:
     """Store tables as a sweep does."""
     where = where or choice()
     manifest = {"templates": TEMPLATES, "prompts": len(TEMPLATES), "prompts_hash": "one", "dtype": "float32", "grid": "full"}
@@ -115,7 +116,7 @@ def test_an_effect_at_the_floor_has_no_depth():
     plant("rq1", patches(1e-8 * np.ones(LAYERS)))
     found = estimates(choice(), None)["effect"]
     assert found.why == AT_FLOOR and np.isnan(found.value) and found.draws is None
-    assert verdict.text(QUANTITIES["effect"], found) == AT_FLOOR and word(QUANTITIES["effect"], found) == ""
+    assert quantities.text(QUANTITIES["effect"], found) == AT_FLOOR and word(QUANTITIES["effect"], found) == ""
 
 
 def test_half_of_an_effect_is_half_of_the_largest():
@@ -138,7 +139,7 @@ def test_the_depth_of_drift_and_no_drift():
     assert estimates(choice(), None)["drift"].why == "no drift above its error"
     drifts([1, 1, 0.5, 1, 0.5], np.nan)  # too few templates for a jackknife
     found = estimates(choice(), None)["drift"]
-    assert verdict.text(QUANTITIES["drift"], found) == "0.75 (no interval)" and word(QUANTITIES["drift"], found) == ""
+    assert quantities.text(QUANTITIES["drift"], found) == "0.75 (no interval)" and word(QUANTITIES["drift"], found) == ""
 
 
 @pytest.mark.parametrize("pattern", ["apart", "together", "against"])
@@ -198,7 +199,7 @@ def test_heads_are_counted_on_the_curve_and_on_its_interval():
     coverage([0.2, 0.5, 0.78, 0.86, 0.95, 1.0, 1.0, 1.0], 0.05)
     found = estimates(choice(), None)
     assert (found["greedy"].value, found["greedy"].low, found["greedy"].high) == (4, 3, 4)
-    assert verdict.text(QUANTITIES["greedy"], found["greedy"]) == "4 [3, 4] of 8 at layer 3"
+    assert quantities.text(QUANTITIES["greedy"], found["greedy"]) == "4 [3, 4] of 8 at layer 3"
     assert word(QUANTITIES["greedy"], found["greedy"]) == "some heads"
     assert found["topk"].why == NOT_STORED
     coverage([0.9, 1.0, 1.0, 1.0], 0.02, "topk")
@@ -212,7 +213,7 @@ def test_words_go_by_the_whole_interval():
     cases = {(0.1, 0.4): "MLP-led", (0.3, 0.5): "MLP-led to balanced", (0.2, 0.9): "MLP-led to attention-led"}
     for (low, high), expected in cases.items():
         assert word(quantity, Estimate((low + high) / 2, low, high)) == expected
-    assert verdict.scale(quantity) == "**MLP-led** up to 0.4, **balanced** up to 0.6, **attention-led** above"
+    assert quantities.scale(quantity) == "**MLP-led** up to 0.4, **balanced** up to 0.6, **attention-led** above"
 
 
 def test_differences_are_paired_on_the_same_prompts_alone():
@@ -220,28 +221,28 @@ def test_differences_are_paired_on_the_same_prompts_alone():
     plant("rq1", patches(RISING, noise=0.8), one)
     plant("rq1", patches(RISING, noise=0.8), two)
     plant("rq1", patches(RISING, noise=0.8), far, prompts_hash="two")
-    assert verdict.seeds(one, two) == (0, 0) and verdict.seeds(one, far) == (0, 1)
+    assert bootstrap_seeds(one, two) == (0, 0) and bootstrap_seeds(one, far) == (0, 1)
     quantity = QUANTITIES["effect"]
     same, apart = (
-        verdict.difference(quantity, *(estimates(c, None, s)["effect"] for c, s in zip(both, verdict.seeds(*both))))
+        difference(quantity, *(estimates(c, None, s)["effect"] for c, s in zip(both, bootstrap_seeds(*both))))
         for both in ((one, two), (one, far))
     )
     assert (same.value, same.low, same.high) == (0, 0, 0)
     assert apart.value == 0 and apart.low < 0 < apart.high
-    assert verdict.text(quantity, apart, sign=True).startswith("+0.00 [-0.")
+    assert quantities.text(quantity, apart, sign=True).startswith("+0.00 [-0.")
 
 
 def test_differences_without_resamples_take_both_intervals_far_ends():
     a, b = Estimate(4, 3, 5, whole=9), Estimate(6, 5, 6, whole=9)
-    apart = verdict.difference(QUANTITIES["topk"], a, b)
+    apart = difference(QUANTITIES["topk"], a, b)
     assert (apart.value, apart.low, apart.high) == (2, 0, 3)
-    assert "9 heads against 32" in verdict.difference(QUANTITIES["topk"], a, Estimate(6, 5, 6, whole=32)).why
+    assert "9 heads against 32" in difference(QUANTITIES["topk"], a, Estimate(6, 5, 6, whole=32)).why
 
 
 def test_ranks_differ_by_how_often_one_is_higher():
     a, b = (Estimate(1, 1, 1, draws=np.array(draws)) for draws in ([8, 8, np.inf, 8], [4, np.inf, np.inf, 4]))
-    assert verdict.difference(QUANTITIES["rank_mean"], a, b).why == "B higher in 25 %, lower in 50 % of resamples"
-    assert verdict.difference(QUANTITIES["rank_mean"], a, a).why == "B the same in 100 % of resamples"
+    assert difference(QUANTITIES["rank_mean"], a, b).why == "B higher in 25 %, lower in 50 % of resamples"
+    assert difference(QUANTITIES["rank_mean"], a, a).why == "B the same in 100 % of resamples"
 
 
 def test_without_a_sweep_everything_says_so_and_what_to_type(capsys):
@@ -278,9 +279,9 @@ def test_a_swept_pair_without_a_shipped_file_can_be_chosen():
 
 def test_the_shipped_sweeps_give_the_verdict_without_torch(monkeypatch):
     code = (
-        "from mechdiff.study import estimates, stored_sweep; import sys;"
+        "from mechdiff.study import compare_sweeps, stored_sweep; import sys;"
         "a, b = (stored_sweep.parse(name, 'base-to-tuned') for name in ('demo-cognitive', 'demo-cultural'));"
-        "print(estimates.report(a, b)); sys.exit('torch' in sys.modules)"
+        "print(compare_sweeps.report(a, b)); sys.exit('torch' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     monkeypatch.undo()

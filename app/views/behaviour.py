@@ -13,7 +13,7 @@ from mechdiff.questions.shared.behaviour_summary import NAMES, STYLE, style, tol
 from mechdiff.questions.shared.summary import summarise_table
 from mechdiff.reporting import charts
 from mechdiff.study import artifacts
-from mechdiff.study.stored_sweep import Choice
+from mechdiff.study.stored_sweep import StoredSweep
 from mechdiff.study.sweeps import SPOKEN
 from views import mapped
 
@@ -96,7 +96,7 @@ def answers(table: pd.DataFrame, run: Run) -> None:
         st.table(read.rename(columns=str).reset_index(drop=True), hide_index=True, border="horizontal")
 
 
-def compared(chosen: dict[str, Choice], colours: dict[str, str]) -> None:
+def compared(chosen: dict[str, StoredSweep], colours: dict[str, str]) -> None:
     """Both choices' stored behaviour side by side; nothing where neither has any."""
     found = {side: artifacts.read(one.domain, SPOKEN, one.pair, "behaviour_summary")[0] for side, one in chosen.items()}
     there = {side: lines for side, lines in found.items() if lines is not None}

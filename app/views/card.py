@@ -55,7 +55,7 @@ def whole(pair: Pair, shared: dict) -> None:
 
 @st.cache_resource(ttl=30, max_entries=8, show_spinner="Reading the pair's files")
 def read(pair: Pair, domain: str) -> Card:
-    return cost_estimate.card(pair, domain)
+    return cost_estimate.preflight_card(pair, domain)
 
 
 def numbers(found: Card) -> None:

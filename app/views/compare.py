@@ -10,11 +10,10 @@ from words import say
 
 from mechdiff.inputs import prompts
 from mechdiff.reporting import charts
-from mechdiff.study import artifacts, compare_sweeps, published, stored_sweep
-from mechdiff.study import estimates as verdict
-from mechdiff.study.imports import kept
+from mechdiff.study import artifacts, compare_sweeps, estimates, published, quantities, stored_sweep
+from mechdiff.study.imports import imported_sets
 from mechdiff.study.imports import marks as imported
-from mechdiff.study.stored_sweep import MODULES, Choice
+from mechdiff.study.stored_sweep import MODULES, StoredSweep
 from views import behaviour, imports
 
 AFFECTED = "most affected layer"
@@ -22,9 +21,9 @@ DEPTHS = [AFFECTED, *(f"{tenth / 10:.1f}" for tenth in range(11))]
 WEIGHTS = dict(zip(MODULES, ("attention", "MLP")))
 SETS = {"greedy": "greedy", "topk": "top k"}
 CURVES = {  # curves over depth: how a choice reads them, and how they are drawn
-    "drift": (Choice.drift, charts.compared_drift),
-    "effect": (Choice.effect, charts.compared_effect),
-    "drop": (Choice.drop, charts.compared_drop),
+    "drift": (StoredSweep.drift, charts.compared_drift),
+    "effect": (StoredSweep.effect, charts.compared_effect),
+    "drop": (StoredSweep.drop, charts.compared_drop),
 }
 SIDES = {"A": "blue", "B": "orange"}  # their colours in text, those of the charts
 DEFAULTS = {"A": 1, "B": 0}  # which of the stored pairs: in the study's order, not the alphabet's
@@ -70,7 +69,7 @@ def body(direction: str) -> None:
     st.code(asked.command, language="bash", wrap_lines=True)  # how to get the same numbers elsewhere
 
 
-def choice(side: str, direction: str, column) -> Choice:
+def choice(side: str, direction: str, column) -> StoredSweep:
     """The widgets of one choice. Default: each pair on its own domain."""
     pairs = stored_sweep.stored_pairs()
     with column.container(border=True):
@@ -90,22 +89,22 @@ def choice(side: str, direction: str, column) -> Choice:
             bind="query-params",
             help=f"own: {own}. Another domain than its own is a control.",
         )
-        chosen = Choice(pair, own if domain == controls.OWN else domain, direction)
+        chosen = StoredSweep(pair, own if domain == controls.OWN else domain, direction)
         st.caption(f"On {chosen.domain}: {chosen.origin()}")
     return chosen
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def estimates(place: str, one: Choice, depth: float | None, seed: int, stamp: float) -> dict:
+def estimate(place: str, one: StoredSweep, depth: float | None, seed: int, stamp: float) -> dict:
     """A choice's part of the verdict. place, stamp: the folder of all sweeps, and when the choice's own last changed."""
-    return verdict.estimates(one, depth, seed)
+    return estimates.estimates(one, depth, seed)
 
 
-def judge(chosen: dict[str, Choice], asked: compare_sweeps.Comparison, corner) -> None:
+def judge(chosen: dict[str, StoredSweep], asked: compare_sweeps.Comparison, corner) -> None:
     """The verdict table, what its words mean, and what is not stored."""
-    seeds = dict(zip(chosen, verdict.seeds(*chosen.values())))
+    seeds = dict(zip(chosen, compare_sweeps.bootstrap_seeds(*chosen.values())))
     place = str(artifacts.ARTIFACTS)
-    found = {side: estimates(place, one, asked.depth, seeds[side], one.stamp()) for side, one in chosen.items()}
+    found = {side: estimate(place, one, asked.depth, seeds[side], one.stamp()) for side, one in chosen.items()}
     lines = compare_sweeps.tabulate(*found.values())
     shown.answer(asked, lines, asked.command)
     cells = {"": lines["quantity"]}
@@ -117,25 +116,25 @@ def judge(chosen: dict[str, Choice], asked: compare_sweeps.Comparison, corner) -
     place = st.container(key="verdict")
     place.table(pd.DataFrame(cells | {"B − A": apart}), border="horizontal", hide_index=True)
     paired = " Both choices have the same prompts, so their resamples are paired." if seeds["A"] == seeds["B"] else ""
-    st.caption(f"{verdict.INTERVALS}{paired} Bold differences: their interval leaves nought out.")
+    st.caption(f"{quantities.INTERVALS}{paired} Bold differences: their interval leaves nought out.")
     with corner.popover("What the words mean", icon=":material/help:"):
-        for quantity in verdict.QUANTITIES.values():
-            st.markdown(f"**{quantity.name}.** {quantity.about}  \n{verdict.scale(quantity)}.")
+        for quantity in quantities.QUANTITIES.values():
+            st.markdown(f"**{quantity.name}.** {quantity.about}  \n{quantities.scale(quantity)}.")
         st.caption("Where an interval reaches over more than one word, the words at both its ends are given.")
     for side, one in chosen.items():
-        if note := verdict.missing(one, found[side]):
+        if note := compare_sweeps.missing(one, found[side]):
             told, _, command = note.rpartition("Try:  ")
             st.info(f"**{side}**: {told}\n\nTry:  `{command}`")
-        if one.stamp() and one.about("rq1") is None:
+        if one.stamp() and one.manifest("rq1") is None:
             st.warning(f"{side}: the stored sweep of {one.label} has no manifest, so where its numbers come from is unknown.")
 
 
-def draw(chosen: dict[str, Choice], depth: float | None, marked: bool) -> None:
+def draw(chosen: dict[str, StoredSweep], depth: float | None, marked: bool) -> None:
     """The curves behind the verdict, a question a chart. What neither choice has is left out."""
     place, name, state = str(artifacts.ARTIFACTS), imports.shown(), controls.state()
     rules = {side: at for side, one in chosen.items() if (at := chosen_depth(one, state)) is not None}
     take, now = partial(choose, chosen), (state["pair"], state["domain"], state["rank"], rules)
-    stamps = (*(one.stamp() for one in chosen.values()), kept.stamp(name) if name else 0.0)
+    stamps = (*(one.stamp() for one in chosen.values()), imported_sets.stamp(name) if name else 0.0)
     for row in (("drift", "effect"), MODULES, ("drop", "rank"), tuple(SETS)):
         for kind, column in zip(row, st.columns(2, gap="medium")):
             at = depth if kind == "rank" else None
@@ -147,13 +146,13 @@ def draw(chosen: dict[str, Choice], depth: float | None, marked: bool) -> None:
                 column.container(key=f"compared-{kind}").vega_lite_chart(drawn, width="stretch", **clicks)
 
 
-def choose(chosen: dict[str, Choice], picked: dict) -> None:
+def choose(chosen: dict[str, StoredSweep], picked: dict) -> None:
     """Give a clicked point's pair, domain, layer and rank to every page."""
     one = chosen[picked["shown"][0]]
     controls.choose(picked | {"pair": one.pair, "domain": one.domain})
 
 
-def chosen_depth(one: Choice, state: dict) -> float | None:
+def chosen_depth(one: StoredSweep, state: dict) -> float | None:
     """The relative depth of the chosen layer, if the choice is of the chosen pair and domain."""
     domain = stored_sweep.own_domain(one.pair) if state["domain"] == controls.OWN else state["domain"]
     if (one.pair, one.domain) != (state["pair"], domain) or (table := one.effect()) is None:
@@ -163,7 +162,7 @@ def chosen_depth(one: Choice, state: dict) -> float | None:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def specification(
-    place: str, kind: str, a: Choice, b: Choice, depth: float | None, marked: bool, name: str | None, stamps: tuple
+    place: str, kind: str, a: StoredSweep, b: StoredSweep, depth: float | None, marked: bool, name: str | None, stamps: tuple
 ) -> dict | None:
     """A chart, remembered as what the browser gets: to build them takes longer than all else on the page. name: an import's."""
     chosen = {f"{side}: {one.label}": one for side, one in zip(SIDES, (a, b))}
@@ -187,14 +186,14 @@ def specification(
     return drawn.to_dict()
 
 
-def marks_of(chart: str, one: Choice, near: float | None, marked: bool, name: str | None) -> pd.DataFrame:
+def marks_of(chart: str, one: StoredSweep, near: float | None, marked: bool, name: str | None) -> pd.DataFrame:
     """The published marks of a choice, if they are wanted, and those of an import, if one is chosen."""
     parts = [published.marks(chart, one.domain, one.direction, near)] if marked else []
     parts += [imported.compared(name, chart, one.domain, one.direction, near)] if name else []
     return pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
 
 
-def curve(one: Choice, kind: str, depth: float | None) -> pd.DataFrame | None:
+def curve(one: StoredSweep, kind: str, depth: float | None) -> pd.DataFrame | None:
     """What is drawn of a choice; None if it is not stored."""
     if kind in CURVES:
         return CURVES[kind][0](one)

@@ -11,9 +11,9 @@ import streamlit as st
 from mechdiff.inputs import prompts
 from mechdiff.reporting import charts
 from mechdiff.reporting.charts.base import KL
-from mechdiff.study.imports import kept, marks
+from mechdiff.study.imports import imported_sets, marks
 from mechdiff.study.imports.layout import layout
-from mechdiff.study.imports.reading import Found
+from mechdiff.study.imports.reading import StudyFiles
 
 STUDY = "as in the study"
 ABOUT = """The study's folder `mechdiff/artifacts`: JSON and CSV of its questions rq1 to rq4, in its old and new names. They hold
@@ -37,8 +37,8 @@ EXTRA = {"drift": ["behaviour", "refusals"], "transport": ["maps"]}  # tables wi
 
 def shown() -> str | None:
     """The import that the sidebar shows; None for none."""
-    name = st.session_state.get("imported", kept.NONE)
-    return name if name != kept.NONE and name in kept.names() else None
+    name = st.session_state.get("imported", imported_sets.NONE)
+    return name if name != imported_sets.NONE and name in imported_sets.names() else None
 
 
 def on(figure, kind: str, shared: dict, **where):
@@ -79,10 +79,10 @@ def numbers(page: str, shared: dict) -> None:
                 figure = charts.means_only(found, x, y, title, told)
                 controls.draw(figure, f"imported-{page}-{kind}", column)
         names = dict.fromkeys(marks.CHARTS[kind].table for kind, *_ in PAGES[page])
-        found = {table: kept.read(name, shared["domain"], table) for table in [*names, *EXTRA.get(page, [])]}
+        found = {table: imported_sets.read(name, shared["domain"], table) for table in [*names, *EXTRA.get(page, [])]}
         tables(found, f"{page}-{name}")
         if not any(map(len, found.values())):
-            others = sorted({path.partition("/")[0] for path in kept.of(name)["tables"]})
+            others = sorted({path.partition("/")[0] for path in imported_sets.manifest_of(name)["tables"]})
             st.caption(f"{name} holds nothing of this question on {shared['domain']}. It has: {', '.join(others)}.")
 
 
@@ -118,7 +118,7 @@ def section() -> None:
             session.guard(bring, folder.strip(), upload, name.strip(), None if domain == STUDY else domain)
     if told := st.session_state.pop("_imported", None):
         st.success(told)
-    names = kept.names()
+    names = imported_sets.names()
     if not names:
         st.caption("Nothing is imported on this machine yet.  \n`python -m mechdiff import DIR` does the same.")
         return
@@ -135,25 +135,25 @@ def bring(folder: str, upload, name: str, domain: str | None) -> None:
         if not folder:
             st.info("Give a folder of this machine, or a .zip.")
             return
-    found = kept.take(source, name, domain, called=called)
+    found = imported_sets.import_folder(source, name, domain, called=called)
     st.session_state["_imported"] = told(found)
     st.rerun()
 
 
-def told(found: Found) -> str:
+def told(found: StudyFiles) -> str:
     return f"read {len(found.read)}, skipped {len(found.skipped)}. Shown on the pages by **Imported** in the sidebar."
 
 
 def one_import(name: str) -> None:
     """A set: read and skipped, every skipped file with its reason, its tables, and the button that takes it away."""
-    about = kept.of(name)
+    about = imported_sets.manifest_of(name)
     row, button = st.columns([5, 1], vertical_alignment="center")
     row.markdown(
         f"**{name}**: read {len(about['read'])}, skipped {len(about['skipped'])}. From `{about['source']}`, "
         f"{about['imported'][:10]}. Means only; what its lines lack: {', '.join(about['lacks'])}."
     )
     if button.button("Remove", key=f"remove-{name}", width="stretch", help="Takes the tables away; the folder stays as it is."):
-        kept.remove(name)
+        imported_sets.remove(name)
         st.rerun()
     if about["skipped"]:
         st.markdown(f"{len(about['skipped'])} files were not read:")
@@ -171,4 +171,4 @@ def one_import(name: str) -> None:
         "Table", paths, format_func=lambda path: f"{path} ({about['tables'][path]} lines)", key=f"import_table-{name}"
     )
     domain, _, table = path.split("/")
-    tables({table: kept.read(name, domain, table)}, f"all-{name}-{domain}")
+    tables({table: imported_sets.read(name, domain, table)}, f"all-{name}-{domain}")

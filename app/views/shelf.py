@@ -17,8 +17,8 @@ from mechdiff.inputs import prompts
 from mechdiff.inputs.pair_file import known, shipped
 from mechdiff.reporting import html_report
 from mechdiff.study import artifacts
-from mechdiff.study.artifacts import Kept
-from mechdiff.study.stored_sweep import Choice
+from mechdiff.study.artifacts import SweepFolder
+from mechdiff.study.stored_sweep import StoredSweep
 
 PREVIEW = 200  # lines
 UNKNOWN = "no manifest: where its numbers come from is unknown"
@@ -27,7 +27,7 @@ FACTS = {"prompts": "Prompts", "grid": "Grid", "dtype": "Format", "device_name":
 
 def section(place: Path) -> None:
     """A line a sweep; the manifest and the tables of the chosen one."""
-    found = [list(group) for _, group in groupby(artifacts.listing(place), key=lambda kept: (kept.pair, kept.domain))]
+    found = [list(group) for _, group in groupby(artifacts.sweep_folders(place), key=lambda kept: (kept.pair, kept.domain))]
     if not found:
         st.info(f"No sweep is stored in {place}.\n\nTry:  `python -m mechdiff sweep --pair {shipped()[0]} --grid quick`")
         return
@@ -46,11 +46,11 @@ def section(place: Path) -> None:
     detail(chosen, place == artifacts.ARTIFACTS)
 
 
-def line(folders: list[Kept]) -> dict:
+def line(folders: list[SweepFolder]) -> dict:
     """A sweep's line: what its first manifest says, and which of its folders have none."""
-    known = [kept for kept in folders if kept.about]
-    about = known[0].about if known else {}
-    missing = ", ".join(kept.folder for kept in folders if not kept.about)
+    known = [kept for kept in folders if kept.manifest]
+    about = known[0].manifest if known else {}
+    missing = ", ".join(kept.folder for kept in folders if not kept.manifest)
     shown = {"Pair": folders[0].pair, "Domain": folders[0].domain, "Questions": ", ".join(kept.folder for kept in folders)}
     shown |= {name: str(about.get(key, "—")) for key, name in FACTS.items()}
     shown |= {"Finished": str(about.get("finished", "—"))[:16].replace("T", " ")}
@@ -58,7 +58,7 @@ def line(folders: list[Kept]) -> dict:
     return shown | {"MB": sum(kept.size for kept in folders) / 1e6, "Manifest": f"missing in {missing}" if missing else "there"}
 
 
-def detail(folders: list[Kept], ours: bool) -> None:
+def detail(folders: list[SweepFolder], ours: bool) -> None:
     """ours: whether the pages show it too, which read one folder of sweeps alone."""
     pair, domain = folders[0].pair, folders[0].domain
     names = [kept.folder for kept in folders]
@@ -69,7 +69,7 @@ def detail(folders: list[Kept], ours: bool) -> None:
     )
     if ours:
         with download:
-            take_report(Choice(pair, domain, st.session_state["_shared"]["direction"]))
+            take_report(StoredSweep(pair, domain, st.session_state["_shared"]["direction"]))
         leads_to(pair, domain)
     kept = next(kept for kept in folders if kept.folder == name)
     left, right = st.columns([2, 3], gap="large")
@@ -79,7 +79,7 @@ def detail(folders: list[Kept], ours: bool) -> None:
         tables(kept)
 
 
-def take_report(choice: Choice) -> None:
+def take_report(choice: StoredSweep) -> None:
     """A button whose file is made when it is clicked."""
     st.download_button(
         "Report (HTML)",
@@ -104,9 +104,9 @@ def leads_to(pair: str, domain: str) -> None:
     links.draw(shown, "kept_links", cards=True)
 
 
-def manifest(kept: Kept) -> None:
+def manifest(kept: SweepFolder) -> None:
     """Where a folder's numbers come from, in readable form."""
-    about = kept.about
+    about = kept.manifest
     if about is None:
         st.warning(f"{kept.folder} has {UNKNOWN}.")
         return
@@ -121,7 +121,7 @@ def manifest(kept: Kept) -> None:
         st.json(about, expanded=1)
 
 
-def tables(kept: Kept) -> None:
+def tables(kept: SweepFolder) -> None:
     """A folder's tables, and the first lines of one of them."""
     name = st.selectbox("Table", list(kept.files), key=f"table-{kept.pair}-{kept.domain}-{kept.folder}")
     file = pq.ParquetFile(kept.files[name])

@@ -63,13 +63,13 @@ def section(shared: dict, place: Path) -> None:
     grid = left.radio("Grid", list(OFFERED), format_func=OFFERED.get, key="grid", bind="query-params", horizontal=True)
     chosen = right.selectbox("Number format", [AUTO, *DTYPES], key="dtype", bind="query-params")
     out = None if place == artifacts.ARTIFACTS else str(place)
-    asked = sweep_process.Asked(shared["pair"], shared["domain"], grid, None if chosen == AUTO else chosen, out=out)
+    asked = sweep_process.SweepRequest(shared["pair"], shared["domain"], grid, None if chosen == AUTO else chosen, out=out)
     if session.ready(spec):
         offer(asked, spec.name, place)
     watch()
 
 
-def offer(asked: sweep_process.Asked, name: str, place: Path) -> None:
+def offer(asked: sweep_process.SweepRequest, name: str, place: Path) -> None:
     """What the sweep will take, what it replaces, and the button that begins it."""
     total, left = extent(asked)
     known = f", {total - left:,} of them known" if total > left else ""
@@ -92,14 +92,14 @@ def offer(asked: sweep_process.Asked, name: str, place: Path) -> None:
 
 
 @st.cache_data(ttl=60, max_entries=16, show_spinner="Counting the cells ...")
-def extent(asked: sweep_process.Asked) -> tuple[int, int]:
+def extent(asked: sweep_process.SweepRequest) -> tuple[int, int]:
     """Cells of a sweep, and those that are still to be computed."""
     settings = {"device": asked.device, "dtype": asked.dtype, "seed": asked.seed}
     total, done = map(sum, zip(*sweeps.extent(asked.pair, asked.domain, asked.grid, **settings).values()))
     return total, total - done
 
 
-def takes(asked: sweep_process.Asked, name: str, left: int) -> str:
+def takes(asked: sweep_process.SweepRequest, name: str, left: int) -> str:
     """How long it will take here: by the last sweep's pace, else by how fast the pages' own answers came."""
     if not left:
         return "known already, only the tables have to be written"
@@ -120,7 +120,7 @@ def watch() -> None:
 
 
 def statuses() -> None:
-    found = sweep_process.every()
+    found = sweep_process.statuses()
     now = {status.id: (status.pid, status.state) for status in found}
     if st.session_state.setdefault("_sweeps", now) != now:
         st.session_state["_sweeps"] = now
@@ -145,7 +145,7 @@ def one(status: sweep_process.Status) -> None:
             stopping.add(status.pid)
             sweep_process.stop(status)
         else:
-            sweep_process.start(status.asked)
+            sweep_process.start(status.request)
         st.rerun(scope="fragment")
     if status.state != sweep_process.FINISHED and (printed := status.printed(LOG)):
         with st.expander("What it printed"):
@@ -153,7 +153,7 @@ def one(status: sweep_process.Status) -> None:
 
 
 def describe(status: sweep_process.Status) -> None:
-    what = f"**{status.name}** on **{status.domain}**, {status.asked.grid} grid"
+    what = f"**{status.name}** on **{status.domain}**, {status.request.grid} grid"
     took = rates.in_words(status.updated - status.started)
     if status.state == sweep_process.RUNNING:
         left = status.seconds_left()
@@ -161,7 +161,7 @@ def describe(status: sweep_process.Status) -> None:
         told = f", about {rates.in_words(left)} left" if left is not None else ""
         st.progress(status.share, text=f"{what}: {status.share:.0%}, {so_far}{told}  \n{status.stage}")
     elif status.state == sweep_process.FINISHED:
-        where = status.asked.out or artifacts.ARTIFACTS
+        where = status.request.out or artifacts.ARTIFACTS
         st.markdown(f":material/check: {what}: finished {shelf.moment(status.updated)} after {took}, in `{where}`")
     elif status.state == sweep_process.STOPPED:
         st.markdown(f":material/pause: {what}: stopped {shelf.moment(status.updated)} at {status.share:.0%}. {status.error}")

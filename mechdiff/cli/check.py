@@ -22,14 +22,14 @@ def act(args) -> int:
     from mechdiff.study import cost_estimate
 
     pair, asked = read_pair(args.pair), (args.domain, args.device, args.dtype)
-    found = cost_estimate.card(pair, *asked)
+    found = cost_estimate.preflight_card(pair, *asked)
     show(found)
     if found.faults:
         print("\n" + "\n".join(dict.fromkeys(found.faults)), file=sys.stderr)
         return 2
     if not args.no_run and found.questions["patch"] is None:
         show_parity(args)
-        found = cost_estimate.card(pair, *asked)  # it was timed meanwhile
+        found = cost_estimate.preflight_card(pair, *asked)  # it was timed meanwhile
     print(f"\nA quick sweep: {time_of(found)}." if found.cells else "")
     return 0
 

@@ -14,8 +14,8 @@ def add(commands) -> None:
 
 
 def act(args) -> None:
-    from mechdiff.study import estimates, stored_sweep
+    from mechdiff.study import compare_sweeps, stored_sweep
 
     if args.depth is not None and not 0 <= args.depth <= 1:
         raise UserError(f"Depth {args.depth:g} is not between 0 (first layer) and 1 (last layer).\nTry:  --depth 0.9")
-    print(estimates.report(*(stored_sweep.parse(text, args.direction) for text in (args.a, args.b)), args.depth))
+    print(compare_sweeps.report(*(stored_sweep.parse(text, args.direction) for text in (args.a, args.b)), args.depth))

@@ -15,12 +15,12 @@ def add(commands) -> None:
 
 
 def act(args) -> None:
-    from mechdiff.study.imports import kept
+    from mechdiff.study.imports import imported_sets
 
-    name = kept.checked(args.name) if args.name else kept.named_after(args.folder)
-    found = kept.take(args.folder, name, args.domain, args.out)
+    name = imported_sets.checked_name(args.name) if args.name else imported_sets.name_after(args.folder)
+    found = imported_sets.import_folder(args.folder, name, args.domain, args.out)
     print(report(found))
-    print(f"Kept in {(args.out or kept.place()) / name}")
+    print(f"Kept in {(args.out or imported_sets.place()) / name}")
     if args.out is None:
         print(f"In the app: choose Imported: {name} in the sidebar.")
 

@@ -188,8 +188,8 @@ def origin(request) -> dict[str, str]:
 def stored_origin(request: Comparison) -> dict[str, str]:
     """The same of what two stored sweeps say of themselves."""
     found = {}
-    for side, choice in zip("ab", request.choices):
-        told = choice.about("rq1") or {}
+    for side, sweep in zip("ab", request.sweeps):
+        told = sweep.manifest("rq1") or {}
         parts = {part: told.get(part, {}).get("fingerprint", "unknown") for part in ("base", "tuned")}
         parts |= {"prompts": told.get("prompts_hash", "unknown"), "sweep": told.get("finished", "unknown")}
         found |= {f"{side}: {name}": value for name, value in parts.items()}

@@ -1,6 +1,6 @@
 """A stored sweep as one HTML file: the four answers with charts, intervals, controls and provenance, to attach to a model card.
 
-The file needs no network and no script. Charts are drawn twice, for wide and for narrow windows, in the colours of the page.
+The file needs no network and no script. Each chart is drawn twice, for wide and for narrow windows, in the page's colours.
 """
 
 import re
@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import altair as alt
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from mechdiff.common.errors import UserError
 from mechdiff.common.paths import DATA
 from mechdiff.common.terms import DIRECTIONS, sides
 from mechdiff.reporting import chart_tables, charts, figures, findings
-from mechdiff.study import artifacts, estimates
-from mechdiff.study.estimates import QUANTITIES, Estimate
-from mechdiff.study.stored_sweep import ALPHA, MAP, STREAM, Choice
+from mechdiff.reporting.findings import Estimates, Section
+from mechdiff.reporting.sentences import digits
+from mechdiff.study import artifacts, quantities
+from mechdiff.study.estimates import estimates
+from mechdiff.study.quantities import QUANTITIES
+from mechdiff.study.stored_sweep import ALPHA, MAP, STREAM, StoredSweep
 
-FOLDERS = ("rq1", "rq2", "rq3", "rq4")
 WIDTHS = {"wide": (620, 3), "narrow": (344, 2)}  # pixels, and columns of a legend
 INK, LINES = "currentColor", "rgba(128, 128, 128, .28)"
 STYLE = figures.STYLE | {
@@ -32,14 +35,14 @@ STYLE = figures.STYLE | {
     "legend": {"labelColor": INK, "titleColor": INK, "titleFontWeight": "normal"},
     "view": {"stroke": LINES},
 }
-SHOWN = {"layer": "layer", "rank": "rank", "head": "head", "size": "heads", "stream": "stream", "shown": "what"}
-SHOWN |= {"cka": "CKA", "cka_debiased": "debiased CKA", "mean": "mean", "low": "low", "high": "high", "share": "coverage"}
-SHOWN |= {"overlap": "overlap", "prompts": "prompts", "templates": "templates"}
+COLUMNS = {"layer": "layer", "rank": "rank", "head": "head", "size": "heads", "stream": "stream", "shown": "what"}
+COLUMNS |= {"cka": "CKA", "cka_debiased": "debiased CKA", "mean": "mean", "low": "low", "high": "high", "share": "coverage"}
+COLUMNS |= {"overlap": "overlap", "prompts": "prompts", "templates": "templates"}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart: its question, what is told of it, its pictures by the width they are for, and the lines that it draws."""
+    """A chart: its question, its caption, its pictures by the width they are for, and the lines that it draws."""
 
     title: str
     about: str
@@ -47,163 +50,185 @@ class Figure:
     table: pd.DataFrame
 
 
-def build(choice: Choice) -> str:
-    """The report as HTML. Raises UserError, with the command that stores it, where there is no sweep."""
-    everything = artifacts.listing(artifacts.ARTIFACTS)
-    kept = [one for one in everything if (one.pair, one.domain) == (choice.pair, choice.domain)]
-    if not kept:
-        raise UserError(f"No sweep of {choice.label} is stored.\nTry:  {choice.command}")
-    found = estimates.estimates(choice, None)
-    donor, recipient = sides(choice.direction)
-    others = sorted({one.domain for one in everything if one.pair == choice.pair} - {choice.domain})
+@dataclass(frozen=True)
+class Part:
+    """One of the report's four parts. anchor: its address on the page. label: its name."""
+
+    anchor: str
+    label: str
+    section: Section
+    figures: list[Figure]
+
+
+def build(sweep: StoredSweep) -> str:
+    """The report as HTML. Raises UserError, with the command that stores it, if there is no sweep."""
+    everything = artifacts.sweep_folders(artifacts.ARTIFACTS)
+    folders = [folder for folder in everything if (folder.pair, folder.domain) == (sweep.pair, sweep.domain)]
+    if not folders:
+        raise UserError(f"No sweep of {sweep.label} is stored.\nTry:  {sweep.command}")
+    values = estimates(sweep, None)
+    donor, recipient = sides(sweep.direction)
+    others = sorted({folder.domain for folder in everything if folder.pair == sweep.pair} - {sweep.domain})
+    manifests = [folder.manifest for folder in folders if folder.manifest]
     return template().render(
-        choice=choice,
+        sweep=sweep,
         donor=donor,
         recipient=recipient,
         version=version("mechdiff"),
-        verdict=estimates,
-        words=[(quantity, estimates.scale(quantity).replace("**", "")) for quantity in QUANTITIES.values()],
-        estimates=[(q.name, estimates.text(q, found[key]), estimates.word(q, found[key])) for key, q in QUANTITIES.items()],
-        parts=parts(choice, found),
-        elsewhere=findings.elsewhere(choice, others) if others else pd.DataFrame(),
-        kept=kept,
-        unknown=[one.folder for one in kept if one.about is None],
-        facts=next((artifacts.facts(one.about) for one in kept if one.about), {}),
-        commands=[*dict.fromkeys(one.about["command"] for one in kept if one.about and "command" in one.about), command(choice)],
+        intervals=quantities.INTERVALS,
+        words=[(quantity, quantities.scale(quantity).replace("**", "")) for quantity in QUANTITIES.values()],
+        estimates=[(q.name, quantities.text(q, values[key]), quantities.word(q, values[key])) for key, q in QUANTITIES.items()],
+        parts=parts(sweep, values),
+        on_other_domains=findings.on_other_domains(sweep, others) if others else pd.DataFrame(),
+        folders=folders,
+        unknown=[folder.folder for folder in folders if folder.manifest is None],
+        facts=artifacts.facts(manifests[0]) if manifests else {},
+        commands=[*dict.fromkeys(manifest["command"] for manifest in manifests if "command" in manifest), command(sweep)],
     )
 
 
-def command(choice: Choice) -> str:
-    """What makes the same report again."""
-    direction = "" if choice.direction == DIRECTIONS[0] else f" --direction {choice.direction}"
-    return f"python -m mechdiff report --pair {choice.pair} --domain {choice.domain}{direction}"
+def command(sweep: StoredSweep) -> str:
+    """The command line that makes the same report."""
+    direction = "" if sweep.direction == DIRECTIONS[0] else f" --direction {sweep.direction}"
+    return f"python -m mechdiff report --pair {sweep.pair} --domain {sweep.domain}{direction}"
 
 
-def file_name(choice: Choice) -> str:
-    return f"report-{choice.pair}-{choice.domain}.html"
+def file_name(sweep: StoredSweep) -> str:
+    return f"report-{sweep.pair}-{sweep.domain}.html"
 
 
-def template():
-    """The page. Everything put into it is escaped, but for the pictures."""
-    made = Environment(
+def template() -> Template:
+    """The page. Everything inserted is escaped, except the pictures."""
+    environment = Environment(
         loader=FileSystemLoader(DATA), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return made.get_template("report.html")
+    return environment.get_template("report.html")
 
 
-def parts(choice: Choice, found: dict[str, Estimate]) -> list[tuple[str, findings.Finding, list[Figure]]]:
-    """The four sections: an anchor, what was found, and the charts."""
+def parts(sweep: StoredSweep, values: Estimates) -> list[Part]:
+    """The four parts, with their charts."""
     return [
-        ("RQ1", findings.where(choice, found), where(choice)),
-        ("RQ2", findings.linear(choice), linear(choice)),
-        ("RQ3", findings.dimensions(choice, found), dimensions(choice, found)),
-        ("RQ4", findings.heads(choice, found), heads(choice)),
+        Part("rq1", "Where", findings.where(sweep, values), where(sweep)),
+        Part("rq2", "Map", findings.linear(sweep), linear(sweep)),
+        Part("rq3", "Rank", findings.dimensions(sweep, values), dimensions(sweep, values)),
+        Part("rq4", "Heads", findings.heads(sweep, values), heads(sweep)),
     ]
 
 
-def where(choice: Choice) -> list[Figure]:
-    drawn, about = [], choice.origin()
-    drift, patch = choice.read("rq1", "drift", stream=STREAM), choice.read("rq1", "patch_summary", stream=STREAM, map="none")
+def where(sweep: StoredSweep) -> list[Figure]:
+    drawn, origin = [], sweep.origin()
+    drift, patch = sweep.read("rq1", "drift", stream=STREAM), sweep.read("rq1", "patch_summary", stream=STREAM, map="none")
     if drift is not None:
-        drawn.append(draw(charts.drift_curve(drift, None, f"{STREAM}, {about}; band: 95 % jackknife over templates"), drift))
+        drawn.append(
+            draw(charts.drift_curve(drift, None, f"{STREAM}, {origin}; band: 95 % CI (jackknife over templates)"), drift)
+        )
     if patch is not None:
         patch = chart_tables.patched(patch)
-        drawn.append(draw(charts.layer_curve(patch, None, f"{STREAM}, {about}; band: 95 %"), patch))
-    modules = choice.read("rq1", "transplant_summary")
-    if modules is not None:
-        shown = chart_tables.by_module(modules)
-        about = "Transplants: one module's weights of the other model, on the own input; bands: 95 %"
-        drawn.append(draw(charts.transplant_curve(shown, None, about), shown))
+        drawn.append(draw(charts.layer_curve(patch, None, f"{STREAM}, {origin}; band: 95 % CI"), patch))
+    transplants = sweep.read("rq1", "transplant_summary")
+    if transplants is not None:
+        modules = chart_tables.by_module(transplants)
+        about = "Transplants: one module runs with the other model's weights, on its own input; bands: 95 % CI"
+        drawn.append(draw(charts.transplant_curve(modules, None, about), modules))
     return drawn
 
 
-def linear(choice: Choice) -> list[Figure]:
-    table, layer = findings.uncut(choice), choice.affected()
+def linear(sweep: StoredSweep) -> list[Figure]:
+    table, layer = findings.uncut(sweep), sweep.affected()
     if table is None:
         return []
     table = chart_tables.named(table)
-    about = f"{STREAM}, alpha {ALPHA}; dashed: the most affected layer; bands: 95 %."
+    about = f"{STREAM}, alpha {ALPHA}; dashed: the most affected layer; bands: 95 % CI."
     drop = chart_tables.share(table[(table["map"] == MAP) & (table["control"] == "none")].assign(shown="drop"), "drop")
     return [
         draw(charts.transport_curve(table, layer, MAP, about), table),
-        draw(charts.drop_curve(drop, layer, "blank where the zscore effect is at the floor"), drop),
+        draw(charts.drop_curve(drop, layer, "no value where the z-score effect is rounding error"), drop),
     ]
 
 
-def dimensions(choice: Choice, found: dict[str, Estimate]) -> list[Figure]:
-    layer = choice.affected()
-    table = None if layer is None else choice.read("rq3", "rank_summary", stream=STREAM, layer=layer)
+def dimensions(sweep: StoredSweep, values: Estimates) -> list[Figure]:
+    layer = sweep.affected()
+    table = None if layer is None else sweep.read("rq3", "rank_summary", stream=STREAM, layer=layer)
     if table is None:
         return []
     table, complement = chart_tables.of_cut(table, table.iloc[:0], MAP, ALPHA), "mean"
-    enough = found["rank_mean"].value
-    rank = estimates.rank_text(enough) if enough == enough else "full"
-    shown = chart_tables.by_rank(table, complement, {*table["rank"], rank})
-    about = f"Layer {layer}, {MAP}, alpha {ALPHA}; controls under complement {complement}; dashed: rank {rank}; bands: 95 %."
-    cuts = table[(table["control"] == "none") & (table["complement"] == complement)]
-    mine = chart_tables.join(table[table["control"] == "mean"].assign(rank="0"), cuts)
-    shares = chart_tables.join(
-        *(chart_tables.share(mine.assign(shown=name), name, by) for name, by in (("recovery", 100), ("drop", 1)))
+    enough = values["rank_mean"].value
+    rank = quantities.rank_text(enough) if enough == enough else "full"
+    cuts = chart_tables.by_rank(table, complement, {*table["rank"], rank})
+    shares = shares_by_rank(table, complement)
+    about = f"Layer {layer}, {MAP}, alpha {ALPHA}; controls under complement {complement}; dashed: rank {rank}; bands: 95 % CI."
+    about_shares = (
+        f"Complement {complement}; recovery: of the models' difference; drop: of the z-score effect; rank 0: mean ablation"
     )
-    told = f"Complement {complement}; recovery: of the models' difference; drop: of the zscore effect; rank 0: mean ablation"
-    drawn = [draw(charts.rank_curve(shown, complement, rank, about), shown), draw(charts.share_curve(shares, rank, told), shares)]
-    maps = choice.read("rq2", "maps", stream=STREAM, layer=layer, map=MAP)
+    drawn = [
+        draw(charts.rank_curve(cuts, complement, rank, about), cuts),
+        draw(charts.share_curve(shares, rank, about_shares), shares),
+    ]
+    maps = sweep.read("rq2", "maps", stream=STREAM, layer=layer, map=MAP)
     overlaps = chart_tables.overlap(maps) if maps is not None else pd.DataFrame()
     if len(overlaps):
-        told = "1 where maps fitted on two halves of the train split find the same leading directions"
-        drawn.append(draw(charts.overlap_curve(overlaps, told), overlaps))
+        about = "1 where maps fitted on two halves of the train split find the same leading directions"
+        drawn.append(draw(charts.overlap_curve(overlaps, about), overlaps))
     return drawn
 
 
-def heads(choice: Choice) -> list[Figure]:
-    table, layer = choice.read("rq4", "heads_summary", control="none"), choice.strongest()
+def shares_by_rank(table: pd.DataFrame, complement: str) -> pd.DataFrame:
+    """Recovery and drop of every cut under a complement, in per cent; mean ablation is rank 0."""
+    cuts = table[(table["control"] == "none") & (table["complement"] == complement)]
+    lines = chart_tables.join(table[table["control"] == "mean"].assign(rank="0"), cuts)
+    factors = {"recovery": 100, "drop": 1}
+    return chart_tables.join(*(chart_tables.share(lines.assign(shown=name), name, by) for name, by in factors.items()))
+
+
+def heads(sweep: StoredSweep) -> list[Figure]:
+    table, layer = sweep.read("rq4", "heads_summary", control="none"), sweep.strongest()
     if table is None or layer is None:
         return []
     singles = chart_tables.single_heads(table)
-    about = "one head replaced by the donor's; framed: the layer whose heads do most together"
+    about = "one head replaced by the donor's; framed: the layer whose heads together have the largest effect"
     drawn = [draw(charts.heads_map(singles, layer, [], about), singles)]
-    sets = choice.read("rq4", "coverage_summary", layer=layer)
+    sets = sweep.read("rq4", "coverage_summary", layer=layer)
     if sets is not None and sets["coverage"].notna().any():
-        shown = chart_tables.by_size(sets, singles["head"].nunique())
-        about = "sets chosen on the train split; bands: 95 % over prompts, of random sets over sets"
-        drawn.append(draw(charts.coverage_curve(shown, layer, about), shown))
+        coverage = chart_tables.by_size(sets, singles["head"].nunique())
+        about = "sets chosen on the train split; bands: 95 % CI over prompts (random sets: over sets)"
+        drawn.append(draw(charts.coverage_curve(coverage, layer, about), coverage))
     return drawn
 
 
-def draw(chart, table: pd.DataFrame) -> Figure:
-    """A chart as pictures for both widths, its title apart: text on the page wraps, and can be searched."""
+def draw(chart: alt.LayerChart | alt.Chart, table: pd.DataFrame) -> Figure:
+    """A chart as pictures for both widths, without its title: text on the page wraps and can be searched."""
     spec = chart.to_dict(validate=False)
-    title, told = figures.title(spec), spec["title"].get("subtitle", [])
+    title, subtitle = figures.title(spec), spec["title"].get("subtitle", [])
     del spec["title"]
     pictures = {name: picture(spec, *size, f"{title} {name}") for name, size in WIDTHS.items()}
-    return Figure(title, " ".join([told] if isinstance(told, str) else told), pictures, plain(table))
+    return Figure(title, " ".join([subtitle] if isinstance(subtitle, str) else subtitle), pictures, for_people(table))
 
 
 def picture(spec: dict, width: int, columns: int, name: str) -> Markup:
-    """An SVG whose inner names no other one on the page has: the renderer counts on from one to the next."""
+    """An SVG whose ids are unique on the page: the renderer reuses them from one picture to the next."""
     drawn = figures.svg(legends(deepcopy(spec), columns), width, STYLE).decode()
-    mark = re.sub(r"\W+", "-", name.lower())
-    for number, inner in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawn))):
-        own = f"{mark}-{number}"
-        drawn = drawn.replace(f'id="{inner}"', f'id="{own}"').replace(f"url(#{inner})", f"url(#{own})")
+    prefix = re.sub(r"\W+", "-", name.lower())
+    for number, old in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawn))):
+        new = f"{prefix}-{number}"
+        drawn = drawn.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
     return Markup(drawn)
 
 
 def legends(spec: dict, columns: int) -> dict:
-    """A specification whose legends have so many columns, in all its layers."""
-    for part in spec.get("encoding", {}).values():
-        if isinstance(part, dict) and part.get("legend") and "columns" in part["legend"]:
-            part["legend"]["columns"] = columns
+    """A specification whose legends have this number of columns, in all its layers."""
+    for channel in spec.get("encoding", {}).values():
+        if isinstance(channel, dict) and channel.get("legend") and "columns" in channel["legend"]:
+            channel["legend"]["columns"] = columns
     for layer in spec.get("layer", []):
         legends(layer, columns)
     return spec
 
 
-def plain(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines behind a chart, for people."""
-    names = {name: label for name, label in SHOWN.items() if name in table and table[name].notna().any()}
-    shown = table[list(names)].rename(columns=names)
-    return shown.map(lambda value: findings.figure(value) if isinstance(value, float) else value)
+def for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines behind a chart, with readable headings and digits."""
+    names = {name: label for name, label in COLUMNS.items() if name in table and table[name].notna().any()}
+    readable = table[list(names)].rename(columns=names)
+    return readable.map(lambda value: digits(value) if isinstance(value, float) else value)
 
 
 def write(text: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Stored sweeps: tidy tables beside a manifest that says where every number comes from. Reading them needs no torch."""
+"""Files of stored sweeps: tidy tables, and a manifest that says where every number comes from. Reading needs no torch."""
 
 import json
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import pandas as pd
 
 from mechdiff.common.errors import UserError
 from mechdiff.common.paths import ARTIFACTS
+from mechdiff.common.terms import SIDES
 
 BITS = 12  # of a stored value's mantissa: about three and a half digits
 
@@ -19,16 +20,17 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return np.ldexp(np.round(mantissa * (1 << BITS)) / (1 << BITS), exponent).astype(np.float32)
 
 
-def save(folder: Path, tables: dict[str, pd.DataFrame], about: dict) -> None:
+def save(folder: Path, tables: dict[str, pd.DataFrame], manifest: dict) -> None:
     """Write tables and their manifest, the manifest last. Raises UserError if the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
         for name, table in tables.items():
             write(table, folder / f"{name}.parquet")
-        (folder / "manifest.json").write_text(json.dumps(about, indent=2) + "\n")
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"The tables cannot be written to {folder}: {error}. They are in the cache; give --out.") from None
+        problem = f"Cannot write the tables to {folder}: {error}. Their cells are in the cache."
+        raise UserError(f"{problem}\nTry:  --out /some/folder") from None
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
@@ -41,23 +43,23 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def read(domain: str, folder: str, pair: str, table: str, where: dict | None = None) -> tuple[pd.DataFrame | None, dict | None]:
-    """A stored table and its manifest; None for what is not there. where: the values that some columns of its lines have."""
+    """A stored table and its manifest; None for each that does not exist. where: column -> value, to select lines."""
     place = ARTIFACTS / domain / folder / pair
-    path, about = place / f"{table}.parquet", place / "manifest.json"
+    path, manifest = place / f"{table}.parquet", place / "manifest.json"
     filters = [(column, "==", value) for column, value in where.items()] if where else None
-    found = pd.read_parquet(path, filters=filters) if path.exists() else None
-    return found, json.loads(about.read_text()) if about.exists() else None
+    lines = pd.read_parquet(path, filters=filters) if path.exists() else None
+    return lines, json.loads(manifest.read_text()) if manifest.exists() else None
 
 
 @dataclass(frozen=True)
-class Kept:
-    """One folder of a stored sweep. files: its tables, by name. about: its manifest, None if there is none to be read."""
+class SweepFolder:
+    """One folder of a stored sweep. files: its tables, by name. manifest: None if it is missing or unreadable."""
 
     domain: str
     folder: str
     pair: str
     files: dict[str, Path]
-    about: dict | None
+    manifest: dict | None
 
     @property
     def size(self) -> int:
@@ -65,13 +67,13 @@ class Kept:
         return sum(path.stat().st_size for path in self.files.values())
 
 
-def listing(place: Path) -> list[Kept]:
-    """Every folder below a place that holds tables, in the order of pair, domain and folder."""
-    found = []
-    for path in place.glob("*/rq*/*"):
+def sweep_folders(root: Path) -> list[SweepFolder]:
+    """Every folder below root that holds tables, sorted by pair, domain and folder."""
+    folders = []
+    for path in root.glob("*/rq*/*"):
         if files := {file.stem: file for file in sorted(path.glob("*.parquet"))}:
-            found.append(Kept(path.parents[1].name, path.parent.name, path.name, files, manifest_of(path)))
-    return sorted(found, key=lambda kept: (kept.pair, kept.domain, kept.folder))
+            folders.append(SweepFolder(path.parents[1].name, path.parent.name, path.name, files, manifest_of(path)))
+    return sorted(folders, key=lambda folder: (folder.pair, folder.domain, folder.folder))
 
 
 def manifest_of(path: Path) -> dict | None:
@@ -81,14 +83,15 @@ def manifest_of(path: Path) -> dict | None:
         return None
 
 
-def facts(about: dict) -> dict[str, str]:
-    """What a manifest says, without its lists; what it does not say is left out."""
-    shown = {"prompts": f"{about.get('prompts', '—')}, from {len(set(about.get('templates', ())))} templates"}
-    for side in ("base", "tuned"):
-        if side in about:
-            shown[side] = about[side]["source"]
-            shown[f"{side}, fingerprint"] = about[side]["fingerprint"]
+def facts(manifest: dict) -> dict[str, str]:
+    """What a manifest says, without its lists, by name; missing entries are left out."""
+    facts = {"prompts": f"{manifest.get('prompts', '—')}, from {len(set(manifest.get('templates', ())))} templates"}
+    for side in SIDES:
+        if side in manifest:
+            facts[side] = manifest[side]["source"]
+            facts[f"{side}, fingerprint"] = manifest[side]["fingerprint"]
     names = ("dtype", "device", "device_name", "kernel", "seed", "grid", "seconds", "finished", "cells_from_cache")
-    shown |= {name.replace("_", " "): str(about[name]) for name in (*names, "prompts_hash", "train_hash") if name in about}
-    shown |= {"vocabulary": about["vocabulary"]["told"]} if "vocabulary" in about else {}
-    return shown | {"versions": ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())}
+    names += ("prompts_hash", "train_hash")
+    facts |= {name.replace("_", " "): str(manifest[name]) for name in names if name in manifest}
+    facts |= {"vocabulary": manifest["vocabulary"]["told"]} if "vocabulary" in manifest else {}
+    return facts | {"versions": ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())}

@@ -1,13 +1,15 @@
-"""Two choices side by side, as one request with one table: what the Compare page and `python -m mechdiff compare` say."""
+"""Two stored sweeps side by side: what the Compare page and `python -m mechdiff compare` show. Needs no torch."""
 
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import pandas as pd
 
 from mechdiff.common.errors import UserError
 from mechdiff.common.terms import DIRECTIONS
-from mechdiff.study import estimates as verdict
-from mechdiff.study import stored_sweep
+from mechdiff.study.estimates import NOT_STORED, estimates, from_draws
+from mechdiff.study.quantities import INTERVALS, QUANTITIES, Estimate, Quantity, text, word
+from mechdiff.study.stored_sweep import StoredSweep, parse
 
 
 @dataclass(frozen=True)
@@ -24,36 +26,86 @@ class Comparison:
             raise UserError(f"Depth {self.depth:g} is not between 0 (first layer) and 1 (last layer).\nTry:  --depth 0.9")
 
     @property
-    def choices(self) -> tuple[stored_sweep.Choice, stored_sweep.Choice]:
-        return stored_sweep.parse(self.a, self.direction), stored_sweep.parse(self.b, self.direction)
+    def sweeps(self) -> tuple[StoredSweep, StoredSweep]:
+        return parse(self.a, self.direction), parse(self.b, self.direction)
 
     @property
     def command(self) -> str:
-        """The command line that says the same."""
-        given = asdict(self) | {"direction": None if self.direction == DIRECTIONS[0] else self.direction}
-        return " ".join(["python -m mechdiff compare", *(f"--{k} {v}" for k, v in given.items() if v is not None)])
+        """The equivalent command line."""
+        flags = asdict(self) | {"direction": None if self.direction == DIRECTIONS[0] else self.direction}
+        return " ".join(["python -m mechdiff compare", *(f"--{k} {v}" for k, v in flags.items() if v is not None)])
 
 
-def tabulate(a: dict[str, verdict.Estimate], b: dict[str, verdict.Estimate]) -> pd.DataFrame:
-    """The verdict as verdict.table says it, with its keys, and with value, low and high of a and of b as numbers."""
-    table = verdict.table(a, b)
-    table.insert(0, "key", list(verdict.QUANTITIES))
-    for side, estimates in (("a", a), ("b", b)):
-        for part in ("value", "low", "high"):
-            table[f"{side}_{part}"] = [float(getattr(one, part)) for one in estimates.values()]
-    return table
+def bootstrap_seeds(a: StoredSweep, b: StoredSweep) -> tuple[int, int]:
+    """Seeds of the two bootstraps: the same on the same prompts, so that differences are paired; else independent ones."""
+    hashes = [manifest and manifest["prompts_hash"] for manifest in (a.manifest("rq1"), b.manifest("rq1"))]
+    return 0, 0 if hashes[0] is not None and hashes[0] == hashes[1] else 1
 
 
-def answer(asked: Comparison) -> pd.DataFrame:
+def difference(quantity: Quantity, a: Estimate, b: Estimate) -> Estimate:
+    """B - A. Without resamples, the interval runs from one end to the other's opposite end: an upper bound on its width."""
+    if a.why or b.why:
+        return Estimate(why="")
+    if quantity.ranked and a.draws is not None and b.draws is not None:
+        higher, lower = (100 * np.mean(side) for side in (b.draws > a.draws, b.draws < a.draws))
+        parts = [f"{name} in {share:.0f} %" for name, share in (("higher", higher), ("lower", lower)) if share >= 0.5]
+        return Estimate(why=f"B {', '.join(parts) or 'the same in 100 %'} of resamples")
+    if a.whole != b.whole:
+        return Estimate(why=f"{a.whole:.0f} heads against {b.whole:.0f}")
+    if a.draws is None or b.draws is None:
+        return Estimate(b.value - a.value, b.low - a.high, b.high - a.low)
+    return from_draws(np.concatenate([[b.value - a.value], b.draws - a.draws]))
+
+
+def tabulate(a: dict[str, Estimate], b: dict[str, Estimate]) -> pd.DataFrame:
+    """A line per quantity: key, name, each sweep's text and word, the difference, and whether its interval excludes zero.
+
+    Value, low and high of a and of b follow as numbers.
+    """
+    rows = []
+    for key, quantity in QUANTITIES.items():
+        change = difference(quantity, a[key], b[key])
+        row = {"key": key, "quantity": quantity.name}
+        row |= {"a": text(quantity, a[key]), "a_word": word(quantity, a[key])}
+        row |= {"b": text(quantity, b[key]), "b_word": word(quantity, b[key])}
+        row |= {"difference": text(quantity, change, sign=True), "clear": bool(change.low > 0 or change.high < 0)}
+        for side, estimate in (("a", a[key]), ("b", b[key])):
+            row |= {f"{side}_{name}": float(getattr(estimate, name)) for name in ("value", "low", "high")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def answer(comparison: Comparison) -> pd.DataFrame:
     """A row per quantity."""
-    a, b = asked.choices
-    return tabulate(*(verdict.estimates(one, asked.depth, seed) for one, seed in zip((a, b), verdict.seeds(a, b))))
+    sweeps = comparison.sweeps
+    seeds = bootstrap_seeds(*sweeps)
+    a, b = (estimates(sweep, comparison.depth, seed) for sweep, seed in zip(sweeps, seeds))
+    return tabulate(a, b)
+
+
+def missing(sweep: StoredSweep, values: dict[str, Estimate]) -> str:
+    """What to type for the quantities that are not stored; empty if all are."""
+    names = [QUANTITIES[key].name for key, estimate in values.items() if estimate.why == NOT_STORED]
+    return f"{sweep.label}: not stored: {'; '.join(names)}.\nTry:  {sweep.command}" if names else ""
+
+
+def report(a: StoredSweep, b: StoredSweep, depth: float | None = None) -> str:
+    """The comparison as text."""
+    values = [estimates(sweep, depth, seed) for sweep, seed in zip((a, b), bootstrap_seeds(a, b))]
+    lines = tabulate(*values)
+    cells = {"": lines["quantity"]} | {side.upper(): lines[side] + "  " + lines[f"{side}_word"] for side in ("a", "b")}
+    table = pd.DataFrame(cells | {"B - A": lines["difference"]})
+    table = table.map(str.strip).apply(lambda column: column.str.ljust(column.str.len().max()))
+    headings = [f"{side}: {sweep.label} ({sweep.origin()})" for side, sweep in (("A", a), ("B", b))]
+    notes = [note for note in map(missing, (a, b), values) if note]
+    return "\n".join([*headings, "", table.to_string(index=False, justify="left"), "", INTERVALS, *notes])
 
 
 def compare_sweeps(a: str, b: str, direction: str = DIRECTIONS[0], depth: float | None = None) -> pd.DataFrame:
     """What two pairs answer to the four questions, from their stored sweeps, a row per quantity.
 
-    a, b: PAIR or PAIR@DOMAIN. depth: where rank cuts are read, 0 to 1; None: at each one's most affected layer. Columns a, b and
-    difference (B - A) are text; a_value, a_low, a_high (95 % over prompts) and those of b numbers. Raises UserError.
+    a, b: PAIR or PAIR@DOMAIN. depth: where rank cuts are read, 0 to 1; None: at each pair's most affected layer. Columns a, b
+    and difference (B - A) are text; a_value, a_low, a_high (95 % interval over prompts) and those of b are numbers. Raises
+    UserError.
     """
     return answer(Comparison(a, b, direction, depth)).set_index("key")

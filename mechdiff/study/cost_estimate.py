@@ -1,13 +1,13 @@
-"""A pair's pre-flight card: what the two models are, whether they can be compared, what that will cost. Loads no weights."""
+"""A pair's pre-flight card: what the two models are, whether they can be compared, and at what cost. Loads no weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import psutil
 
-from mechdiff import questions as experiments
+from mechdiff import questions
 from mechdiff.common.errors import UserError
 from mechdiff.common.terms import QUESTIONS, SIDES, STREAMS
 from mechdiff.inputs import weight_files
@@ -24,16 +24,17 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTIZED = {"8bit": 1.0, "4bit": 0.5}  # bytes a number of a quantized matrix; scales not counted
 WHOLE = ("embed", "wte", "wpe", "lm_head", "norm")  # parts of names that bitsandbytes leaves as they are
 GRID = "quick"
-ENGLISH = {True: "yes", False: "no", None: "not said"}
+ENGLISH = {True: "yes", False: "no", None: "unknown"}
 
 
 @dataclass
 class Card:
-    """What is known of a pair before it is loaded.
+    """What is known about a pair before it is loaded.
 
-    lines: name -> what the base and the tuned model say. questions: question -> why it cannot be asked, None if it can. faults:
-    sentences of what stands in the way. notes: what else to know. memory: bytes needed, by what for; free: bytes there are.
-    cells: of a quick sweep, all and those that are not in the cache; seconds: what it would take, None if that is not known.
+    lines: property -> its value for the base and the tuned model. questions: question -> why it cannot be asked, None if it can.
+    faults: what prevents a comparison, in sentences. notes: what else to know. memory: purpose -> bytes needed; free: bytes
+    available. cells: of a quick sweep, all and those not in the cache; seconds: its estimated duration, None if unknown; basis:
+    of the estimate.
     """
 
     pair: Pair
@@ -51,7 +52,7 @@ class Card:
 
     def table(self) -> pd.DataFrame:
         """A row per property: base, tuned, and whether they are the same."""
-        rows = [(name, *both, "" if both[0] == both[1] else "differs") for name, both in self.lines.items()]
+        rows = [(name, base, tuned, "" if base == tuned else "differs") for name, (base, tuned) in self.lines.items()]
         return pd.DataFrame(rows, columns=["", *SIDES, "same?"])
 
     @property
@@ -59,124 +60,127 @@ class Card:
         return sum(self.memory.values())
 
 
-def card(pair: Pair, domain: str | None = None, device: str = "auto", dtype: str | None = None) -> Card:
-    """A pair's card on a domain's prompts. A pair whose weights are not here, or not whole, has a card that says so."""
-    asked = sweep_process.Asked(pair.asked, domain or pair.domain, GRID, dtype, device)
+def preflight_card(pair: Pair, domain: str | None = None, device: str = "auto", dtype: str | None = None) -> Card:
+    """A pair's card on a domain's prompts. If weights are missing or incomplete, the card says so."""
+    request = sweep_process.SweepRequest(pair.asked, domain or pair.domain, GRID, dtype, device)
     device = resolve_device(device)
-    found = Card(pair, device, resolve_dtype(dtype, pair, device), free=free_bytes(device))
+    card = Card(pair, device, resolve_dtype(dtype, pair, device), free=free_bytes(device))
     if missing := pair.missing():
-        found.faults.append(missing)
-        return found
-    shapes = attempt(found, lambda: [pair.shape(side) for side in SIDES])
+        card.faults.append(missing)
+        return card
+    shapes = attempt(card, lambda: [pair.shape(side) for side in SIDES])
     if shapes is None:
-        return found
-    about_models(found, shapes)
-    about_disk(found)
-    prompts = attempt(found, lambda: read_domain(asked.domain, "val")[: sweeps.GRIDS[GRID].limit])
-    tokenizers = attempt(found, lambda: load_tokenizers(pair))
+        return card
+    about_models(card, shapes)
+    about_disk(card)
+    prompts = attempt(card, lambda: read_domain(request.domain, "val")[: sweeps.GRIDS[GRID].limit])
+    tokenizers = attempt(card, lambda: load_tokenizers(pair))
     if tokenizers is not None:
-        about_tokens(found, tokenizers, shapes)
-        about_memory(found, shapes, tokenizers, prompts or [])
-    about_questions(found, tokenizers)
-    if not found.faults and found.questions["patch"] is None:
-        about_time(found, asked)
-    return found
+        about_tokens(card, tokenizers, shapes)
+        about_memory(card, shapes, tokenizers, prompts or [])
+    about_questions(card, tokenizers)
+    if not card.faults and card.questions["patch"] is None:
+        about_time(card, request)
+    return card
 
 
-def attempt(found: Card, read: Callable):
-    """What reading gives; None, and a fault on the card, where it raises UserError."""
+def attempt(card: Card, read: Callable):
+    """The result of read(); where that raises UserError, None, and a fault on the card."""
     try:
         return read()
     except UserError as error:
-        found.faults.append(str(error))
+        card.faults.append(str(error))
         return None
 
 
-def both(values) -> tuple[str, str]:
-    return tuple("—" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in values)
+def both(values: Iterable[object]) -> tuple[str, str]:
+    """The base's and the tuned model's value as text."""
+    base, tuned = ("—" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in values)
+    return base, tuned
 
 
-def about_models(found: Card, shapes: list[Shape]) -> None:
-    pair = found.pair
+def about_models(card: Card, shapes: list[Shape]) -> None:
+    pair = card.pair
     sources = [getattr(pair, side) for side in SIDES]
-    found.lines["model"] = tuple(source.describe() for source in sources)
-    found.lines["architecture"] = tuple(f"{s.family} ({s.architecture})" if s.architecture else s.family for s in shapes)
+    card.lines["model"] = both(source.describe() for source in sources)
+    card.lines["architecture"] = both(f"{s.family} ({s.architecture})" if s.architecture else s.family for s in shapes)
     for name, key in (("layers", "layers"), ("width", "width"), ("heads a layer", "heads"), ("head width", "head_width")):
-        found.lines[name] = both(getattr(shape, key) for shape in shapes)
-    found.lines["heads that share keys"] = tuple(
+        card.lines[name] = both(getattr(shape, key) for shape in shapes)
+    card.lines["heads that share keys"] = both(
         "none" if s.groups == s.heads else f"{s.groups} groups of {s.heads // s.groups}" for s in shapes
     )
-    found.lines["longest prompt"] = both(shape.window for shape in shapes)
-    found.lines["sliding window"] = tuple("none" if s.sliding is None else f"{s.sliding:,} tokens" for s in shapes)
-    found.lines["tied embeddings"] = tuple(ENGLISH[shape.tied] for shape in shapes)
-    found.lines["rows of the embedding"] = both(shape.vocabulary for shape in shapes)
+    card.lines["longest prompt"] = both(shape.window for shape in shapes)
+    card.lines["sliding window"] = both("none" if s.sliding is None else f"{s.sliding:,} tokens" for s in shapes)
+    card.lines["tied embeddings"] = both(ENGLISH[shape.tied] for shape in shapes)
+    card.lines["rows of the embedding"] = both(shape.vocabulary for shape in shapes)
     for source in sources:
-        attempt(found, lambda source=source: check_architecture(source.local(), pair))
+        attempt(card, lambda source=source: check_architecture(source.local(), pair))
         if source.adapter:
-            found.notes += attempt(found, lambda source=source: trained_elsewhere(source)) or []
+            card.notes += attempt(card, lambda source=source: trained_elsewhere(source)) or []
     if pair.tuned.weights == pair.base.weights:
-        found.notes.append("Both models stand on one copy of the base's weights.")
+        card.notes.append("Both models share one copy of the base's weights.")
 
 
-def about_disk(found: Card) -> None:
-    def told(folder: Path | None) -> str:
+def about_disk(card: Card) -> None:
+    def describe(folder: Path | None) -> str:
         if folder is None:
             return "none"
         count, size = weight_files.size_on_disk(folder)
         return f"{in_bytes(size)} in {count} files"
 
-    sources = [getattr(found.pair, side) for side in SIDES]
+    sources = [getattr(card.pair, side) for side in SIDES]
     for name, folders in (
         ("model", [source.local() for source in sources]),
         ("adapter", [source.adapter_folder() for source in sources]),
     ):
         if any(folders):
-            found.lines[f"{name} on disk"] = tuple(map(told, folders))
-            found.lines[f"{name} in"] = both(folders)
+            card.lines[f"{name} on disk"] = both(map(describe, folders))
+            card.lines[f"{name} in"] = both(folders)
 
 
-def about_tokens(found: Card, tokenizers: Tokenizers, shapes: list[Shape]) -> None:
+def about_tokens(card: Card, tokenizers: Tokenizers, shapes: list[Shape]) -> None:
     sides = [getattr(tokenizers, side) for side in SIDES]
-    words = [set(tokenizer.get_vocab()) for tokenizer in sides]
-    found.lines["tokenizer"] = tuple(f"{type(one).__name__}, {len(vocabulary):,} tokens" for one, vocabulary in zip(sides, words))
-    found.lines["tokens in both"] = tuple(f"{len(words[0] & words[1]):,}, {len(words[0] & words[1]) / len(w):.1%}" for w in words)
-    found.lines["special tokens"] = tuple(listed(one.convert_ids_to_tokens(sorted(special_ids(one)))) for one in sides)
-    found.lines["begins with"] = tuple(one.bos_token or "nothing" for one in sides)
-    has = [bool(one.chat_template) for one in sides]
-    used = "none: plain text" if found.pair.chat_template == "none" or not any(has) else SIDES[has[1]]
-    found.lines["chat template"] = tuple(
-        "used for both" if side == used else "it has one" if own else "none" for side, own in zip(SIDES, has)
+    vocabularies = [set(tokenizer.get_vocab()) for tokenizer in sides]
+    shared = len(vocabularies[0] & vocabularies[1])
+    card.lines["tokenizer"] = both(f"{type(side).__name__}, {len(tokens):,} tokens" for side, tokens in zip(sides, vocabularies))
+    card.lines["tokens in both"] = both(f"{shared:,}, {shared / len(tokens):.1%}" for tokens in vocabularies)
+    card.lines["special tokens"] = both(listed(side.convert_ids_to_tokens(sorted(special_ids(side)))) for side in sides)
+    card.lines["begins with"] = both(side.bos_token or "nothing" for side in sides)
+    has = [bool(side.chat_template) for side in sides]
+    used = "none: plain text" if card.pair.chat_template == "none" or not any(has) else SIDES[has[1]]
+    card.lines["chat template"] = both(
+        "used for both" if side == used else "has one" if own else "none" for side, own in zip(SIDES, has)
     )
     if used not in SIDES:
-        found.notes.append("No chat template is used: both models read the prompt as plain text.")
+        card.notes.append("No chat template is used: both models read the prompt as plain text.")
     if not tokenizers.shared:
-        found.notes.append("The two tokenizers differ, so what compares next tokens of both models (recovery, KL) is left out.")
+        card.notes.append("The tokenizers differ, so measures that compare both models' next tokens (recovery, KL) are left out.")
 
 
 def listed(tokens: list[str], most: int = 6) -> str:
     return f"{len(tokens)}: {' '.join(tokens[:most])}{' ...' if len(tokens) > most else ''}"
 
 
-def about_memory(found: Card, shapes: list[Shape], tokenizers: Tokenizers, prompts: list[Prompt]) -> None:
-    pair = found.pair
+def about_memory(card: Card, shapes: list[Shape], tokenizers: Tokenizers, prompts: list[Prompt]) -> None:
+    pair = card.pair
     sizes = {}
     for source in dict.fromkeys(getattr(pair, side).weights for side in SIDES):
-        size = attempt(found, lambda source=source: weight_bytes(source, pair, found.dtype))
+        size = attempt(card, lambda source=source: weight_bytes(source, pair, card.dtype))
         if size is None:
             return
         sizes[source] = size
-    found.memory["weights" if len(sizes) == 2 else "weights, once for both"] = sum(sizes.values())
+    card.memory["weights" if len(sizes) == 2 else "weights, once for both"] = sum(sizes.values())
     adapters = [getattr(pair, side).adapter_folder() for side in SIDES]
-    read = attempt(found, lambda: [weight_files.adapter_tensors(folder) for folder in adapters if folder])
+    read = attempt(card, lambda: [weight_files.adapter_tensors(folder) for folder in adapters if folder])
     if read:
-        found.memory["adapters"] = sum(one.count for tensors in read for one in tensors.values()) * BYTES["float32"]
+        card.memory["adapters"] = sum(tensor.count for tensors in read for tensor in tensors.values()) * BYTES["float32"]
     lengths = {side: [len(tokenizers.encode(prompt.text, side)) for prompt in prompts[:BLOCK]] for side in SIDES}
-    passes = [pass_bytes(shape, lengths[side], BYTES[found.dtype], True) for shape, side in zip(shapes, SIDES)]
-    found.memory[f"clean passes of {len(lengths['base'])} prompts"] = sum(passes)
-    if found.needed > found.free:
-        found.notes.append(
-            f"About {in_bytes(found.needed)} are needed and {in_bytes(found.free)} are free: it may not fit. A smaller dtype, or "
-            "quantization and device_map under [options], need less."
+    passes = [pass_bytes(shape, lengths[side], BYTES[card.dtype], True) for shape, side in zip(shapes, SIDES)]
+    card.memory[f"clean passes of {len(lengths['base'])} prompts"] = sum(passes)
+    if card.needed > card.free:
+        card.notes.append(
+            f"About {in_bytes(card.needed)} are needed and {in_bytes(card.free)} are free: the pair may not fit. A smaller dtype "
+            "needs less, and so do quantization and device_map under [options]."
         )
 
 
@@ -190,7 +194,7 @@ def weight_bytes(source: Source, pair: Pair, dtype: str) -> int:
 
 
 def pass_bytes(shape: Shape, lengths: list[int], bytes_each: int, recipient: bool) -> int:
-    """Bytes that a clean pass over prompts of these lengths leaves in memory: states, next tokens, and a recipient's keys."""
+    """Bytes that a clean pass over prompts of these lengths keeps in memory: states, next tokens, and a recipient's keys."""
     numbers = shape.layers * ((len(STREAMS) - 1) * shape.width + shape.heads * shape.head_width) * len(lengths)
     if recipient:
         numbers += 2 * shape.layers * shape.groups * shape.head_width * max(lengths) * len(lengths)
@@ -205,32 +209,32 @@ def free_bytes(device: str) -> int:
     return torch.cuda.mem_get_info()[0]
 
 
-def about_questions(found: Card, tokenizers: Tokenizers | None) -> None:
-    """Which questions can be asked; drift can, of any two models."""
-    why = next(iter(found.faults), None)
-    found.questions = dict.fromkeys(QUESTIONS, why and why.splitlines()[0])
-    if why is None:
+def about_questions(card: Card, tokenizers: Tokenizers | None) -> None:
+    """Which questions can be asked; drift works for any two models."""
+    fault = next(iter(card.faults), None)
+    card.questions = dict.fromkeys(QUESTIONS, fault and fault.splitlines()[0])
+    if fault is None:
         try:
-            found.pair.check_same_shape()
+            card.pair.check_same_shape()
         except UserError as error:
-            found.questions |= {name: str(error).splitlines()[0] for name in QUESTIONS if name != "drift"}
+            card.questions |= {name: str(error).splitlines()[0] for name in QUESTIONS if name != "drift"}
 
 
-def about_time(found: Card, asked: sweep_process.Asked) -> None:
-    """How long a quick sweep would take: by the last one's pace, else by what the check of rows against hooks measured."""
-    settings = {"device": asked.device, "dtype": asked.dtype}
-    total, done = map(sum, zip(*sweeps.extent(asked.pair, asked.domain, GRID, seed=asked.seed, **settings).values()))
-    found.cells = total, total - done
-    if (pace := sweep_process.pace(asked, found.pair.name)) is not None:
-        found.seconds, found.basis = pace * (total - done), "as fast as the last sweep"
+def about_time(card: Card, request: sweep_process.SweepRequest) -> None:
+    """How long a quick sweep would take: at the last sweep's pace, else from what the check of rows against hooks measured."""
+    settings = {"device": request.device, "dtype": request.dtype}
+    total, done = map(sum, zip(*sweeps.extent(request.pair, request.domain, GRID, seed=request.seed, **settings).values()))
+    card.cells = total, total - done
+    if (pace := sweep_process.pace(request, card.pair.name)) is not None:
+        card.seconds, card.basis = pace * (total - done), "at the last sweep's pace"
         return
-    run = Run("patch", pair=asked.pair, domain=asked.domain, **settings)
-    measured = experiments.task(Parity(run)).table()
+    run = Run("patch", pair=request.pair, domain=request.domain, **settings)
+    measured = questions.task(Parity(run)).table()
     if len(measured):
-        read = len(run.train_prompts) + 2 * len(read_domain(asked.domain, "val")[: sweeps.GRIDS[GRID].limit])
+        read = len(run.train_prompts) + 2 * len(read_domain(request.domain, "val")[: sweeps.GRIDS[GRID].limit])
         seconds = measured[["seconds a prompt", "seconds a cell"]].mean()
-        found.seconds = read * seconds["seconds a prompt"] + (total - done) * seconds["seconds a cell"]
-        found.basis = "extrapolated from the few prompts of the check"
+        card.seconds = read * seconds["seconds a prompt"] + (total - done) * seconds["seconds a cell"]
+        card.basis = "extrapolated from the check's few prompts"
 
 
 def in_bytes(size: float) -> str:

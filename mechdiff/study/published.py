@@ -21,7 +21,7 @@ def table() -> pd.DataFrame:
     """A row per mark: chart, domain, direction, layer, note; x and mean, and for a box its far corner x2 and mean2.
 
     x: the relative depth on charts over layers, the rank as text on `rank`, per cent of the heads on `coverage`. A field that a
-    series leaves open is nan.
+    series does not set is nan.
     """
     rows = []
     for series in facts()["series"]:
@@ -40,11 +40,11 @@ def scale_of(chart: str):
 
 
 def marks(chart: str, domain: str, direction: str, depth: float | None = None) -> pd.DataFrame:
-    """The marks of one chart for a domain's own pair. depth: of several published layers, show the nearest one."""
-    found = table()
-    open_direction = found["direction"].isna() | (found["direction"] == direction)
-    found = found[(found["chart"] == chart) & (found["domain"] == domain) & open_direction]
-    if depth is None or found.empty:
-        return found.infer_objects()
-    away = (found["layer"] / (facts()["layers"] - 1) - depth).abs()
-    return found[away == away.min()].infer_objects()
+    """The marks of one chart for a domain's own pair. depth: select the published layer nearest to it."""
+    points = table()
+    in_direction = points["direction"].isna() | (points["direction"] == direction)
+    points = points[(points["chart"] == chart) & (points["domain"] == domain) & in_direction]
+    if depth is None or points.empty:
+        return points.infer_objects()
+    distance = (points["layer"] / (facts()["layers"] - 1) - depth).abs()
+    return points[distance == distance.min()].infer_objects()

@@ -1,4 +1,4 @@
-"""A choice: a pair on a domain in one direction, and what its stored sweep holds of it. Needs no torch and no weights."""
+"""A stored sweep: what the tables of a pair on a domain, in one direction, hold. Needs no torch and no weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ ALPHA = "auto"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A pair on a domain. Where a table is not stored, reading it gives None."""
+class StoredSweep:
+    """A pair on a domain, in one direction. Reading a table that is not stored gives None."""
 
     pair: str
     domain: str
@@ -31,33 +31,34 @@ class Choice:
 
     @property
     def command(self) -> str:
-        """What stores everything that is compared."""
+        """The command line that stores it."""
         name = self.pair if self.pair in known() else f"path/to/{self.pair}.toml"
         return f"python -m mechdiff sweep --pair {name} --domain {self.domain} --grid full"
 
     def read(self, folder: str, name: str, **where) -> pd.DataFrame | None:
         if name != "drift":
             where = {"direction": self.direction} | where
-        found = artifacts.read(self.domain, folder, self.pair, name, where)[0]
-        return None if found is None or found.empty else found
+        table = artifacts.read(self.domain, folder, self.pair, name, where)[0]
+        return None if table is None or table.empty else table
 
-    def about(self, folder: str) -> dict | None:
+    def manifest(self, folder: str) -> dict | None:
         return artifacts.read(self.domain, folder, self.pair, "manifest")[1]
 
     def templates(self, folder: str, prompts: Sequence[int]) -> list[str]:
-        """The template of each prompt; each prompt its own where there is no manifest to tell."""
-        about = self.about(folder)
-        return [about["templates"][i] if about else str(i) for i in prompts]
+        """The template of each prompt; without a manifest, a template of its own for each."""
+        manifest = self.manifest(folder)
+        return [manifest["templates"][i] if manifest else str(i) for i in prompts]
 
     def origin(self) -> str:
-        """On how much its numbers rest."""
-        about = self.about("rq1")
-        if about is None:
-            return "no manifest: where its numbers come from is unknown" if self.stamp() else "nothing stored"
-        return f"{about['prompts']} prompts, {len(set(about['templates']))} templates, {about['dtype']}, {about['grid']} grid"
+        """How many prompts and templates its numbers are from, in which format and grid."""
+        manifest = self.manifest("rq1")
+        if manifest is None:
+            return "no manifest: the origin of its numbers is unknown" if self.stamp() else "nothing stored"
+        templates = len(set(manifest["templates"]))
+        return f"{manifest['prompts']} prompts, {templates} templates, {manifest['dtype']}, {manifest['grid']} grid"
 
     def stamp(self) -> float:
-        """When its stored tables last changed; nought if there are none."""
+        """When its stored tables last changed (s, epoch); 0 if there are none."""
         return max((path.stat().st_mtime for path in (artifacts.ARTIFACTS / self.domain).glob(f"rq*/{self.pair}/*")), default=0.0)
 
     def affected(self) -> int | None:
@@ -66,19 +67,19 @@ class Choice:
         return None if table is None else int(table.loc[table["mean"].idxmax(), "layer"])
 
     def layer(self, depth: float | None) -> int | None:
-        """The layer nearest to a relative depth; the most affected one where none is given."""
+        """The layer nearest to a relative depth, 0 to 1; None: the most affected one."""
         if depth is None:
             return self.affected()
         table = self.read("rq1", "patch_summary", stream=STREAM, control="none")
         return None if table is None else round(depth * int(table["layer"].max()))
 
     def strongest(self) -> int | None:
-        """The layer whose attention heads, replaced all together, have the largest mean effect."""
+        """The layer where replacing all attention heads together has the largest mean effect."""
         table = self.read("rq4", "heads_summary", heads="all", control="none")
         return None if table is None else int(table.loc[table["mean"].idxmax(), "layer"])
 
     def cuts(self, layer: int) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
-        """Rank cuts and their controls at a layer, and the zscore effects that drop refers to, by prompt."""
+        """Rank cuts and their controls at a layer, and the z-score effects that the drop refers to, by prompt."""
         where = {"layer": layer, "stream": STREAM}
         return self.read("rq3", "rank", **where), self.read("rq2", "transport", **where, map="zscore", control="none")
 
@@ -96,16 +97,16 @@ class Choice:
         return deep(self.read("rq1", "transplant_summary", stream=module, control="none"))
 
     def drop(self) -> pd.DataFrame | None:
-        """A row per layer: depth, mean drop (per cent of the zscore effect) of the study's map, low, high."""
+        """A row per layer: depth, mean drop (per cent of the z-score effect) of the study's map, low, high."""
         return ratio(deep(self.read("rq2", "transport_summary", stream=STREAM, map=MAP, alpha=ALPHA, control="none")), "drop")
 
     def drop_by_rank(self, layer: int) -> pd.DataFrame | None:
-        """A row per rank (text) at a layer: mean drop under complement mean. Rank nought is the control mean ablation."""
+        """A row per rank (text) at a layer: mean drop under complement mean. Rank 0 is the control mean ablation."""
         table = self.read("rq3", "rank_summary", stream=STREAM, layer=layer, complement="mean")
-        return table if table is None else ratio(table[cut(table)], "drop")
+        return table if table is None else ratio(table[is_study_map(table)], "drop")
 
     def coverage(self, layer: int, chosen: str) -> pd.DataFrame | None:
-        """A row per set of heads chosen so (topk, greedy), and all heads: size, share of the heads and mean (per cent)."""
+        """A row per set chosen by topk or greedy, and all heads: size, share of the layer's heads, mean coverage (per cent)."""
         table = self.read("rq4", "coverage_summary", layer=layer)
         if table is None:
             return None
@@ -113,23 +114,23 @@ class Choice:
         return ratio(table[table["chosen"].isin([chosen, "all"])].sort_values("size"), "coverage", 100)
 
     def random_sets(self, layer: int) -> pd.DataFrame | None:
-        """The same for random sets: the median of their coverage, and what holds 95 % of the sets of a size."""
+        """Random sets: the median of their coverage by size, and the range of 95 % of the sets."""
         table = self.read("rq4", "coverage_summary", layer=layer)
         if table is None:
             return None
         table = ratio(sized(table), "coverage", 100)
-        spread = table[table["chosen"] == "random"].groupby("share")["mean"].quantile([0.025, 0.5, 0.975]).unstack()
-        return spread.set_axis(["low", "mean", "high"], axis=1).reset_index()
+        quantiles = table[table["chosen"] == "random"].groupby("share")["mean"].quantile([0.025, 0.5, 0.975]).unstack()
+        return quantiles.set_axis(["low", "mean", "high"], axis=1).reset_index()
 
 
-def cut(table: pd.DataFrame) -> pd.Series:
-    """Which lines are the study's map at its own scale, or what replaces it at rank nought."""
+def is_study_map(table: pd.DataFrame) -> pd.Series:
+    """Which lines are the study's map at its own scale, or the mean ablation that stands for it at rank 0."""
     mapped = (table["map"] == MAP) & (table["alpha"] == ALPHA) & (table["control"] == "none")
     return mapped | (table["control"] == "mean")
 
 
 def deep(table: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Layers with their relative depth: 0 the first, 1 the last."""
+    """Layers with their relative depth: 0 for the first, 1 for the last."""
     return table if table is None else table.assign(depth=table["layer"] / table["layer"].max()).sort_values("layer")
 
 
@@ -152,28 +153,28 @@ def ratio(table: pd.DataFrame | None, name: str, factor: float = 1.0) -> pd.Data
 
 
 def sized(table: pd.DataFrame) -> pd.DataFrame:
-    """Sets of heads with their size and the share, in per cent, that it is of all heads of the layer."""
+    """Sets of heads with their size and their share, in per cent, of the layer's heads."""
     single = {head for text in table["heads"] if text != "all" for head in text.split("-")}
     sizes = np.array([len(single) if text == "all" else text.count("-") + 1 for text in table["heads"]])
     return table.assign(size=sizes, share=100 * sizes / len(single))
 
 
 def stored_pairs() -> list[str]:
-    """Every pair that can be chosen: those with a stored sweep, shipped ones first, then the shipped ones without."""
-    kept = {path.name for path in artifacts.ARTIFACTS.glob("*/rq1/*")}
+    """Every pair that can be compared: those with a stored sweep, shipped ones first, then the shipped ones without."""
+    swept = {path.name for path in artifacts.ARTIFACTS.glob("*/rq1/*")}
     named = known()
-    return [name for name in named if name in kept] + sorted(kept - set(named)) + [name for name in named if name not in kept]
+    return [name for name in named if name in swept] + sorted(swept - set(named)) + [name for name in named if name not in swept]
 
 
 def own_domain(pair: str) -> str:
-    """The domain a pair is about: what its file says; of a pair whose file is elsewhere, the first that is stored."""
+    """The domain that a pair is about: from its file, or, for a pair whose file is elsewhere, the first that is stored."""
     if pair in known():
         return read_pair(pair).domain
     return min(path.parents[1].name for path in artifacts.ARTIFACTS.glob(f"*/rq1/{pair}"))
 
 
-def parse(text: str, direction: str) -> Choice:
-    """A choice from PAIR or PAIR@DOMAIN. Raises UserError for a name that does not exist, or a missing domain."""
+def parse(text: str, direction: str) -> StoredSweep:
+    """A stored sweep from PAIR or PAIR@DOMAIN. Raises UserError for a name that does not exist, or a missing domain."""
     pair, _, domain = text.partition("@")
     if direction not in DIRECTIONS:
         raise one_of("Direction", direction, DIRECTIONS)
@@ -184,4 +185,4 @@ def parse(text: str, direction: str) -> Choice:
         raise UserError(f"{pair} has no domain of its own.\nTry:  {text}@{prompts.domains()[0]}")
     if not (artifacts.ARTIFACTS / domain).is_dir() and domain not in prompts.domains():
         raise one_of("Domain", domain, prompts.domains())
-    return Choice(pair, domain, direction)
+    return StoredSweep(pair, domain, direction)

@@ -1,9 +1,9 @@
-"""One entry of a file: its fields are taken one by one, with the file's name behind them, and what stays untold is kept."""
+"""One entry of a file: its fields are taken one by one, with the file's name as a fallback; the rest is kept as it is."""
 
 import json
 import math
 
-from mechdiff.study.imports.names import named
+from mechdiff.study.imports.names import from_name
 
 
 class Unread(Exception):
@@ -11,15 +11,15 @@ class Unread(Exception):
 
 
 class Entry:
-    """The fields of one JSON object or CSV line. What is taken is told by the file, else by its name, else lacking.
+    """The fields of one JSON object or CSV line. Each comes from the file, else from its name, else it is lacking.
 
-    lacks: what neither says. notes: what a reader has to know of the line.
+    lacks: the fields that neither gives. notes: what a reader has to know about the line.
     """
 
     def __init__(self, content: object, stem: str):
         if not isinstance(content, dict):
             raise Unread(f"holds {kind_of(content)} where an object with named numbers is expected")
-        self.content, self.name = dict(content), named(stem)
+        self.content, self.name = dict(content), from_name(stem)
         self.lacks: list[str] = []
         self.notes: list[str] = []
 
@@ -27,10 +27,10 @@ class Entry:
         value = self.content.pop(key, None)
         return None if isinstance(value, float) and math.isnan(value) else value
 
-    def told(self, field: str, *keys: str, needed: bool = False):
-        """A field from the first of these keys that is there, else from the file's name; an empty text if it is nowhere.
+    def take_field(self, field: str, *keys: str, needed: bool = False):
+        """A field from the first of these keys that exists, else from the file's name; an empty text if neither has it.
 
-        Where file and name disagree the file is believed, and the line says so.
+        Where file and name disagree, the file counts, and a note says so.
         """
         values = [value for key in keys if (value := self.take(key)) not in (None, "")]
         by_name = getattr(self.name, field, None)
@@ -42,16 +42,16 @@ class Entry:
             self.notes.append(f"{field} only in the name")
             return by_name
         if needed:
-            raise Unread(f"says no {field}, neither inside nor in its name")
+            raise Unread(f"has no {field}, neither inside nor in its name")
         self.lacks.append(field)
         return ""
 
     def number(self, key: str, needed: bool = False) -> float:
-        """A number by its key; nan where it is not there."""
+        """A number by its key; nan where it is missing."""
         return as_number(self.take(key), key, needed)
 
     def layer(self) -> int:
-        return as_layer(self.told("layer", "layer", needed=True))
+        return as_layer(self.take_field("layer", "layer", needed=True))
 
     def prompts(self, key: str = "n") -> float:
         count = self.number(key)
@@ -61,9 +61,9 @@ class Entry:
 
     def scale(self) -> str:
         """Alpha as our tables write it."""
-        given = self.told("alpha", "alpha_used", "alpha")
+        alpha = self.take_field("alpha", "alpha_used", "alpha")
         self.take("alpha")
-        return given if given == "" else str(as_number(given, "alpha", True))
+        return alpha if alpha == "" else str(as_number(alpha, "alpha", True))
 
     def line(self, **fields) -> dict:
         """A line of a table, with what it lacks, its notes, and the fields that no column holds."""

@@ -8,8 +8,8 @@ import math
 from pathlib import PurePosixPath
 
 from mechdiff.study.imports.fields import Entry, Unread, as_layer, kind_of
+from mechdiff.study.imports.layers_and_maps import Lines, mapped
 from mechdiff.study.imports.layout import layout
-from mechdiff.study.imports.study import Lines, mapped
 
 SAME = "every entry of the file holds the same number"
 
@@ -20,14 +20,14 @@ def listed(content: object, what: str) -> list:
     return content
 
 
-def heads_text(given: object) -> str:
+def heads_text(value: object) -> str:
     """A set of heads as our tables write it: `0-5-7`, `all` or `none`."""
-    parts = given if isinstance(given, list) else str(given).replace("-", ",").split(",")
+    parts = value if isinstance(value, list) else str(value).replace("-", ",").split(",")
     texts = [str(part).strip() for part in parts]
     if len(texts) == 1 and texts[0].upper() in ("ALL", "NONE"):
         return texts[0].lower()
     if not all(text.isdecimal() for text in texts):
-        raise Unread(f"heads '{given}' are neither numbers nor ALL nor NONE")
+        raise Unread(f"heads '{value}' are neither numbers nor ALL nor NONE")
     return "-".join(map(str, sorted(set(map(int, texts)))))
 
 
@@ -43,13 +43,13 @@ def masked(entry: Entry) -> dict:
     if heads and by_name and heads != by_name:
         entry.notes.append(f"the name says heads {by_name}")
     if heads and wanted and heads_text(wanted) != heads:
-        entry.notes.append(f"asked for heads {heads_text(wanted)}, holds the run of {heads}")
+        entry.notes.append(f"requested heads {heads_text(wanted)}, but holds the run of {heads}")
     if not heads and by_name:
         entry.notes.append("heads only in the name")
     heads = heads or by_name
     if not heads:
-        raise Unread("says no heads, neither inside nor in its name")
-    entry.take("hook")  # the runner's word for where it is; it replaces what enters the output projection
+        raise Unread("has no heads, neither inside nor in its name")
+    entry.take("hook")  # the runner's name for the site: the input of the output projection
     entry.take("reduction")
     if (split := entry.take("split")) not in (None, "val"):
         entry.notes.append(f"on the {split} split")
@@ -61,7 +61,7 @@ def masked(entry: Entry) -> dict:
 def scored(entry: Entry, layer: int | None, heads: str, mean: float, raw: float, chosen: str, prompts: float) -> dict:
     blend = entry.scale()
     entry.lacks = ["blend" if name == "alpha" else name for name in entry.lacks]
-    ways = {"top": "topk", "ran": "random"}
+    choices = {"top": "topk", "ran": "random"}
     return entry.line(
         direction=layout()["direction"],
         layer=layer,
@@ -69,7 +69,7 @@ def scored(entry: Entry, layer: int | None, heads: str, mean: float, raw: float,
         heads=heads,
         blend=float(blend) if blend else math.nan,
         control="none",
-        chosen=ways.get(chosen[:3], chosen),
+        chosen=choices.get(chosen[:3], chosen),
         mean=mean,
         reference=raw,
         coverage=mean / raw if raw > 0 else math.nan,
@@ -104,7 +104,7 @@ def results(content: object, path: PurePosixPath) -> Lines:
 
 
 def details(rows: object, path: PurePosixPath) -> Lines:
-    """CSV: head, with KL_sel and coverage_pct; or with layer and delta, which is no effect: our columns then stay empty."""
+    """CSV: head, with KL_sel and coverage_pct; or with layer and delta, which is not an effect: our columns then stay empty."""
     lines = []
     for row in rows:
         entry = Entry(row, path.stem)

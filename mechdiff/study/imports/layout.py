@@ -1,4 +1,4 @@
-"""How the study lays out its artifacts folder; kept as data."""
+"""The layout of the study's artifacts folder, read from data."""
 
 import tomllib
 from functools import lru_cache
@@ -14,6 +14,6 @@ def layout() -> dict:
 
 
 def domain_of(path: PurePosixPath, top: str) -> str:
-    """A file's domain: the folder on its way that has a known domain's name, else the top level's."""
+    """A file's domain: the first folder in its path that has a known domain's name, else the top level's."""
     known = prompts.domains()
     return next((part for part in path.parts[:-1] if part in known), top)

@@ -1,4 +1,4 @@
-"""What a file of the study says by its name alone."""
+"""The fields in the name of a file of the study."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mechdiff.common.terms import FITTED, STREAMS
 
 MAPS = "|".join(sorted(FITTED, key=len, reverse=True))  # procrustes_scaled before procrustes
-FOUND = {  # a field of a name, and how it stands there
+PATTERNS = {  # field -> how a name spells it
     "layer": r"_L(\d+)(?=_|$)",
     "stream": rf"_({'|'.join(STREAMS)})(?=_|$)",
     "map": rf"_({MAPS})(?=_|$)",
@@ -20,8 +20,8 @@ MASK = re.compile(r"head_mask_L\d+_[a-z]+_[a-z]+_(ALL|NONE|\d+(?:-\d+)*)$")
 
 
 @dataclass(frozen=True)
-class Named:
-    """The fields of a name, as text; None for what it does not say."""
+class NameFields:
+    """The fields of a name, as text; None for each that it does not have."""
 
     layer: str | None = None
     stream: str | None = None
@@ -33,9 +33,9 @@ class Named:
     chosen: str | None = None
 
 
-def named(stem: str) -> Named:
+def from_name(stem: str) -> NameFields:
     """The fields of a file's name without its ending."""
-    found = {field: match[1] for field, pattern in FOUND.items() if (match := re.search(pattern, stem))}
+    fields = {field: match[1] for field, pattern in PATTERNS.items() if (match := re.search(pattern, stem))}
     if mask := MASK.match(stem):
-        found["heads"] = mask[1]
-    return Named(**found)
+        fields["heads"] = mask[1]
+    return NameFields(**fields)

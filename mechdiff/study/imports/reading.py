@@ -14,25 +14,25 @@ import pandas as pd
 
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.inputs import prompts
-from mechdiff.study.imports import heads, study
+from mechdiff.study.imports import heads, layers_and_maps
 from mechdiff.study.imports.fields import Unread
 from mechdiff.study.imports.layout import domain_of, layout
 
-KINDS = [  # a file's name, and what reads it; the first that fits
-    (r"rq1_cka.*\.json", study.drift),
-    (r"cka_boot.*\.json", study.drift),
-    (r"(patch_kl|rq1_patch).*\.json", study.layer_patch),
-    (r"rq1_behaviou?r.*\.json", study.behaviour),
-    (r"rq1_refusals.*\.csv", study.refusals),
-    (r"rq2_clt.*\.json", study.clt),
-    (r"mapped_patch_.*\.json", study.mapped_patch),
-    (r"rq3_.*\.csv", study.combined),
+KINDS = [  # file name pattern -> parser; the first match counts
+    (r"rq1_cka.*\.json", layers_and_maps.drift),
+    (r"cka_boot.*\.json", layers_and_maps.drift),
+    (r"(patch_kl|rq1_patch).*\.json", layers_and_maps.layer_patch),
+    (r"rq1_behaviou?r.*\.json", layers_and_maps.behaviour),
+    (r"rq1_refusals.*\.csv", layers_and_maps.refusals),
+    (r"rq2_clt.*\.json", layers_and_maps.clt),
+    (r"mapped_patch_.*\.json", layers_and_maps.mapped_patch),
+    (r"rq3_.*\.csv", layers_and_maps.combined),
     (r"head_mask_L.*\.json", heads.head_mask),
     (r"single_head_L.*\.json", heads.singles),
     (r"single_head_details.*\.csv", heads.details),
     (r"rq4_results.*\.json", heads.results),
 ]
-TABLES = {  # a table: its folder, and what makes one condition of it (not the map, which the combined table does not tell)
+TABLES = {  # table -> its folder, and the columns that define a condition (not the map, which the combined table lacks)
     "drift": ("rq1", ["layer", "stream"]),
     "patch_summary": ("rq1", ["direction", "layer", "stream", "map"]),
     "behaviour": ("rq1", ["measure", "direction", "layer"]),
@@ -56,7 +56,7 @@ FLAT = "the same number at every rank: the cut was not applied"
 
 @dataclass(frozen=True)
 class File:
-    """A file of the folder. path: from the folder on. reason: why it is not read; lines: how many it gave, if it is."""
+    """A file of the folder. path: relative to it. reason: why it was not read; lines: how many it gave, if it was."""
 
     path: str
     bytes: int
@@ -67,8 +67,8 @@ class File:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a folder gives. tables: by domain and table."""
+class StudyFiles:
+    """The contents of a folder. tables: (domain, table name) -> lines."""
 
     source: str
     tables: dict[tuple[str, str], pd.DataFrame]
@@ -83,7 +83,7 @@ class Found:
         return [file for file in self.files if file.reason]
 
     def doubled(self) -> int:
-        """How many conditions more than one file claims."""
+        """How many conditions more than one file claims to hold."""
         claimed = [(name, table[table["claims"] > 1]) for (_, name), table in self.tables.items()]
         return sum(len(lines.drop_duplicates(condition_of(name, lines))) for name, lines in claimed)
 
@@ -93,27 +93,27 @@ class Found:
         return sorted({what for text in texts for what in text.split(", ") if what})
 
 
-def look(source: Path | io.BytesIO, name: str, domain: str | None = None) -> Found:
-    """Read a folder or a .zip. name: what messages call it. domain: of what lies at its top level; default: the study's.
+def read_study(source: Path | io.BytesIO, name: str, domain: str | None = None) -> StudyFiles:
+    """Read a folder or a .zip. name: for messages. domain: of the files at its top level; default: the study's.
 
-    Raises UserError for what cannot be opened, and where no file at all is read.
+    Raises UserError for what cannot be opened, and if no file at all can be read.
     """
     if domain is not None and domain not in prompts.domains():
         raise one_of("Domain", domain, prompts.domains())
     lines, files = {}, []
     for path, size, read in every_file(source, name):
-        file, tables = one(path, size, read, domain or layout()["top"])
+        file, tables = parse_file(path, size, read, domain or layout()["top"])
         files.append(file)
         for table, rows in tables.items():
             lines.setdefault((file.domain, table), []).extend(row | {"source": file.path} for row in rows)
-    found = Found(name, {key: tidy(key[1], rows) for key, rows in lines.items() if rows}, files)
-    if not found.read:
+    contents = StudyFiles(name, {key: tidy(key[1], rows) for key, rows in lines.items() if rows}, files)
+    if not contents.read:
         why = "; ".join(dict.fromkeys(file.reason for file in files[:3]))
         raise UserError(
-            f"Nothing in {name} is of the study: read 0, skipped {len(files)}{f' ({why})' if why else ' (it is empty)'}.\n"
+            f"Nothing in {name} belongs to the study: read 0, skipped {len(files)}{f' ({why})' if why else ' (it is empty)'}.\n"
             "Try:  the study's folder mechdiff/artifacts, with rq1, rq2, rq3, rq4 in it"
         )
-    return found
+    return contents
 
 
 def every_file(source: Path | io.BytesIO, name: str) -> list[tuple[PurePosixPath, int, Callable[[], bytes]]]:
@@ -141,13 +141,13 @@ def too_many(name: str) -> UserError:
     return UserError(f"{name} holds more than {MOST:,} files.\nTry:  the study's folder mechdiff/artifacts itself")
 
 
-def one(path: PurePosixPath, size: int, read: Callable[[], bytes], top: str) -> tuple[File, study.Lines]:
-    """A file, and its lines by table; none with the reason."""
+def parse_file(path: PurePosixPath, size: int, read: Callable[[], bytes], top: str) -> tuple[File, layers_and_maps.Lines]:
+    """A file, and its lines by table; if it cannot be read, the reason and no lines."""
     domain, sha256 = domain_of(path, top), ""
     try:
         parse = parser_of(path)
         if size > LARGEST:
-            raise Unread(f"has {size / 1e6:.0f} MB; such files of the study have a few thousand bytes")
+            raise Unread(f"has {size / 1e6:.0f} MB; the study's files of this kind have a few thousand bytes")
         content = read()
         sha256 = hashlib.sha256(content).hexdigest()
         tables = parse(decoded(content, path), path)
@@ -164,7 +164,7 @@ def parser_of(path: PurePosixPath) -> Callable:
         if re.fullmatch(pattern, path.name):
             return parse
     ending = path.suffix.lower()
-    raise Unread(REASONS.get(ending, "a name that none of the study's runners gives"))
+    raise Unread(REASONS.get(ending, "not a name that the study's runners give"))
 
 
 def decoded(content: bytes, path: PurePosixPath) -> object:
@@ -185,13 +185,13 @@ def decoded(content: bytes, path: PurePosixPath) -> object:
     except csv.Error as error:
         raise Unread(f"is not CSV: {error}") from None
     if not rows:
-        raise Unread("holds a header and no line")
+        raise Unread("holds a header and no lines")
     if any(None in row or None in row.values() for row in rows):
-        raise Unread("is not CSV: a line has another number of fields than the header")
+        raise Unread("is not CSV: a line does not have the header's number of fields")
     return rows
 
 
-def check_layers(tables: study.Lines) -> None:
+def check_layers(tables: layers_and_maps.Lines) -> None:
     for row in (row for rows in tables.values() for row in rows):
         layer = row.get("layer")
         if layer is not None and layer >= layout()["layers"]:
@@ -211,17 +211,17 @@ def tidy(name: str, rows: list[dict]) -> pd.DataFrame:
 
 
 def condition_of(name: str, table: pd.DataFrame) -> list[str]:
-    """The columns that make one condition of a table's lines."""
+    """The columns of a table that define a condition."""
     return [column for column in TABLES[name][1] if column in table]
 
 
 def flat_noted(table: pd.DataFrame) -> pd.DataFrame:
-    """Where a file's or a folder's runs hold one number at every rank, say so: the study's truncation was ignored in some."""
+    """Note where a file's or folder's runs hold one number at every rank: some of the study's runs ignored the truncation."""
     place = table["source"].str.rpartition("/")[0].where(~table["source"].str.endswith(".csv"), table["source"])
-    # A run without a rank in its name is no cut, and may be of another map.
+    # A run without a rank in its name is not a cut, and may use another map.
     cuts = table[table["note"].str.contains("rank only in the name")]
     groups = cuts.groupby([place[cuts.index], "layer", "stream", "alpha"], dropna=False)
     flat = groups["mean"].transform("nunique").eq(1) & groups["rank"].transform("nunique").gt(1)
-    said = table.loc[flat[flat].index, "note"] + f"; {FLAT}"
-    table.loc[said.index, "note"] = said
+    notes = table.loc[flat[flat].index, "note"] + f"; {FLAT}"
+    table.loc[notes.index, "note"] = notes
     return table

@@ -1,6 +1,6 @@
 """The study's files of questions 1 and 2, its mapped patches and their combined table: from contents to lines of our tables.
 
-Known from its runners (github.com/SanzharMrz/cultshift-vs-cogshift); what a line lacks or hides is said in the line.
+The formats are those of its runners (github.com/SanzharMrz/cultshift-vs-cogshift); each line notes what it lacks.
 """
 
 import math
@@ -51,13 +51,13 @@ def layer_patch(content: object, path: PurePosixPath) -> Lines:
                 raise Unread(f"direction '{side}' is not known: {', '.join(SIDES)}")
             entry = Entry(value, path.stem)
             entry.lacks += [] if prompts == prompts else ["prompts"]
-            entry.notes.append("of the shared vocabulary")
-            told = {"direction": SIDES[side], "layer": as_layer(key), "prompts": prompts}
+            entry.notes.append("over the shared vocabulary")
+            where = {"direction": SIDES[side], "layer": as_layer(key), "prompts": prompts}
             mean = entry.number("kl_mean") if "kl_mean" in entry.content else entry.number("kl_nexttoken", True)
             refused, sd = entry.number("refusal_delta_pp"), entry.number("kl_std")
-            patches.append(entry.line(**told, stream=layout()["stream"], map="zscore", control="none", mean=mean, sd=sd))
+            patches.append(entry.line(**where, stream=layout()["stream"], map="zscore", control="none", mean=mean, sd=sd))
             if refused == refused:
-                refusals.append(Entry({}, path.stem).line(**told, measure="refusal_delta_pp", mean=refused))
+                refusals.append(Entry({}, path.stem).line(**where, measure="refusal_delta_pp", mean=refused))
     return {"patch_summary": patches, "behaviour": refusals}
 
 
@@ -84,13 +84,13 @@ def refusals(rows: object, path: PurePosixPath) -> Lines:
 def clt(content: object, path: PurePosixPath) -> Lines:
     """One fitted map's quality."""
     entry = Entry(content, path.stem)
-    where = {"layer": entry.layer(), "stream": entry.told("stream", "hook"), "map": entry.told("map", "solver")}
-    asked = entry.told("rank", "pca_q")
-    rank = "full" if str(asked) in ("0", "full") else str(asked)
-    subspace = str(entry.told("subspace", "logit_subspace"))
+    where = {"layer": entry.layer(), "stream": entry.take_field("stream", "hook"), "map": entry.take_field("map", "solver")}
+    rank_field = str(entry.take_field("rank", "pca_q"))
+    rank = "full" if rank_field in ("0", "full") else rank_field
+    subspace = str(entry.take_field("subspace", "logit_subspace"))
     entry.lacks = [name for name in entry.lacks if name != "subspace"]  # the older runner had none
     if where["map"] == "procrustes_scaled" and rank.isdigit():
-        entry.notes.append("the runner asked for this rank, and its procrustes_scaled ignored it")
+        entry.notes.append("the runner's procrustes_scaled ignored this rank")
     scores = {ours: entry.number(theirs) for ours, theirs in (("r2_train", "train_r2"), ("r2_val", "val_r2"))}
     scores |= {"r2_shuffled": entry.number("r2_shuffled"), "lam": entry.number("lam")}
     keys = [key for key in ("cka_mapped_vs_tuned_val", "cka_mapped_vs_tuned") if key in entry.content]
@@ -98,7 +98,7 @@ def clt(content: object, path: PurePosixPath) -> Lines:
     if math.isnan(scores["cka"]) and math.isnan(scores["r2_val"]):
         raise Unread("holds neither R² nor CKA")
     if scores["r2_val"] > LEAK:
-        entry.notes.append("R² on val so high that the runner warns of a leak")
+        entry.notes.append("R² on val is so high that the runner warns of a leak")
     cosines = entry.take("cos_stats") or {}
     scores |= {f"cosine_{name}": as_number(cosines.get(name), f"cosine {name}") for name in COSINES}
     counts = {name: entry.number(name) for name in ("n_train", "n_val")} | {"positions": entry.number("k_positions")}
@@ -120,28 +120,28 @@ def combined(rows: object, path: PurePosixPath) -> Lines:
         entry = Entry(row, PurePosixPath(file).stem)
         entry.take("file")
         entry.lacks.append("prompts")
-        entry.notes.append(f"of {file}" if file else "of a run that is not named")
+        entry.notes.append(f"from {file}" if file else "from an unnamed run")
         lines.append(mapped(entry, older=False))
     return {"rank_summary": lines}
 
 
 def mapped(entry: Entry, older: bool) -> dict:
-    """A mapped patch beside the zscore one. older: whether attn_out may be of the runner that replaced the residual stream."""
+    """A mapped patch and the z-score one. older: whether attn_out may come from the runner that replaced the residual stream."""
     raw, mean = entry.number("KL_raw_mean"), entry.number("KL_mapped_mean")
     if raw != raw and mean != mean:
         raise Unread("holds neither KL_raw_mean nor KL_mapped_mean")
-    where = {"direction": layout()["direction"], "layer": entry.layer(), "stream": entry.told("stream", "hook")}
+    where = {"direction": layout()["direction"], "layer": entry.layer(), "stream": entry.take_field("stream", "hook")}
     drop, from_layer = entry.number("drop_pct"), entry.number("map_layer")
     prompts = math.nan if "prompts" in entry.lacks else entry.prompts()
     if mean != mean:
         what = {"map": "zscore", "rank": "full", "alpha": "", "mean": raw, "reference": raw, "drop": math.nan}
     else:
-        rank = entry.told("rank") if entry.name.rank else "full"
+        rank = entry.take_field("rank") if entry.name.rank else "full"
         drop = 100 * (raw - mean) / raw if drop != drop and raw > 0 else drop
-        what = {"map": entry.told("map", "solver"), "rank": rank, "alpha": entry.scale()}
+        what = {"map": entry.take_field("map", "solver"), "rank": rank, "alpha": entry.scale()}
         what |= {"mean": mean, "reference": raw, "drop": drop}
     if where["stream"] == "mlp_out" or (where["stream"] == "attn_out" and older):
-        entry.notes.append("put over the residual stream, not in the module's place")
+        entry.notes.append("replaced the residual stream, not the module's output")
     mask, split = entry.take("head_mask"), entry.take("split")
     entry.notes += [f"heads {mask} only"] if mask not in (None, "ALL") else []
     entry.notes += [f"on the {split} split"] if split not in (None, "val") else []

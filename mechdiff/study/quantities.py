@@ -1,0 +1,127 @@
+"""Quantities: the numbers that answer the four questions, the words for their values, and an estimate as text. Needs no torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mechdiff.maths.intervals import LEVEL
+from mechdiff.study.stored_sweep import MAP, STREAM
+
+REACH = 80  # per cent of the whole that counts as reaching it
+INTERVALS = f"[..]: {LEVEL} % CI over prompts (templates resampled first, then prompts within them), not over other fine-tunes."
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One quantity of one stored sweep with its 95 % interval, or the reason why there is none.
+
+    why: the reason. place: where it was measured, as text. whole: what a count is a count of. draws: its value in each bootstrap
+    resample, where the stored tables allow that.
+    """
+
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    why: str = ""
+    place: str = ""
+    whole: float = 1.0
+    draws: np.ndarray | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A line of the comparison. words: the largest value that each word covers. show: a value as text.
+
+    ranked: whether two estimates are compared by their order alone.
+    """
+
+    name: str
+    about: str
+    words: tuple[tuple[float, str], ...]
+    show: Callable[[float], str] = "{:.2f}".format
+    ranked: bool = False
+
+
+def rank_text(rank: float) -> str:
+    return "full" if rank == np.inf else f"{rank:.0f}"
+
+
+RANK_WORDS = ((0, "mean ablation is enough"), (8, "low-rank"), (32, "medium-rank"), (np.inf, "high-rank"))
+HEAD_WORDS = ((0.25, "few heads"), (0.5, "some heads"), (np.inf, "many heads"))
+QUANTITIES = {  # the one place that defines the words
+    "drift": Quantity(
+        "Depth of drift",
+        f"Mean relative depth (0 first layer, 1 last), weighted by 1 - debiased CKA of {STREAM}; 0.5: the same drift everywhere. "
+        "No joint resamples of CKA are stored, so the layers' jackknife errors are added to first order, as if they were fully "
+        "correlated: this interval, and that of the difference, may be too wide but not too narrow.",
+        ((0.4, "early"), (0.6, "middle"), (np.inf, "late")),
+    ),
+    "effect": Quantity(
+        "Depth of effect",
+        f"Mean relative depth, weighted by the effect of patching {STREAM}. A state carries everything upstream of it, so the "
+        "curve mostly rises: 0.5 is a flat curve, 0.68 a straight rise from zero.",
+        ((0.5, "early"), (0.7, "middle"), (np.inf, "late")),
+    ),
+    "rank_mean": Quantity(
+        f"Rank for {REACH} % of the drop",
+        f"Smallest stored rank of {MAP} whose drop reaches {REACH} % of the full map's, with the rest deleted (complement mean). "
+        "Rank 0 is mean ablation. No value where the full map's own drop is not above zero.",
+        RANK_WORDS,
+        rank_text,
+        True,
+    ),
+    "rank_own": Quantity(
+        f"Rank for {REACH} % of the effect",
+        f"The same, but the rest keeps the recipient's own state (complement own): smallest stored rank whose effect "
+        f"reaches {REACH} % of the full map's.",
+        RANK_WORDS,
+        rank_text,
+        True,
+    ),
+    "greedy": Quantity(
+        f"Heads for {REACH} %, greedy",
+        f"Smallest number of heads, chosen one after another on the train split, that reaches {REACH} % of all heads' effect, at "
+        "the layer where that effect is largest on these prompts. Only summaries of sets are stored: the range runs from where "
+        "the upper end of the curve's interval reaches it to where the lower end does. The words refer to the share of the "
+        "layer's heads.",
+        HEAD_WORDS,
+        "{:.0f}".format,
+    ),
+    "topk": Quantity(
+        f"Heads for {REACH} %, top k",
+        "The same for the heads with the largest single effects on the train split.",
+        HEAD_WORDS,
+        "{:.0f}".format,
+    ),
+    "attention": Quantity(
+        "Attention's share",
+        "The attention modules' share of the summed effects of all single attention and MLP transplants.",
+        ((0.4, "MLP-led"), (0.6, "balanced"), (np.inf, "attention-led")),
+    ),
+}
+
+
+def scale(quantity: Quantity) -> str:
+    """What a quantity's words mean, in Markdown."""
+    *lower, (_, last) = quantity.words
+    return ", ".join([*(f"**{name}** up to {most:g}" for most, name in lower), f"**{last}** above"])
+
+
+def word(quantity: Quantity, estimate: Estimate) -> str:
+    """The word for an estimate: the one that covers its whole interval, else those at both ends; empty without an interval."""
+    if not estimate.low <= estimate.high:
+        return ""
+    ends = [next(name for most, name in quantity.words if end <= most * estimate.whole) for end in (estimate.low, estimate.high)]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def text(quantity: Quantity, estimate: Estimate, sign: bool = False) -> str:
+    """An estimate for people: value, interval and place; or why there is none."""
+    if estimate.value != estimate.value:
+        return f"{estimate.why} {estimate.place and f'({estimate.place})'}".strip() or "—"
+    numbers = [quantity.show(number) for number in (estimate.value, estimate.low, estimate.high)]
+    if sign:
+        numbers = [number if number.startswith("-") else f"+{number}" for number in numbers]
+    ends = f" [{numbers[1]}, {numbers[2]}]" if estimate.low <= estimate.high else " (no interval)"
+    return f"{numbers[0]}{ends} {estimate.place}".strip()
