@@ -168,7 +168,7 @@ def test_a_sweep_without_a_manifest_is_called_so(tmp_path, monkeypatch):
 def test_a_page_that_was_there_once_reads_and_draws_nothing_anew(monkeypatch):
     at = open_page()
     before = specs(at)
-    monkeypatch.delattr(compare.verdict, "estimates")
+    monkeypatch.delattr(compare.estimates, "estimates")
     monkeypatch.delattr(compare, "curve")
     at.run()
     assert not at.exception and specs(at) == before and len(before) == 9

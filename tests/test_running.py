@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(pair, cache, tmp_path, mo
     blocked = tmp_path / "file" / "folder"
     if what == "status":
         monkeypatch.setattr(sweep_process, "FOLDER", blocked)
-    with pytest.raises(UserError, match=r"cannot be written[^$]*Try:"):
+    with pytest.raises(UserError, match=r"Cannot write[^$]*Try:"):
         sweep_process.start(SweepRequest(pair, DOMAIN, out=str(blocked if what == "out" else tmp_path / "out")))
 
 

@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(cache, tmp_path):  # noqa
     (tmp_path / "file").write_text("in the way")
     at = open_page("Run", tmp_path / "file" / "folder")
     button(at, "Start").click().run()
-    assert not at.exception and said(at, "cannot be written") and sweep_process.statuses() == []
+    assert not at.exception and said(at, "Cannot write") and sweep_process.statuses() == []
 
 
 def test_what_is_stored_is_listed_with_its_manifest(whole):
