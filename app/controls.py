@@ -19,7 +19,7 @@ from words import TERMS, say
 
 from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
 from mechdiff.inputs import prompts
-from mechdiff.inputs.pair_file import Pair, known, read_pair, shipped
+from mechdiff.inputs.pair_file import Pair, pair_names, read_pair, shipped_pairs
 from mechdiff.inputs.vocabularies import one_tokenizer
 from mechdiff.questions import Run
 from mechdiff.reporting import charts
@@ -28,7 +28,7 @@ from mechdiff.study.imports import imported_sets
 OWN, HOME = "own", "home"
 STREAM_ORDER = ("resid_post", *(stream for stream in STREAMS if stream != "resid_post"))
 DEFAULTS = {  # what the link holds: every linked widget's key, and its value where nothing is chosen (the layer's: the pair's)
-    "pair": shipped()[0],
+    "pair": shipped_pairs()[0],
     "domain": OWN,
     "direction": DIRECTIONS[0],
     "prompts": 32,
@@ -160,7 +160,7 @@ def toggle_head(picked: dict) -> None:
 
 
 def pair() -> Pair:
-    name = linked(st.sidebar.selectbox, "Pair", known(), key="pair", help=f"{TERMS['pair']} Those added here come last.")
+    name = linked(st.sidebar.selectbox, "Pair", pair_names(), key="pair", help=f"{TERMS['pair']} Those added here come last.")
     return read_pair(name)
 
 

@@ -131,8 +131,8 @@ def test_a_prompts_label_is_read_and_kept(parts, answer, choices):
         ({"answer": "x", "choices": ["x", "x"]}, "not two or more different texts"),
         ({"answer": "x", "choices": ["x", 3]}, "not two or more different texts"),
         ({"answer": "x", "choices": "xy"}, "not two or more different texts"),
-        ({"choices": ["x", "y"]}, "'' is none of them"),
-        ({"answer": "C", "choices": ["x", "y"]}, "'C' is none of them"),
+        ({"choices": ["x", "y"]}, "'' is not one of them"),
+        ({"answer": "C", "choices": ["x", "y"]}, "'C' is not one of them"),
     ],
 )
 def test_a_label_that_cannot_be_is_named_with_its_line(parts, says):

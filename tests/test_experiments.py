@@ -206,7 +206,7 @@ def test_a_model_the_engine_cannot_run_goes_by_hooks_and_says_so(pair, monkeypat
 def test_a_prompt_without_content_is_named(pair, tmp_path):
     empty = tmp_path / "special.jsonl"
     empty.write_text('{"text": "</s>"}')
-    with pytest.raises(UserError, match="no content token"):
+    with pytest.raises(UserError, match="special tokens only"):
         mechdiff.run(Run("patch", **pair | {"prompts": str(empty)}))
 
 

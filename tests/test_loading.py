@@ -234,7 +234,7 @@ FAULTS = {
         ["lack 1 of the model's tensors: model.layers.1.mlp.up_proj.weight"],
     ),
     "another config": (lambda room: edit(room / "base/config.json", intermediate_size=64), ["other shapes than its config.json"]),
-    "no config that can be read": (lambda room: (room / "base/config.json").write_text("{"), ["no readable configuration"]),
+    "no config that can be read": (lambda room: (room / "base/config.json").write_text("{"), ["config.json", "not a readable"]),
     "unknown architecture": (
         lambda room: edit(room / "base/config.json", model_type="frob"),
         ["base is a frob, which transformers does not know", "upgrade"],

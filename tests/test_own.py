@@ -55,7 +55,7 @@ def add(name="mine", base=None, tuned=None, domain="cognitive"):
 
 def test_an_added_pair_is_found_by_name_and_can_be_studied(root, capsys):
     notes = add()[1]
-    assert notes == [] and pair_file.known()[-1] == "mine" == read_pair("mine").asked
+    assert notes == [] and pair_file.pair_names()[-1] == "mine" == read_pair("mine").argument
     assert (read_pair("mine").base.folder, read_pair("mine").tuned.folder) == (str(root / "base"), str(root / "org/tuned"))
     assert len(load_pair("mine", "cpu").base.layers) == 4
     assert main(["pairs"]) == 0
@@ -86,7 +86,7 @@ def test_adapters_and_gguf_files_can_be_added_too(root, base, tuned):
 
 def test_two_models_of_different_build_are_added_with_what_is_left_to_ask():
     _, (note,) = add(tuned=Given("deep"))
-    assert "the base has 4 layers, the tuned model 6" in note and "drift can still be asked" in note
+    assert "the base has 4 layers, the tuned model 6" in note and "run drift" in note
 
 
 REFUSED = {

@@ -5,7 +5,7 @@ from tiny_pair import write_model, write_pair
 
 from mechdiff.common.errors import UserError
 from mechdiff.inputs import pair_file
-from mechdiff.inputs.pair_file import read_pair, shipped
+from mechdiff.inputs.pair_file import read_pair, shipped_pairs
 
 pytestmark = pytest.mark.usefixtures("own_store")
 SIDES = '[base]\nhub = "a/b"\n[tuned]\nhub = "c/d"\n'
@@ -59,7 +59,7 @@ def test_a_wrong_pair_file_is_named_with_the_choices(tmp_path, text, says):
 
 
 def test_an_unknown_pair_is_answered_with_the_choices():
-    fails(lambda: read_pair("demo"), "Pair 'demo'", *shipped(), "path/to/pair.toml")
+    fails(lambda: read_pair("demo"), "Pair 'demo'", *shipped_pairs(), "path/to/pair.toml")
 
 
 def test_a_pair_file_that_is_not_there_is_named(tmp_path):
@@ -67,8 +67,8 @@ def test_a_pair_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_the_shipped_pairs_need_no_download_first():
-    assert shipped() == ["demo-cognitive", "demo-cultural", "llama-8b-cognitive", "llama-8b-cultural"]
-    assert [read_pair(name).name for name in shipped()] == shipped()
+    assert shipped_pairs() == ["demo-cognitive", "demo-cultural", "llama-8b-cognitive", "llama-8b-cultural"]
+    assert [read_pair(name).name for name in shipped_pairs()] == shipped_pairs()
 
 
 def test_relative_paths_are_relative_to_the_pair_file(tmp_path, monkeypatch):

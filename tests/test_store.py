@@ -188,7 +188,7 @@ def test_a_full_disk_warns_once_and_goes_on(cache, monkeypatch, error):
 
     cache.put_text("before", "kept")
     monkeypatch.setattr(cache._cache, "set", refuse)
-    with pytest.warns(UserWarning, match="not kept on disk.*Free space"):
+    with pytest.warns(UserWarning, match="not stored on disk.*Free space"):
         cache.put_text("k", "value")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

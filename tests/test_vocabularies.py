@@ -16,11 +16,11 @@ from mechdiff.inputs.pair_file import read_pair
 from mechdiff.inputs.prompts import digest
 from mechdiff.inputs.vocabularies import (
     COUNTS,
-    facts,
     one_tokenizer,
     shared_ratio,
     shared_strings,
     shared_vocabulary,
+    summary,
     vocabulary_of,
 )
 from mechdiff.models.registry import load_pair, unload
@@ -366,7 +366,7 @@ def test_no_prompt_left_is_a_sentence_with_the_best_ratio(pair, tmp_path):
     with pytest.raises(UserError) as caught:
         mechdiff.run(Run("patch", min_shared_ratio=0.95, **asked))
     assert str(caught.value) == (
-        "No val prompt has a shared ratio of 0.95: of 2 prompts the best has 0.875 of its tokens in both tokenizers of two.\n"
+        "No val prompt has a shared ratio of 0.95: the best of 2 prompts has 0.875 of its tokens in both tokenizers of two.\n"
         "Try:  --min-shared-ratio 0.87"
     )
     assert len(Run("patch", min_shared_ratio=0.87, **asked).chosen_prompts) == 1
@@ -386,5 +386,5 @@ def test_one_vocabulary_shares_every_token(tmp_path, own_store):
     (tmp_path / "two.toml").write_text('domain = "none"\n[base]\nfolder = "base"\n[tuned]\nfolder = "base"\n')
     run = Run("patch", pair, prompts=str(tmp_path / "prompts.jsonl"), min_shared_ratio=1.0, device="cpu")
     table, notices = answer(run)
-    assert run.left_out == {"val": (0, 14)} and facts({"kl": table["kl"]}, run.direction) is None and COUNTS[0] not in table
+    assert run.left_out == {"val": (0, 14)} and summary({"kl": table["kl"]}, run.direction) is None and COUNTS[0] not in table
     assert notices == ["0 of 14 val prompts left out: under 100 % of their tokens are in both tokenizers."]

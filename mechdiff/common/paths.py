@@ -1,4 +1,4 @@
-"""Where things lie on disk."""
+"""Where things are on disk."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,6 @@ SHIPPED_DOMAINS = DATA / "domains"
 ARTIFACTS = PACKAGE / "artifacts"
 CACHE = Path(os.environ.get("MECHDIFF_CACHE", PACKAGE.parent / "cache"))
 MODELS = CACHE / "models"
-OWN_PAIRS = CACHE / "pairs"  # pairs added on this machine, found by name
-OWN_MODELS = Path(os.environ.get("MECHDIFF_MODELS", CACHE.parent / "models"))  # the one folder whose models the app may open
-DOMAINS = Path(os.environ.get("MECHDIFF_DATA", CACHE / "domains"))  # of one's own, beside those that are shipped
+OWN_PAIRS = CACHE / "pairs"  # pairs added on this machine
+OWN_MODELS = Path(os.environ.get("MECHDIFF_MODELS", CACHE.parent / "models"))  # the only folder whose models the app may open
+DOMAINS = Path(os.environ.get("MECHDIFF_DATA", CACHE / "domains"))  # the user's own, in addition to the shipped ones

@@ -1,7 +1,7 @@
 """The words a request is made of. Needs no torch."""
 
 QUESTIONS = ("drift", "patch", "transport", "rank", "heads", "transplant", "stack", "weights", "behaviour")
-WITHOUT_MEANS = ("drift", "weights")  # questions whose lines are no means over prompts
+WITHOUT_MEANS = ("drift", "weights")  # questions whose rows are not means over prompts
 STREAMS = ("resid_pre", "attn_out", "mlp_out", "resid_post", "heads")
 MODULE_STREAMS = ("attn_out", "mlp_out", "heads")
 DIRECTIONS = ("base-to-tuned", "tuned-to-base")
@@ -22,6 +22,6 @@ RANKS = (*map(str, (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 2
 
 
 def sides(direction: str) -> tuple[str, str]:
-    """Donor and recipient of a direction."""
+    """Donor and recipient of a direction: "base-to-tuned" gives base, tuned."""
     donor, _, recipient = direction.partition("-to-")
     return donor, recipient

@@ -1,6 +1,6 @@
-"""What an answer's text says: whether it refuses, how it is written, and whether it is right. Pure functions; needs no torch.
+"""Scoring of answers: whether a text refuses, how it is written, and whether it is right. Pure functions; needs no torch.
 
-The words and phrases are data: `data/behaviour.toml`, by language.
+The words and phrases are in `data/behaviour.toml`, by language.
 """
 
 import re
@@ -20,42 +20,43 @@ BOXED = "\\boxed{"
 
 @cache
 def lists() -> dict:
-    """The whole file: openers and refusals by language, style by kind of mark."""
+    """The file's tables: openers and refusals by language, style by kind of mark."""
     return tomllib.loads(FILE.read_text(encoding="utf-8"))
 
 
 @cache
 def openers() -> tuple[str, ...]:
     """What refusals begin with, in every language."""
-    return tuple(dict.fromkeys(text for some in lists()["openers"].values() for text in some))
+    return tuple(dict.fromkeys(text for texts in lists()["openers"].values() for text in texts))
 
 
 @cache
 def patterns() -> dict[str, re.Pattern]:
-    """The marks of style: kind -> what is counted."""
-    return {kind: compiled(about) for kind, about in lists()["style"].items()}
+    """The marks of style: kind -> the pattern that is counted."""
+    return {kind: compiled(entry) for kind, entry in lists()["style"].items()}
 
 
 @cache
 def refusal() -> re.Pattern:
+    """The phrases of refusals, in every language."""
     return compiled(lists()["refusals"])
 
 
-def compiled(about: dict) -> re.Pattern:
-    """A pattern as it stands, or lists of words and phrases by language as one pattern of whole words."""
-    if "pattern" in about:
-        return re.compile(about["pattern"], re.MULTILINE)
-    words = sorted({plain(word) for some in about.values() for word in some}, key=len, reverse=True)
+def compiled(entry: dict) -> re.Pattern:
+    """An entry's own pattern, or its words and phrases by language as one pattern of whole words."""
+    if "pattern" in entry:
+        return re.compile(entry["pattern"], re.MULTILINE)
+    words = sorted({plain(word) for words in entry.values() for word in words}, key=len, reverse=True)
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
 
 
 def plain(text: str) -> str:
-    """The text with straight quotes, and one space for any white space."""
+    """The text with straight quotes, and a single space for any white space."""
     return " ".join(text.translate(STRAIGHT).split())
 
 
 def refuses(text: str) -> bool:
-    """Whether a text has a phrase of a refusal."""
+    """Whether a text contains a phrase of a refusal."""
     return bool(refusal().search(plain(text)))
 
 
@@ -69,20 +70,20 @@ def right(text: str, answer: str, choices: tuple[str, ...] = ()) -> bool:
     """Whether a text gives the answer.
 
     With choices: it begins with the right choice's text or letter. An answer that is a number: it is the content of the last
-    \\boxed{}, or else the last number of the text, written in any way (1,200; 1200.0; 6/5; \\frac{6}{5}). Any other answer: it
-    is the content of the last \\boxed{}, or the first line; case, white space and the punctuation around it do not count.
+    \\boxed{}, or else the last number of the text, in any notation (1,200; 1200.0; 6/5; \\frac{6}{5}). Any other answer: it is
+    the content of the last \\boxed{}, or the first line; case, white space and the punctuation around it do not count.
     """
     if choices:
         return chosen(text, choices) == answer
-    told = boxed(text)
+    final = boxed(text)
     if is_number(answer):
-        return number(text if told is None else told) == number(answer)
+        return number(text if final is None else final) == number(answer)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    return bare(first if told is None else told) == bare(answer)
+    return bare(first if final is None else final) == bare(answer)
 
 
 def boxed(text: str) -> str | None:
-    """What the last \\boxed{} holds; None where there is none that is closed."""
+    """The content of the last \\boxed{}; None if there is none, or it is not closed."""
     start = text.rfind(BOXED)
     if start < 0:
         return None
@@ -95,21 +96,21 @@ def boxed(text: str) -> str | None:
 
 
 def number(text: str) -> Fraction | None:
-    """The last number of a text; None where there is none, or its fraction has no value."""
-    found = NUMBER.findall(FRACTION.sub(r" \1/\2 ", text))
+    """The last number of a text; None if there is none, or it is a fraction over zero."""
+    numbers = NUMBER.findall(FRACTION.sub(r" \1/\2 ", text))
     try:
-        return Fraction(re.sub(r"[,\s]", "", exact(found[-1]))) if found else None
+        return Fraction(re.sub(r"[,\s]", "", exact(numbers[-1]))) if numbers else None
     except ZeroDivisionError:
         return None
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is one number and no more, but for a sign of money, degrees or per cent."""
+    """Whether a text is a single number, apart from a sign of money, degrees or per cent."""
     return bool(NUMBER.fullmatch(FRACTION.sub(r"\1/\2", text).strip(" $€£%°.")))
 
 
 def exact(text: str) -> str:
-    """A number as Fraction reads it: a decimal over a whole number is two of them."""
+    """A number in a form that Fraction reads, which a decimal over a whole number is not."""
     top, slash, bottom = text.partition("/")
     return str(Fraction(top.replace(",", "")) / Fraction(bottom)) if slash and "." in top else text
 
@@ -120,21 +121,21 @@ def bare(text: str) -> str:
 
 
 def chosen(text: str, choices: tuple[str, ...]) -> str | None:
-    """The choice that a text begins with, by its text or its letter; None if it begins with none."""
-    begun = bare(text)
-    named = [choice for choice in choices if re.match(rf"{re.escape(bare(choice))}(?!\w)", begun)]
-    if named:
-        return max(named, key=len)
+    """The choice that a text begins with, by its text or its letter; None if it begins with neither."""
+    start = bare(text)
+    matching = [choice for choice in choices if re.match(rf"{re.escape(bare(choice))}(?!\w)", start)]
+    if matching:
+        return max(matching, key=len)
     letter = re.match(r"\W*([A-Z])(?:[.):,]|\s*$)", plain(text))
     place = LETTERS.find(letter[1]) if letter else -1
     return choices[place] if 0 <= place < len(choices) else None
 
 
 def scored(text: str, choices: tuple[str, ...]) -> tuple[str, ...]:
-    """What stands for each choice where its probability is taken: its letter, if the prompt names them all at a line's begin
+    """The strings whose probabilities score the choices.
 
-    ("A) ...", "(B) ...", "C. ..."), else its own text.
+    Their letters, if the prompt lists all of them at the start of a line ("A) ...", "(B) ...", "C. ..."), else the texts.
     """
-    named = re.findall(r"^\s*\(?([A-Z])[.):]\s", text, re.MULTILINE)
+    listed = re.findall(r"^\s*\(?([A-Z])[.):]\s", text, re.MULTILINE)
     letters = tuple(LETTERS[: len(choices)])
-    return letters if set(letters) <= set(named) else choices
+    return letters if set(letters) <= set(listed) else choices

@@ -1,9 +1,10 @@
-"""What a model's config.json says of its build: depth, width, heads. Needs no torch, unless the file leaves defaults out."""
+"""A model's shape, from its config.json: depth, width, heads. Needs no torch, unless the file leaves defaults out."""
 
 import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from mechdiff.common.errors import UserError
 
@@ -21,11 +22,11 @@ NEEDED = ("layers", "width", "heads")
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder's build.
+    """A decoder's shape.
 
-    heads, groups: query heads and key-value heads a layer. window: the most tokens that it reads, and sliding: how far back its
-    windowed layers look; None where there is no such limit. softcap: whether attention logits are capped. remote: whether its
-    code comes with the weights.
+    heads, groups: query heads and key-value heads of a layer. window: the most tokens that it reads, and sliding: how far back
+    its windowed layers look; None for no such limit. softcap: whether attention logits are capped. remote: whether its code
+    comes with the weights.
     """
 
     family: str
@@ -61,15 +62,16 @@ def _read(path: Path, modified: int, size: int) -> dict:
         outer = {name: config[name] for name in ("architectures", "auto_map", "tie_word_embeddings") if name in config}
         return outer | text
     except (ValueError, AttributeError):
-        raise UserError(f"{path} is no readable configuration.\nTry:  download or copy it again") from None
+        raise UserError(f"{path} is not a readable configuration.\nTry:  download or copy it again") from None
 
 
-def value(config: dict, what: str):
+def value(config: dict, what: str) -> Any:
+    """A property of the configuration, whatever its family calls it; None if it does not give it."""
     return next((config[name] for name in NAMES[what] if config.get(name) is not None), None)
 
 
 def shape_of(folder: Path) -> Shape:
-    """A model's build. Raises UserError for a configuration that does not say it."""
+    """A model's shape. Raises UserError for a configuration that does not give it."""
     config = read_config(folder)
     if any(value(config, what) is None for what in NEEDED):
         config = with_defaults(folder, config)
@@ -93,14 +95,14 @@ def shape_of(folder: Path) -> Shape:
 
 
 def with_defaults(folder: Path, config: dict) -> dict:
-    """The configuration with what its family takes for granted. Raises UserError if the family is not known."""
+    """The configuration with its family's defaults. Raises UserError if transformers does not know the family."""
     from transformers import AutoConfig
 
     try:
         return config | AutoConfig.from_pretrained(folder).get_text_config().to_dict()
     except (OSError, ValueError, KeyError):
-        lacks = next(what for what in NEEDED if value(config, what) is None)
+        missing = next(what for what in NEEDED if value(config, what) is None)
         raise UserError(
-            f"{folder / 'config.json'} does not say the model's number of {lacks}, and its family, "
-            f"{config.get('model_type', 'unnamed')}, is not known here.\nTry:  another model, or a newer transformers"
+            f"{folder / 'config.json'} does not give the model's number of {missing}, and transformers does not know its "
+            f"family, {config.get('model_type', 'unnamed')}.\nTry:  another model, or a newer transformers"
         ) from None

@@ -1,7 +1,7 @@
-"""What can be compared: pairs of models, described by TOML files, and where their weights lie. Needs no torch.
+"""What can be compared: pairs of models, described by TOML files, and where their weights are. Needs no torch.
 
-A pair's models end up as local folders in the Hugging Face layout: a folder as it is, a hub snapshot that was downloaded
-before, or a GGUF file converted once into the cache (see gguf.py).
+A pair's models are local folders in the Hugging Face layout: a folder as it is, a hub snapshot that was downloaded before, or a
+GGUF file converted once into the cache (see models/gguf.py).
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from mechdiff.inputs import weight_files
 from mechdiff.inputs.model_config import Shape, shape_of
 
 TEMPLATES = ("auto", "none")
-SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")  # device maps that accelerate makes by itself
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # those that accelerate makes by itself
 QUANTIZATIONS = ("8bit", "4bit")
 OPTIONS = ("dtype", "chat_template", "trust_remote_code", "device_map", "quantization")
-SAME = {"layers": "{} layers", "width": "a width of {}", "heads": "{} heads", "head_width": "heads of width {}"}
+COMPARED = {"layers": "{} layers", "width": "a width of {}", "heads": "{} heads", "head_width": "heads of width {}"}
 IDENTITY_SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 
 
@@ -52,20 +52,20 @@ class Source:
         return name + (f" + adapter {self.adapter.rstrip('/').rpartition('/')[2]}" if self.adapter else "")
 
     def local(self) -> Path:
-        """The folder with config.json, tokenizer and weights. Raises UserError, with what to type, if it is not here."""
+        """The folder with config.json, tokenizer and weights. Raises UserError, with what to type, if it is missing."""
         if self.gguf:
             folder = MODELS / f"{self.gguf_hash()[:16]}-float32"
             if not (folder / "config.json").exists():
                 how = "demo" if self.wheel else f"prepare {self.gguf_file()}"
                 raise UserError(f"{Path(self.gguf).name} is not prepared on this machine.\nTry:  python -m mechdiff {how}")
             return folder
-        folder = Path(self.folder) if self.folder else snapshot(self.hub, self.revision, "config.json")
+        folder = Path(self.folder) if self.folder else snapshot(self.hub or "", self.revision, "config.json")
         if not (folder / "config.json").exists():
             raise UserError(f"There is no model in {folder}: config.json is missing.\nTry:  ls {folder}")
         return folder
 
     def gguf_file(self) -> Path:
-        path = Path(self.gguf)
+        path = Path(self.gguf or "")
         if not path.is_file():
             raise UserError(f"There is no GGUF file {path}.\nTry:  ls {path.parent}")
         return path
@@ -78,32 +78,32 @@ class Source:
 
     @property
     def convertible(self) -> bool:
-        """Whether it is a GGUF that mechdiff can make ready by itself: it carries it, or it is here and waits for it."""
-        there = self.gguf is not None and (self.wheel is not None or Path(self.gguf).is_file())
-        return there and not (MODELS / f"{self.gguf_hash()[:16]}-float32" / "config.json").exists()
+        """Whether it is a GGUF, carried by a package or on this machine, that mechdiff has not converted yet."""
+        available = self.gguf is not None and (self.wheel is not None or Path(self.gguf).is_file())
+        return available and not (MODELS / f"{self.gguf_hash()[:16]}-float32" / "config.json").exists()
 
     def adapter_folder(self) -> Path | None:
         if self.adapter is None:
             return None
         folder = Path(self.adapter)
-        if not (folder.is_absolute() and folder.is_dir()):  # a pair file's folders are absolute by now
+        if not (folder.is_absolute() and folder.is_dir()):  # a pair file's folders were made absolute when it was read
             folder = snapshot(self.adapter, self.adapter_revision, "adapter_config.json")
         if not (folder / "adapter_config.json").exists():
             raise UserError(f"There is no peft adapter in {folder}: adapter_config.json is missing.\nTry:  ls {folder}")
         return folder
 
     def tokenizer_folder(self) -> Path:
-        """Where its tokenizer is: an adapter may bring its own."""
+        """Where its tokenizer is: an adapter may come with its own."""
         adapter = self.adapter_folder()
         return adapter if adapter is not None and (adapter / "tokenizer_config.json").exists() else self.local()
 
     def check(self) -> None:
-        """Raises UserError, with what to type, if its weights or its adapter are not on this machine, or not all of them."""
+        """Raises UserError, with what to type, if its weights or its adapter are missing or incomplete."""
         weight_files.weight_files(self.local())
         self.adapter_folder()
 
     def fingerprint(self) -> str:
-        """What the results depend on: the content of weights, tokenizer, template and adapter, or the hub commit."""
+        """What results depend on: a hash of weights, tokenizer, template and adapter, or the hub commit."""
         if self.gguf:
             weights = self.gguf_hash()
         elif self.hub:
@@ -130,8 +130,8 @@ class Pair:
     path: str | None = None
 
     @property
-    def asked(self) -> str:
-        """What --pair takes: its file where its name alone does not lead to it."""
+    def argument(self) -> str:
+        """What --pair takes: the pair's file, or its name if that is enough to find it."""
         return self.path or self.name
 
     def shape(self, side: str) -> Shape:
@@ -148,7 +148,7 @@ class Pair:
 
     @property
     def kernel(self) -> str:
-        """The attention kernel both models run with. Fast kernels drop logit soft-capping, so it asks for eager."""
+        """The attention kernel that both models run with: eager for logit soft-capping, which fast kernels ignore."""
         return "eager" if any(self.shape(side).softcap for side in ("base", "tuned")) else "sdpa"
 
     def missing(self) -> str | None:
@@ -162,46 +162,46 @@ class Pair:
 
     def check_same_shape(self) -> None:
         """Raises UserError if states of one model do not fit in the other."""
-        mine, theirs = self.shape("base"), self.shape("tuned")
-        for key, what in SAME.items():
-            if getattr(mine, key) != getattr(theirs, key):
+        base, tuned = self.shape("base"), self.shape("tuned")
+        for key, what in COMPARED.items():
+            if getattr(base, key) != getattr(tuned, key):
                 raise UserError(
-                    f"{self.name}: the base has {what.format(getattr(mine, key))}, the tuned model {getattr(theirs, key)}, so no "
-                    f"state or matrix of one fits in the other; drift can still be asked.\n"
-                    f"Try:  python -m mechdiff run drift --pair {self.asked}"
+                    f"{self.name}: the base has {what.format(getattr(base, key))}, the tuned model {getattr(tuned, key)}, so no "
+                    f"state or matrix of one fits in the other. Drift can still be computed.\n"
+                    f"Try:  python -m mechdiff run drift --pair {self.argument}"
                 )
 
 
 def snapshot(hub_id: str, revision: str | None, file: str) -> Path:
-    """The downloaded snapshot of a hub repository."""
+    """The folder of a hub repository's downloaded snapshot. Raises UserError, with what to type, if it lacks the file."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(hub_id, file, revision=revision)
+        path = try_to_load_from_cache(hub_id, file, revision=revision)
     except HFValidationError:
         raise UserError(
             f"{hub_id} is neither a folder on this machine nor a hub id such as org/model.\nTry:  ls {hub_id}"
         ) from None
-    if not isinstance(found, str):
+    if not isinstance(path, str):
         at = f" --revision {revision}" if revision else ""
         raise UserError(
-            f"{hub_id} is not on this machine{at and f' at revision {revision}'}, or has no {file}. Before a gated model can be "
-            f"fetched, its terms have to be accepted on the hub, and  hf auth login  typed.\nTry:  hf download {hub_id}{at}"
+            f"{hub_id} is not on this machine{at and f' at revision {revision}'}, or has no {file}. For a gated model, first "
+            f"accept its terms on the hub and run  hf auth login.\nTry:  hf download {hub_id}{at}"
         )
-    return Path(found).parent
+    return Path(path).parent
 
 
 @lru_cache(maxsize=4096)
 def file_hash(path: Path, size: int, modified: int) -> str:
-    """sha256 of a file, remembered on disk too; size and modification time make the memory of it safe."""
-    memory, name = cache.default(), cache.key(what="file hash", path=str(path.resolve()), size=size, modified=modified)
-    if (known := memory.text(name)) is not None:
-        return known
+    """sha256 of a file, cached on disk too; size and modification time tell whether the file has changed."""
+    store, name = cache.default(), cache.key(what="file hash", path=str(path.resolve()), size=size, modified=modified)
+    if (cached := store.text(name)) is not None:
+        return cached
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    memory.put_text(name, found)
-    return found
+        computed = hashlib.file_digest(file, "sha256").hexdigest()
+    store.put_text(name, computed)
+    return computed
 
 
 def folder_hash(folder: Path) -> str:
@@ -213,19 +213,19 @@ def folder_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def shipped() -> list[str]:
-    """Names of the pairs that come with mechdiff, the ones that need no download first."""
+def shipped_pairs() -> list[str]:
+    """Names of the pairs that come with mechdiff; first those that need no download."""
     return sorted((path.stem for path in PAIRS.glob("*.toml")), key=lambda name: (not name.startswith("demo"), name))
 
 
-def own() -> list[str]:
+def added_pairs() -> list[str]:
     """Names of the pairs that were added on this machine."""
-    return sorted(path.stem for path in OWN_PAIRS.glob("*.toml") if path.stem not in shipped())
+    return sorted(path.stem for path in OWN_PAIRS.glob("*.toml") if path.stem not in shipped_pairs())
 
 
-def known() -> list[str]:
+def pair_names() -> list[str]:
     """Every pair that --pair finds by name: the shipped ones, then those added on this machine."""
-    return [*shipped(), *own()]
+    return [*shipped_pairs(), *added_pairs()]
 
 
 def read_pair(name: str) -> Pair:
@@ -234,9 +234,9 @@ def read_pair(name: str) -> Pair:
     Raises UserError for an unknown name or a broken file.
     """
     if not name.endswith(".toml"):
-        if name not in known():
-            raise one_of("Pair", name, [*known(), "path/to/pair.toml"])
-        folder = PAIRS if name in shipped() else OWN_PAIRS
+        if name not in pair_names():
+            raise one_of("Pair", name, [*pair_names(), "path/to/pair.toml"])
+        folder = PAIRS if name in shipped_pairs() else OWN_PAIRS
         return replace(read_file(folder / f"{name}.toml"), name=name, path=None)
     if not Path(name).exists():
         raise UserError(f"There is no pair file {Path(name)}.\nTry:  python -m mechdiff pairs")
@@ -244,6 +244,7 @@ def read_pair(name: str) -> Pair:
 
 
 def read_file(path: Path) -> Pair:
+    """The pair of one file. Raises UserError, naming the file and the key, for one that is not a pair."""
     try:
         return parse_pair(tomllib.loads(path.read_text(encoding="utf-8")), path)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -264,9 +265,14 @@ def parse_pair(table: dict, path: Path) -> Pair:
     if base.adapter and not (base.hub or base.folder or base.gguf):
         raise UserError(f"{path}: [base] needs exactly one of hub, folder, gguf.")
     if not (tuned.hub or tuned.folder or tuned.gguf):
-        its = {"adapter": tuned.adapter, "adapter_revision": tuned.adapter_revision or tuned.revision}
-        tuned = Source(**vars(base) | its)
-    options = table.get("options", {})
+        tuned = replace(base, adapter=tuned.adapter, adapter_revision=tuned.adapter_revision or tuned.revision)
+    return Pair(
+        table.get("name", path.stem), table.get("domain", ""), base, tuned, **parse_options(table.get("options", {}), path)
+    )
+
+
+def parse_options(options: dict, path: Path) -> dict:
+    """The [options] table as fields of Pair."""
     for key in options:
         if key not in OPTIONS:
             raise one_of(f"{path}: [options] key", key, OPTIONS)
@@ -275,16 +281,20 @@ def parse_pair(table: dict, path: Path) -> Pair:
         raise one_of(f"{path}: dtype", dtype, DTYPES)
     if template not in TEMPLATES:
         raise one_of(f"{path}: chat_template", template, TEMPLATES)
-    spread, quantization = options.get("device_map"), options.get("quantization")
-    if isinstance(spread, dict) and all(isinstance(value, str | int) for value in spread.values()):
-        spread = tuple(spread.items())
-    elif spread is not None and spread not in SPREADS:
-        raise one_of(f"{path}: device_map", spread, [*SPREADS, '{ "model.layers.0" = 0, ... }'])
+    device_map, quantization = options.get("device_map"), options.get("quantization")
+    if isinstance(device_map, dict) and all(isinstance(value, str | int) for value in device_map.values()):
+        device_map = tuple(device_map.items())
+    elif device_map is not None and device_map not in DEVICE_MAPS:
+        raise one_of(f"{path}: device_map", device_map, [*DEVICE_MAPS, '{ "model.layers.0" = 0, ... }'])
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise one_of(f"{path}: quantization", quantization, QUANTIZATIONS)
-    name, domain = table.get("name", path.stem), table.get("domain", "")
-    trusted = options.get("trust_remote_code", False) is True
-    return Pair(name, domain, base, tuned, dtype, template, trusted, spread, quantization)
+    return {
+        "dtype": dtype,
+        "chat_template": template,
+        "trust_remote_code": options.get("trust_remote_code", False) is True,
+        "device_map": device_map,
+        "quantization": quantization,
+    }
 
 
 def parse_source(table: dict, side: str, path: Path) -> Source:
@@ -292,11 +302,11 @@ def parse_source(table: dict, side: str, path: Path) -> Source:
         if key not in Source.__dataclass_fields__:
             raise one_of(f"{path}: [{side}] key", key, Source.__dataclass_fields__)
         if not isinstance(table[key], str):
-            raise UserError(f'{path}: [{side}] {key} is not a text. Write  {key} = "..."  with quotation marks.')
-    given = [key for key in ("hub", "folder", "gguf") if key in table]
-    if len(given) > 1 or (not given and "adapter" not in table):
+            raise UserError(f'{path}: [{side}] {key} is not a string. Write  {key} = "..."  with quotation marks.')
+    origins = [key for key in ("hub", "folder", "gguf") if key in table]
+    if len(origins) > 1 or (not origins and "adapter" not in table):
         alternative = ", or only an adapter" if side == "tuned" else ""
-        raise UserError(f"{path}: [{side}] needs exactly one of hub, folder, gguf{alternative}; it has {given or 'none'}.")
+        raise UserError(f"{path}: [{side}] needs exactly one of hub, folder, gguf{alternative}; it has {origins or 'none'}.")
     values = dict(table)
     for key in ("folder", "gguf", "adapter"):
         if key in values and (key != "adapter" or (path.parent / values[key]).is_dir()):

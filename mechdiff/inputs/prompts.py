@@ -9,8 +9,8 @@ from pathlib import Path
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.paths import CACHE, DOMAINS, SHIPPED_DOMAINS
 
-OWN = "own:"  # before the hash under which one's own prompts are kept on this machine
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # that choices may be named by
+OWN = "own:"  # prefix of the hash under which a user's own prompts are stored on this machine
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # names of choices
 BLOCK = 16  # prompts that are computed and cached together
 
 
@@ -18,7 +18,7 @@ BLOCK = 16  # prompts that are computed and cached together
 class Prompt:
     """One prompt: its text, used verbatim, and the template it was filled from (prompts of one template are a cluster).
 
-    answer: what is right, if that is known; choices: what can be answered, if that is given. Only behaviour reads them.
+    answer: the right answer, if it is known. choices: the possible answers, if they are given. Only behaviour reads them.
     """
 
     text: str
@@ -28,6 +28,7 @@ class Prompt:
 
 
 def shipped_domains() -> list[str]:
+    """Domains that come with mechdiff."""
     return sorted(path.parent.name for path in SHIPPED_DOMAINS.glob("*/val.jsonl"))
 
 
@@ -42,7 +43,7 @@ def domains() -> list[str]:
 
 
 def folder_of(domain: str) -> Path:
-    """Where a domain's files lie. One's own comes before a shipped one of the same name."""
+    """The folder of a domain's files. A domain curated on this machine hides a shipped one of the same name."""
     if domain not in domains():
         raise one_of("Domain", domain or "(none)", domains())
     return (DOMAINS if domain in own_domains() else SHIPPED_DOMAINS) / domain
@@ -66,37 +67,38 @@ def read_positions(domain: str) -> dict[str, tuple[int, ...]]:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """A domain's JSON-lines file, as it is."""
+    """The rows of a domain's JSON-lines file, unchecked."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Prompts from a JSON-lines file: {"text": ...} a line, with an optional "template".
+    """Prompts from a JSON-lines file: {"text": ...} on each line, with an optional "template".
 
-    Raises UserError, naming the line, for a missing, empty or broken file.
+    path: a file, or the name that keep_prompts returned. Raises UserError, naming the line, for a missing, empty or broken file.
     """
     if str(path).startswith(OWN):
         name = str(path).removeprefix(OWN)
-        if not name.isalnum() or not kept(name).exists():
+        if not name.isalnum() or not own_prompts(name).exists():
             raise UserError(
-                f"There are no prompts of your own named '{name}' on this machine. A link to them works where they were typed."
+                f"There are no prompts of your own named '{name}' on this machine. A link to them works only where "
+                "they were typed."
             )
-        path = kept(name)
+        path = own_prompts(name)
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut a text at U+2028
     except OSError as error:
         raise UserError(f"The prompts file {path} cannot be read: {error.strerror}.\nTry:  ls {path.parent}") from None
     except UnicodeDecodeError:
-        raise UserError(f"The prompts file {path} is not UTF-8 text. It needs one JSON object a line: {example()}") from None
+        raise UserError(f"The prompts file {path} is not UTF-8 text. It needs one JSON object per line: {example()}") from None
     return parse_prompts(lines, str(path))
 
 
 def keep_prompts(prompts: list[Prompt]) -> str:
-    """Keep one's own prompts in the cache folder. Returns the name that read_prompts takes: a hash, no word of them."""
+    """Store a user's own prompts in the cache folder. Returns the name that read_prompts takes: a hash, which reveals no text."""
     lines = as_lines(prompts)
     name = hashlib.sha256(lines.encode()).hexdigest()[:16]
-    path = kept(name)
+    path = own_prompts(name)
     if path.exists():
         return OWN + name
     try:
@@ -106,33 +108,35 @@ def keep_prompts(prompts: list[Prompt]) -> str:
         partial.replace(path)
     except OSError as error:
         raise UserError(
-            f"The prompts cannot be kept in {path.parent}: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder"
+            f"The prompts cannot be stored in {path.parent}: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder"
         ) from None
     return OWN + name
 
 
 def as_lines(prompts: list[Prompt]) -> str:
-    """Prompts as a file of JSON lines holds them."""
+    """Prompts as JSON lines."""
     return "\n".join(json.dumps(as_row(prompt), ensure_ascii=False) for prompt in prompts)
 
 
 def as_row(prompt: Prompt) -> dict:
-    known = {"answer": prompt.answer, "choices": prompt.choices}
-    return {"text": prompt.text, "template": prompt.template} | {name: value for name, value in known.items() if value}
+    optional = {"answer": prompt.answer, "choices": prompt.choices}
+    return {"text": prompt.text, "template": prompt.template} | {name: value for name, value in optional.items() if value}
 
 
 def public(prompts: list[Prompt]) -> bool:
-    """Whether all of them are a shipped domain's, and none is somebody's own."""
+    """Whether all of them come from shipped domains, so that none is a user's own."""
     files = [SHIPPED_DOMAINS / domain / f"{split}.jsonl" for domain in shipped_domains() for split in ("val", "train")]
     shipped = {prompt.text for file in files for prompt in read_prompts(file)}
     return all(prompt.text in shipped for prompt in prompts)
 
 
-def kept(name: str) -> Path:
+def own_prompts(name: str) -> Path:
+    """The file of a user's own prompts."""
     return CACHE / "prompts" / f"{name}.jsonl"
 
 
 def parse_prompts(lines: list[str], name: str) -> list[Prompt]:
+    """Prompts from JSON lines. Raises UserError, with the name and the line, for one that is not a prompt."""
     prompts = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -152,7 +156,7 @@ def parse_prompts(lines: list[str], name: str) -> list[Prompt]:
 
 
 def label_of(row: dict, place: str) -> tuple[str, tuple[str, ...]]:
-    """The right answer of a row and its choices, if it has them. An answer may name its choice by letter.
+    """A row's right answer and choices, empty if it has none. An answer may name its choice by letter.
 
     Raises UserError, naming the place, for an answer that is neither text nor a number, and for choices without the right one.
     """
@@ -169,7 +173,7 @@ def label_of(row: dict, place: str) -> tuple[str, tuple[str, ...]]:
         answer = choices[LETTERS.index(answer)]
     if answer not in choices:
         fix = json.dumps(choices[0], ensure_ascii=False)
-        raise UserError(f'{place} has "choices", and its "answer" {answer!r:.60} is none of them.\nTry:  "answer": {fix}')
+        raise UserError(f'{place} has "choices", but its "answer" {answer!r:.60} is not one of them.\nTry:  "answer": {fix}')
     return answer, tuple(choices)
 
 
@@ -183,4 +187,5 @@ def digest(prompts: list[Prompt]) -> str:
 
 
 def blocks(prompts: list[Prompt]) -> list[list[Prompt]]:
+    """The prompts in blocks of BLOCK, in order."""
     return [prompts[start : start + BLOCK] for start in range(0, len(prompts), BLOCK)]

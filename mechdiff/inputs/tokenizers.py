@@ -8,28 +8,30 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from mechdiff.common.errors import UserError
 from mechdiff.inputs.pair_file import Pair
 from mechdiff.inputs.weight_files import TOKENIZER, has_tokenizer
 
-MARK = "\ue000"  # stands for a prompt, to see where the template puts it
-MOST_PARTS = 7  # tokens before the last one of a letter: more do not make one
-NEAR_END = 4  # the last tokens of a sequence, the decision token among them, are no curated positions
+MARK = "\ue000"  # stands for a prompt, to find where the template puts it
+MOST_PARTS = 7  # tokens before the last token of a character: no character has more
+NEAR_END = 4  # the last tokens of a sequence, with the decision token, are not curated positions
 
 
 @dataclass
 class Tokenizers:
-    """A pair's two tokenizers. vocabularies: what they share, once that was asked for (see vocabularies.py)."""
+    """A pair's two tokenizers, of transformers. vocabularies: a cache of what they share (see vocabularies.py)."""
 
     pair: Pair
-    base: object
-    tuned: object
+    base: Any
+    tuned: Any
     vocabularies: dict = field(default_factory=dict, repr=False)
 
     @cached_property
     def shared(self) -> bool:
-        """Whether they have one vocabulary: the same strings, as the same ids."""
+        """Whether they have the same vocabulary: the same strings with the same ids."""
         return self.base is self.tuned or self.base.get_vocab() == self.tuned.get_vocab()
 
     def render(self, text: str) -> str:
@@ -43,14 +45,14 @@ class Tokenizers:
         return text
 
     def encode(self, text: str, side: str) -> list[int]:
-        """Token ids up to and with the decision token: the last that is not special. side: base or tuned.
+        """Token ids up to and including the decision token, the last that is not special. side: base or tuned.
 
         Raises UserError if the prompt itself has no content token.
         """
         tokenizer = getattr(self, side)
         special = special_ids(tokenizer)
         if all(token in special for token in tokenizer(text, add_special_tokens=False).input_ids):
-            raise UserError(f"The prompt {text!r} has no content token: nothing but special tokens. Write some words.")
+            raise UserError(f"The prompt {text!r} consists of special tokens only, so there is nothing to study. Add some words.")
         ids = tokenizer(self.render(text), add_special_tokens=False).input_ids
         if lacks_bos(tokenizer, ids):
             ids = [tokenizer.bos_token_id, *ids]
@@ -61,27 +63,27 @@ class Tokenizers:
     def spans(self, text: str, side: str) -> list[tuple[int, int]]:
         """The characters of the prompt's own text that each token of `encode` covers: (start, end), (0, 0) if none.
 
-        Raises UserError if the tokenizer or the template does not let one know.
+        Raises UserError if the tokenizer or the template does not allow this.
         """
         tokenizer, name = getattr(self, side), self.pair.name
         if not getattr(tokenizer, "is_fast", False):
             raise UserError(
-                f"{name}: the {side} tokenizer is not a fast one (tokenizer.json), so no place in a text is known.\n"
+                f"{name}: the {side} tokenizer is not a fast one (tokenizer.json), so positions in a text are unknown.\n"
                 "Try:  --positions 1"
             )
         rendered = self.render(text)
-        after = max(self.render(MARK).find(MARK), 0)  # the template's own words may hold the text too
+        after = max(self.render(MARK).find(MARK), 0)  # the template's own words may contain the text too
         part = text if rendered.find(text, after) >= 0 else text.strip()
         start = rendered.find(part, after)
         if start < 0:
             raise UserError(
-                f"{name}: the chat template rewrites the prompt {text!r}, so no place in it is known.\nTry:  --positions 1"
+                f"{name}: the chat template rewrites the prompt {text!r}, so positions in it are unknown.\nTry:  --positions 1"
             )
         encoding = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
         clipped = [(max(a, start), min(b, start + len(part))) for a, b in encoding.offset_mapping]
         shift = text.find(part) - start
-        found = [(a + shift, b + shift) if a < b else (0, 0) for a, b in clipped]
-        return ([(0, 0)] * lacks_bos(tokenizer, encoding.input_ids) + found)[: len(self.encode(text, side))]
+        spans = [(a + shift, b + shift) if a < b else (0, 0) for a, b in clipped]
+        return ([(0, 0)] * lacks_bos(tokenizer, encoding.input_ids) + spans)[: len(self.encode(text, side))]
 
     def positions(self, text: str, characters: Sequence[int], side: str) -> list[int]:
         """For each character of the text, the index into `encode(text, side)` of the token that covers it.
@@ -107,27 +109,28 @@ class Tokenizers:
         if len(ids) != 1:
             pieces = [getattr(self, side).decode([i]) for i in ids]
             raise UserError(
-                f"The target or foil {text!r} is {len(ids)} tokens: {pieces}. Name one, often with a leading space: ' yes'"
+                f"The target or foil {text!r} is {len(ids)} tokens: {pieces}.\n"
+                "Try:  a single token, such as ' yes' with its leading space"
             )
         return ids[0]
 
     def label(self, token: int, side: str) -> str:
-        """A token as one can read it: its text, with visible spaces and line ends; its raw piece if it is part of a letter."""
+        """A token in readable form: its text with visible spaces and line ends, or its raw piece if it is part of a character."""
         text = getattr(self, side).decode([token])
         if "\ufffd" in text or not text:
-            return f"<{getattr(self, side).convert_ids_to_tokens(token) or token}>"  # one that only fills up has no piece
+            return f"<{getattr(self, side).convert_ids_to_tokens(token) or token}>"  # a padding row has no piece
         return visible(text)
 
     def labels(self, ids: list[int], side: str) -> list[str]:
-        """Tokens of one text as one can read them: a letter that takes several stands on its last, the others have raw pieces."""
-        found, parts = [], []
+        """Tokens of one text in readable form. A character of several tokens is shown at the last, the others as raw pieces."""
+        labels, parts = [], []
         for token in ids:
             parts = [*parts[-MOST_PARTS:], token]
             text = getattr(self, side).decode(parts)
-            whole = "\ufffd" not in text
-            found.append(visible(text) if whole and len(parts) > 1 else self.label(token, side))
-            parts = [] if whole else parts
-        return found
+            complete = "\ufffd" not in text
+            labels.append(visible(text) if complete and len(parts) > 1 else self.label(token, side))
+            parts = [] if complete else parts
+        return labels
 
 
 def visible(text: str) -> str:
@@ -135,23 +138,23 @@ def visible(text: str) -> str:
     return repr(text)[1:-1].replace(" ", "␣")
 
 
-def special_ids(tokenizer) -> set[int]:
-    """All special tokens, with those that only the added-token table marks (a GGUF tokenizer's list can omit some)."""
+def special_ids(tokenizer: Any) -> set[int]:
+    """All special tokens, including those that only the added-token table marks (a GGUF tokenizer's list can omit some)."""
     marked = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     return marked | set(tokenizer.all_special_ids)
 
 
-def adds_bos(tokenizer) -> bool:
+def adds_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
 
 
-def lacks_bos(tokenizer, ids: list[int]) -> bool:
+def lacks_bos(tokenizer: Any, ids: list[int]) -> bool:
     """Whether the tokenizer begins every sequence with a token that is not in ids."""
     return adds_bos(tokenizer) and ids[0] != tokenizer.bos_token_id
 
 
 def covering(spans: list[tuple[int, int]], character: int) -> int:
-    """The last token that covers a character; the one before it if none does, as where a tokenizer drops white space."""
+    """The last token that covers a character; the token before it if none does, as when a tokenizer drops white space."""
     tokens = [i for i, (start, end) in enumerate(spans) if start < end]
     return max((i for i in tokens if spans[i][0] <= character), default=tokens[0])
 
@@ -166,24 +169,24 @@ def eligible(ids: list[int], spans: list[tuple[int, int]], special: set[int]) ->
 
 
 def pick(characters: Iterable[int], text: str, count: int, seed: int) -> tuple[int, ...]:
-    """At most `count` of the characters, in rising order: by chance, which seed and text settle. A larger count adds to them."""
+    """At most `count` random characters, by seed and text, in rising order. A larger count includes those of a smaller."""
     order = sorted(set(characters))
     random.Random(f"{seed}:{text}").shuffle(order)
     return tuple(sorted(order[:count]))
 
 
 def load_tokenizers(pair: Pair) -> Tokenizers:
-    """The two sides' tokenizers: one object where both come from one folder. Raises UserError where there is none."""
+    """The two sides' tokenizers, one object if both come from the same folder. Raises UserError if a side has none."""
     from transformers import AutoTokenizer
 
-    def load(folder):
+    def load(folder: Path) -> Any:
         if has_tokenizer(folder):
             try:
                 return AutoTokenizer.from_pretrained(folder, trust_remote_code=pair.trust_remote_code)
             except (ValueError, OSError, KeyError) as error:
                 why = f" that can be read ({str(error).strip().splitlines()[0]})"
         else:
-            why = f": none of {', '.join(TOKENIZER[:3])} is there"
+            why = f": it contains none of {', '.join(TOKENIZER[:3])}"
         raise UserError(f"{folder} has no tokenizer{why}.\nTry:  copy the tokenizer's files from the model it was tuned from")
 
     base, tuned = (source.tokenizer_folder() for source in (pair.base, pair.tuned))

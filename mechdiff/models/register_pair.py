@@ -14,7 +14,7 @@ from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.paths import OWN_MODELS, OWN_PAIRS
 from mechdiff.common.terms import SIDES
 from mechdiff.inputs import weight_files
-from mechdiff.inputs.pair_file import Pair, Source, own, parse_pair, shipped, snapshot
+from mechdiff.inputs.pair_file import Pair, Source, added_pairs, parse_pair, shipped_pairs, snapshot
 from mechdiff.inputs.prompts import domains
 from mechdiff.models.load import adapter_config, check_architecture
 
@@ -88,7 +88,7 @@ def describe(name: str, domain: str, base: Given, tuned: Given) -> dict:
     """The pair file that was asked for, as a table. Raises UserError for a name, domain or side that cannot be."""
     if not NAME.fullmatch(name):
         raise UserError(f"The name {name!r:.60} has to be 1 to 40 letters, digits, dots, dashes.\nTry:  my-pair")
-    if name in (*shipped(), *own()):
+    if name in (*shipped_pairs(), *added_pairs()):
         raise UserError(f"There is a pair {name} already.\nTry:  {name}-2")
     if domain not in domains():
         raise one_of("Domain", domain, domains())
@@ -132,7 +132,7 @@ def add(name: str, domain: str, base: Given, tuned: Given) -> tuple[Pair, list[s
     assert tomllib.loads(text) == wanted, "what is written is what was checked"
     try:
         OWN_PAIRS.mkdir(parents=True, exist_ok=True)
-        if len(own()) >= MOST:
+        if len(added_pairs()) >= MOST:
             raise UserError(f"{MOST} pairs have been added already.\nTry:  rm {OWN_PAIRS}/NAME.toml")
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

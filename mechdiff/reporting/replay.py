@@ -10,7 +10,7 @@ import pandas as pd
 from mechdiff import questions
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
-from mechdiff.inputs.pair_file import shipped
+from mechdiff.inputs.pair_file import shipped_pairs
 from mechdiff.inputs.prompts import OWN
 from mechdiff.questions import Run
 from mechdiff.questions.shared.summary import summarise_table
@@ -106,8 +106,8 @@ class ReplayTask:
         for name in filter(None, (run.prompts, run.train)):
             if not name.startswith(OWN):
                 raise UserError(f"The bundle asks for the file {name!r:.80}; it may only name prompts that it carries.")
-        pair = self.pair if self.pair and run.pair not in shipped() else run.pair
-        if pair == run.pair and pair not in shipped():
+        pair = self.pair if self.pair and run.pair not in shipped_pairs() else run.pair
+        if pair == run.pair and pair not in shipped_pairs():
             raise UserError(f"The pair {pair!r:.80} is not shipped.\nTry:  --pair path/to/its/pair.toml")
         run = replace(run, pair=pair, device=self.device, dtype=self.dtype or run.dtype)
         return run if isinstance(request, Run) else replace(request, run=run)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.paths import CACHE, DATA
 from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
-from mechdiff.inputs.pair_file import Pair, read_pair, shipped
+from mechdiff.inputs.pair_file import Pair, read_pair, shipped_pairs
 from mechdiff.inputs.prompts import domains
 
 READY = "1"  # what the address calls the talk that comes with mechdiff
@@ -176,7 +176,7 @@ def check(values: dict, where: str) -> None:
             raise UserError(f"{where}: {key} {value!r} is not a multiple of 0.05 from 0 to 1.\nTry:  {key} = 0.5")
         if key in PAIRS:
             pair_of(value, where)
-    pair = pair_of(values.get("pair", shipped()[0]), where)
+    pair = pair_of(values.get("pair", shipped_pairs()[0]), where)
     if pair.missing() is not None:
         return
     within(values.get("layer", 0), pair.layers, "layer", where)

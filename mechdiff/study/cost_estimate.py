@@ -62,7 +62,7 @@ class Card:
 
 def preflight_card(pair: Pair, domain: str | None = None, device: str = "auto", dtype: str | None = None) -> Card:
     """A pair's card on a domain's prompts. If weights are missing or incomplete, the card says so."""
-    request = sweep_process.SweepRequest(pair.asked, domain or pair.domain, GRID, dtype, device)
+    request = sweep_process.SweepRequest(pair.argument, domain or pair.domain, GRID, dtype, device)
     device = resolve_device(device)
     card = Card(pair, device, resolve_dtype(dtype, pair, device), free=free_bytes(device))
     if missing := pair.missing():

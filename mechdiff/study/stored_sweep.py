@@ -9,7 +9,7 @@ import pandas as pd
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.terms import DIRECTIONS
 from mechdiff.inputs import prompts
-from mechdiff.inputs.pair_file import known, read_pair
+from mechdiff.inputs.pair_file import pair_names, read_pair
 from mechdiff.study import artifacts
 
 STREAM, MODULES = "resid_post", ("attn_out", "mlp_out")
@@ -32,7 +32,7 @@ class StoredSweep:
     @property
     def command(self) -> str:
         """The command line that stores it."""
-        name = self.pair if self.pair in known() else f"path/to/{self.pair}.toml"
+        name = self.pair if self.pair in pair_names() else f"path/to/{self.pair}.toml"
         return f"python -m mechdiff sweep --pair {name} --domain {self.domain} --grid full"
 
     def read(self, folder: str, name: str, **where) -> pd.DataFrame | None:
@@ -162,13 +162,13 @@ def sized(table: pd.DataFrame) -> pd.DataFrame:
 def stored_pairs() -> list[str]:
     """Every pair that can be compared: those with a stored sweep, shipped ones first, then the shipped ones without."""
     swept = {path.name for path in artifacts.ARTIFACTS.glob("*/rq1/*")}
-    named = known()
+    named = pair_names()
     return [name for name in named if name in swept] + sorted(swept - set(named)) + [name for name in named if name not in swept]
 
 
 def own_domain(pair: str) -> str:
     """The domain that a pair is about: from its file, or, for a pair whose file is elsewhere, the first that is stored."""
-    if pair in known():
+    if pair in pair_names():
         return read_pair(pair).domain
     return min(path.parents[1].name for path in artifacts.ARTIFACTS.glob(f"*/rq1/{pair}"))
 

@@ -20,8 +20,8 @@ from mechdiff.common.cache import Store, default
 from mechdiff.common.paths import ARTIFACTS
 from mechdiff.common.terms import CHOICES, DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS
 from mechdiff.engine.intervention import Condition
+from mechdiff.inputs import vocabularies
 from mechdiff.inputs.prompts import digest
-from mechdiff.inputs.vocabularies import facts, told
 from mechdiff.questions import Diagnostics
 from mechdiff.questions.heads import ChosenHeadsTask
 from mechdiff.questions.shared.effects import EffectsTask
@@ -265,8 +265,8 @@ def manifest(tables: list[Table], grid: str, command: list[str], seconds: float)
 
 def shared_vocabulary(task: Task) -> dict | None:
     """Over which strings a task's effects were taken, where that is not one whole vocabulary."""
-    about = facts(task.values(), task.run.direction) if isinstance(task, EffectsTask) else None
-    return about and about | {"told": told(about)}
+    about = vocabularies.summary(task.values(), task.run.direction) if isinstance(task, EffectsTask) else None
+    return about and about | {"told": vocabularies.message(about)}
 
 
 def device_name(device: str) -> str:

@@ -94,8 +94,8 @@ class EffectsTask:
     @property
     def notices(self) -> list[str]:
         """How the models run, which prompts were left out, and over which vocabulary effects are where that is not all of it."""
-        facts = vocabularies.facts(self.values(), self.run.direction)
-        return [*self.of_models, *self.run.notices, *([vocabularies.told(facts)] if facts else [])]
+        about = vocabularies.summary(self.values(), self.run.direction)
+        return [*self.of_models, *self.run.notices, *([vocabularies.message(about)] if about else [])]
 
     @cached_property
     def digests(self) -> list[str]:
