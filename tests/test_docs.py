@@ -15,7 +15,8 @@ from mechdiff.cli import build_parser
 from mechdiff.common.paths import CACHE
 from mechdiff.reporting.talk import read_talk
 
-PAGES = sorted([ROOT / "README.md", ROOT / "mechdiff" / "artifacts" / "README.md", *(ROOT / "docs").glob("*.md")])
+PLACES = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "mechdiff", "benchmarks"}
+PAGES = sorted(path for path in ROOT.rglob("*.md") if path.relative_to(ROOT).parts[0] in PLACES)
 COMMAND = re.compile(r"python -m mechdiff (?!\.\.\.)([^`\n]*)")
 LARGEST = 250_000  # bytes of a picture
 
@@ -59,6 +60,12 @@ def test_every_shown_command_can_be_typed(path, tmp_path, monkeypatch):
         words = [word.split("|")[0] for word in words if word != "--help"]  # `drift|patch`: the first stands for all
         if words:
             build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=label)
+def test_every_named_file_is_there(path):
+    names = re.findall(r"`((?:mechdiff|app|docs|tests|benchmarks)/[\w./-]+)`", path.read_text(encoding="utf-8"))
+    assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=label)

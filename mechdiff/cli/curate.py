@@ -27,7 +27,7 @@ def add(commands) -> None:
     curate = commands.add_parser(
         "curate",
         help="prompts of your own as a domain, from a data set, a file, a recipe or templates",
-        description=__doc__.partition("\n")[2],
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     curate.set_defaults(act=act)
