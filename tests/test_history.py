@@ -183,14 +183,21 @@ def test_what_was_clicked_before_is_part_of_a_click():
     assert '"calculate": "\'0\'"' in one and '"calculate": "\'1\'"' in other
 
 
-@pytest.mark.parametrize(
-    ("page", "stored_as"), [("drift", "debiased CKA"), ("patching", charts.PATCHED), ("transport", "zscore")]
-)
+@pytest.mark.parametrize(("page", "stored_as"), [("drift", "debiased CKA"), ("patching", "stored ("), ("transport", "zscore")])
 def test_stored_and_live_stand_on_one_chart(swept, page, stored_as):  # noqa: F811
     at = open_app(page, layer="1")
     main = json.dumps(specs(at)[0])
-    assert stored_as in main and charts.LIVE in main
+    assert stored_as in main and "live (" in main
     assert any("mechdiff sweep" in c.value for c in at.code), "where the stored numbers come from"
+
+
+def test_whether_a_point_is_live_is_a_column_and_the_legend_counts_prompts():
+    table = pd.DataFrame({"layer": [0, 1, 0], "shown": charts.PATCHED, "live": [False, False, True], "prompts": [150, 150, 32]})
+    table = table.assign(mean=1.0, low=0.5, high=1.5)
+    layers = charts.layer_curve(table).to_dict()["layer"]
+    domains = [layer["encoding"]["color"]["scale"]["domain"] for layer in layers if "color" in layer["encoding"]]
+    assert domains and all(domain == ["stored (150 prompts)", "live (32 prompts)"] for domain in domains)
+    assert "live (" not in json.dumps(charts.layer_curve(table[:2]).to_dict())
 
 
 def test_controls_differ_by_their_dashes():

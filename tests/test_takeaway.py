@@ -154,7 +154,7 @@ def test_print_is_the_same_whatever_the_screen_looks_like(tiny):  # noqa: F811
 def test_the_table_of_a_chart_is_what_it_draws(tiny):  # noqa: F811
     at = open_page("patching", layer="1")
     table = figures.numbers(specifications(at)[0])
-    lines = table[table["shown"].str.endswith("live")].set_index("layer")
+    lines = table[table["live"].eq(True)].set_index("layer")
     assert metric(at, "Mean effect at layer 1") == f"{lines.loc[1, 'mean']:.4f} nats"
 
 
@@ -190,6 +190,6 @@ def test_a_closed_popover_makes_nothing(tiny, monkeypatch):  # noqa: F811
     ],
 )
 def test_a_printed_subtitle_says_nothing_of_the_mouse(subtitle, lines):
-    found = figures.told(subtitle)
+    found = figures.subtitle_lines(subtitle)
     assert "lick" not in " ".join(found) and len(found) == len(lines)
     assert all(line in whole for line, whole in zip(lines, found))

@@ -53,11 +53,11 @@ def computed(runs: list) -> pd.DataFrame:
 
 
 def draw(kept: pd.DataFrame, live: pd.DataFrame, count: int, layer: int, about: str) -> None:
-    shown = chart_tables.join(chart_tables.by_size(kept, count), chart_tables.by_size(live, count, ", live", random=kept.empty))
+    shown = chart_tables.join(chart_tables.by_size(kept, count), chart_tables.by_size(live, count, live=True, random=kept.empty))
     if shown["mean"].isna().all():
-        st.info(f"At layer {layer} all heads together do no more than rounding: there is nothing to cover.")
+        st.info(f"At layer {layer} replacing all heads changes nothing beyond rounding.")
         return
-    about = f"{about}; bands, bars: 95 % over prompts, of random sets over sets; click a set"
+    about = f"{about}; 95 % CI over prompts (random sets: over sets); click a set"
     curve = charts.coverage_curve(shown, layer, about, st.session_state.get("heads") or [])
     figure = imports.on(curve, "coverage", st.session_state["_shared"], layer=layer)
     controls.clickable(figure, "coverage_curve", partial(take_set, count=count))

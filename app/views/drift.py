@@ -28,7 +28,7 @@ def curve(shared: dict) -> None:
     numbers(run, table, kept, stream, layer)
     if kept.empty:
         archive.missing(run)
-    shown = chart_tables.join(kept, table.assign(shown=charts.LIVE))
+    shown = chart_tables.join(kept, table.assign(live=True))
     if len(shown):
         told = [f"{name}: {int(part['n'].iloc[0])} prompts" for name, part in (("stored", kept), ("live", table)) if len(part)]
         about = f"{'; '.join(told)}; bands, bars: 95 % jackknife; click a layer"

@@ -10,7 +10,7 @@ from words import TERMS, say
 
 from mechdiff.questions import Run
 from mechdiff.questions.shared.summary import summarise, wide
-from mechdiff.reporting import chart_tables, charts
+from mechdiff.reporting import chart_tables
 
 DIAGNOSTICS = {
     "r2_train": "R² on train",
@@ -108,7 +108,7 @@ def diagnostics(run: Run, layer: int, stream: str) -> None:
 def live(lines: pd.DataFrame | pd.Series | None) -> pd.DataFrame:
     """Live conditions as a chart's rows, or none."""
     lines = pd.DataFrame([lines]) if isinstance(lines, pd.Series) else pd.DataFrame(lines)
-    return lines.assign(shown=charts.LIVE)
+    return chart_tables.as_live(lines)
 
 
 def asked(summarised: pd.DataFrame) -> pd.Series | None:

@@ -73,7 +73,7 @@ def curve(run, summary: pd.DataFrame, layer: int) -> None:
     """The stored sweep's effects over layers, with its controls, and the live ones as points."""
     kept = archive.lines(run, "rq1", "patch_summary", stream=run.streams[0], map=run.map)
     floor = summary[summary["control"] == "self"] if kept.empty else summary.iloc[:0]
-    live = summary[summary["control"] == "none"].assign(shown=charts.LIVE)
+    live = summary[summary["control"] == "none"].assign(shown=charts.PATCHED, live=True)
     shown = chart_tables.join(kept, floor)
     if len(shown):
         shown = chart_tables.patched(shown)

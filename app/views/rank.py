@@ -93,11 +93,7 @@ def effects_and_shares(run, found: pd.DataFrame, live: pd.DataFrame, about: str)
     parts, said = [], "under own no drop is shown: keeping everything would count as one"
     names = ("recovery", "drop") if complement == "mean" else ("recovery",)
     for name, factor in zip(names, (100, 1)):
-        parts += [
-            chart_tables.share(part.assign(shown=shown), name, factor)
-            for part, shown in ((mine, name), (live, f"{name}, live"))
-            if len(part)
-        ]
+        parts += [chart_tables.share(part.assign(shown=name), name, factor) for part in (mine, live) if len(part)]
     if complement == "mean":
         said = "recovery: of the models' difference; drop: of the zscore effect; click a rank"
     with right:

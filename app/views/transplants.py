@@ -49,11 +49,11 @@ def section(shared: dict, layer: int) -> None:
 
 def draw(kept: pd.DataFrame, live: pd.DataFrame, layer: int, about: str) -> None:
     left, right = st.columns([3, 2])
-    shown = chart_tables.join(chart_tables.by_module(kept), chart_tables.by_module(live, ", live", floor=kept.empty))
+    shown = chart_tables.join(chart_tables.by_module(kept), chart_tables.by_module(live, live=True, floor=kept.empty))
     with left:
         about = f"{about}; bands, bars: 95 %; click a layer"
         controls.clickable(charts.transplant_curve(shown, layer, about), "pick_transplant")
-    singles = chart_tables.join(one_by_one(kept, layer, charts.STORED), one_by_one(live, layer, charts.LIVE))
+    singles = chart_tables.join(one_by_one(kept, layer, False), one_by_one(live, layer, True))
     if len(singles):
         chosen = st.session_state.get("heads") or []
         about = "each head's own weights; whiskers: 95 %; click a head"
@@ -62,9 +62,9 @@ def draw(kept: pd.DataFrame, live: pd.DataFrame, layer: int, about: str) -> None
             controls.clickable(bars, "pick_transplanted_head", controls.toggle_head)
 
 
-def one_by_one(lines: pd.DataFrame, layer: int, kind: str) -> pd.DataFrame:
+def one_by_one(lines: pd.DataFrame, layer: int, live: bool) -> pd.DataFrame:
     """Single heads' lines at one layer."""
     if lines.empty:
         return lines
     here = lines[(lines["layer"] == layer) & (lines["stream"] == "heads") & (lines["control"] == "none")]
-    return here.assign(kind=kind, head=here["heads"].astype(int))
+    return here.assign(live=live, head=here["heads"].astype(int))

@@ -1,4 +1,4 @@
-"""Summarised lines to what a chart draws of them: the same on the app's pages and in a report. Needs no torch."""
+"""Summarised lines to the table that a chart draws: the same on the app's pages and in a report. Needs no torch."""
 
 import pandas as pd
 
@@ -6,111 +6,122 @@ from mechdiff.common.terms import MAP_CONTROLS
 from mechdiff.reporting import charts
 from mechdiff.study.stored_sweep import MODULES
 
-NOUGHT = {"mean": "mean", "self": "own"}  # the controls that are rank nought: under which complement
-SETS = {"greedy": "greedy", "topk": "top k"}  # how sets of heads are chosen: what the legend calls them
+RANK_ZERO = {"mean": "mean", "self": "own"}  # the controls that are rank 0 -> under which complement
+SETS = {"greedy": "greedy", "topk": "top k"}  # how sets of heads are chosen -> their series
 RANDOM = "random sets"
 FLOOR = charts.CONTROL_NAMES["self"]
 
 
 def join(*parts: pd.DataFrame) -> pd.DataFrame:
-    """Tables below one another; empty ones have no columns to give."""
+    """Tables, one below the other, without the empty ones."""
     return pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
 
 
 def share(table: pd.DataFrame, name: str, factor: float = 1.0, **more) -> pd.DataFrame:
-    """The lines with one of their ratios as mean, low and high, in per cent."""
+    """The lines with one of their ratios as mean, low and high, in per cent. more: further columns."""
     parts = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
     return table.assign(**{short: factor * table[column] for short, column in parts.items()}, **more)
 
 
 def patched(table: pd.DataFrame) -> pd.DataFrame:
-    """Patches with what a chart's legend calls them: their control, or that they are patched."""
+    """Patches with their series: their control, or that they are patched."""
     return table.assign(shown=table["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines with what a chart's legend calls them: their control, or their map."""
+    """The lines with their series: their control, or their map."""
     return table.assign(shown=table["control"].map(charts.CONTROL_NAMES).fillna(table["map"]))
 
 
-def by_module(lines: pd.DataFrame, suffix: str = "", floor: bool = True) -> pd.DataFrame:
-    """Transplants with what the chart's legend calls them. One floor is enough: that of the first module."""
+def as_live(lines: pd.DataFrame, series: str = "live") -> pd.DataFrame:
+    """Live lines, of one series where a chart has several."""
+    return lines.assign(shown=series, live=True)
+
+
+def by_module(lines: pd.DataFrame, live: bool = False, floor: bool = True) -> pd.DataFrame:
+    """Transplants with their series. floor: whether to include the floor; that of the first module is enough."""
     if lines.empty:
         return lines
-    shown = lines[lines["stream"].isin(MODULES)]
-    wanted = (shown["control"] == "none") | ((shown["stream"] == MODULES[0]) & floor)
-    return shown.assign(shown=(shown["stream"] + suffix).where(shown["control"] == "none", FLOOR))[wanted]
+    modules = lines[lines["stream"].isin(MODULES)]
+    wanted = (modules["control"] == "none") | ((modules["stream"] == MODULES[0]) & floor)
+    return modules.assign(shown=modules["stream"].where(modules["control"] == "none", FLOOR), live=live)[wanted]
 
 
 def of_uncut(every: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> pd.DataFrame:
-    """The stored lines of a whole map at an alpha, with zscore's and those of the controls that belong to them.
+    """The stored lines of a full map at an alpha, with those of z-score and of the controls that belong to them.
 
-    every: at alpha auto. scaled: the map's at that alpha, where it is another.
+    every: at alpha auto. scaled: the map's lines at other alphas.
     """
     if every.empty:
         return every
     fixed = every["control"].isin(["self", "mean"])
-    mine = every[(every["map"] == name) & ~fixed] if alpha == "auto" else scaled
-    if mine.empty:
-        return mine
+    mapped = every[(every["map"] == name) & ~fixed] if alpha == "auto" else scaled
+    if mapped.empty:
+        return mapped
     reference = every[(every["map"] == "zscore") & (every["map"] != name)]
-    return join(mine, reference, every[fixed])
+    return join(mapped, reference, every[fixed])
 
 
-def of_cut(kept: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> pd.DataFrame:
-    """The stored lines of a map's cuts at an alpha, with the controls that belong to it."""
-    if kept.empty:
-        return kept
-    fixed = kept["control"].isin(["self", "mean"])
-    mine = kept[(kept["map"] == name) & ~fixed]
+def of_cut(every: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> pd.DataFrame:
+    """The stored lines of a map's cuts at an alpha, with the controls that belong to it.
+
+    every: at alpha auto. scaled: the map's lines at other alphas.
+    """
+    if every.empty:
+        return every
+    fixed = every["control"].isin(["self", "mean"])
+    mapped = every[(every["map"] == name) & ~fixed]
     if alpha != "auto":
-        mine = scaled[scaled["alpha"] == alpha] if len(scaled) else scaled
-    return join(mine, kept[fixed]) if len(mine) else mine
+        mapped = scaled[scaled["alpha"] == alpha] if len(scaled) else scaled
+    return join(mapped, every[fixed]) if len(mapped) else mapped
 
 
-def by_rank(found: pd.DataFrame, complement: str, ranks: set[str]) -> pd.DataFrame:
-    """Lines over rank with their legend's names. What has no rank of its own (floor, mean ablation, uncut map) runs across."""
-    if found.empty:
-        return found
-    cuts = found[found["control"] == "none"]
+def by_rank(lines: pd.DataFrame, complement: str, ranks: set[str]) -> pd.DataFrame:
+    """Lines over rank with their series. What has no rank of its own (floor, mean ablation, uncut map) gets every rank."""
+    if lines.empty:
+        return lines
+    cuts = lines[lines["control"] == "none"]
     cuts = cuts.assign(shown="complement " + cuts["complement"])
-    flat = found[found["control"].isin(NOUGHT)]
-    if "0" not in set(cuts["rank"]):  # a sweep keeps rank nought as the control that it is
-        cuts = join(flat.assign(rank="0", shown="complement " + flat["control"].map(NOUGHT)), cuts)
+    flat = lines[lines["control"].isin(RANK_ZERO)]
+    if "0" not in set(cuts["rank"]):  # a sweep stores rank 0 as the control that it is
+        cuts = join(flat.assign(rank="0", shown="complement " + flat["control"].map(RANK_ZERO)), cuts)
     flat = flat.assign(shown=flat["control"].map(charts.CONTROL_NAMES))
     uncut = cuts[(cuts["rank"] == "full") & (cuts["complement"] == complement)].assign(shown=charts.UNCUT)
     flat = join(flat, uncut).drop(columns="rank").merge(pd.DataFrame({"rank": charts.rank_order(ranks)}), how="cross")
-    controlled = found[found["control"].isin(MAP_CONTROLS) & (found["complement"] == complement)]
+    controlled = lines[lines["control"].isin(MAP_CONTROLS) & (lines["complement"] == complement)]
     controlled = controlled.assign(shown=controlled["control"].map(charts.CONTROL_NAMES))
     return join(cuts, flat, controlled)
 
 
-def overlap(found: pd.DataFrame) -> pd.DataFrame:
-    """The overlaps of a line of diagnostics, a row per rank."""
-    names = [name for name in found if name.startswith("overlap_")] if len(found) else []
-    rows = [(name.removeprefix("overlap_"), found.iloc[0][name]) for name in names]
+def overlap(diagnostics: pd.DataFrame) -> pd.DataFrame:
+    """The overlaps of the first line of a map's diagnostics, a row per rank."""
+    names = [name for name in diagnostics if name.startswith("overlap_")] if len(diagnostics) else []
+    rows = [(name.removeprefix("overlap_"), diagnostics.iloc[0][name]) for name in names]
     return pd.DataFrame(rows, columns=["rank", "overlap"]).dropna()
 
 
-def single_heads(kept: pd.DataFrame) -> pd.DataFrame:
+def single_heads(lines: pd.DataFrame) -> pd.DataFrame:
     """A row per layer and head of stored single heads: mean effect, and its share of all heads' effect at that layer."""
-    shown = kept.rename(columns={"coverage": "share"})[kept["heads"] != "all"]
-    return shown.assign(head=shown["heads"].astype(int))[["layer", "head", "mean", "share"]]
+    singles = lines.rename(columns={"coverage": "share"})[lines["heads"] != "all"]
+    return singles.assign(head=singles["heads"].astype(int))[["layer", "head", "mean", "share"]]
 
 
-def by_size(found: pd.DataFrame, count: int, suffix: str = "", random: bool = True) -> pd.DataFrame:
-    """Coverage in per cent over the number of heads, with what the legend calls each way of choosing sets."""
-    if found.empty:
-        return found
-    sizes = [count if heads == "all" else heads.count("-") + 1 for heads in found["heads"]]
-    found = share(found.assign(size=sizes), "coverage", 100).drop_duplicates(["chosen", "control", "heads"])
-    whole = found[(found["chosen"] == "all") & (found["control"] == "none")]
+def by_size(lines: pd.DataFrame, count: int, live: bool = False, random: bool = True) -> pd.DataFrame:
+    """Coverage in per cent over the number of heads; a series for each method of choosing sets.
+
+    count: of the layer's heads. random: whether to include random sets, which are always drawn as a band.
+    """
+    if lines.empty:
+        return lines
+    sizes = [count if heads == "all" else heads.count("-") + 1 for heads in lines["heads"]]
+    lines = share(lines.assign(size=sizes), "coverage", 100).drop_duplicates(["chosen", "control", "heads"])
+    whole = lines[(lines["chosen"] == "all") & (lines["control"] == "none")]
     parts = []
     for chosen, name in SETS.items():
-        mine = found[found["chosen"] == chosen]
-        parts += [join(mine, whole).assign(shown=name + suffix)] if len(mine) else []
-    drawn = found[found["chosen"] == "random"].groupby("size")["mean"]
+        sets = lines[lines["chosen"] == chosen]
+        parts += [join(sets, whole).assign(shown=name, live=live)] if len(sets) else []
+    drawn = lines[lines["chosen"] == "random"].groupby("size")["mean"]
     if random and len(drawn):
-        sets = drawn.quantile([0.025, 0.5, 0.975]).unstack().set_axis(["low", "mean", "high"], axis=1).reset_index()
-        parts.append(sets.assign(shown=RANDOM))
+        quantiles = drawn.quantile([0.025, 0.5, 0.975]).unstack().set_axis(["low", "mean", "high"], axis=1).reset_index()
+        parts.append(quantiles.assign(shown=RANDOM, live=False))
     return join(*parts)

@@ -15,8 +15,8 @@ from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS,
 from mechdiff.inputs.pair_file import Pair, read_pair, shipped_pairs
 from mechdiff.inputs.prompts import domains
 
-READY = "1"  # what the address calls the talk that comes with mechdiff
-PARTS = {  # page: what of it a slide can show; where a step names nothing, the first
+READY = "1"  # the address' name for the talk that comes with mechdiff
+PARTS = {  # page -> the parts that a slide can show; the first is the default
     "home": ("effects", "drift"),
     "drift": ("curve",),
     "patching": ("curve", "prompts", "tokens", "transplants"),
@@ -67,54 +67,55 @@ class Talk:
 
 
 def find(name: str) -> Path:
-    """The file of the talk that an address calls so: the one that comes with mechdiff, or one that was prepared."""
+    """The file of the talk with this name in the address: the one that comes with mechdiff, or a prepared one."""
     if name == READY:
         return DATA / "talk.toml"
-    if not re.fullmatch(r"[\w-]+", name) or not kept(name).exists():
-        found = ", ".join([READY, *sorted(one.stem for one in kept("any").parent.glob("*.toml"))])
-        raise UserError(f"No talk '{name}' was prepared here; there are: {found}.\nTry:  python -m mechdiff talk prepare FILE")
-    return kept(name)
+    if not re.fullmatch(r"[\w-]+", name) or not prepared(name).exists():
+        names = ", ".join([READY, *sorted(path.stem for path in prepared("any").parent.glob("*.toml"))])
+        raise UserError(f"There is no talk '{name}' here. Talks: {names}.\nTry:  python -m mechdiff talk prepare FILE")
+    return prepared(name)
 
 
-def kept(name: str) -> Path:
+def prepared(name: str) -> Path:
+    """The file of a prepared talk."""
     return CACHE / "talks" / f"{name}.toml"
 
 
 def keep(path: Path) -> str:
-    """Copy a talk to where the app finds it. Returns what the address calls it: the file's name."""
+    """Copy a talk to where the app finds it. Returns its name in the address: the file's name."""
     name = re.sub(r"[^\w-]+", "-", path.stem).strip("-")
     if not name or name == READY:
-        raise UserError(f"'{path.name}' gives the talk no name of its own.\nTry:  mv {path} my-talk.toml")
+        raise UserError(f"'{path.name}' is not a usable name for a talk.\nTry:  mv {path} my-talk.toml")
     text = path.read_text(encoding="utf-8")
     try:
-        kept(name).parent.mkdir(parents=True, exist_ok=True)
-        kept(name).write_text(text, encoding="utf-8")
+        prepared(name).parent.mkdir(parents=True, exist_ok=True)
+        prepared(name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"The talk cannot be kept in {kept(name).parent}: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder"
+            f"The talk cannot be written to {prepared(name).parent}: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder"
         ) from None
     return name
 
 
 def read_talk(path: Path) -> Talk:
-    """A talk from its file. Raises UserError, naming the step, for whatever in it cannot be shown."""
+    """A talk from its file. Raises UserError, naming the step, for anything that cannot be shown."""
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"The talk {path} cannot be read: {error.strerror}.\nTry:  ls {path.parent}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML ({error}). A talk looks like:\n{EXAMPLE}") from None
-    for key in found:
+    for key in content:
         if key not in ("title", "step"):
             raise one_of(f"{path.name}: key", key, ["title", "[[step]]"])
-    tables = found.get("step")
+    tables = content.get("step")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise UserError(f"{path} has no [[step]]. A talk looks like:\n{EXAMPLE}")
-    return Talk(str(found.get("title", path.stem)), tuple(read_step(table, f"Step {n}") for n, table in enumerate(tables, 1)))
+    return Talk(str(content.get("title", path.stem)), tuple(read_step(table, f"Step {n}") for n, table in enumerate(tables, 1)))
 
 
 def read_step(table: dict, where: str) -> Step:
-    """where: what errors call the step."""
+    """A slide. where: the step's name in errors."""
     for key in table:
         if key not in (*ABOUT, *SELECTION):
             raise one_of(f"{where}: key", key, [*ABOUT, *SELECTION])
@@ -135,20 +136,20 @@ def read_step(table: dict, where: str) -> Step:
 
 
 def read_link(link: object, where: str) -> tuple[str, dict]:
-    """Page and selection of an address as the app's address bar holds it."""
+    """Page and selection of an address, as copied from the browser."""
     parts = urlsplit(str(link))
     page, values = parts.path.rpartition("/")[2] or "home", {}
-    for key, found in parse_qs(parts.query).items():
+    for key, texts in parse_qs(parts.query).items():
         if key in ("talk", "step"):
             continue
         if key not in SELECTION:
             raise one_of(f"{where}: the link's key", key, SELECTION)
-        values[key] = found if key in LISTS else typed(key, found[-1])
-    return page, values | {key: [whole(one) for one in values[key]] for key in LISTS if key in values}
+        values[key] = texts if key in LISTS else typed(key, texts[-1])
+    return page, values | {key: [whole(text) for text in values[key]] for key in LISTS if key in values}
 
 
 def typed(key: str, text: str) -> object:
-    """A value from an address as a talk file would hold it; what cannot be read so stays text, for `check` to complain of."""
+    """A value from an address as a talk file would hold it; what cannot be converted stays text, and `check` refuses it."""
     if key in (*WHOLE, "prompts"):
         return whole(text)
     if key in SWITCHES:
@@ -164,7 +165,7 @@ def whole(text: str) -> int | str:
 
 
 def check(values: dict, where: str) -> None:
-    """Raise UserError for a value that no widget of the app can have: it would silently show something else."""
+    """Raise UserError for a value that the app's widgets cannot have: it would silently show something else."""
     for key, value in values.items():
         if key in CHOICES and value not in CHOICES[key]:
             raise one_of(f"{where}: {key}", value, CHOICES[key])
@@ -180,10 +181,10 @@ def check(values: dict, where: str) -> None:
     if pair.missing() is not None:
         return
     within(values.get("layer", 0), pair.layers, "layer", where)
-    found = values.get("heads", [])
-    if not isinstance(found, list):
-        raise UserError(f"{where}: heads {found!r} is not a list.\nTry:  heads = [0, 3]")
-    for head in found:
+    heads = values.get("heads", [])
+    if not isinstance(heads, list):
+        raise UserError(f"{where}: heads {heads!r} is not a list.\nTry:  heads = [0, 3]")
+    for head in heads:
         within(head, pair.heads, "head", where)
 
 

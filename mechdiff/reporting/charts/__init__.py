@@ -1,6 +1,6 @@
-"""Tables to charts: pure functions, no streamlit. Every chart has a question for its title and units on its axes."""
+"""Tables to charts: pure functions, no streamlit. Every chart has a question as its title and units on its axes."""
 
-from mechdiff.reporting.charts.base import CONTROL_NAMES, LIVE, PICK, Unchecked
+from mechdiff.reporting.charts.base import CONTROL_NAMES, PATCHED, PICK, Unchecked
 from mechdiff.reporting.charts.behaviour import style_marks
 from mechdiff.reporting.charts.compare import (
     chosen_now,
@@ -11,11 +11,11 @@ from mechdiff.reporting.charts.compare import (
     compared_ranks,
     compared_transplants,
 )
-from mechdiff.reporting.charts.heads import STORED, coverage_curve, head_bars, heads_map, transplant_bars
+from mechdiff.reporting.charts.heads import coverage_curve, head_bars, heads_map, transplant_bars
 from mechdiff.reporting.charts.imported import means_only, with_imported
 from mechdiff.reporting.charts.lab import next_bars, position_map, site_map, stack_bars
 from mechdiff.reporting.charts.large import HALF, WHOLE, large, stage, staged
-from mechdiff.reporting.charts.layers import PATCHED, drift_curve, drop_curve, layer_curve, transplant_curve, transport_curve
+from mechdiff.reporting.charts.layers import drift_curve, drop_curve, layer_curve, transplant_curve, transport_curve
 from mechdiff.reporting.charts.prompts import MODELS, prompt_spread, token_bars
 from mechdiff.reporting.charts.ranks import UNCUT, overlap_curve, rank_alpha_map, rank_curve, rank_order, share_curve
 from mechdiff.reporting.charts.weights import singular_bars, weight_overlap, weights_map
@@ -23,11 +23,9 @@ from mechdiff.reporting.charts.weights import singular_bars, weight_overlap, wei
 __all__ = [
     "CONTROL_NAMES",
     "HALF",
-    "LIVE",
     "MODELS",
     "PATCHED",
     "PICK",
-    "STORED",
     "UNCUT",
     "WHOLE",
     "Unchecked",

@@ -1,6 +1,6 @@
-"""What every chart shares: colours, titles, axes, curves with bands, and marks that can be clicked. No streamlit.
+"""What all charts share: colours, titles, axes, curves with bands, and marks that can be clicked. No streamlit.
 
-Channels are written whole, with keywords: a setter method, a bare field name or alt.value costs Altair milliseconds each.
+Channels are constructed with keywords: every setter method, bare field name or alt.value costs Altair milliseconds.
 """
 
 import textwrap
@@ -11,13 +11,16 @@ import pandas as pd
 from mechdiff.reporting.charts.large import staged
 
 HEIGHT = 240
-LINE, NARROW = 56, 44  # letters of a subtitle's line, and of a narrow chart's
+LINE, NARROW = 56, 44  # characters in a line of a subtitle, and of a narrow chart's
 BLUE, ORANGE, GREY, GREEN = "#3f78d8", "#e07b39", "#8a8f98", "#3a9d6e"
 LIGHT, PLUM = "#93b5ec", "#a8437c"
-RISING = ["rgba(138, 143, 152, .12)", BLUE]  # the colours of a map from its least to its most, on light and dark ground alike
+RISING = [
+    "rgba(138, 143, 152, .12)",
+    BLUE,
+]  # a map's colours from lowest to highest value, for light and dark backgrounds
 KL = "Effect: KL(patched || clean), nats"
-LIVE = "these prompts, live"  # what is live ends so, and is drawn as points
-PICK = "pick"  # the name of the selection that a click makes
+PATCHED = "patched"  # the series of patches that are no controls
+PICK = "pick"  # the name of the selection that a click sets
 LEGEND = {
     "orient": "bottom",
     "symbolType": "stroke",
@@ -31,7 +34,9 @@ LEGEND = {
     "columnPadding": 14,
 }
 SOLID, DASHED, DOTTED = [1, 0], [7, 4], [2, 2]
-CONTROLS = {  # a control's dashes: all are thin and grey, and stand behind what they are controls of
+Look = tuple[str, list[int], bool]  # colour, dash, whether it has a band
+LIVE_LOOK: Look = (ORANGE, SOLID, False)
+CONTROLS = {  # a control's dashes; all controls are thin and grey, and drawn behind the rest
     "self (floor)": SOLID,
     "mean ablation": [9, 4],
     "random map": DOTTED,
@@ -46,18 +51,18 @@ def layer_axis(title: str = "Layer") -> alt.X:
 
 
 def titled(chart, title: str, subtitle: str | list[str] = "", line: int = LINE):
-    """A chart under its question; what is told of it is cut into lines, for Vega does not wrap them."""
-    told = [subtitle] if isinstance(subtitle, str) else subtitle
-    told = [text for part in told for text in textwrap.wrap(part.replace(" %", "\u00a0%"), line)]
+    """A chart under its question, with a subtitle. Vega does not wrap text, so the subtitle is cut into lines here."""
+    parts = [subtitle] if isinstance(subtitle, str) else subtitle
+    lines = [text for part in parts for text in textwrap.wrap(part.replace(" %", "\u00a0%"), line)]
     style = {"fontSize": 16, "subtitleFontSize": 13, "subtitleColor": GREY, "subtitleLineHeight": 16, "offset": 8}
-    chart.title = alt.TitleParams(title, subtitle=told, anchor="start", **style)  # set in place: every method copies the chart
+    chart.title = alt.TitleParams(title, subtitle=lines, anchor="start", **style)  # set in place: every method copies the chart
     chart.height, chart.autosize = HEIGHT, alt.AutoSizeParams(type="fit-x", contains="padding")
     chart.config = alt.Config(axis=alt.AxisConfig(labelFontSize=13, titleFontSize=13, titlePadding=6))
     return chart
 
 
 class Unchecked:
-    """A chart to be drawn without the check against Vega-Lite's schema, a third of the time it takes. Tests check them all."""
+    """A chart to be drawn without validation against Vega-Lite's schema, which takes a third of the time. Tests validate all."""
 
     def __init__(self, chart):
         self.chart = chart
@@ -75,9 +80,9 @@ def numbers(*names: str) -> list[alt.Tooltip]:
 
 
 def clickable(marks: alt.Chart, now: object, *names: str, nearest: bool = True) -> alt.Chart:
-    """The same marks; their fields of these names a click gives. nearest: a click beside the marks means the nearest one.
+    """Marks whose fields of these names a click returns. nearest: a click next to the marks selects the nearest one.
 
-    now: what is chosen. It is part of what a click gives, for a click that gives what the one before it gave is not noticed.
+    now: what is chosen. A click returns it as well: a click that returned the same as the previous one would go unnoticed.
     """
     chosen = "".join(letter if letter.isalnum() else "-" for letter in str(now))
     pick = alt.selection_point(name=PICK, fields=[*names, "now"], on="click", clear=False, toggle=False, nearest=nearest)
@@ -86,28 +91,38 @@ def clickable(marks: alt.Chart, now: object, *names: str, nearest: bool = True) 
     return marks
 
 
-def curves(table: pd.DataFrame, x: alt.X, looks: dict[str, tuple], y: str, now: object = None, **scale) -> list[alt.Chart]:
+def curves(
+    table: pd.DataFrame,
+    x: alt.X,
+    looks: dict[str, Look],
+    y: str,
+    now: object = None,
+    live_looks: dict[str, Look] | None = None,
+    **scale,
+) -> list[alt.Chart]:
     """Lines with bands, and live points with their intervals: the layers of a chart.
 
-    table: a line per point, with the x field and columns shown (what it is), mean, low, high, and perhaps more for the tooltip.
-    looks: shown -> colour, dash, whether it has a band; in the legend's order. y: the axis' title. now: what is chosen on the
-    x axis, if a click on a point may choose another.
+    table: a line per point, with the x field and columns shown (its series), mean, low, high, perhaps live (bool), and more for
+    the tooltip. looks: series -> colour, dash, whether it has a band; in the legend's order. live_looks: the same of live
+    series; None: all live points are one series. y: the axis' title. now: what is chosen on the x axis, if a click on a point may
+    choose another.
     """
-    names = [name for name in looks if name in set(table["shown"])]
-    colours, dashes = ([looks[name][i] for name in names] for i in range(2))
+    table, styles = labelled(table, looks, live_looks)
+    live, control = is_live(table) & ~table["shown"].isin(CONTROLS), table["shown"].isin(CONTROLS)
+    names, (colours, dashes) = [*styles], ([look[i] for look in styles.values()] for i in range(2))
     legend = None if len(names) == 1 else alt.Legend(**LEGEND)
-    colour = alt.Color("shown:N", title=None, scale=alt.Scale(domain=names, range=colours), legend=legend)
-    dash = alt.StrokeDash("shown:N", title=None, scale=alt.Scale(domain=names, range=dashes), legend=legend)
-    tip = [alt.Tooltip(x["shorthand"]), alt.Tooltip("shown:N", title="what"), *numbers("mean", "low", "high")]
+    colour = alt.Color("series:N", title=None, scale=alt.Scale(domain=names, range=colours), legend=legend)
+    dash = alt.StrokeDash("series:N", title=None, scale=alt.Scale(domain=names, range=dashes), legend=legend)
+    tip = [alt.Tooltip(x["shorthand"]), alt.Tooltip("series:N", title="what"), *numbers("mean", "low", "high")]
     tip += [alt.Tooltip(f"{name}:Q") for name in ("prompts", "templates") if name in table]
     axis, low, high = alt.Y("mean:Q", title=y, scale=alt.Scale(**scale)), alt.Y("low:Q", title=y), alt.Y2("high:Q")
-    clip, live, control = "domain" in scale, table["shown"].map(is_live), table["shown"].isin(CONTROLS)
-    banded = table[table["shown"].isin([name for name in names if looks[name][2]]) & ~live]
+    clip = "domain" in scale
+    banded = table[table["series"].isin([name for name in names if styles[name][2]]) & ~live]
     layers = []
     if len(banded):
         layers.append(alt.Chart(banded).mark_area(opacity=0.18, clip=clip).encode(x, low, high, colour))
     behind = pd.concat([table[control], table[~control]], ignore_index=True)  # what comes first is drawn first
-    lives, controls = ([name for name in names if part(name)] for part in (is_live, CONTROLS.__contains__))
+    lives, controls = list(dict.fromkeys(table["series"][live])), [name for name in names if name in CONTROLS]
     size = among(lives + controls, alt.SizeValue, 1.3, 2.5)
     layers.append(alt.Chart(behind).mark_line(clip=clip).encode(x, axis, colour, dash, size))
     if live.any():
@@ -117,9 +132,39 @@ def curves(table: pd.DataFrame, x: alt.X, looks: dict[str, tuple], y: str, now: 
     return [*layers, points if now is None else clickable(points, now, x["shorthand"].partition(":")[0])]
 
 
+def is_live(table: pd.DataFrame) -> pd.Series:
+    """Which lines are live."""
+    return table["live"].eq(True) if "live" in table else pd.Series(False, index=table.index)
+
+
+def labelled(
+    table: pd.DataFrame, looks: dict[str, Look], live_looks: dict[str, Look] | None
+) -> tuple[pd.DataFrame, dict[str, Look]]:
+    """The lines with their series as the legend calls it, and the looks of these labels, in the legend's order."""
+    table = table.reset_index(drop=True)
+    live = is_live(table) & ~table["shown"].isin(CONTROLS)
+    styles, series = {}, pd.Series("", index=table.index)
+    for name in [name for name in looks if name in set(table["shown"][~live])]:
+        lines = ~live & (table["shown"] == name)
+        label = counted("stored", table[lines]) if name == PATCHED and live.any() else name
+        styles[label], series[lines] = looks[name], label
+    groups = {"": live} if live_looks is None else {name: live & (table["shown"] == name) for name in live_looks}
+    for name, lines in groups.items():
+        if lines.any():
+            label = counted(f"live {name}".strip(), table[lines])
+            styles[label], series[lines] = (live_looks or {}).get(name, LIVE_LOOK), label
+    return table.assign(series=series)[series != ""], styles
+
+
+def counted(label: str, table: pd.DataFrame) -> str:
+    """A label with the number of prompts, where all lines have the same."""
+    counts = table["prompts"].dropna().unique() if "prompts" in table else []
+    return f"{label} ({counts[0]:.0f} prompts)" if len(counts) == 1 else label
+
+
 def among(names: list[str], channel: type, inside: float, outside: float):
-    """A channel's value for what is shown under these names, and for the rest."""
-    return value_where(channel, {"field": "shown", "oneOf": names}, inside, outside)
+    """A channel's value for these series, and for the rest."""
+    return value_where(channel, {"field": "series", "oneOf": names}, inside, outside)
 
 
 def value_where(channel: type, test: dict | str, inside, outside):
@@ -127,24 +172,20 @@ def value_where(channel: type, test: dict | str, inside, outside):
     return channel(outside, condition={"test": test, "value": inside})
 
 
-def is_live(name: str) -> bool:
-    return name.endswith("live")
-
-
 def room(table: pd.DataFrame) -> tuple[dict, str]:
-    """The scale of an effect axis, and what a reader is told of it: a control of another order would flatten all the rest."""
+    """The scale of an effect axis, and a note on it: a control that is off the scale would flatten everything else."""
     far = table["shown"] == CONTROL_NAMES["other-layer"]
     top, most = table[~far][["mean", "high"]].max().max(), table[far]["mean"].max()
     if not far.any() or far.all() or most <= 1.5 * top:
         return {}, ""
-    return {"domain": [0, 1.1 * top]}, f"The other layer's map leaves the chart, up to {most:.3g} nats"
+    return {"domain": [0, 1.1 * top]}, f"Other-layer map off scale (max {most:.3g} nats)"
 
 
 def percent(table: pd.DataFrame) -> list[float]:
-    """The range of an axis in per cent: to 100, and down to what is there, but no deeper than -100."""
+    """The range of an axis in per cent: up to 100, and down to the lowest value, but not below -100."""
     lowest = table["low"].min()
     return [max(-100.0, min(0.0, lowest if lowest == lowest else 0.0)), 100.0]
 
 
-def nought() -> alt.Chart:
-    return alt.Chart(pd.DataFrame({"nought": [0.0]})).mark_rule(color=GREY, size=1).encode(alt.Y("nought:Q"))
+def zero_line() -> alt.Chart:
+    return alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=GREY, size=1).encode(alt.Y("zero:Q"))

@@ -1,4 +1,4 @@
-"""Two choices on one chart: A and B in fixed colours, the published marks hollow in the colour of the choice they belong to."""
+"""Two stored sweeps on one chart: A and B in fixed colours, published marks hollow in the colour of the sweep they belong to."""
 
 import altair as alt
 import pandas as pd
@@ -13,17 +13,17 @@ from mechdiff.reporting.charts.base import (
     SOLID,
     clickable,
     curves,
-    nought,
     numbers,
     titled,
+    zero_line,
 )
-from mechdiff.reporting.charts.imported import apart, legend, squares
+from mechdiff.reporting.charts.imported import apart, legend_lines, squares
 from mechdiff.reporting.charts.ranks import rank_order
 
 COLOURS = {"A": BLUE, "B": ORANGE}  # by the first letter of a name
-DEEPEST = -160.0  # per cent: a drop axis goes no deeper
+LOWEST = -160.0  # per cent: the lowest end of a drop axis
 DRAWN = ("shown", "depth", "share", "layer", "rank", "size", "mean", "low", "high")
-DROP = "Drop against zscore, %"
+DROP = "Drop relative to z-score, %"
 PUBLISHED = "Hollow: published 8B numbers"
 OUTLINE = {"strokeWidth": 1.8, "opacity": 1}
 FIFTHS = [0, 0.2, 0.4, 0.6, 0.8, 1]
@@ -33,62 +33,62 @@ DEPTH = alt.X("depth:Q").title("Relative depth: layer / last layer").scale(domai
 def compared(
     tables: dict[str, pd.DataFrame], marks: dict[str, pd.DataFrame], x: alt.X, y: str, title: str, about: str, behind=(), **scale
 ) -> alt.LayerChart:
-    """tables: by a choice's name (`A: ...`, `B: ...`) a row per point with x's field, mean, low, high, and perhaps its layer.
+    """tables: a sweep's name (`A: ...`, `B: ...`) -> a row per point with x's field, mean, low, high, and perhaps its layer.
 
-    marks: by the same names, published points with x, mean, note, and for a box its other corner x2, mean2; and imported ones,
-    which have source and what as well. y: the axis' title.
-    behind: layers to draw first.
+    marks: by the same names, published points with x, mean, note, and for a box its other corner x2, mean2; imported ones also
+    have source and what. y: the axis' title. behind: layers to draw first.
     """
     looks = {name: (COLOURS[name[0]], SOLID, True) for name in tables}
     table = pd.concat([part.assign(shown=name) for name, part in tables.items()], ignore_index=True)
     table = table[[name for name in DRAWN if name in table]]
     axis = alt.Y("mean:Q").title(y).scale(**scale)
-    layers = [*behind, *map(listed, curves(table, x, looks, y, **scale))]
+    layers = [*behind, *map(with_long_legend, curves(table, x, looks, y, **scale))]
     tip = [alt.Tooltip("shown:N").title("what"), *(name for name in ("layer", "rank", "size") if name in table)]
-    near = alt.Chart(table).mark_point(size=150, opacity=0, clip="domain" in scale)  # easier to hit, and says which layer
-    near = near.encode(x, axis, tooltip=[*tip, *numbers("mean", "low", "high")])
-    layers.append(clickable(near, "", "shown", "layer", *(["rank"] if x["shorthand"] == "rank:O" else [])))
-    told = [about]
-    for name, found in marks.items():
-        published, imported = apart(found)
+    targets = alt.Chart(table).mark_point(size=150, opacity=0, clip="domain" in scale)  # easier to hit, and with the layer
+    targets = targets.encode(x, axis, tooltip=[*tip, *numbers("mean", "low", "high")])
+    layers.append(clickable(targets, "", "shown", "layer", *(["rank"] if x["shorthand"] == "rank:O" else [])))
+    subtitle = [about]
+    for name, points in marks.items():
+        published, imported = apart(points)
         if len(published):
             layers += hollow(published, x, axis, COLOURS[name[0]], "domain" in scale)
         layers += squares(imported, x, axis, COLOURS[name[0]], scale.get("domain"))
-        told += ([PUBLISHED] if len(published) else []) + legend(imported, scale.get("domain"))
-    return titled(alt.layer(*layers), title, list(dict.fromkeys(told)))
+        subtitle += ([PUBLISHED] if len(published) else []) + legend_lines(imported, scale.get("domain"))
+    return titled(alt.layer(*layers), title, list(dict.fromkeys(subtitle)))
 
 
 def chosen_now(spec: dict, now: object, depths: dict[str, float]) -> dict:
     """A drawn chart with what is chosen, which changes more often than the chart: part of a click, and a rule in a side's colour.
 
-    depths: by a choice's letter, the relative depth of the chosen layer.
+    depths: a sweep's letter -> the relative depth of the chosen layer.
     """
-    near = next(layer for layer in spec["layer"] if "transform" in layer)
-    near["transform"][0]["calculate"] = "'" + "".join(letter for letter in str(now) if letter.isalnum()) + "'"
-    if (x := near["encoding"]["x"])["field"] == "depth":
+    targets = next(layer for layer in spec["layer"] if "transform" in layer)
+    targets["transform"][0]["calculate"] = "'" + "".join(letter for letter in str(now) if letter.isalnum()) + "'"
+    if (x := targets["encoding"]["x"])["field"] == "depth":
         for letter, depth in depths.items():
             rule = {"type": "rule", "color": COLOURS[letter], "strokeDash": DOTTED}
             spec["layer"].append({"data": {"values": [{"depth": depth}]}, "mark": rule, "encoding": {"x": x}})
     return spec
 
 
-def listed(layer: alt.Chart) -> alt.Chart:
-    """The layer with a legend that has a line per choice, for their names are long, and no text on bands beside the points'."""
+def with_long_legend(layer: alt.Chart) -> alt.Chart:
+    """The layer with one line per sweep in its legend, as their names are long, and no tooltip on bands."""
     if layer.mark["type"] == "area":
         layer.mark["tooltip"] = None
     for channel in ("color", "strokeDash"):
-        shown = getattr(layer.encoding, channel)
-        if shown is not alt.Undefined and shown["legend"]:
-            shown["legend"] = alt.Legend(**LEGEND | {"columns": 1})
+        encoding = getattr(layer.encoding, channel)
+        if encoding is not alt.Undefined and encoding["legend"]:
+            encoding["legend"] = alt.Legend(**LEGEND | {"columns": 1})
     return layer
 
 
-def hollow(found: pd.DataFrame, x: alt.X, y: alt.Y, colour: str, clip: bool) -> list[alt.Chart]:
+def hollow(points: pd.DataFrame, x: alt.X, y: alt.Y, colour: str, clip: bool) -> list[alt.Chart]:
     """Published numbers: diamonds, and boxes where a range of layers was published."""
     name = x["shorthand"].partition(":")[0]
-    found = found.rename(columns={"x": name})
-    boxes, points = found[found[name] != found["x2"]], found[found[name] == found["x2"]]
-    tip = [alt.Tooltip("note:N").title("published 8B"), *(["layer"] if found["layer"].notna().any() else [])]
+    points = points.rename(columns={"x": name})
+    is_box, has_layer = points[name] != points["x2"], points["layer"].notna().any()
+    boxes, points = points[is_box], points[~is_box]
+    tip = [alt.Tooltip("note:N").title("published 8B"), *(["layer"] if has_layer else [])]
     tip.append(alt.Tooltip(f"{name}:N") if name == "rank" else alt.Tooltip(f"{name}:Q", format=".3~g"))
     layers = []
     if len(points):
@@ -101,24 +101,24 @@ def hollow(found: pd.DataFrame, x: alt.X, y: alt.Y, colour: str, clip: bool) -> 
 
 
 def compared_drift(tables: dict, marks: dict) -> alt.LayerChart:
-    about = "Debiased CKA of resid_post; bands: 95 % jackknife"
-    y = "Linear CKA, base against tuned"
-    return compared(tables, marks, DEPTH, y, "Where do representations part?", about, domain=[0, 1])
+    about = "Debiased CKA of resid_post; bands: 95 % CI (jackknife)"
+    y = "Linear CKA, base vs tuned"
+    return compared(tables, marks, DEPTH, y, "Where do representations diverge?", about, domain=[0, 1])
 
 
 def compared_effect(tables: dict, marks: dict) -> alt.LayerChart:
-    return compared(tables, marks, DEPTH, KL, "Where does patching move the next token?", "resid_post; bands: 95 %")
+    return compared(tables, marks, DEPTH, KL, "Where does patching move the next token?", "resid_post; bands: 95 % CI")
 
 
 def compared_transplants(tables: dict, module: str) -> alt.LayerChart:
-    about = "Transplants, each on its own scale; bands: 95 %"
+    about = "Transplants, each on its own scale; bands: 95 % CI"
     return compared(tables, {}, DEPTH, KL, f"What did the {module} weights alone change?", about)
 
 
 def compared_drop(tables: dict, marks: dict) -> alt.LayerChart:
-    about = "procrustes_scaled, alpha auto, resid_post; bands: 95 %"
+    about = "procrustes_scaled, alpha auto, resid_post; bands: 95 % CI"
     scale = {"domain": drops(tables, marks)}
-    return compared(tables, marks, DEPTH, DROP, "How much does a linear map explain?", about, [nought()], **scale)
+    return compared(tables, marks, DEPTH, DROP, "How much does a linear map explain?", about, [zero_line()], **scale)
 
 
 def compared_ranks(tables: dict, marks: dict, about: str) -> alt.LayerChart:
@@ -126,11 +126,11 @@ def compared_ranks(tables: dict, marks: dict, about: str) -> alt.LayerChart:
     ranks |= {rank for part in marks.values() for rank in apart(part)[1].get("x", ())}
     x = alt.X("rank:O").title("Rank k of the map (0: mean ablation)").sort(rank_order(ranks)).axis(labelAngle=0)
     scale = {"domain": drops(tables, marks)}
-    return compared(tables, marks, x, DROP, "In how many dimensions?", about, [nought()], **scale)
+    return compared(tables, marks, x, DROP, "In how many dimensions?", about, [zero_line()], **scale)
 
 
 def compared_coverage(tables: dict, randoms: dict, marks: dict, chosen: str, about: str) -> alt.LayerChart:
-    """randoms: by the choices' names, the range of random sets, with columns share, low, high (per cent)."""
+    """randoms: a sweep's name -> the range of random sets, with columns share, low, high (per cent)."""
     x = alt.X("share:Q").title("Heads replaced, % of the layer's heads").scale(domain=[0, 102], nice=False).axis(grid=False)
     y = "Coverage: share of all heads' effect, %"
     whole = alt.Chart(pd.DataFrame({"all": [100.0]})).mark_rule(color=GREY, strokeDash=DOTTED).encode(alt.Y("all:Q"))
@@ -142,6 +142,6 @@ def compared_coverage(tables: dict, randoms: dict, marks: dict, chosen: str, abo
 
 
 def drops(tables: dict, marks: dict) -> list[float]:
-    """The range of a drop axis: to 100 %, and down to what is there, but no deeper than DEEPEST."""
+    """The range of a drop axis: up to 100 %, and down to the lowest value, but not below LOWEST."""
     lows = [part["low"].min() for part in tables.values()] + [part["mean"].min() for part in marks.values() if len(part)]
-    return [max(DEEPEST, min([0.0, *(low for low in lows if low == low)])), 100.0]
+    return [max(LOWEST, min([0.0, *(low for low in lows if low == low)])), 100.0]

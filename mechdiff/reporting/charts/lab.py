@@ -1,4 +1,4 @@
-"""One prompt closer: next tokens, maps of its sites and positions, a stack beside its parts. Clicks give sites and tokens."""
+"""One prompt in detail: next tokens, maps of its sites and positions, a stack and its parts. Clicks return sites and tokens."""
 
 import json
 
@@ -8,13 +8,13 @@ import pandas as pd
 from mechdiff.reporting.charts.base import BLUE, GREY, KL, LIGHT, ORANGE, clickable, numbers, titled
 from mechdiff.reporting.charts.prompts import MODELS
 
-NONE = "rgba(138, 143, 152, .12)"  # the colour of nought, on light and dark ground alike
+NONE = "rgba(138, 143, 152, .12)"  # the colour of zero, for light and dark backgrounds
 RISING = {"range": [NONE, BLUE], "type": "sqrt", "interpolate": "rgb"}
-PARTED = {"range": [BLUE, NONE, ORANGE], "clamp": True, "interpolate": "rgb"}
-MEASURES = {"effect": "KL, nats", "recovery": "Recovery", "target": "Change, nats"}  # a map's measure: its legend's title
+DIVERGING = {"range": [BLUE, NONE, ORANGE], "clamp": True, "interpolate": "rgb"}
+MEASURES = {"effect": "KL, nats", "recovery": "Recovery", "target": "Change, nats"}  # a map's measure -> its legend's title
 MOST = 7  # next tokens in a chart
 BAR = 34  # a bar's height with its gap, in pixels
-NAMED = 140  # with more tokens than this, their numbers stand on the axis in place of their names
+NAMED = 140  # with more tokens than this, the axis shows their numbers instead of their text
 
 
 def next_bars(table: pd.DataFrame, title: str, subtitle: str = "") -> alt.Chart:
@@ -31,15 +31,15 @@ def next_bars(table: pd.DataFrame, title: str, subtitle: str = "") -> alt.Chart:
 
 
 def site_map(table: pd.DataFrame, y: str, measure: str, now: object, title: str, subtitle: str = "") -> alt.LayerChart:
-    """What one replaced state does, by layer and y (stream or head). A click gives a cell's layer and y.
+    """What one replaced state does, by layer and y (stream or head). A click returns a cell's layer and y.
 
-    table: columns layer, y, value (in the measure's unit, nan where it says nothing), chosen (whether it is in the stack), and
+    table: columns layer, y, value (in the measure's unit, nan where it is undefined), chosen (whether it is in the stack), and
     kl (nats). now: the stack as it is.
     """
     legend, most = MEASURES[measure], table["value"].abs().max()
-    if not most > 0 or (measure == "recovery" and most > 1):  # nothing there; a state that makes it worse has no bound
+    if not most > 0 or (measure == "recovery" and most > 1):  # no values; or a state that makes recovery worse, without a bound
         most = 1.0
-    scale = RISING if measure == "effect" else PARTED | {"domain": [-most, 0, most]}
+    scale = RISING if measure == "effect" else DIVERGING | {"domain": [-most, 0, most]}
     x = alt.X("layer:O").title("Layer").axis(labelAngle=0, labelOverlap=True)
     rows = alt.Y(f"{y}:O").title("Head" if y == "head" else None).sort(list(dict.fromkeys(table[y])))
     colour = alt.Color("value:Q").title(legend).scale(**scale).legend(orient="right", gradientLength=130, gradientThickness=10)
@@ -50,10 +50,10 @@ def site_map(table: pd.DataFrame, y: str, measure: str, now: object, title: str,
 
 
 def stack_bars(table: pd.DataFrame, title: str, unit: str, named: bool, **axis) -> alt.LayerChart:
-    """A number of the whole stack and of each part alone, with intervals, and where rounding ends.
+    """A number of the whole stack and of each part alone, with intervals, and the floor of rounding.
 
-    table: columns name, kind (whole, part), mean, low, high, text (stands beside the bar), floor, in the order to show.
-    named: whether the names stand at the left.
+    table: columns name, kind (whole, part), mean, low, high, text (next to the bar), floor, in the order to show.
+    named: whether the axis shows the names.
     """
     table = table.assign(end=table["high"].clip(lower=0))
     left, right = min(0.0, table["low"].min()), max(table["end"].max(), table["floor"].max())
@@ -72,18 +72,18 @@ def stack_bars(table: pd.DataFrame, title: str, unit: str, named: bool, **axis) 
 def position_map(table: pd.DataFrame, words: list[str], layer: int, back: int) -> alt.LayerChart:
     """Effect of one replaced state on the prompt's next token, by the token and layer where it is replaced.
 
-    table: columns token, text, back, layer, kl (nats), of what is there so far. words: every token of the prompt, in order.
-    A click gives a cell's layer and back.
+    table: columns token, text, back, layer, kl (nats), as far as computed. words: every token of the prompt, in order.
+    A click returns a cell's layer and back.
     """
     names = f"{json.dumps(words)}[datum.value]" if len(words) <= NAMED else "datum.value"
     axis = {"labelExpr": names, "labelAngle": -60, "labelLimit": 70, "labelOverlap": "greedy", "labelFontSize": 12}
     x = alt.X("token:O").title("Token whose state is replaced").scale(domain=list(range(len(words)))).axis(**axis)
     y = alt.Y("layer:O").title("Layer").sort("descending")
-    scale = RISING | {"type": "symlog", "constant": max(1e-6, table["kl"].max() / 300)}  # the last token outshines the rest
+    scale = RISING | {"type": "symlog", "constant": max(1e-6, table["kl"].max() / 300)}  # the last token dwarfs the rest
     colour = alt.Color("kl:Q").title("KL, nats").scale(**scale).legend(gradientLength=150)
     tip = ["token", "text", "layer", alt.Tooltip("kl:Q", format=".4~g", title="KL, nats")]
     cells = alt.Chart(table).mark_rect().encode(x, y, colour, tooltip=tip)
-    here = table[(table["layer"] == layer) & (table["back"] == back)]
-    frame = alt.Chart(here).mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(x, y)
+    chosen = table[(table["layer"] == layer) & (table["back"] == back)]
+    frame = alt.Chart(chosen).mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(x, y)
     cells = clickable(cells, f"{layer} {back}", "layer", "back", nearest=False)
-    return titled(cells + frame, "Where in the prompt, and how deep, does the other model's state matter?", KL)
+    return titled(cells + frame, "At which token and layer does the other model's state matter?", KL)

@@ -1,4 +1,4 @@
-"""One layer closer: its effect over prompts, and one prompt's next tokens."""
+"""One layer in detail: its effect over prompts, and one prompt's next tokens."""
 
 import altair as alt
 import pandas as pd
@@ -22,16 +22,16 @@ def prompt_spread(table: pd.DataFrame, mean: float, low: float, high: float, lay
     interval = alt.Chart(pd.DataFrame({"mean": [mean], "low": [low], "high": [high]}))
     rule = interval.mark_rule(color=ORANGE, size=2).encode(alt.X("mean:Q", title=KL))
     span = interval.mark_rect(color=ORANGE, opacity=0.18).encode(alt.X("low:Q", title=KL), alt.X2("high:Q"))
-    this = f"datum.prompt == {picked}"
+    is_picked = f"datum.prompt == {picked}"
     dots = alt.Chart(table).mark_point(filled=True, stroke="white", strokeWidth=0.7, opacity=1)
     dots = dots.encode(
         alt.X("kl:Q", title=KL),
         alt.YValue(alt.ExprRef("height - 8")),
-        value_where(alt.ColorValue, this, ORANGE, BLUE),
-        value_where(alt.SizeValue, this, 260, 70),
+        value_where(alt.ColorValue, is_picked, ORANGE, BLUE),
+        value_where(alt.SizeValue, is_picked, 260, 70),
         tooltip=[alt.Tooltip("prompt:Q"), alt.Tooltip("kl:Q", format=".4f"), alt.Tooltip("text:N")],
     )
-    subtitle = "A dot a prompt; click one. Line and shade: mean with 95 % interval"
+    subtitle = "One dot per prompt; click one. Line and shade: mean with 95 % CI"
     layers = alt.layer(bars, span, rule, clickable(dots, picked, "prompt"))
     return titled(layers, f"How does layer {layer} vary over prompts?", subtitle, NARROW)
 

@@ -1,4 +1,4 @@
-"""Charts over the rank that a map is cut to. A click on a point gives its rank, one on a cell its rank and alpha."""
+"""Charts over the rank that a map is cut to. A click on a point returns its rank, a click on a cell its rank and alpha."""
 
 import altair as alt
 import pandas as pd
@@ -9,6 +9,7 @@ from mechdiff.reporting.charts.base import (
     GREEN,
     KL,
     LIGHT,
+    LIVE_LOOK,
     NARROW,
     ORANGE,
     PLUM,
@@ -16,13 +17,13 @@ from mechdiff.reporting.charts.base import (
     SOLID,
     clickable,
     curves,
-    nought,
     numbers,
     percent,
     room,
     titled,
+    zero_line,
 )
-from mechdiff.reporting.charts.layers import MUTED, POINT
+from mechdiff.reporting.charts.layers import MUTED
 
 UNCUT = "uncut map"
 OTHERS = {"mean": "own", "own": "mean"}
@@ -38,40 +39,43 @@ def rank_axis(table: pd.DataFrame) -> alt.X:
 
 
 def chosen_rank(table: pd.DataFrame, rank: str) -> alt.Chart:
-    here = alt.Chart(pd.DataFrame({"rank": [rank]}))
-    return here.mark_rule(color=ORANGE, strokeDash=[2, 2]).encode(rank_axis(table))
+    position = alt.Chart(pd.DataFrame({"rank": [rank]}))
+    return position.mark_rule(color=ORANGE, strokeDash=[2, 2]).encode(rank_axis(table))
 
 
 def rank_curve(table: pd.DataFrame, complement: str, rank: str, subtitle: str = "") -> alt.LayerChart:
     """Effect over rank: the chosen complement with its band, the other one lighter, controls muted, live points on top.
 
-    table: columns rank (text), shown (complement mean, complement own, UNCUT, a control's name or LIVE), mean, low, high (nats).
-    rank: the chosen one, among them.
+    table: columns rank (text), shown (complement mean, complement own, UNCUT or a control's name), mean, low, high (nats), and
+    perhaps live (bool). rank: the chosen one, among them.
     """
     looks = {
         f"complement {complement}": (BLUE, SOLID, True),
         f"complement {OTHERS[complement]}": (LIGHT, DASHED, False),
         UNCUT: (GREEN, [12, 3], False),
     }
-    scale, told = room(table)
-    layers = curves(table, rank_axis(table), looks | MUTED | POINT, KL, now=rank, **scale)
-    about = [subtitle, told] if told else subtitle
+    scale, note = room(table)
+    layers = curves(table, rank_axis(table), looks | MUTED, KL, now=rank, **scale)
+    about = [subtitle, note] if note else subtitle
     return titled(alt.layer(chosen_rank(table, rank), *layers), "How many dimensions does the change need?", about)
 
 
 def share_curve(table: pd.DataFrame, rank: str, subtitle: str = "") -> alt.LayerChart:
-    """Recovery and drop over rank. table: columns rank (text), shown (recovery, drop or LIVE), mean, low, high (per cent)."""
+    """Recovery and drop over rank.
+
+    table: columns rank (text), shown (recovery, drop), mean, low, high (per cent), perhaps live (bool).
+    """
     looks = {"recovery": (BLUE, SOLID, True), "drop": (GREEN, DASHED, True)}
-    looks |= {"recovery, live": (ORANGE, SOLID, False), "drop, live": (PLUM, DASHED, False)}
-    layers = curves(table, rank_axis(table), looks, "Share, %", now=rank, domain=percent(table))
-    chart = alt.layer(nought(), chosen_rank(table, rank), *layers)
+    live_looks = {"recovery": LIVE_LOOK, "drop": (PLUM, DASHED, False)}
+    layers = curves(table, rank_axis(table), looks, "Share, %", now=rank, live_looks=live_looks, domain=percent(table))
+    chart = alt.layer(zero_line(), chosen_rank(table, rank), *layers)
     return titled(chart, "What does each rank remove?", subtitle, NARROW)
 
 
 def rank_alpha_map(table: pd.DataFrame, rank: str, alpha: str, subtitle: str = "") -> alt.LayerChart:
-    """Mean effect for every rank and scale; the chosen cell is framed, and a live one has a dot.
+    """Mean effect for every rank and scale; the chosen cell is framed, and live cells have a dot.
 
-    table: columns rank, alpha, mean, low, high (nats), and live (whether the cell is).
+    table: columns rank, alpha, mean, low, high (nats), and live (bool).
     """
     alphas = sorted(set(table["alpha"]), key=lambda text: (text != "auto", text))
     x, y = rank_axis(table), alt.Y("alpha:O", title="Alpha", sort=alphas)
@@ -82,7 +86,7 @@ def rank_alpha_map(table: pd.DataFrame, rank: str, alpha: str, subtitle: str = "
     chosen = table[(table["rank"] == rank) & (table["alpha"] == alpha)]
     frame = alt.Chart(chosen).mark_rect(fill=None, stroke=ORANGE, strokeWidth=3).encode(x, y)
     dots = alt.Chart(table[table["live"]]).mark_point(size=110, filled=True, color=ORANGE, opacity=1).encode(x, y)
-    return titled(alt.layer(cells, frame, dots), "Which rank and scale serve best?", subtitle)
+    return titled(alt.layer(cells, frame, dots), "Which rank and scale work best?", subtitle)
 
 
 def overlap_curve(table: pd.DataFrame, subtitle: str = "") -> alt.Chart:

@@ -1,11 +1,11 @@
-"""Charts of weight changes. A click on a cell gives its layer and module."""
+"""Charts of weight changes. A click on a cell returns its layer and module."""
 
 import altair as alt
 import pandas as pd
 
 from mechdiff.reporting.charts.base import BLUE, GREY, NARROW, ORANGE, RISING, clickable, titled
 
-MEASURES = {  # a map's measure: what its legend says, and how a number of it is written
+MEASURES = {  # a map's measure -> its legend, and the format of its numbers
     "relative_norm": ("Share of base", ".2%"),
     "participation_ratio": ("Directions", ".3~g"),
     "stable_rank": ("Directions", ".3~g"),
@@ -18,17 +18,17 @@ def weights_map(table: pd.DataFrame, measure: str, layer: int, module: str, subt
 
     table: a row per layer and module, as the question `weights` answers.
     """
-    legend, written = MEASURES[measure]
+    legend, number_format = MEASURES[measure]
     x = alt.X("layer:O", title="Layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))
     y = alt.Y("module:N", title=None, sort=list(dict.fromkeys(table["module"])), axis=alt.Axis(labelLimit=170))
-    scale = alt.Legend(gradientLength=180, format=written)
+    scale = alt.Legend(gradientLength=180, format=number_format)
     colour = alt.Color(f"{measure}:Q", title=legend, scale=alt.Scale(range=RISING), legend=scale)
     tip = [alt.Tooltip("layer:O"), alt.Tooltip("module:N")]
     tip += [alt.Tooltip(f"{name}:Q", format=form, title=name.replace("_", " ")) for name, (_, form) in MEASURES.items()]
     cells = alt.Chart(table).mark_rect().encode(x, y, colour, tooltip=tip)
     cells = clickable(cells, f"{layer} {module}", "layer", "module", nearest=False)
-    here = alt.Chart(table[(table["layer"] == layer) & (table["module"] == module)])
-    frame = here.mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(x, y)
+    chosen = alt.Chart(table[(table["layer"] == layer) & (table["module"] == module)])
+    frame = chosen.mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(x, y)
     return titled(alt.layer(cells, frame), "Which matrices changed, and how?", subtitle)
 
 
@@ -42,7 +42,7 @@ def singular_bars(values: list[float], title: str, subtitle: str = "") -> alt.Ch
 
 
 def weight_overlap(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt.LayerChart:
-    """How far the changes' output directions lie in the subspace mapped at a layer, beside chance.
+    """How far the changes' output directions lie in the subspace mapped at a layer, compared with chance.
 
     table: columns written (the matrix's layer), module, overlap, chance; one k.
     """
@@ -58,4 +58,4 @@ def weight_overlap(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt.L
     share = alt.Y("overlap:Q", title="Shared with the mapped subspace", axis=alt.Axis(format="%"))
     lines = alt.Chart(table).mark_line(point=True).encode(x, share, colour, tooltip=tip)
     chance = alt.Chart(table.head(1)).mark_rule(color=GREY, strokeDash=[6, 4], size=1.5).encode(alt.Y("chance:Q"))
-    return titled(chance + lines, f"Do they write into what is mapped at layer {layer}?", subtitle)
+    return titled(chance + lines, f"Do they write into the subspace mapped at layer {layer}?", subtitle)
