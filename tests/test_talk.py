@@ -119,7 +119,7 @@ def test_a_kept_talk_is_found_by_its_name_and_no_other_file_is(read, tmp_path, m
         with pytest.raises(UserError, match="my-talk"):
             find(name)
     (tmp_path / "1.toml").write_text(STEP)
-    with pytest.raises(UserError, match="my-talk.toml"):
+    with pytest.raises(UserError, match=r"my-talk\.toml"):
         keep(tmp_path / "1.toml")
 
 
