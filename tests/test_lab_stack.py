@@ -73,7 +73,7 @@ def test_a_stack_that_cannot_be_says_so_and_can_be_mended(shared):
     assert "'layr=1' in the stack" in at.error[0].value
     at.button(key="remove_0").click().run()
     at = at.text_input(key="stack").set_value("layer=2; layer=2 map=ridge").run()
-    assert "Two interventions lie at layer 2" in at.error[0].value
+    assert "Two interventions are at layer 2" in at.error[0].value
     fine(at.button(key="remove_1").click().run())
 
 

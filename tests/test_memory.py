@@ -135,7 +135,7 @@ def test_passes_are_sent_away_after_another_pair_was_loaded_too(room, monkeypatc
     assert room.get("a").moves == room.get("b").moves == 2
 
 
-@pytest.mark.parametrize(("limit", "said"), [("much", "no number of GiB"), ("0.1", "the weights alone take")])
+@pytest.mark.parametrize(("limit", "said"), [("much", "not a number of GiB"), ("0.1", "the weights alone take")])
 def test_a_limit_that_cannot_be_is_a_sentence(monkeypatch, limit, said):
     monkeypatch.setenv(memory.VARIABLE, limit)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 << 30)

@@ -7,11 +7,12 @@ from conftest import FAMILIES, tiny_model
 
 from mechdiff.common.terms import STREAMS
 from mechdiff.engine.anatomy import Anatomy, Unreadable
+from mechdiff.engine.batches import like_lengths
 from mechdiff.engine.build_rows import as_rows
 from mechdiff.engine.hooks import run_hooks
 from mechdiff.engine.intervention import Condition
 from mechdiff.engine.rows import Edit, Rows, run_rows
-from mechdiff.engine.trace import like_lengths, run_trace
+from mechdiff.engine.trace import run_trace
 from mechdiff.models.parity import parity
 
 PROMPTS = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (3, 9, 14, 1)]

@@ -111,8 +111,8 @@ def by_hooks(loaded, run, tokens):
         ({"question": "stack", "stack": "layer=9"}, "'9' is not a number from 0 to 3"),
         ({"question": "stack", "stack": "layer=1 heads=7"}, "head '7'"),
         ({"question": "stack", "stack": "layer=1 stream=nowhere"}, "nowhere"),
-        ({"question": "stack", "stack": "layer=1 rank=3"}, "belongs to a map"),
-        ({"question": "stack", "stack": "layer=1; layer=1 map=zscore"}, "Two interventions lie at layer 1"),
+        ({"question": "stack", "stack": "layer=1 rank=3"}, "needs a map"),
+        ({"question": "stack", "stack": "layer=1; layer=1 map=zscore"}, "Two interventions are at layer 1"),
         ({"question": "stack", "stack": "layr=1"}, "'layr=1' in the stack is not one of"),
         ({"question": "stack", "stack": " ; "}, "The stack is empty"),
         ({"question": "stack", "stack": "layer=1 heads=0 blend=2"}, "from 0 to 1"),
@@ -143,7 +143,7 @@ def test_a_stack_is_read_from_toml_and_written_as_text(tmp_path):
     assert parse_stack("; ".join(map(label, parts)), 4, 4) == parts
 
 
-@pytest.mark.parametrize(("text", "message"), [("layer 3", "is not TOML"), ("a = 1", "holds no"), (None, "cannot be read")])
+@pytest.mark.parametrize(("text", "message"), [("layer 3", "is not TOML"), ("a = 1", "has no \\[\\[intervention"), (None, "cannot be read")])
 def test_a_broken_stack_file_is_a_sentence(tmp_path, text, message):
     path = tmp_path / "stack.toml"
     if text is not None:

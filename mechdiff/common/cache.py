@@ -63,6 +63,7 @@ class Store:
 
     def __init__(self, folder: Path = CACHE / "results", size_limit: int = SIZE_LIMIT):
         self.folder, self.full = Path(folder), False
+        self._cache: Any  # diskcache is not typed
         self._lock = threading.Lock()
         try:
             try:

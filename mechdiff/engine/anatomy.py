@@ -1,8 +1,8 @@
-"""Where a decoder keeps its layers, attention, MLP and output projection: read from one tiny forward pass, not from names.
+"""A decoder's layers, attention, MLP and output projection: identified by one tiny forward pass, not by their names.
 
 Works for any Hugging Face causal language model whose decoder is one list of layers: the attention module is the child of a
 layer that receives the key-value cache, the output projection is the last weight that the attention module calls, the MLP is
-the other child with weights. What comes after the last layer (final norm, unembedding, logit soft-capping) is run by the
+the other child with weights. Everything after the last layer (final norm, unembedding, logit soft-capping) is run by the
 model's own code: see `logits`.
 """
 
@@ -11,17 +11,21 @@ import inspect
 import sys
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 
 class Unreadable(Exception):
-    """This architecture cannot be taken apart, so the row engine cannot run it. Plain hooks may still."""
+    """The row engine cannot run this architecture, since its parts cannot be identified. Plain hooks may still work."""
 
 
 @dataclass(frozen=True)
@@ -35,33 +39,35 @@ class LayerParts:
 
 
 class Anatomy:
-    """A causal language model, taken apart.
+    """The parts of a causal language model.
 
-    model: the model, in eval mode. layers: its decoder layers from 0. heads, width, head_width: counts. window: the most tokens
-    that it reads, None if its configuration does not say. token_bytes: what one token's keys and values take.
+    model: a transformers model, in eval mode. layers: its decoder layers, from 0. heads, width, head_width: counts. window: the
+    most tokens that it reads, None if its configuration does not say. token_bytes: size of one token's keys and values. home:
+    the device that the model runs on while its weights are elsewhere, else None.
     Raises Unreadable if the model has no single list of decoder layers with attention and MLP.
     """
 
     def __init__(self, model: nn.Module):
-        self.model, self.home = model.eval(), None  # home: where a model runs whose weights are away meanwhile
-        self.decoder = model.get_decoder()
+        self.model: Any = model.eval()
+        self.home: torch.device | None = None
+        self.decoder: Any = self.model.get_decoder()
         blocks = find_blocks(self.decoder)
         self.layers, first_input, self.token_bytes = probe(model, blocks, self.device)
-        config = model.config.get_text_config()
+        config = self.model.config.get_text_config()
         self.width = config.hidden_size
         self.window = getattr(config, "max_position_embeddings", None)
         self.heads = config.num_attention_heads
         if first_input % self.heads:
             raise Unreadable(f"the output projection's input ({first_input}) is not a multiple of the heads ({self.heads})")
         self.head_width = first_input // self.heads
-        self.vocabulary = model.get_output_embeddings().weight.shape[0]
+        self.vocabulary = self.model.get_output_embeddings().weight.shape[0]
         self.signatures = [inspect.signature(part.block.forward) for part in self.layers]
         self._tail, self._tail_layer = tail(model, self.decoder, blocks)
-        self._fused: list[tuple[nn.Module, object]] = []
+        self._fused: list[tuple[Any, Callable]] = []
 
     @property
     def device(self) -> torch.device:
-        """Where it wants its input. Weights that were offloaded are elsewhere until they are needed."""
+        """The device of its input. Offloaded weights are elsewhere until they are needed."""
         if self.home is not None:
             return self.home
         embedding = self.model.get_input_embeddings()
@@ -79,17 +85,17 @@ class Anatomy:
 
     @property
     def row_bytes(self) -> int:
-        """What one token of a walk takes at most, about: in the MLP its inner states, beside some of the model's width."""
+        """Roughly the most memory that one token of a walk takes: its inner states in the MLP, and some of the model's width."""
         inner = sum(p.numel() for p in self.layers[0].mlp.parameters()) // self.width
         return (2 * inner + 16 * self.width) * max(2, self.dtype.itemsize)
 
     @contextmanager
-    def fused(self):
-        """On a GPU, let norms, MLPs and rotations run compiled: what they do element by element then costs one pass over memory.
+    def fused(self) -> Iterator[None]:
+        """On a GPU, compile norms, MLPs and rotations, so that elementwise operations take one pass over memory.
 
-        Where the compiler is missing or fails, they run as they are.
+        If the compiler is missing or fails, they run uncompiled.
         """
-        if self.device.type != "cuda" or hasattr(self.model, "_hf_hook"):  # hooks of accelerate sit in the place of forward
+        if self.device.type != "cuda" or hasattr(self.model, "_hf_hook"):  # accelerate's hooks replace forward
             yield
             return
         if not self._fused:
@@ -104,23 +110,23 @@ class Anatomy:
             for module, _ in self._fused:
                 del module.forward
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Final norm and unembedding of states [n, width] that left the last layer; [n, vocabulary], by the model's own code."""
+    def logits(self, states: Float[Tensor, "n width"]) -> Float[Tensor, "n vocabulary"]:
+        """Logits of states that left the last layer: final norm and unembedding, by the model's own code."""
         self._tail_layer.states = states.unsqueeze(1)
         token = torch.zeros(1, 1, dtype=torch.long, device=states.device)
-        mask = torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=states.device)  # one given keeps the model from looking for one
+        mask = torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=states.device)  # given, so that the model does not build one
         return self._tail(input_ids=token, position_ids=token, attention_mask=mask, use_cache=False).logits.squeeze(1)
 
 
-ROTATION = "apply_rotary_pos_emb"  # what transformers' models call to rotate queries and keys, a function of their module
-_rotating: Counter = Counter()
-_rotations: dict = {}
+ROTATION = "apply_rotary_pos_emb"  # the function of a transformers module that rotates queries and keys
+_rotating: Counter[str] = Counter()
+_rotations: dict[str, tuple[Callable, Callable]] = {}
 _rotating_lock = threading.Lock()
 
 
 @contextmanager
-def compiled_rotations(module):
-    """Let a model's module rotate by a compiled function, until the last of several threads that asked for it is done."""
+def compiled_rotations(module: ModuleType) -> Iterator[None]:
+    """Let a model's module rotate by a compiled function, until the last thread that needs it is done."""
     plain = getattr(module, ROTATION, None)
     if plain is None:
         yield
@@ -140,7 +146,8 @@ def compiled_rotations(module):
                 setattr(module, ROTATION, _rotations[module.__name__][0])
 
 
-def find_blocks(decoder: nn.Module) -> nn.ModuleList:
+def find_blocks(decoder: Any) -> nn.ModuleList:
+    """The decoder's list of layers. Raises Unreadable if there is none."""
     depth = decoder.config.get_text_config().num_hidden_layers
     lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not lists:
@@ -154,9 +161,9 @@ def has_weights(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def probe(model: nn.Module, blocks: nn.ModuleList, device: torch.device) -> tuple[list[LayerParts], int, int]:
-    """Run two tokens and watch who receives the cache and who is called last.
+    """Run two tokens and watch which modules receive the cache and which are called last.
 
-    Returns the parts, the heads' joint width, and the bytes of one token's keys and values.
+    Returns the parts, the heads' joint width, and the size in bytes of one token's keys and values.
     """
     cache, attention = DynamicCache(), {}
     calls, handles = defaultdict(list), []
@@ -193,16 +200,24 @@ def probe(model: nn.Module, blocks: nn.ModuleList, device: torch.device) -> tupl
         mlps = [m for m in calls[block] if m is not attn and has_weights(m)]
         projections = [m for m in calls[attn] if has_weights(m)]
         if attn is None or not mlps or not projections:
-            raise Unreadable(f"layer {index} of {type(model).__name__} has no attention and MLP modules that can be told apart")
+            raise Unreadable(f"layer {index} of {type(model).__name__} has no distinct attention and MLP modules")
         parts.append(LayerParts(block, attn, mlps[-1], projections[-1]))
-    token_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) // 2
+    tensors = [tensor for layer in range(len(blocks)) for tensor in keys_and_values(cache, layer)]
+    token_bytes = sum(tensor.nbytes for tensor in tensors) // 2
     return parts, input_width[parts[0].projection], token_bytes
 
 
-def tail(model: nn.Module, decoder: nn.Module, blocks: nn.ModuleList) -> tuple[nn.Module, nn.Module]:
-    """A view of the model, over the same weights, whose every layer hands out prepared states.
+def keys_and_values(cache: DynamicCache, layer: int) -> tuple[Tensor, Tensor]:
+    """A layer's cached keys and values, [b, key-value heads, tokens, head width] each."""
+    cached: Any = cache.layers[layer]
+    return cached.keys, cached.values
 
-    What is left is the model's own code after the last layer. Copies are shallow: no weight is duplicated.
+
+def tail(model: nn.Module, decoder: nn.Module, blocks: nn.ModuleList) -> tuple[nn.Module, Any]:
+    """A view of the model over the same weights, in which every layer returns prepared states.
+
+    Only the model's own code after the last layer does any work. Copies are shallow: no weight is duplicated. Returns the view,
+    and the layer whose attribute `states` is returned.
     """
     replay = shallow(blocks[-1])
     replay.states = None
@@ -222,15 +237,16 @@ def tail(model: nn.Module, decoder: nn.Module, blocks: nn.ModuleList) -> tuple[n
     return rebuild(model), replay
 
 
-def shallow(module: nn.Module) -> nn.Module:
+def shallow(module: Any) -> Any:
+    """A copy with the same weights and children."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
-    if hasattr(module, "_hf_hook"):  # accelerate's wrapper leads to the module it was made for
+    if hasattr(module, "_hf_hook"):  # accelerate's wrapper is bound to the original module
         twin._old_forward = type(module).forward.__get__(twin)
         twin.forward = partial(module.forward.func, twin)
     return twin
 
 
-def first(output):
-    """A module's hidden states, whether it returns them alone or first in a tuple."""
+def first(output: Any) -> Tensor:
+    """A module's hidden states, whether it returns them alone or as the first of a tuple."""
     return output[0] if isinstance(output, tuple) else output

@@ -1,15 +1,18 @@
-"""From conditions to rows: which state goes in at each site, for every prompt of a block."""
+"""From conditions to rows: the state to insert at each site, for every prompt of a block."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mechdiff.engine.anatomy import Anatomy
-from mechdiff.engine.intervention import Condition
+from mechdiff.engine.intervention import Condition, Stack
 from mechdiff.engine.rows import Edit, Rows
 from mechdiff.engine.trace import Trace
+from mechdiff.engine.transplant import Transplants
 from mechdiff.maths.linear_maps import Map, cut
 
 Site = tuple[str, str, int, str]  # map, control, layer, stream
@@ -17,54 +20,65 @@ Site = tuple[str, str, int, str]  # map, control, layer, stream
 
 @dataclass(frozen=True)
 class SiteMap:
-    """A fitted map at one site, and what scales and cuts need.
+    """A fitted map at one site, and what scaling and cutting need.
 
-    full: the map. mean: [d], the recipient's train mean. alpha: the out-of-fold scale, if it was asked for. directions: [d, r],
-    of the map's outputs in order of variance, if a cut was asked for.
+    full: the map. mean: the recipient's train mean. alpha: the out-of-fold scale, None if no condition needs it. directions: of
+    the map's outputs in order of variance, None if no condition cuts.
     """
 
     full: Map
-    mean: Tensor
+    mean: Float[Tensor, " d"]
     alpha: float | None
-    directions: Tensor | None
+    directions: Float[Tensor, "d r"] | None
 
-    def states(self, donor: Tensor, own: Tensor, conditions: list[Condition]) -> Tensor:
-        """Mapped, scaled and cut states [b, m, d], in the recipient's dtype. donor, own: [b, d]."""
-        ways = [(self.alpha if alpha is None else alpha, rank, complement) for alpha, rank, complement in map(way, conditions)]
+    def states(
+        self, donor: Float[Tensor, "b d"], own: Float[Tensor, "b d"], conditions: Sequence[Condition]
+    ) -> Float[Tensor, "b m d"]:
+        """Mapped, scaled and cut states for m conditions, in the recipient's dtype."""
+        cuts = []
+        for condition in conditions:
+            alpha = self.alpha if condition.alpha is None else condition.alpha
+            assert alpha is not None, "the out-of-fold scale was not fitted"
+            cuts.append((alpha, condition.rank, condition.complement))
         directions = self.mean.new_zeros(len(self.mean), 1) if self.directions is None else self.directions
-        return cut(self.full.apply(donor.double()), own.double(), self.mean, directions, ways).to(own.dtype)
-
-
-def way(condition: Condition) -> tuple[float | None, int | None, str]:
-    return condition.way
+        return cut(self.full.apply(donor.double()), own.double(), self.mean, directions, cuts).to(own.dtype)
 
 
 def site_of(condition: Condition) -> Site:
-    """Which fitted map a condition needs."""
+    """The site whose fitted map a condition needs."""
     control = "none" if condition.control == "mean" else condition.control
     return condition.map, control, condition.layer, condition.stream
 
 
 def edited_stream(condition: Condition) -> str:
-    """Where the state goes in: single heads' weights change what their attention module returns."""
+    """The stream that is edited: a transplant of single heads changes the output of their attention module."""
     return "attn_out" if condition.transplant and condition.stream == "heads" else condition.stream
 
 
-def head_weights(conditions: list[Condition], anatomy: Anatomy) -> Tensor:
-    """The share of the donor in each dimension of the heads' joint output, [conditions, heads x head width], on the device."""
+def heads_of(condition: Condition) -> tuple[int, ...]:
+    """The heads of a condition of the stream `heads`."""
+    assert condition.heads is not None, "a condition of heads names them"
+    return condition.heads
+
+
+def head_weights(conditions: list[Condition], anatomy: Anatomy) -> Float[Tensor, "conditions joint"]:
+    """The share of the donor in each dimension of the heads' joint output (heads x head width), on the model's device."""
     weight = torch.zeros(len(conditions), anatomy.heads)
     for row, condition in enumerate(conditions):
-        weight[row, list(condition.heads)] = condition.blend
+        weight[row, list(heads_of(condition))] = condition.blend
     return weight.to(anatomy.device, anatomy.dtype, non_blocking=True).repeat_interleave(anatomy.head_width, 1)
 
 
-def values(members: list[Condition], donor: Trace, recipient: Trace, maps: dict[Site, SiteMap], transplants) -> Tensor:
-    """The states [b, m, width] that conditions of one site put in, before heads are chosen."""
+def values(
+    members: list[Condition], donor: Trace, recipient: Trace, maps: dict[Site, SiteMap], transplants: Transplants | None
+) -> Float[Tensor, "b m width"]:
+    """The states that m conditions of one site insert, before heads are selected."""
     layer, stream = members[0].layer, members[0].stream
     own = recipient.states[edited_stream(members[0])][layer]
     if members[0].transplant and members[0].control == "none":
+        assert transplants is not None, "transplants were not run"
         if stream == "heads":
-            return transplants.heads[layer][:, [c.heads[0] for c in members]]
+            return transplants.heads[layer][:, [heads_of(condition)[0] for condition in members]]
         return getattr(transplants, stream)[layer].unsqueeze(1).expand(-1, len(members), -1)
     if members[0].control == "self":
         return own.unsqueeze(1).expand(-1, len(members), -1)
@@ -75,11 +89,16 @@ def values(members: list[Condition], donor: Trace, recipient: Trace, maps: dict[
 
 
 def as_rows(
-    conditions: list[Condition], anatomy: Anatomy, donor: Trace, recipient: Trace, maps: dict[Site, SiteMap], transplants=None
+    conditions: Sequence[Condition | Stack],
+    anatomy: Anatomy,
+    donor: Trace,
+    recipient: Trace,
+    maps: dict[Site, SiteMap],
+    transplants: Transplants | None = None,
 ) -> Rows:
     """A row for each condition or stack, in order. maps: those of every condition that is not plain.
 
-    A map's own state, under complement `own`, is the recipient's clean one, in a stack too.
+    Under complement `own`, the recipient's own state is its clean one, in a stack too.
     """
     sites = defaultdict(list)
     for row, condition in ((row, part) for row, stack in enumerate(conditions) for part in stack.parts):
@@ -87,11 +106,11 @@ def as_rows(
         sites[condition.layer, edited_stream(condition)].append((kind, row, condition))
     edits = []
     for (layer, stream), members in sites.items():
-        alike = defaultdict(list)
+        by_kind = defaultdict(list)
         for kind, row, condition in members:
-            alike[kind].append((row, condition))
-        rows = torch.tensor([row for some in alike.values() for row, _ in some])
-        parts = [values([c for _, c in some], donor, recipient, maps, transplants) for some in alike.values()]
+            by_kind[kind].append((row, condition))
+        rows = torch.tensor([row for group in by_kind.values() for row, _ in group])
+        parts = [values([c for _, c in group], donor, recipient, maps, transplants) for group in by_kind.values()]
         order = torch.argsort(rows)
         value = torch.cat(parts, 1)[:, order.to(parts[0].device, non_blocking=True)] if len(parts) > 1 else parts[0]
         weight = head_weights([c for _, _, c in members], anatomy) if stream == "heads" else None
@@ -100,7 +119,7 @@ def as_rows(
 
 
 def in_runs(edit: Edit) -> list[Edit]:
-    """The same edit as one for every run of neighbouring rows, which need no index on the device."""
+    """The same edit, split into runs of neighbouring rows, which need no index on the device."""
     sizes, start, parts = (edit.rows.diff() != 1).nonzero().squeeze(1) + 1, 0, []
     for stop in (*sizes.tolist(), len(edit.rows)):
         weight = None if edit.weight is None else edit.weight[start:stop]

@@ -1,22 +1,29 @@
-"""Plain forward hooks: the same rows as rows.py, each by a whole forward pass.
+"""Plain forward hooks: the same rows as rows.py, each by a complete forward pass.
 
-The reference that the row engine is checked and timed against, and the way out for a model the engine cannot run.
+The reference that the row engine is checked and timed against, and the fallback for a model that the engine cannot run.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from mechdiff.engine.anatomy import Anatomy
+from mechdiff.engine.batches import pad_right
 from mechdiff.engine.memory import in_parts
 from mechdiff.engine.rows import Edit, Rows, blend
-from mechdiff.engine.trace import pad_right
 
 
 @contextmanager
-def patched(anatomy: Anatomy, edits: list[Edit], prompts: Tensor, rows: Tensor, tokens: Tensor):
+def patched(
+    anatomy: Anatomy,
+    edits: list[Edit],
+    prompts: Int[Tensor, " items"],
+    rows: Int[Tensor, " items"],
+    tokens: Int[Tensor, " items"],
+) -> Iterator[None]:
     """Hook the model so that item i of its next batch is row rows[i] of prompt prompts[i], edited at token tokens[i]."""
     handles = []
 
@@ -58,7 +65,7 @@ def patched(anatomy: Anatomy, edits: list[Edit], prompts: Tensor, rows: Tensor, 
 def run_hooks(
     anatomy: Anatomy, prompts: list[list[int]], rows: Rows, measure: Callable, batch: int = 1, span: int = 1, read: int = 1
 ) -> Iterator[int]:
-    """Every row of every prompt by a forward pass of the whole prompt, `batch` of them together. As `rows.run_rows`.
+    """Every row of every prompt by a complete forward pass, `batch` of them together. Otherwise as `rows.run_rows`.
 
     span, read: as in `trace.run_trace`; the edits are at the span's first token.
     """
@@ -66,7 +73,7 @@ def run_hooks(
     item_row = torch.arange(rows.count).repeat(len(prompts))
 
     def run(items: Tensor) -> Tensor:
-        """The logits at the tokens that are read, [items, read, vocabulary]."""
+        """The logits at the last `read` tokens, [items, read, vocabulary]."""
         padded, last = pad_right([prompts[i] for i in item_prompt[items].tolist()])
         with torch.no_grad(), patched(anatomy, rows.edits, item_prompt[items], item_row[items], last - span + 1):
             logits = anatomy.model(input_ids=padded.to(anatomy.device), use_cache=False).logits

@@ -1,4 +1,4 @@
-"""What can be done to a recipient at a site, as data. Needs no torch."""
+"""Interventions on a recipient, as data. Needs no torch."""
 
 from dataclasses import dataclass, replace
 
@@ -7,10 +7,10 @@ from mechdiff.common.terms import MAP_CONTROLS
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a prompt states are replaced, and how far on the effect is read.
+    """Where in a prompt states are replaced, and over how many next tokens the effect is read.
 
-    back: tokens before the decision token. horizon: how many next tokens, of the donor's own greedy answer, the effect is the
-    mean over. donor: the side that answers, if that is more than one.
+    back: tokens before the decision token. horizon: the number of next tokens, of the donor's own greedy answer, over which the
+    effect is the mean. donor: the side whose answer is read, if that is more than one token.
     """
 
     back: int = 0
@@ -19,7 +19,7 @@ class Place:
 
     @property
     def span(self) -> int:
-        """Tokens from the one where states are replaced to the last one read."""
+        """Number of tokens from the one where states are replaced to the last one that is read."""
         return self.back + self.horizon
 
 
@@ -30,10 +30,10 @@ HERE = Place()
 class Condition:
     """One intervention, the same for every prompt.
 
-    layer, stream: the site. map, alpha, rank, complement: what is done to the donor's state first (alpha None: the scale found
-    out of fold; rank None: uncut). control: none, or what takes the place of the donor or of its map. heads: which heads are
-    replaced (stream `heads`), None for a whole state. blend: the share of the donor in the result. transplant: the donor's
-    weights run on the recipient's own input, in place of the donor's state.
+    layer, stream: the site. map, alpha, rank, complement: how the donor's state is changed first (alpha None: the out-of-fold
+    scale; rank None: uncut). control: none, or what replaces the donor or its map. heads: the heads that are replaced (stream
+    `heads`), None for a whole state. blend: the share of the donor in the result. transplant: use the donor's weights on the
+    recipient's own input instead of the donor's state.
     """
 
     layer: int
@@ -48,7 +48,7 @@ class Condition:
     transplant: bool = False
 
     def as_control(self, control: str) -> "Condition":
-        """The same place with a control's state. `mean` is the cut to rank nought: nothing is left but the train mean."""
+        """The same site with a control's state. `mean` is the cut to rank 0, which leaves only the train mean."""
         if control in MAP_CONTROLS:
             return replace(self, control=control)
         bare = replace(self, control=control, map="none", alpha=1.0, rank=None, complement="", transplant=False)
@@ -56,23 +56,18 @@ class Condition:
 
     @property
     def plain(self) -> bool:
-        """Whether it needs no train split: the donor's state as it is, the recipient's own, or a transplant."""
-        as_it_is = self.map == "none" and self.alpha == 1.0 and self.rank is None
-        return self.control == "self" or self.transplant or (as_it_is and self.control == "none")
+        """Whether it needs no train split: the unchanged state of the donor, the recipient's own, or a transplant."""
+        unchanged = self.map == "none" and self.alpha == 1.0 and self.rank is None
+        return self.control == "self" or self.transplant or (unchanged and self.control == "none")
 
     @property
     def parts(self) -> tuple["Condition", ...]:
         return (self,)
 
-    @property
-    def way(self) -> tuple[float | None, int | None, str]:
-        """Scale, rank and complement."""
-        return self.alpha, self.rank, self.complement
-
 
 @dataclass(frozen=True)
 class Stack:
-    """Several interventions in one pass, at rising sites: each acts on what those before it have made of the state."""
+    """Several interventions in one pass, at rising sites: each acts on the state that the ones before it produced."""
 
     parts: tuple[Condition, ...]
 

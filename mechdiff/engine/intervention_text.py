@@ -1,6 +1,6 @@
 """Stacks of interventions as text: in a TOML file, on the command line, in a link. Needs no torch.
 
-One intervention is `layer=28 stream=heads heads=2,5`, several stand behind one another with semicolons between them.
+One intervention is `layer=28 stream=heads heads=2,5`; several are separated by semicolons.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from mechdiff.common.terms import COMPLEMENTS, MAPS, STREAMS
 from mechdiff.engine.intervention import Condition
 
 KEYS = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend")
-ORDER = ("resid_pre", "heads", "attn_out", "mlp_out", "resid_post")  # as a layer computes them
+ORDER = ("resid_pre", "heads", "attn_out", "mlp_out", "resid_post")  # in which a layer computes them
 EXAMPLE = "layer=26 stream=resid_post map=procrustes_scaled rank=8; layer=28 stream=heads heads=2,5"
 FILE_EXAMPLE = """[[intervention]]
 layer = 26
@@ -24,86 +24,92 @@ TRY = f"Try:  --stack '{EXAMPLE}'"
 
 
 def read_stack(text: str) -> str:
-    """A stack as text, from text or from a TOML file with an [[intervention]] table each. Raises UserError for a broken one."""
+    """A stack as text, from text or from a TOML file with a table [[intervention]] for each.
+
+    Raises UserError for a file that is not a stack.
+    """
     if "=" in text:
         return text
     path = Path(text)
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"The stack file {path} cannot be read: {error.strerror}.\n{TRY}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML ({error}). A stack looks like:\n{FILE_EXAMPLE}") from None
-    tables = found.get("intervention")
+    tables = document.get("intervention")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        raise UserError(f"{path} holds no [[intervention]]. A stack looks like:\n{FILE_EXAMPLE}")
+        raise UserError(f"{path} has no [[intervention]] table. A stack looks like:\n{FILE_EXAMPLE}")
     return "; ".join(" ".join(f"{key}={as_text(value)}" for key, value in table.items()) for table in tables)
 
 
-def as_text(value) -> str:
+def as_text(value: object) -> str:
+    """A TOML value as the text of a stack writes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def parse_stack(text: str, layers: int, heads: int) -> tuple[Condition, ...]:
-    """The interventions of a stack, in the order a pass meets them. layers, heads: how many the model has.
+    """The interventions of a stack, in the order of a forward pass. layers, heads: how many the model has.
 
-    Raises UserError, naming the intervention, for a value that cannot be, and for two at one site.
+    Raises UserError, naming the intervention, for an invalid value, and for two interventions at one site.
     """
     parts = [parse_part(part, layers, heads) for part in text.split(";") if part.strip()]
     if not parts:
         raise UserError(f"The stack is empty.\n{TRY}")
     parts.sort(key=lambda c: (c.layer, ORDER.index(c.stream)))
-    for one, two in itertools.pairwise(parts):
-        if (one.layer, one.stream) == (two.layer, two.stream):
-            raise UserError(f"Two interventions lie at layer {one.layer}, {one.stream}. Keep one of them.")
+    for first, second in itertools.pairwise(parts):
+        if (first.layer, first.stream) == (second.layer, second.stream):
+            raise UserError(f"Two interventions are at layer {first.layer}, {first.stream}. Remove one of them.")
     return tuple(parts)
 
 
 def parse_part(text: str, layers: int, heads: int) -> Condition:
-    given = {}
+    """One intervention. Raises UserError as parse_stack."""
+    values = {}
     for word in text.split():
         name, equals, value = word.partition("=")
         if not equals or name not in KEYS:
             raise UserError(f"'{word}' in the stack is not one of {', '.join(f'{key}=' for key in KEYS)}\n{TRY}")
-        given[name] = value
-    layer = whole(given.get("layer", ""), layers, "layer", text)
-    stream = given.get("stream", "heads" if "heads" in given else "resid_post")
-    name = given.get("map", "none")
+        values[name] = value
+    layer = whole_number(values.get("layer", ""), layers, "layer", text)
+    stream = values.get("stream", "heads" if "heads" in values else "resid_post")
+    name = values.get("map", "none")
     for what, value, choices in (("Stream", stream, STREAMS), ("Map", name, MAPS)):
         if value not in choices:
             raise one_of(what, value, choices)
-    plain = Condition(layer, stream, name, heads=chosen_heads(given, stream, heads, text))
-    return replace(plain, **how(given, name, text), blend=number(given.get("blend", "1"), 0, 1, "blend", text))
+    plain = Condition(layer, stream, name, heads=parse_heads(values, stream, heads, text))
+    return replace(plain, **parse_map(values, name, text), blend=number(values.get("blend", "1"), 0, 1, "blend", text))
 
 
-def how(given: dict, name: str, text: str) -> dict:
-    """Scale, rank and complement of a mapped state."""
+def parse_map(values: dict[str, str], name: str, text: str) -> dict:
+    """Scale, rank and complement of a mapped state, as fields of Condition."""
     if name == "none":
-        wrong = [key for key in ("rank", "complement", "alpha") if key in given]
+        wrong = [key for key in ("rank", "complement", "alpha") if key in values]
         if wrong:
-            raise UserError(f"'{text.strip()}': {wrong[0]} belongs to a map.\nTry:  map=procrustes_scaled")
+            raise UserError(f"'{text.strip()}': {wrong[0]} needs a map.\nTry:  map=procrustes_scaled")
         return {}
-    alpha = given.get("alpha", "auto")
-    found = {"alpha": None if alpha == "auto" else number(alpha, -100, 100, "alpha", text)}
-    if given.get("rank", "full") == "full":
-        return found
-    complement = given.get("complement", COMPLEMENTS[0])
+    alpha = values.get("alpha", "auto")
+    scale = {"alpha": None if alpha == "auto" else number(alpha, -100, 100, "alpha", text)}
+    if values.get("rank", "full") == "full":
+        return scale
+    complement = values.get("complement", COMPLEMENTS[0])
     if complement not in COMPLEMENTS:
         raise one_of("Complement", complement, COMPLEMENTS)
-    return found | {"rank": whole(given["rank"], 1 << 20, "rank", text), "complement": complement}
+    return scale | {"rank": whole_number(values["rank"], 1 << 20, "rank", text), "complement": complement}
 
 
-def chosen_heads(given: dict, stream: str, count: int, text: str) -> tuple[int, ...] | None:
+def parse_heads(values: dict[str, str], stream: str, count: int, text: str) -> tuple[int, ...] | None:
+    """The heads that are replaced, all if none are named; None for another stream."""
     if stream != "heads":
-        if "heads" in given or "blend" in given:
-            raise UserError(f"'{text.strip()}': heads and blend belong to stream=heads.")
+        if "heads" in values or "blend" in values:
+            raise UserError(f"'{text.strip()}': heads and blend need stream=heads.")
         return None
-    if "heads" not in given:
+    if "heads" not in values:
         return tuple(range(count))
-    return tuple(sorted({whole(part, count, "head", text) for part in given["heads"].split(",")}))
+    return tuple(sorted({whole_number(part, count, "head", text) for part in values["heads"].split(",")}))
 
 
-def whole(value: str, count: int, what: str, text: str) -> int:
+def whole_number(value: str, count: int, what: str, text: str) -> int:
     if not value.isdigit() or int(value) >= count:
         raise UserError(f"'{text.strip()}': {what} '{value}' is not a number from 0 to {count - 1}.\n{TRY}")
     return int(value)
@@ -111,12 +117,12 @@ def whole(value: str, count: int, what: str, text: str) -> int:
 
 def number(value: str, low: float, high: float, what: str, text: str) -> float:
     try:
-        found = float(value)
+        parsed = float(value)
     except ValueError:
-        found = float("nan")
-    if not low <= found <= high:
+        parsed = float("nan")
+    if not low <= parsed <= high:
         raise UserError(f"'{text.strip()}': {what} '{value}' is not a number from {low:g} to {high:g}.\n{TRY}")
-    return found
+    return parsed
 
 
 def as_toml(conditions: tuple[Condition, ...]) -> str:
@@ -135,7 +141,7 @@ def toml_value(name: str, value: str) -> str:
 
 
 def label(condition: Condition) -> str:
-    """An intervention as text that parse_stack reads again, without what is the default."""
+    """An intervention as text that parse_stack can read, without default values."""
     c = condition
     words = [f"layer={c.layer}", f"stream={c.stream}"]
     if c.map != "none":

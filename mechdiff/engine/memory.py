@@ -1,32 +1,37 @@
-"""How much of a device's memory work may take, what happens when it runs out, and clean passes that move out of the way.
+"""How much of a device's memory work may take, what happens when it runs out, and the cache of clean passes.
 
-The budget is 80 % of what is free on a GPU once the models are loaded, or what `MECHDIFF_MEMORY` (GiB, weights included) leaves.
-Pieces of work are sized from it. Where memory runs out all the same, what is remembered moves to main memory, the piece is
-halved, and later pieces are as small.
+The budget is 80 % of the GPU memory that is free once the models are loaded, or what `MECHDIFF_MEMORY` (GiB, weights included)
+leaves. Pieces of work are sized from it. If memory still runs out, cached clean passes move to main memory, the piece is halved,
+and later pieces stay that small.
 """
 
 import os
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import psutil
 import torch
+from torch import Tensor
 
 from mechdiff.common.errors import UserError
 
 SHARE = 0.8  # of what is free
-PIECES, PASSES = 0.25, 0.5  # shares of the budget: one piece's states and logits; clean passes that are remembered
+PIECES, PASSES = 0.25, 0.5  # shares of the budget: one piece's states and logits; cached clean passes
 TRIES = 4  # of a piece that cannot be halved any more
-HOST = 0.4  # of main memory, for clean passes that a GPU has no room for
-CPU_PASSES = 2 << 30  # bytes of clean passes remembered where everything is in main memory
+HOST = 0.4  # share of main memory for clean passes that do not fit on a GPU
+CPU_PASSES = 2 << 30  # bytes of cached clean passes if the models run in main memory
 VARIABLE = "MECHDIFF_MEMORY"
+
+Items = TypeVar("Items", list[Any], Tensor)
+Result = TypeVar("Result")
 
 
 @dataclass
 class Budget:
-    """What work on one device may take, in bytes, beside the weights. shrunk: how often a piece had to be halved."""
+    """Bytes that work on one device may take in addition to the weights. shrunk: how often a piece had to be halved."""
 
     device: torch.device
     total: int
@@ -34,13 +39,15 @@ class Budget:
     passes: weakref.WeakSet = field(default_factory=weakref.WeakSet)
 
     def rows(self, bytes_each: int, most: int, least: int = 16) -> int:
-        """How many rows of so many bytes a piece may have: a power of two, so that a little more or less free memory does not
-        change it, and with it the last bits of results."""
+        """How many rows of a size in bytes a piece may have.
+
+        A power of two, so that slightly more or less free memory does not change it, and with it the last bits of results.
+        """
         fitting = max(1, int(PIECES * self.total) // bytes_each >> self.shrunk)
         return max(least, min(most, 1 << (fitting.bit_length() - 1)))
 
     def shrink(self) -> None:
-        """After memory has run out: smaller pieces from now on, and clean passes out of the way."""
+        """After memory has run out: smaller pieces from now on, and cached clean passes off the device."""
         self.shrunk += 1
         for passes in list(self.passes):
             passes.leave()
@@ -52,27 +59,27 @@ _expected: dict[torch.device, int] = {}
 
 
 def budget(device: torch.device) -> Budget:
-    """A device's budget; measured when it is first asked for, once the models are there."""
+    """A device's budget; measured at its first use, after the models are loaded."""
     if device not in _budgets:
         _budgets[device] = Budget(device, allowed(device))
     return _budgets[device]
 
 
 def forget(weights: bool = False) -> None:
-    """Measure anew when a budget is next asked for: models were loaded or dropped. weights: none is expected any more."""
+    """Measure budgets again at their next use, since models were loaded or dropped. weights: no more weights are expected."""
     _budgets.clear()
     if weights:
         _expected.clear()
 
 
 def expect(device: torch.device, weights: int) -> None:
-    """So many bytes of weights will be on a device, though they are not yet."""
+    """Reserve bytes of a device for weights that are not loaded yet."""
     _expected[device] = max(weights, _expected.get(device, 0))
     forget()
 
 
 def allowed(device: torch.device) -> int:
-    """Bytes that work may take now. Raises UserError for a limit that is no number or is below what the weights take."""
+    """Bytes that work may take now. Raises UserError for a limit that is not a number, or is smaller than the weights."""
     if device.type != "cuda":
         return int(SHARE * psutil.virtual_memory().available)
     held = max(torch.cuda.memory_allocated(device), _expected.get(device, 0))
@@ -83,7 +90,7 @@ def allowed(device: torch.device) -> int:
     try:
         left = int(float(limit) * 2**30) - held
     except ValueError:
-        raise UserError(f"{VARIABLE} is '{limit}', which is no number of GiB.\nTry:  {VARIABLE}=24") from None
+        raise UserError(f"{VARIABLE} is '{limit}', which is not a number of GiB.\nTry:  {VARIABLE}=24") from None
     if left < 1 << 30:
         raise UserError(
             f"{VARIABLE} is {limit} GiB, and the weights alone take {held / 2**30:.1f}.\nTry:  {VARIABLE}={held / 2**30 + 4:.0f}"
@@ -92,84 +99,94 @@ def allowed(device: torch.device) -> int:
 
 
 def release(device: torch.device) -> None:
-    """Give back what torch keeps for later."""
+    """Free the memory that torch keeps for later."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def in_parts(work: Callable, items: list, device: torch.device) -> Iterator[tuple[list, object]]:
-    """work(some of the items), for all of them; where memory runs out, in halves. Yields the items and what came of them.
+def in_parts(work: Callable[[Items], Result], items: Items, device: torch.device) -> Iterator[tuple[Items, Result]]:
+    """work(items), in halves if memory runs out. Yields each part of the items with its result.
 
-    The error of a single item that does not fit, several times over, is raised.
+    The error of a single item that does not fit, after several tries, is raised.
     """
     waiting, tries = deque([items]), 0
     while waiting:
-        some = waiting.popleft()
+        part = waiting.popleft()
         try:
-            found = work(some)
+            result = work(part)
         except torch.OutOfMemoryError as error:
-            tries += len(some) == 1
+            tries += len(part) == 1
             if tries >= TRIES:
                 raise
             del error
         else:
             tries = 0
-            yield some, found
+            yield part, result
             continue
         budget(device).shrink()
-        half = (len(some) + 1) // 2
-        waiting.extendleft([part for part in (some[half:], some[:half]) if len(part)])
+        middle = (len(part) + 1) // 2
+        waiting.extendleft([half for half in (part[middle:], part[:middle]) if len(half)])
 
 
-def patiently(work: Callable, device: torch.device):
-    """work(), again where memory ran out and could be freed."""
+def patiently(work: Callable[[], Result], device: torch.device) -> Result:
+    """work(), repeated if memory ran out and could be freed."""
     return next(in_parts(lambda _: work(), [None], device))[1]
 
 
 def room_for_passes(device: torch.device) -> int:
-    """Bytes that remembered clean passes may take on a device."""
+    """Bytes that cached clean passes may take on a device."""
     return CPU_PASSES if device.type == "cpu" else int(PASSES * budget(device).total)
 
 
-class Passes:
-    """Remembered clean passes, by name: on their device while they fit, then in main memory, then forgotten.
+class Pass(Protocol):
+    """A clean pass that can move to another device's memory."""
 
-    A pass has `nbytes`, `device` and `to(device)`.
-    """
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def to(self, device: torch.device) -> "Pass": ...
+
+
+class Passes:
+    """A cache of clean passes, by name: on their device while they fit, then in main memory, then dropped."""
 
     def __init__(self):
-        self._near, self._far = OrderedDict(), OrderedDict()
+        self._near: OrderedDict[Hashable, Any] = OrderedDict()
+        self._far: OrderedDict[Hashable, tuple[torch.device, Any]] = OrderedDict()
 
-    def names(self) -> list:
+    def names(self) -> list[Any]:
         return [*self._near, *self._far]
 
-    def get(self, name):
-        """The pass, on its device; None if it is not remembered."""
+    def get(self, name: Hashable) -> Any:
+        """The pass, on its device; None if it is not cached."""
         if name in self._far:
-            device, found = self._far.pop(name)
-            self.put(name, found.to(device))
+            device, moved = self._far.pop(name)
+            self.put(name, moved.to(device))
         if name in self._near:
             self._near.move_to_end(name)
         return self._near.get(name)
 
-    def put(self, name, found) -> None:
-        """Remember a pass. The least recently used make room, but for the two that are at work."""
-        device = found.device
-        budget(device).passes.add(self)  # each time: budgets are measured anew when another pair is loaded
-        self._near[name] = found
-        while sum(one.nbytes for one in self._near.values()) > room_for_passes(device) and len(self._near) > 2:
-            self._away(*self._near.popitem(last=False))
-        while self._far and sum(one.nbytes for _, one in self._far.values()) > HOST * psutil.virtual_memory().total:
+    def put(self, name: Hashable, clean: Pass) -> None:
+        """Cache a pass. The least recently used make room, except the two that are in use."""
+        device = clean.device
+        budget(device).passes.add(self)  # every time, since budgets are measured again when another pair is loaded
+        self._near[name] = clean
+        while sum(near.nbytes for near in self._near.values()) > room_for_passes(device) and len(self._near) > 2:
+            self._move_away(*self._near.popitem(last=False))
+        while self._far and sum(far.nbytes for _, far in self._far.values()) > HOST * psutil.virtual_memory().total:
             self._far.popitem(last=False)
 
     def leave(self) -> None:
-        """Everything out of the device's memory."""
+        """Move everything out of the device's memory."""
         for name in list(self._near):
-            self._away(name, self._near.pop(name))
+            self._move_away(name, self._near.pop(name))
 
-    def _away(self, name, found) -> None:
-        if found.device.type != "cpu":
-            self._far[name] = found.device, found.to(torch.device("cpu"))
+    def _move_away(self, name: Hashable, clean: Pass) -> None:
+        if clean.device.type != "cpu":
+            self._far[name] = clean.device, clean.to(torch.device("cpu"))
 
     def clear(self) -> None:
         self._near.clear()

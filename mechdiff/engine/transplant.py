@@ -1,36 +1,37 @@
-"""Module transplants: what would this layer's attention or MLP have put out with the other model's weights?
+"""Module transplants: what would a layer's attention or MLP have returned with the other model's weights?
 
-In one clean pass of the recipient, each layer's modules of the donor are called with exactly what the recipient's own got: its
-states at every token, its positions, its mask. So nothing upstream differs, and the outputs do only where that module's weights
-do. Modules are called and no weight is read, so adapters and quantised weights work as they are.
+In one clean pass of the recipient, each layer's modules of the donor are called with exactly the arguments of the recipient's
+own: its states at every token, its positions, its mask. So nothing upstream differs, and the outputs differ only through that
+module's weights. Modules are called and no weight is read, so adapters and quantised weights work without special treatment.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechdiff.common.errors import UserError
 from mechdiff.engine.anatomy import Anatomy, LayerParts, first
+from mechdiff.engine.batches import like_lengths, pad_right
 from mechdiff.engine.memory import in_parts
-from mechdiff.engine.trace import like_lengths, pad_right
 
 
 @dataclass
 class Transplants:
     """The recipient's module outputs at one token of each of b prompts, if one module were the donor's.
 
-    attn_out, mlp_out: [layers, b, width], with that layer's attention, or MLP, from the donor.
-    heads: [layers, b, heads, width], the attention's output with one of its heads from the donor. The differences to the
-    recipient's own output sum over heads to that of attn_out, but for a difference of the projections' biases.
-    Where the weights agree, each value is the recipient's own output, bit for bit.
+    attn_out, mlp_out: with that layer's attention, or MLP, from the donor. heads: the attention's output with one of its heads
+    from the donor. Their differences to the recipient's own output sum over heads to that of attn_out, except for a difference
+    of the projections' biases. If the weights agree, each value is the recipient's own output, bit for bit.
     """
 
-    attn_out: Tensor
-    mlp_out: Tensor
-    heads: Tensor
+    attn_out: Float[Tensor, "layers b width"]
+    mlp_out: Float[Tensor, "layers b width"]
+    heads: Float[Tensor, "layers b heads width"]
 
     @property
     def nbytes(self) -> int:
@@ -42,27 +43,29 @@ def run_transplants(
 ) -> Transplants:
     """Transplant every module and head of the donor, one at a time, in one clean pass of the recipient.
 
-    prompts: b lists of token ids, each ending with its span, at whose first token the outputs are taken: by default the last.
-    visit: a context for each module of the donor, in which its weights are on the recipient's device.
+    prompts: b lists of token ids, each ending with its span, at whose first token the outputs are taken, by default the last.
+    visit: a context for each module of the donor in which its weights are on the recipient's device.
     Raises UserError if the models differ in layers, width or heads.
     """
     check_alike(recipient, donor)
     order, parts = [], []
     for together in like_lengths([len(ids) for ids in prompts], recipient.device):
-        for batch, found in in_parts(
-            lambda some: run_batch(recipient, donor, [prompts[i] for i in some], span, visit), together, recipient.device
+        for batch, outputs in in_parts(
+            lambda batch: run_batch(recipient, donor, [prompts[i] for i in batch], span, visit), together, recipient.device
         ):
             order += batch
-            parts.append(found)
+            parts.append(outputs)
     place = torch.argsort(torch.tensor(order)).to(recipient.device)
-    return Transplants(*(torch.cat(same, 1).index_select(1, place) for same in zip(*parts)))
+    attn_out, mlp_out, heads = (torch.cat(batches, 1).index_select(1, place) for batches in zip(*parts))
+    return Transplants(attn_out, mlp_out, heads)
 
 
 def check_alike(recipient: Anatomy, donor: Anatomy) -> None:
+    """Raises UserError if the models differ in layers, width or heads."""
     shapes = [(len(a.layers), a.width, a.heads, a.head_width) for a in (recipient, donor)]
     if shapes[0] != shapes[1]:
-        told = " and ".join("{} layers of width {} with {} heads of width {}".format(*shape) for shape in shapes)
-        raise UserError(f"A transplant needs two models of one shape; these have {told}.\nTry:  run patch")
+        both = " and ".join("{} layers of width {} with {} heads of width {}".format(*shape) for shape in shapes)
+        raise UserError(f"A transplant needs two models of the same shape; these have {both}.\nTry:  run patch")
 
 
 @torch.no_grad()
@@ -73,41 +76,46 @@ def run_batch(
     device = recipient.device
     padded, last = (tensor.to(device) for tensor in pad_right(prompts))
     at_token = torch.arange(len(prompts), device=device), last - span + 1
-    outputs = {"attn_out": [], "mlp_out": [], "heads": []}
+    outputs: dict[str, list[Tensor]] = {"attn_out": [], "mlp_out": [], "heads": []}
     with ExitStack() as stack:
         for own, other in zip(recipient.layers, donor.layers):
             stack.enter_context(
                 transplanting(own, other, recipient.heads, at_token, lambda n, v: outputs[n].append(v.to(device)), visit)
             )
-        recipient.decoder(input_ids=padded, use_cache=False)  # a cache would be written to twice
+        recipient.decoder(input_ids=padded, use_cache=False)  # the donor's modules would write to a cache too
     attn_out, mlp_out, heads = (torch.stack(values) for values in outputs.values())
     return attn_out, mlp_out, heads
 
 
 @contextmanager
 def transplanting(
-    own: LayerParts, other: LayerParts, heads: int, at_token: tuple[Tensor, Tensor], seen: Callable, visit: Callable
-):
-    """Whenever `own` runs, call seen(stream, value) with what its modules would put out at the token with `other`'s weights.
+    own: LayerParts,
+    other: LayerParts,
+    heads: int,
+    at_token: tuple[Tensor, Tensor],
+    record: Callable[[str, Tensor], None],
+    visit: Callable,
+) -> Iterator[None]:
+    """Whenever `own` runs, call record(stream, value) with its modules' outputs at the token under `other`'s weights.
 
     Modules are run by their `forward`, so that a model can be its own donor without hooks calling each other.
     """
-    projected = {}
+    projected: dict[str, Tensor] = {}
 
-    def chosen(states):
+    def at(states: Any) -> Tensor:
         return first(states)[tuple(index.to(first(states).device) for index in at_token)]
 
     def attention(module, args, kwargs, output):
-        mine = chosen(projected["own"])
+        own_input = at(projected["own"])
         with visit(other.attention):
-            seen("attn_out", chosen(other.attention.forward(*args, **kwargs)))
-            change = by_head(other.projection, chosen(projected["other"]), heads) - by_head(own.projection, mine, heads)
-        output = chosen(output).unsqueeze(1)
-        seen("heads", (output.float() + change).to(output.dtype))
+            record("attn_out", at(other.attention.forward(*args, **kwargs)))
+            change = by_head(other.projection, at(projected["other"]), heads) - by_head(own.projection, own_input, heads)
+        output = at(output).unsqueeze(1)
+        record("heads", (output.float() + change).to(output.dtype))
 
     def mlp(module, args, kwargs, output):
         with visit(other.mlp):
-            seen("mlp_out", chosen(other.mlp.forward(*args, **kwargs)))
+            record("mlp_out", at(other.mlp.forward(*args, **kwargs)))
 
     handles = [
         own.projection.register_forward_pre_hook(lambda module, args: projected.update(own=args[0])),
@@ -122,13 +130,13 @@ def transplanting(
             handle.remove()
 
 
-def by_head(projection: nn.Module, joint: Tensor, heads: int) -> Tensor:
-    """What each head adds to the attention's output, float32 [b, heads, width]: its slice projected, without the bias.
+def by_head(projection: nn.Module, joint: Float[Tensor, "b joint"], heads: int) -> Float[Tensor, "b heads width"]:
+    """Each head's contribution to the attention's output, in float32: its slice projected, without the bias.
 
-    joint: [b, heads x head width], the projection's input.
+    joint: the projection's input, of heads x head width.
     """
     b, each = len(joint), torch.arange(heads, device=joint.device)
-    alone = joint.new_zeros(b, heads + 1, heads, joint.shape[1] // heads)  # the last has no head: the bias
+    alone = joint.new_zeros(b, heads + 1, heads, joint.shape[1] // heads)  # the last row has no head and gives the bias
     alone[:, each, each] = joint.view(b, heads, -1)
     outputs = projection.forward(alone.flatten(2)).float()
     return outputs[:, :-1] - outputs[:, -1:]

@@ -74,7 +74,7 @@ def ignore(logits, prompts, rows) -> None:
 
 def sample(rows: Rows, count: int) -> Rows:
     """`count` of the rows, evenly spread over them."""
-    return rows.pick(torch.linspace(0, rows.count - 1, min(count, rows.count)).long())
+    return rows.select(torch.linspace(0, rows.count - 1, min(count, rows.count)).long())
 
 
 def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str, dtype: str | None) -> dict:
