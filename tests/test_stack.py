@@ -143,7 +143,9 @@ def test_a_stack_is_read_from_toml_and_written_as_text(tmp_path):
     assert parse_stack("; ".join(map(label, parts)), 4, 4) == parts
 
 
-@pytest.mark.parametrize(("text", "message"), [("layer 3", "is not TOML"), ("a = 1", "has no \\[\\[intervention"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("layer 3", "is not TOML"), ("a = 1", "has no .*intervention"), (None, "cannot be read")]
+)
 def test_a_broken_stack_file_is_a_sentence(tmp_path, text, message):
     path = tmp_path / "stack.toml"
     if text is not None:
