@@ -115,7 +115,7 @@ def test_two_models_that_do_not_fit_have_a_card_with_what_is_left(room, no_weigh
     assert "a width of 32, the tuned model 48" in found.questions["patch"] and found.cells is None
     assert main(["check", "--pair", pair.path]) == 0
     out = capsys.readouterr().out
-    assert "Can be asked: drift\n" in out and "Cannot: patch, transport" in out
+    assert "Available: drift\n" in out and "Not available: patch, transport" in out
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_pair_that_is_not_here_or_not_whole_has_a_card_that_says_so(room, no_w
 def test_the_check_compares_rows_with_hooks_and_then_knows_how_long_a_sweep_takes(room, capsys):
     pair = pair_of(room)
     assert main(["check", "--pair", pair.path, "--device", "cpu", "--no-run"]) == 0
-    assert "how long is not known before the check has run" in capsys.readouterr().out
+    assert "no time estimate until the check has run" in capsys.readouterr().out
     assert main(["check", "--pair", pair.path, "--device", "cpu"]) == 0
     assert "extrapolated from the check" in capsys.readouterr().out
     task = questions.task(Parity(Run("patch", pair=pair.path, device="cpu")))

@@ -111,8 +111,8 @@ def test_pairs_lists_the_shipped_pairs_and_what_is_missing(capsys, tmp_path, mon
     out = capsys.readouterr().out
     for name in ("demo-cultural", "demo-cognitive", "llama-8b-cultural", "llama-8b-cognitive"):
         assert sum(line.split()[0] == name for line in out.splitlines()) == 1
-    assert out.count("not here: python -m mechdiff demo") == 2
-    assert out.count("not here: hf download meta-llama/Llama-3.1-8B-Instruct") == 2
+    assert out.count("missing: python -m mechdiff demo") == 2
+    assert out.count("missing: hf download meta-llama/Llama-3.1-8B-Instruct") == 2
 
 
 def test_bench_writes_the_contract_and_agrees_with_hooks(capsys, tmp_path):

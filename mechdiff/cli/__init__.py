@@ -1,4 +1,4 @@
-"""The command line's commands: each module adds its own to the parser, with the function that carries it out."""
+"""The command line: one module per command. Each adds its flags to the parser, with the function that runs it."""
 
 from mechdiff.cli import bench, check, compare, curate, importing, pairs, planted, replay, report, run, shots, sweep, talk
 from mechdiff.cli.base import Parser

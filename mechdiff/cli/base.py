@@ -1,4 +1,4 @@
-"""What the commands share: the parser that speaks in sentences, progress in a terminal, and tables to files."""
+"""What the commands share: a parser that reports errors as sentences, progress in a terminal, and writing tables."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from mechdiff.common.errors import UserError
 
 SUFFIXES = (".csv", ".parquet")
-LOG_EVERY = 10.0  # seconds between lines of progress where there is no terminal
+LOG_EVERY = 10.0  # seconds between progress lines where there is no terminal
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,21 +21,18 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}.\nTry:  python -m mechdiff --help".replace("..", "."))
 
 
-def follow(task, label: str, tell: Callable[[], None] = lambda: None) -> None:
-    """Run a task to its end under a progress bar, or with a line now and then where there is no terminal; pass notices on.
-
-    tell: what else to do after each of its steps.
-    """
-    start, before, said = time.monotonic(), task.done, time.monotonic()
+def follow(task, label: str, after_step: Callable[[], None] = lambda: None) -> None:
+    """Run a task to its end under a progress bar (without a terminal: a line every LOG_EVERY seconds); print its notices."""
+    start, before, logged = time.monotonic(), task.done, time.monotonic()
     with tqdm(total=task.total, initial=before, desc=label, unit="cell", disable=None) as bar:
         for _ in task.steps():
-            tell()
+            after_step()
             bar.total = task.total
             bar.set_postfix_str(task.stage, refresh=False)
             bar.update(task.done - bar.n)
-            if bar.disable and time.monotonic() - said > LOG_EVERY:
-                said = time.monotonic()
-                print(f"{label}: {task.done} of {task.total} cells, {task.stage}, {said - start:.0f} s", file=sys.stderr)
+            if bar.disable and time.monotonic() - logged > LOG_EVERY:
+                logged = time.monotonic()
+                print(f"{label}: {task.done} of {task.total} cells, {task.stage}, {logged - start:.0f} s", file=sys.stderr)
     if bar.disable:
         print(f"{label}: {task.done - before} cells in {time.monotonic() - start:.1f} s", file=sys.stderr)
     for notice in task.notices:
@@ -46,4 +43,4 @@ def write(table, path: Path) -> None:
     try:
         table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}. The results are in the cache; give another --out.") from None
+        raise UserError(f"{path} cannot be written: {error}. The results are in the cache; so try another --out.") from None

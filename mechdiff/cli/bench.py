@@ -1,25 +1,26 @@
-"""python -m mechdiff bench: ratios to plain hooks, in one run."""
+"""python -m mechdiff bench: the row engine timed against plain hooks, in one run."""
 
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.terms import DEVICES, DTYPES
 
 
 def add(commands) -> None:
-    bench = commands.add_parser("bench", help="the row engine against plain hooks, in one run")
+    bench = commands.add_parser("bench", help="time the row engine against plain hooks")
     bench.add_argument("--pair", default="demo-cognitive")
-    bench.add_argument("--shape", help="a model with random weights of this shape in place of a pair: llama-8b, tiny")
+    bench.add_argument("--shape", help="a model with random weights of this shape, instead of a pair: llama-8b, tiny")
     bench.add_argument("--prompts", type=int, help="default: 8; 32 for --live")
-    bench.add_argument("--tokens", type=int, default=128, help="tokens a prompt, for --shape (default: 128)")
+    bench.add_argument("--tokens", type=int, default=128, help="tokens per prompt, with --shape (default: 128)")
     bench.add_argument("--device", default="auto", help=", ".join(DEVICES))
     bench.add_argument("--dtype", help=", ".join(DTYPES))
-    bench.add_argument("--live", action="store_true", help="time the app's own calls instead: 20 changes of layer, heads, blend")
-    bench.add_argument("--study", metavar="GRID", help="time a whole sweep from an empty cache instead: quick or full")
+    bench.add_argument("--live", action="store_true", help="instead, time the app's calls: 20 changes of layer, heads and blend")
+    bench.add_argument("--study", metavar="GRID", help="instead, time a whole sweep from an empty cache: quick or full")
     bench.add_argument("--offload", action="store_true", help="with --shape: one of the two models on the GPU at a time")
-    bench.add_argument("--fit", action="store_true", help="time the fits of every site's maps instead, on random states")
+    bench.add_argument("--fit", action="store_true", help="instead, time fitting every site's maps, on random states")
     bench.add_argument("--out", type=Path, help="write the figures to FILE.json")
     bench.set_defaults(act=act)
 
@@ -34,7 +35,7 @@ def act(args) -> None:
         args.out.write_text(text + "\n")
 
 
-def figures(args, folder: Path) -> dict:
+def figures(args, folder: Path) -> dict[str, Any]:
     from mechdiff.study import sweeps
     from mechdiff.validation import bench
     from mechdiff.validation.random_models import shaped_pair

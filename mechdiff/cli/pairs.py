@@ -1,10 +1,10 @@
-"""python -m mechdiff pairs, demo and prepare: what can be studied, the demo model, and GGUF files of one's own."""
+"""python -m mechdiff pairs, demo and prepare: available pairs, the demo model, and your own GGUF files."""
 
 import sys
 
 
 def add(commands) -> None:
-    pairs = commands.add_parser("pairs", help="what can be studied, and whether its weights are here")
+    pairs = commands.add_parser("pairs", help="list pairs, and whether their weights are on this machine")
     pairs.set_defaults(act=show_pairs)
     demo = commands.add_parser("demo", help="fetch and convert the demo base model (once, about 100 MB)")
     demo.set_defaults(act=prepare)
@@ -24,7 +24,7 @@ def show_pairs(args) -> None:
             print(f"{name:22} cannot be read: {str(error).splitlines()[0]}")
             continue
         missing = pair.missing()
-        state = "ready" if missing is None else "not here: " + missing.splitlines()[-1].removeprefix("Try:").strip()
+        state = "ready" if missing is None else "missing: " + missing.splitlines()[-1].removeprefix("Try:").strip()
         whose = "; your own" if name in added_pairs() else ""
         print(f"{name:22} {pair.base.describe()} -> {pair.tuned.describe()}\n{'':22} domain {pair.domain}{whose}; {state}")
 

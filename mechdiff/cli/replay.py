@@ -1,4 +1,4 @@
-"""python -m mechdiff replay: a finding bundle computed anew and held against what it says."""
+"""python -m mechdiff replay: recompute a finding bundle, and compare every value with it."""
 
 import tempfile
 from pathlib import Path
@@ -9,17 +9,17 @@ from mechdiff.common.terms import DEVICES, DTYPES
 
 
 def add(commands) -> None:
-    replay = commands.add_parser("replay", help="compute a finding bundle anew, and compare every value")
-    replay.add_argument("bundle", metavar="BUNDLE", type=Path, help="the .zip that Take it away gives")
+    replay = commands.add_parser("replay", help="recompute a finding bundle, and compare every value")
+    replay.add_argument("bundle", metavar="BUNDLE", type=Path, help="the .zip from a page's Export & share")
     replay.add_argument("--device", default="auto", choices=DEVICES, help=", ".join(DEVICES))
     replay.add_argument("--dtype", choices=DTYPES, help=", ".join(DTYPES))
     replay.add_argument("--pair", help="a pair file, for a pair that is not shipped")
-    replay.add_argument("--from-cache", action="store_true", help="take what this machine has in its cache, and compute the rest")
+    replay.add_argument("--from-cache", action="store_true", help="use this machine's cache, and compute only the rest")
     replay.set_defaults(act=act)
 
 
 def act(args) -> int:
-    """The exit status: 0 for the same numbers, 1 for others, 2 where nothing could be checked."""
+    """The exit status: 0 for the same numbers, 1 for different ones, 2 if nothing could be checked."""
     from mechdiff.common.cache import Store, default
     from mechdiff.reporting import bundle_reader
     from mechdiff.reporting.replay import ReplayTask
@@ -31,7 +31,7 @@ def act(args) -> int:
     finding = bundle_reader.read(content)
     bundle_reader.keep_texts(finding)
     print(introduction(finding))
-    print("Computing everything anew" + (", but for what the cache holds." if args.from_cache else ", from an empty store."))
+    print("Recomputing everything" + (", except what is in the cache." if args.from_cache else ", from an empty cache."))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         store = default() if args.from_cache else Store(Path(folder) / "results")
         task = ReplayTask(finding, store, args.device, args.dtype, args.pair)
@@ -41,15 +41,15 @@ def act(args) -> int:
 
 
 def introduction(finding) -> str:
-    told = finding.headline
+    headline = finding.headline
     lines = [f"Made {finding.made} with mechdiff {finding.version}; link: {finding.link}"]
-    if told is not None:
-        lines.append(f"{told.asked}, {told.of}: {told.value:.6g} {told.unit}")
+    if headline is not None:
+        lines.append(f"{headline.asked}, {headline.of}: {headline.value:.6g} {headline.unit}")
     return "\n".join(lines)
 
 
 def report(task) -> str:
-    """The verdicts, what differs in weights or prompts first."""
+    """The verdicts, tables with other weights or prompts first."""
     from mechdiff.reporting.replay import OTHER
 
     lines = []
@@ -57,8 +57,8 @@ def report(task) -> str:
         numbers = f"{one.values} values, largest difference {one.absolute:.3g}, relative {one.relative:.3g}" if one.values else ""
         lines += [f"{one.name:28} {one.kind:9}  {one.text}", *([f"{'':40} {numbers}"] if numbers else [])]
     if task.headline is not None:
-        told = task.finding.headline
-        lines.append(f"Headline: {told.value:.6g} in the bundle, {task.headline:.6g} here ({told.asked})")
+        headline = task.finding.headline
+        lines.append(f"Headline: {headline.value:.6g} in the bundle, {task.headline:.6g} here ({headline.asked})")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""python -m mechdiff sweep: every question of a pair on a domain."""
+"""python -m mechdiff sweep: every question for a pair on a domain."""
 
 import sys
 from pathlib import Path
@@ -9,15 +9,15 @@ from mechdiff.common.terms import DEVICES, DTYPES
 
 
 def add(commands) -> None:
-    sweep = commands.add_parser("sweep", help="every question of a pair on a domain, into mechdiff/artifacts")
+    sweep = commands.add_parser("sweep", help="answer every question for a pair on a domain, into mechdiff/artifacts")
     sweep.add_argument("--pair", required=True)
-    sweep.add_argument("--domain")
+    sweep.add_argument("--domain", help="default: the pair's own")
     sweep.add_argument(
         "--grid",
         default="quick",
         help="quick (50 prompts, few ranks, single heads), full (everything) or behaviour (what both models say; default: quick)",
     )
-    sweep.add_argument("--out", type=Path, help="another folder than mechdiff/artifacts")
+    sweep.add_argument("--out", type=Path, help="a folder instead of mechdiff/artifacts")
     sweep.add_argument("--seed", type=int, default=0)
     sweep.add_argument("--device", default="auto", help=", ".join(DEVICES))
     sweep.add_argument("--dtype", help=", ".join(DTYPES))
