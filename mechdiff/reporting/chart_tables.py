@@ -1,5 +1,6 @@
 """Summarised lines to the table that a chart draws: the same on the app's pages and in a report. Needs no torch."""
 
+import numpy as np
 import pandas as pd
 
 from mechdiff.common.terms import MAP_CONTROLS
@@ -95,7 +96,7 @@ def by_rank(lines: pd.DataFrame, complement: str, ranks: set[str]) -> pd.DataFra
 
 def overlap(diagnostics: pd.DataFrame) -> pd.DataFrame:
     """The overlaps of the first line of a map's diagnostics, a row per rank."""
-    names = [name for name in diagnostics if name.startswith("overlap_")] if len(diagnostics) else []
+    names = [str(name) for name in diagnostics if str(name).startswith("overlap_")] if len(diagnostics) else []
     rows = [(name.removeprefix("overlap_"), diagnostics.iloc[0][name]) for name in names]
     return pd.DataFrame(rows, columns=["rank", "overlap"]).dropna()
 
@@ -122,6 +123,8 @@ def by_size(lines: pd.DataFrame, count: int, live: bool = False, random: bool = 
         parts += [join(sets, whole).assign(shown=name, live=live)] if len(sets) else []
     drawn = lines[lines["chosen"] == "random"].groupby("size")["mean"]
     if random and len(drawn):
-        quantiles = drawn.quantile([0.025, 0.5, 0.975]).unstack().set_axis(["low", "mean", "high"], axis=1).reset_index()
+        quantiles = (
+            drawn.quantile(np.array([0.025, 0.5, 0.975])).unstack().set_axis(["low", "mean", "high"], axis=1).reset_index()
+        )
         parts.append(quantiles.assign(shown=RANDOM, live=False))
     return join(*parts)

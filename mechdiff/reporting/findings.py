@@ -87,7 +87,7 @@ def where(sweep: StoredSweep, estimates: Estimates) -> Section:
 
 
 def lowest_similarity(drift: pd.DataFrame) -> str:
-    line = drift.loc[drift["mean"].idxmin()]
+    line = drift.iloc[int(drift["mean"].argmin())]
     return (
         f"Representations diverge most at layer {line['layer']} of {drift['layer'].max()}, with a debiased CKA of "
         f"{number(line, unit='')}; 1 is the same geometry. (The interval is a jackknife over prompt templates.)"
@@ -117,7 +117,7 @@ def linear(sweep: StoredSweep) -> Section:
         return Section("Is the change a linear map?", "Not stored.", missing="maps")
     mapped = table[(table["map"] == MAP) & (table["control"] == "none")]
     controls = table[~table["control"].isin(["none", "self"])]
-    at_layer, line = table[table["layer"] == layer], mapped.set_index("layer", drop=False).loc[layer]
+    at_layer, line = table[table["layer"] == layer], mapped[mapped["layer"] == layer].iloc[0]
     comparison = against_controls(line, controls[controls["layer"] == layer])
     details = [f"At layer {layer} its effect is {number(line)}. {comparison} ({CLEAR})", *drops(mapped)]
     lowest = controls.groupby("layer")["low"].min()
@@ -226,8 +226,9 @@ def random_sets(sweep: StoredSweep, layer: int) -> str | None:
     if sets is None or sets.empty or singles is None:
         return None
     heads = len(singles) - 1
-    sizes = [(round(line.share * heads / 100), line) for line in sets.itertuples()]
-    values = [f"{size}: {line.mean:.0f} % ({line.low:.0f} to {line.high:.0f})" for size, line in sizes]
+    sizes = [round(share * heads / 100) for share in sets["share"]]
+    lines = zip(sizes, sets["mean"], sets["low"], sets["high"])
+    values = [f"{size}: {middle:.0f} % ({low:.0f} to {high:.0f})" for size, middle, low, high in lines]
     return (
         f"Random sets of heads of the same layer, by size: the median coverage (and the range of {LEVEL} % of the sets). "
         f"{', '.join(values)}."
@@ -241,7 +242,7 @@ def on_other_domains(sweep: StoredSweep, domains: list[str]) -> pd.DataFrame:
         drift, effect = other.drift(), other.effect()
         if drift is None or effect is None:
             continue
-        low, top = drift.loc[drift["mean"].idxmin()], largest(effect)
+        low, top = drift.iloc[int(drift["mean"].argmin())], largest(effect)
         rows.append(
             {
                 "prompts": other.domain,

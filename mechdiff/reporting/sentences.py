@@ -33,7 +33,7 @@ def number(line: pd.Series, name: str = "", factor: float = 1.0, unit: str = "na
 
 
 def largest(table: pd.DataFrame, name: str = "mean") -> pd.Series:
-    return table.loc[table[name].idxmax()]
+    return table.iloc[int(table[name].argmax())]
 
 
 def listed(layers: Iterable[int]) -> str:

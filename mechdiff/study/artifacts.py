@@ -34,7 +34,7 @@ def save(folder: Path, tables: dict[str, pd.DataFrame], manifest: dict) -> None:
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    numbers = [name for name in table if table[name].dtype.kind == "f"]
+    numbers = [str(name) for name in table if table[name].dtype.kind == "f"]
     table = table.assign(**{name: rounded(table[name].to_numpy()) for name in numbers})
     others = [name for name in table if name not in numbers]
     table.to_parquet(

@@ -73,7 +73,7 @@ def preflight_card(pair: Pair, domain: str | None = None, device: str = "auto", 
         return card
     about_models(card, shapes)
     about_disk(card)
-    prompts = attempt(card, lambda: read_domain(request.domain, "val")[: sweeps.GRIDS[GRID].limit])
+    prompts = attempt(card, lambda: read_domain(request.domain or pair.domain, "val")[: sweeps.GRIDS[GRID].limit])
     tokenizers = attempt(card, lambda: load_tokenizers(pair))
     if tokenizers is not None:
         about_tokens(card, tokenizers, shapes)
@@ -231,7 +231,9 @@ def about_time(card: Card, request: sweep_process.SweepRequest) -> None:
     run = Run("patch", pair=request.pair, domain=request.domain, **settings)
     measured = questions.task(Parity(run)).table()
     if len(measured):
-        read = len(run.train_prompts) + 2 * len(read_domain(request.domain, "val")[: sweeps.GRIDS[GRID].limit])
+        read = len(run.train_prompts) + 2 * len(
+            read_domain(request.domain or card.pair.domain, "val")[: sweeps.GRIDS[GRID].limit]
+        )
         seconds = measured[["seconds a prompt", "seconds a cell"]].mean()
         card.seconds = read * seconds["seconds a prompt"] + (total - done) * seconds["seconds a cell"]
         card.basis = "extrapolated from the check's few prompts"

@@ -65,7 +65,7 @@ def rank(sweep: StoredSweep, lines: pd.DataFrame | None, zscore: pd.DataFrame | 
     if lines is None or zscore is None:
         return Estimate(why=NOT_STORED)
     wide = by_prompt(lines[is_study_map(lines) & (lines["complement"] == complement)], "rank")
-    ranks = np.sort([np.inf if name == "full" else float(name) for name in wide])
+    ranks = np.sort([np.inf if name == "full" else float(str(name)) for name in wide])
     wide = wide[[rank_text(number) for number in ranks]].assign(zscore=zscore.set_index("prompt")["kl"]).dropna()
     means = resampled_means(wide, sweep, "rq3", seed)
     effects, reference = means[:, :-1], means[:, -1:]
@@ -90,7 +90,7 @@ def heads(sweep: StoredSweep, layer: int | None, chosen: str) -> Estimate:
         return Estimate(why=AT_FLOOR, place=f"at layer {layer}")
     sizes = table["size"].to_numpy(float)
     value, low, high = (first_reached(table[name].to_numpy() >= REACH, sizes) for name in ("mean", "high", "low"))
-    return Estimate(value, low, high, place=f"of {whole} at layer {layer}", whole=whole)
+    return Estimate(float(value), float(low), float(high), place=f"of {whole} at layer {layer}", whole=whole)
 
 
 def attention(sweep: StoredSweep, seed: int) -> Estimate:
@@ -113,7 +113,7 @@ def by_prompt(lines: pd.DataFrame, columns: str | Sequence[str]) -> pd.DataFrame
 
 def resampled_means(wide: pd.DataFrame, sweep: StoredSweep, folder: str, seed: int) -> np.ndarray:
     """The columns' means, [1 + resamples, columns]: first over the prompts themselves, then over each resample of them."""
-    weights = np.vstack([np.ones(len(wide)), bootstrap_weights(sweep.templates(folder, wide.index), seed=seed)])
+    weights = np.vstack([np.ones(len(wide)), bootstrap_weights(sweep.templates(folder, list(wide.index)), seed=seed)])
     return weights @ wide.to_numpy() / weights.sum(1, keepdims=True)
 
 

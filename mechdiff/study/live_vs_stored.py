@@ -50,8 +50,10 @@ def by_prompt(live: pd.DataFrame, stored: pd.DataFrame, dtype: str) -> Agreement
 
 
 def on_average(live: pd.DataFrame, stored: pd.DataFrame, clusters: Sequence, stored_clusters: Sequence) -> Agreement:
-    templates = ([names[i] for i in table["prompt"]] for names, table in ((clusters, live), (stored_clusters, stored)))
-    gap, low, high = difference(live["kl"].to_numpy(float), stored["kl"].to_numpy(float), *templates)
+    templates, stored_templates = (
+        [names[i] for i in table["prompt"]] for names, table in ((clusters, live), (stored_clusters, stored))
+    )
+    gap, low, high = difference(live["kl"].to_numpy(float), stored["kl"].to_numpy(float), templates, stored_templates)
     inside = low <= 0 <= high
     text = f"{'consistent with' if inside else 'differs from'} the stored sweep on other prompts"
     return Agreement(CONSISTENT if inside else DIFFERS, f"{text}: difference {gap:+.3g} [{low:.3g}, {high:.3g}] nats")

@@ -64,7 +64,7 @@ class StoredSweep:
     def affected(self) -> int | None:
         """The most affected layer: where patching the residual stream has the largest mean effect."""
         table = self.read("rq1", "patch_summary", stream=STREAM, control="none")
-        return None if table is None else int(table.loc[table["mean"].idxmax(), "layer"])
+        return None if table is None else int(table["layer"].iloc[int(table["mean"].argmax())])
 
     def layer(self, depth: float | None) -> int | None:
         """The layer nearest to a relative depth, 0 to 1; None: the most affected one."""
@@ -76,7 +76,7 @@ class StoredSweep:
     def strongest(self) -> int | None:
         """The layer where replacing all attention heads together has the largest mean effect."""
         table = self.read("rq4", "heads_summary", heads="all", control="none")
-        return None if table is None else int(table.loc[table["mean"].idxmax(), "layer"])
+        return None if table is None else int(table["layer"].iloc[int(table["mean"].argmax())])
 
     def cuts(self, layer: int) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
         """Rank cuts and their controls at a layer, and the z-score effects that the drop refers to, by prompt."""
@@ -118,8 +118,9 @@ class StoredSweep:
         table = self.read("rq4", "coverage_summary", layer=layer)
         if table is None:
             return None
-        table = ratio(sized(table), "coverage", 100)
-        quantiles = table[table["chosen"] == "random"].groupby("share")["mean"].quantile([0.025, 0.5, 0.975]).unstack()
+        table = sized(table)
+        table = table.assign(mean=100 * table["coverage"])
+        quantiles = table[table["chosen"] == "random"].groupby("share")["mean"].quantile(np.array([0.025, 0.5, 0.975])).unstack()
         return quantiles.set_axis(["low", "mean", "high"], axis=1).reset_index()
 
 

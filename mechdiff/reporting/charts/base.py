@@ -4,6 +4,7 @@ Channels are constructed with keywords: every setter method, bare field name or 
 """
 
 import textwrap
+from typing import Any, TypeVar
 
 import altair as alt
 import pandas as pd
@@ -21,7 +22,7 @@ RISING = [
 KL = "Effect: KL(patched || clean), nats"
 PATCHED = "patched"  # the series of patches that are no controls
 PICK = "pick"  # the name of the selection that a click sets
-LEGEND = {
+LEGEND: dict[str, Any] = {
     "orient": "bottom",
     "symbolType": "stroke",
     "symbolSize": 700,
@@ -34,6 +35,7 @@ LEGEND = {
     "columnPadding": 14,
 }
 SOLID, DASHED, DOTTED = [1, 0], [7, 4], [2, 2]
+AnyChart = TypeVar("AnyChart", alt.Chart, alt.LayerChart)
 Look = tuple[str, list[int], bool]  # colour, dash, whether it has a band
 LIVE_LOOK: Look = (ORANGE, SOLID, False)
 CONTROLS = {  # a control's dashes; all controls are thin and grey, and drawn behind the rest
@@ -46,15 +48,20 @@ CONTROLS = {  # a control's dashes; all controls are thin and grey, and drawn be
 CONTROL_NAMES = dict(zip(("self", "mean", "random", "shuffled", "other-layer"), CONTROLS))
 
 
+def layered(*layers: alt.Chart) -> alt.LayerChart:
+    """Layers on top of each other, the first at the back."""
+    return alt.LayerChart(layer=list(layers))
+
+
 def layer_axis(title: str = "Layer") -> alt.X:
     return alt.X("layer:Q", title=title, axis=alt.Axis(tickMinStep=1, grid=False), scale=alt.Scale(nice=False))
 
 
-def titled(chart, title: str, subtitle: str | list[str] = "", line: int = LINE):
+def titled(chart: AnyChart, title: str, subtitle: str | list[str] = "", line: int = LINE) -> AnyChart:
     """A chart under its question, with a subtitle. Vega does not wrap text, so the subtitle is cut into lines here."""
     parts = [subtitle] if isinstance(subtitle, str) else subtitle
     lines = [text for part in parts for text in textwrap.wrap(part.replace(" %", "\u00a0%"), line)]
-    style = {"fontSize": 16, "subtitleFontSize": 13, "subtitleColor": GREY, "subtitleLineHeight": 16, "offset": 8}
+    style: dict[str, Any] = {"fontSize": 16, "subtitleFontSize": 13, "subtitleColor": GREY, "subtitleLineHeight": 16, "offset": 8}
     chart.title = alt.TitleParams(title, subtitle=lines, anchor="start", **style)  # set in place: every method copies the chart
     chart.height, chart.autosize = HEIGHT, alt.AutoSizeParams(type="fit-x", contains="padding")
     chart.config = alt.Config(axis=alt.AxisConfig(labelFontSize=13, titleFontSize=13, titlePadding=6))

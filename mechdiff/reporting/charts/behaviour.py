@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from mechdiff.reporting.charts.base import BLUE, GREY, NARROW, ORANGE, numbers, titled
+from mechdiff.reporting.charts.base import BLUE, GREY, NARROW, ORANGE, layered, numbers, titled
 
 ROW = 40  # a measure's height in pixels, enough for two pairs
 COLOURS = {"A": BLUE, "B": ORANGE}  # by the first letter of a sweep's name
@@ -34,7 +34,7 @@ def style_marks(table: pd.DataFrame, subtitle: str = "", compared: bool = False)
         layers.append(points.encode(y, x, offset, colour, tooltip=[*tip, *numbers("mean", "low", "high")]))
     grid = alt.Chart(table[["kind"]].drop_duplicates()).mark_rule(color=GREY, opacity=0.15, yOffset=ROW / 2).encode(y)
     chart = titled(
-        alt.layer(grid, *layers), "How do they write?", ["Hollow: base, filled: tuned; lines: 95 % CI", subtitle], NARROW
+        layered(grid, *layers), "How do they write?", ["Hollow: base, filled: tuned; lines: 95 % CI", subtitle], NARROW
     )
     chart.height = ROW * table["kind"].nunique() * (1.3 if compared else 1)
     return chart

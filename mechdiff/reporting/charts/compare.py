@@ -1,5 +1,7 @@
 """Two stored sweeps on one chart: A and B in fixed colours, published marks hollow in the colour of the sweep they belong to."""
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
@@ -13,6 +15,7 @@ from mechdiff.reporting.charts.base import (
     SOLID,
     clickable,
     curves,
+    layered,
     numbers,
     titled,
     zero_line,
@@ -25,6 +28,7 @@ LOWEST = -160.0  # per cent: the lowest end of a drop axis
 DRAWN = ("shown", "depth", "share", "layer", "rank", "size", "mean", "low", "high")
 DROP = "Drop relative to z-score, %"
 PUBLISHED = "Hollow: published 8B numbers"
+LONG_LEGEND: dict[str, Any] = LEGEND | {"columns": 1}  # for long names
 OUTLINE = {"strokeWidth": 1.8, "opacity": 1}
 FIFTHS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 DEPTH = alt.X("depth:Q").title("Relative depth: layer / last layer").scale(domain=[-0.02, 1.02]).axis(grid=False, values=FIFTHS)
@@ -54,7 +58,7 @@ def compared(
             layers += hollow(published, x, axis, COLOURS[name[0]], "domain" in scale)
         layers += squares(imported, x, axis, COLOURS[name[0]], scale.get("domain"))
         subtitle += ([PUBLISHED] if len(published) else []) + legend_lines(imported, scale.get("domain"))
-    return titled(alt.layer(*layers), title, list(dict.fromkeys(subtitle)))
+    return titled(layered(*layers), title, list(dict.fromkeys(subtitle)))
 
 
 def chosen_now(spec: dict, now: object, depths: dict[str, float]) -> dict:
@@ -78,7 +82,7 @@ def with_long_legend(layer: alt.Chart) -> alt.Chart:
     for channel in ("color", "strokeDash"):
         encoding = getattr(layer.encoding, channel)
         if encoding is not alt.Undefined and encoding["legend"]:
-            encoding["legend"] = alt.Legend(**LEGEND | {"columns": 1})
+            encoding["legend"] = alt.Legend(**LONG_LEGEND)
     return layer
 
 

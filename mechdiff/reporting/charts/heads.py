@@ -19,6 +19,7 @@ from mechdiff.reporting.charts.base import (
     clickable,
     curves,
     is_live,
+    layered,
     numbers,
     titled,
     value_where,
@@ -44,7 +45,7 @@ def heads_map(table: pd.DataFrame, layer: int, chosen: list[int], subtitle: str 
     column = alt.Chart(pd.DataFrame({"layer": [layer]})).mark_rect(fill=None, stroke=ORANGE, strokeWidth=1).encode(x)
     frame = marked.mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(x, y)
     cells = clickable(cells, f"{layer} {chosen}", "layer", "head", nearest=False)
-    return titled(alt.layer(cells, column, frame), "Which single heads carry the change?", subtitle)
+    return titled(layered(cells, column, frame), "Which single heads carry the change?", subtitle)
 
 
 def head_bars(table: pd.DataFrame, stored: pd.DataFrame, layer: int, chosen: list[int], subtitle: str = "") -> alt.LayerChart:
@@ -70,7 +71,7 @@ def head_bars(table: pd.DataFrame, stored: pd.DataFrame, layer: int, chosen: lis
         table, tip = table.merge(stored[["label", "mean"]], on="label", how="left", suffixes=("", "_stored")), [*tip]
         tip.append(alt.Tooltip("mean_stored:Q", title="stored", format=".4~g"))
     layers.append(columns(table, x, tip, f"{layer} {chosen}"))
-    return titled(alt.layer(*layers), "How much do the chosen heads carry?", subtitle, NARROW)
+    return titled(layered(*layers), "How much do the chosen heads carry?", subtitle, NARROW)
 
 
 def transplant_bars(table: pd.DataFrame, layer: int, chosen: list[int], subtitle: str = "") -> alt.LayerChart:
@@ -90,7 +91,7 @@ def transplant_bars(table: pd.DataFrame, layer: int, chosen: list[int], subtitle
         points.mark_point(size=110, filled=True, opacity=1).encode(x, mean, colour),
         columns(table, x, tip, f"{layer} {chosen}"),
     ]
-    return titled(alt.layer(*layers), f"Which heads' own weights matter at layer {layer}?", subtitle, NARROW)
+    return titled(layered(*layers), f"Which heads' own weights matter at layer {layer}?", subtitle, NARROW)
 
 
 def coloured(kinds: dict[str, str]) -> alt.Color:
@@ -123,4 +124,4 @@ def coverage_curve(table: pd.DataFrame, layer: int, subtitle: str = "", chosen: 
     *layers, points = curves(table, x, looks, "Coverage: share of all heads' effect, %", live_looks=live_looks)
     layers.append(points if chosen is None else clickable(points, chosen, "heads"))
     whole = alt.Chart(pd.DataFrame({"all": [100.0]})).mark_rule(color=GREY, strokeDash=DOTTED).encode(alt.Y("all:Q"))
-    return titled(alt.layer(whole, *layers), "How many heads does the change need?", subtitle)
+    return titled(layered(whole, *layers), "How many heads does the change need?", subtitle)

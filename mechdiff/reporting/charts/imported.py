@@ -5,7 +5,7 @@ import textwrap
 import altair as alt
 import pandas as pd
 
-from mechdiff.reporting.charts.base import BLUE, GREEN, GREY, LEGEND, NARROW, ORANGE, PLUM, layer_axis, titled
+from mechdiff.reporting.charts.base import BLUE, GREEN, GREY, LEGEND, NARROW, ORANGE, PLUM, layer_axis, layered, titled
 from mechdiff.reporting.charts.ranks import rank_order
 
 OUTLINE = {"filled": False, "strokeWidth": 1.8, "opacity": 1, "size": 80}
@@ -91,4 +91,4 @@ def means_only(marks: pd.DataFrame, x: str, y: str, title: str, subtitle: str) -
     legend = alt.Legend(**LEGEND | {"symbolType": "square", "symbolSize": 90}) if len(names) > 1 or x != "layer" else None
     scale = alt.Scale(domain=names, range=[COLOURS[i % len(COLOURS)] for i in range(len(names))])
     colour = alt.Color("group:N", title=None, scale=scale, legend=legend)
-    return titled(alt.layer(*squares(marks, axes[x], alt.Y("mean:Q", title=y), colour)), title, subtitle)
+    return titled(layered(*squares(marks, axes[x], alt.Y("mean:Q", title=y), colour)), title, subtitle)

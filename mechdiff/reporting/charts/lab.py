@@ -1,16 +1,17 @@
 """One prompt in detail: next tokens, maps of its sites and positions, a stack and its parts. Clicks return sites and tokens."""
 
 import json
+from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from mechdiff.reporting.charts.base import BLUE, GREY, KL, LIGHT, ORANGE, clickable, numbers, titled
+from mechdiff.reporting.charts.base import BLUE, GREY, KL, LIGHT, ORANGE, clickable, layered, numbers, titled
 from mechdiff.reporting.charts.prompts import MODELS
 
 NONE = "rgba(138, 143, 152, .12)"  # the colour of zero, for light and dark backgrounds
-RISING = {"range": [NONE, BLUE], "type": "sqrt", "interpolate": "rgb"}
-DIVERGING = {"range": [BLUE, NONE, ORANGE], "clamp": True, "interpolate": "rgb"}
+RISING: dict[str, Any] = {"range": [NONE, BLUE], "type": "sqrt", "interpolate": "rgb"}
+DIVERGING: dict[str, Any] = {"range": [BLUE, NONE, ORANGE], "clamp": True, "interpolate": "rgb"}
 MEASURES = {"effect": "KL, nats", "recovery": "Recovery", "target": "Change, nats"}  # a map's measure -> its legend's title
 MOST = 7  # next tokens in a chart
 BAR = 34  # a bar's height with its gap, in pixels
@@ -46,7 +47,7 @@ def site_map(table: pd.DataFrame, y: str, measure: str, now: object, title: str,
     tip = ["layer", y, alt.Tooltip("value:Q", format=".4~g", title=legend), alt.Tooltip("kl:Q", format=".4~g", title="KL, nats")]
     cells = alt.Chart(table).mark_rect().encode(x, rows, colour, tooltip=tip)
     frame = alt.Chart(table[table["chosen"]]).mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(x, rows)
-    return titled(clickable(cells, now, "layer", y, nearest=False) + frame, title, subtitle).properties(height=190)
+    return titled(layered(clickable(cells, now, "layer", y, nearest=False), frame), title, subtitle).properties(height=190)
 
 
 def stack_bars(table: pd.DataFrame, title: str, unit: str, named: bool, **axis) -> alt.LayerChart:
@@ -66,7 +67,7 @@ def stack_bars(table: pd.DataFrame, title: str, unit: str, named: bool, **axis) 
     whiskers = base.mark_rule(size=1.5, color=GREY).encode(alt.X("low:Q"), alt.X2("high:Q"))
     floor = base.mark_rule(color=GREY, strokeDash=[3, 3]).encode(alt.X("floor:Q"), y=alt.value(0), y2=alt.value("height"))
     words = base.mark_text(align="left", dx=6, color=GREY, fontSize=13).encode(alt.X("end:Q"), text="text:N")
-    return titled(bars + whiskers + floor + words, title).properties(height=BAR * len(table))
+    return titled(layered(bars, whiskers, floor, words), title).properties(height=BAR * len(table))
 
 
 def position_map(table: pd.DataFrame, words: list[str], layer: int, back: int) -> alt.LayerChart:
@@ -86,4 +87,4 @@ def position_map(table: pd.DataFrame, words: list[str], layer: int, back: int) -
     chosen = table[(table["layer"] == layer) & (table["back"] == back)]
     frame = alt.Chart(chosen).mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(x, y)
     cells = clickable(cells, f"{layer} {back}", "layer", "back", nearest=False)
-    return titled(cells + frame, "At which token and layer does the other model's state matter?", KL)
+    return titled(layered(cells, frame), "At which token and layer does the other model's state matter?", KL)

@@ -4,6 +4,7 @@ import re
 import textwrap
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 UNIT = "(min(windowSize()[1], windowSize()[0] / 1.6) / 470)"  # the factor of all sizes; Vega evaluates the window's size
 SIZES = ("fontSize", "FontSize", "LineHeight", "symbolSize", "symbolStrokeWidth", "gradientLength", "labelLimit", "strokeWidth")
@@ -55,7 +56,7 @@ def rewrapped(title: dict, line: int) -> dict:
     return {name: title[name] for name in ("anchor", "offset")} | small
 
 
-def scaled(node, inside: str = ""):
+def scaled(node: Any, inside: str = "") -> Any:
     """A part of a specification with scaled sizes. inside: the key that holds it; sizes of marks are values of `size`."""
     if isinstance(node, list):
         return [scaled(part, inside) for part in node]

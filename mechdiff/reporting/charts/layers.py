@@ -20,6 +20,7 @@ from mechdiff.reporting.charts.base import (
     curves,
     is_live,
     layer_axis,
+    layered,
     percent,
     room,
     titled,
@@ -45,7 +46,7 @@ def drift_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "
     both = pd.concat([debiased, plain], ignore_index=True).rename(columns={"n": "prompts"})
     looks = {"debiased CKA": (BLUE, SOLID, True), "plain CKA": (BLUE, DASHED, False)}
     layers = by_layer(both, looks, "Linear CKA, base vs tuned", layer)
-    return titled(alt.layer(*layers), "Where do representations diverge?", subtitle)
+    return titled(layered(*layers), "Where do representations diverge?", subtitle)
 
 
 def layer_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "") -> alt.LayerChart:
@@ -55,10 +56,10 @@ def layer_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "
     templates, and perhaps live (bool).
     """
     layers = by_layer(table, {PATCHED: (BLUE, SOLID, True)} | MUTED, KL, layer)
-    return titled(alt.layer(*layers), "Which layers' states move the next token?", subtitle)
+    return titled(layered(*layers), "Which layers' states move the next token?", subtitle)
 
 
-def transport_curve(table: pd.DataFrame, layer: int, name: str, subtitle: str = "") -> alt.LayerChart:
+def transport_curve(table: pd.DataFrame, layer: int | None, name: str, subtitle: str = "") -> alt.LayerChart:
     """Effect of the mapped state by layer, with the z-score reference and the controls; live points on top.
 
     table: columns layer, shown (name, `zscore` or a control's name), mean, low, high (nats), prompts, templates, perhaps live.
@@ -68,19 +69,19 @@ def transport_curve(table: pd.DataFrame, layer: int, name: str, subtitle: str = 
         looks["zscore"] = (BLUE, SOLID, True)
     scale, note = room(table)
     layers = by_layer(table, looks, KL, layer, **scale)
-    return titled(alt.layer(*layers), "Does a linear map explain the change?", [subtitle, note] if note else subtitle)
+    return titled(layered(*layers), "Does a linear map explain the change?", [subtitle, note] if note else subtitle)
 
 
-def drop_curve(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt.LayerChart:
+def drop_curve(table: pd.DataFrame, layer: int | None, subtitle: str = "") -> alt.LayerChart:
     """How much smaller the mapped state's effect is than the z-score one, by layer; no value where that is at the floor.
 
     table: columns layer, shown (`drop`), mean, low, high (per cent), perhaps live (bool).
     """
     layers = by_layer(table, {"drop": (BLUE, SOLID, True)}, "Drop relative to z-score, %", layer, domain=percent(table))
-    return titled(alt.layer(zero_line(), *layers), "How much of the z-score effect does the map remove?", subtitle, NARROW)
+    return titled(layered(zero_line(), *layers), "How much of the z-score effect does the map remove?", subtitle, NARROW)
 
 
-def transplant_curve(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt.LayerChart:
+def transplant_curve(table: pd.DataFrame, layer: int | None, subtitle: str = "") -> alt.LayerChart:
     """Effect of each module's own weights by layer.
 
     table: columns layer, shown (attn_out, mlp_out, the floor), mean, low, high (nats), prompts, templates, perhaps live (bool).
@@ -88,4 +89,4 @@ def transplant_curve(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt
     floor = CONTROL_NAMES["self"]
     looks = {"attn_out": (BLUE, SOLID, True), "mlp_out": (GREEN, DASHED, True), floor: MUTED[floor]}
     live_looks = {"attn_out": LIVE_LOOK, "mlp_out": (PLUM, DASHED, False)}
-    return titled(alt.layer(*by_layer(table, looks, KL, layer, live_looks)), "Which modules' own weights matter?", subtitle)
+    return titled(layered(*by_layer(table, looks, KL, layer, live_looks)), "Which modules' own weights matter?", subtitle)

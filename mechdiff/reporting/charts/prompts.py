@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from mechdiff.reporting.charts.base import BLUE, GREY, HEIGHT, KL, NARROW, ORANGE, clickable, titled, value_where
+from mechdiff.reporting.charts.base import BLUE, GREY, HEIGHT, KL, NARROW, ORANGE, clickable, layered, titled, value_where
 
 MODELS = {"base": GREY, "tuned": BLUE, "patched": ORANGE}
 
@@ -32,7 +32,7 @@ def prompt_spread(table: pd.DataFrame, mean: float, low: float, high: float, lay
         tooltip=[alt.Tooltip("prompt:Q"), alt.Tooltip("kl:Q", format=".4f"), alt.Tooltip("text:N")],
     )
     subtitle = "One dot per prompt; click one. Line and shade: mean with 95 % CI"
-    layers = alt.layer(bars, span, rule, clickable(dots, picked, "prompt"))
+    layers = layered(bars, span, rule, clickable(dots, picked, "prompt"))
     return titled(layers, f"How does layer {layer} vary over prompts?", subtitle, NARROW)
 
 

@@ -17,6 +17,7 @@ from mechdiff.reporting.charts.base import (
     SOLID,
     clickable,
     curves,
+    layered,
     numbers,
     percent,
     room,
@@ -57,7 +58,7 @@ def rank_curve(table: pd.DataFrame, complement: str, rank: str, subtitle: str = 
     scale, note = room(table)
     layers = curves(table, rank_axis(table), looks | MUTED, KL, now=rank, **scale)
     about = [subtitle, note] if note else subtitle
-    return titled(alt.layer(chosen_rank(table, rank), *layers), "How many dimensions does the change need?", about)
+    return titled(layered(chosen_rank(table, rank), *layers), "How many dimensions does the change need?", about)
 
 
 def share_curve(table: pd.DataFrame, rank: str, subtitle: str = "") -> alt.LayerChart:
@@ -68,7 +69,7 @@ def share_curve(table: pd.DataFrame, rank: str, subtitle: str = "") -> alt.Layer
     looks = {"recovery": (BLUE, SOLID, True), "drop": (GREEN, DASHED, True)}
     live_looks = {"recovery": LIVE_LOOK, "drop": (PLUM, DASHED, False)}
     layers = curves(table, rank_axis(table), looks, "Share, %", now=rank, live_looks=live_looks, domain=percent(table))
-    chart = alt.layer(zero_line(), chosen_rank(table, rank), *layers)
+    chart = layered(zero_line(), chosen_rank(table, rank), *layers)
     return titled(chart, "What does each rank remove?", subtitle, NARROW)
 
 
@@ -86,7 +87,7 @@ def rank_alpha_map(table: pd.DataFrame, rank: str, alpha: str, subtitle: str = "
     chosen = table[(table["rank"] == rank) & (table["alpha"] == alpha)]
     frame = alt.Chart(chosen).mark_rect(fill=None, stroke=ORANGE, strokeWidth=3).encode(x, y)
     dots = alt.Chart(table[table["live"]]).mark_point(size=110, filled=True, color=ORANGE, opacity=1).encode(x, y)
-    return titled(alt.layer(cells, frame, dots), "Which rank and scale work best?", subtitle)
+    return titled(layered(cells, frame, dots), "Which rank and scale work best?", subtitle)
 
 
 def overlap_curve(table: pd.DataFrame, subtitle: str = "") -> alt.Chart:

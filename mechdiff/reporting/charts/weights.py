@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from mechdiff.reporting.charts.base import BLUE, GREY, NARROW, ORANGE, RISING, clickable, titled
+from mechdiff.reporting.charts.base import BLUE, GREY, NARROW, ORANGE, RISING, clickable, layered, titled
 
 MEASURES = {  # a map's measure -> its legend, and the format of its numbers
     "relative_norm": ("Share of base", ".2%"),
@@ -29,7 +29,7 @@ def weights_map(table: pd.DataFrame, measure: str, layer: int, module: str, subt
     cells = clickable(cells, f"{layer} {module}", "layer", "module", nearest=False)
     chosen = alt.Chart(table[(table["layer"] == layer) & (table["module"] == module)])
     frame = chosen.mark_rect(fill=None, stroke=ORANGE, strokeWidth=2.5).encode(x, y)
-    return titled(alt.layer(cells, frame), "Which matrices changed, and how?", subtitle)
+    return titled(layered(cells, frame), "Which matrices changed, and how?", subtitle)
 
 
 def singular_bars(values: list[float], title: str, subtitle: str = "") -> alt.Chart:
@@ -58,4 +58,4 @@ def weight_overlap(table: pd.DataFrame, layer: int, subtitle: str = "") -> alt.L
     share = alt.Y("overlap:Q", title="Shared with the mapped subspace", axis=alt.Axis(format="%"))
     lines = alt.Chart(table).mark_line(point=True).encode(x, share, colour, tooltip=tip)
     chance = alt.Chart(table.head(1)).mark_rule(color=GREY, strokeDash=[6, 4], size=1.5).encode(alt.Y("chance:Q"))
-    return titled(chance + lines, f"Do they write into the subspace mapped at layer {layer}?", subtitle)
+    return titled(layered(chance, lines), f"Do they write into the subspace mapped at layer {layer}?", subtitle)

@@ -63,11 +63,11 @@ class Entry:
         """Alpha as our tables write it."""
         alpha = self.take_field("alpha", "alpha_used", "alpha")
         self.take("alpha")
-        return alpha if alpha == "" else str(as_number(alpha, "alpha", True))
+        return "" if alpha == "" else str(as_number(alpha, "alpha", True))
 
     def line(self, **fields) -> dict:
         """A line of a table, with what it lacks, its notes, and the fields that no column holds."""
-        lacks = list(dict.fromkeys([*([] if "low" in fields else ["intervals"]), *self.lacks]))
+        lacks = dict.fromkeys([] if "low" in fields else ["intervals"]) | dict.fromkeys(self.lacks)
         rest = {key: value for key, value in self.content.items() if value is not None}
         about = {"lacks": ", ".join(lacks), "note": "; ".join(dict.fromkeys(self.notes))}
         return fields | about | {"rest": json.dumps(rest) if rest else ""}
@@ -75,7 +75,7 @@ class Entry:
 
 def alike(value: object, text: str) -> bool:
     try:
-        return float(value) == float(text)
+        return float(str(value)) == float(text)
     except (TypeError, ValueError):
         return str(value) == text
 

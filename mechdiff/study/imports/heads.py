@@ -8,7 +8,7 @@ import math
 from pathlib import PurePosixPath
 
 from mechdiff.study.imports.fields import Entry, Unread, as_layer, kind_of
-from mechdiff.study.imports.layers_and_maps import Lines, mapped
+from mechdiff.study.imports.layers_and_maps import Lines, Rows, mapped
 from mechdiff.study.imports.layout import layout
 
 SAME = "every entry of the file holds the same number"
@@ -103,7 +103,7 @@ def results(content: object, path: PurePosixPath) -> Lines:
     return {"heads_summary": same(masks), "transport_summary": maps}
 
 
-def details(rows: object, path: PurePosixPath) -> Lines:
+def details(rows: Rows, path: PurePosixPath) -> Lines:
     """CSV: head, with KL_sel and coverage_pct; or with layer and delta, which is not an effect: our columns then stay empty."""
     lines = []
     for row in rows:

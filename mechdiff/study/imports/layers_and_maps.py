@@ -10,6 +10,7 @@ from mechdiff.study.imports.fields import Entry, Unread, as_layer, as_number, ki
 from mechdiff.study.imports.layout import layout
 
 Lines = dict[str, list[dict]]  # by a table's name
+Rows = list[dict[str, str]]  # of a CSV file
 SIDES = {"tuned<-base": "base-to-tuned", "base<-tuned": "tuned-to-base"}
 COSINES = ("mean", "median", "p10", "p90")
 LEAK = 0.98  # R² on val from which the runner itself warns of a leak
@@ -63,14 +64,15 @@ def layer_patch(content: object, path: PurePosixPath) -> Lines:
 
 def behaviour(content: object, path: PurePosixPath) -> Lines:
     """Named rates and scores of both models' answers, each a number."""
-    prompts = as_number(entries(content).get("n_prompts_freeform"), "n_prompts_freeform")
+    content = entries(content)
+    prompts = as_number(content.get("n_prompts_freeform"), "n_prompts_freeform")
     lines = [
         Entry({}, path.stem).line(measure=name, mean=as_number(value, name), prompts=prompts) for name, value in content.items()
     ]
     return {"behaviour": lines}
 
 
-def refusals(rows: object, path: PurePosixPath) -> Lines:
+def refusals(rows: Rows, path: PurePosixPath) -> Lines:
     """CSV: prompt_idx, base_refusal, tuned_refusal."""
     lines = []
     for row in rows:
@@ -99,7 +101,7 @@ def clt(content: object, path: PurePosixPath) -> Lines:
         raise Unread("holds neither R² nor CKA")
     if scores["r2_val"] > LEAK:
         entry.notes.append("R² on val is so high that the runner warns of a leak")
-    cosines = entry.take("cos_stats") or {}
+    cosines = stats if isinstance(stats := entry.take("cos_stats"), dict) else {}
     scores |= {f"cosine_{name}": as_number(cosines.get(name), f"cosine {name}") for name in COSINES}
     counts = {name: entry.number(name) for name in ("n_train", "n_val")} | {"positions": entry.number("k_positions")}
     return {"maps": [entry.line(**where, rank=rank, subspace="" if subspace == "0" else subspace, **scores, **counts)]}
@@ -112,7 +114,7 @@ def mapped_patch(content: object, path: PurePosixPath) -> Lines:
     return {"rank_summary" if rank else "transport_summary": [line]}
 
 
-def combined(rows: object, path: PurePosixPath) -> Lines:
+def combined(rows: Rows, path: PurePosixPath) -> Lines:
     """CSV: layer, hook, alpha, KL_raw_mean, KL_mapped_mean, delta, drop_pct, file: a line for each run of a mapped patch."""
     lines = []
     for row in rows:
