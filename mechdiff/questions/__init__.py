@@ -1,57 +1,48 @@
-"""The experiments: a typed request becomes one tidy table."""
+"""The questions: a typed request in, one tidy table out. Each file in this folder is a question, and registers itself."""
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mechdiff.common.cache import Store, default
-from mechdiff.questions.diagnostics.map_quality import Diagnostics, DiagnosticsTask
-from mechdiff.questions.diagnostics.parity_check import Parity, ParityTask
-from mechdiff.questions.diagnostics.weight_overlap import Overlap, OverlapTask
-from mechdiff.questions.prompt.continuation import Continuation, ContinuationTask
-from mechdiff.questions.prompt.next_tokens import NextTokens, NextTokensTask
-from mechdiff.questions.prompt.position_map import MapTime, MapTimeTask, PositionMap, PositionMapTask
-from mechdiff.questions.prompt.reading import Reading, ReadingTask
-from mechdiff.questions.shared.request import Run
-from mechdiff.questions.shared.task import Task
+from mechdiff.common.errors import one_of
+from mechdiff.questions.shared.request import QUESTIONS, EffectQuestion, Question
 
-OTHERS = {
-    Continuation: ContinuationTask,
-    Diagnostics: DiagnosticsTask,
-    MapTime: MapTimeTask,
-    NextTokens: NextTokensTask,
-    Overlap: OverlapTask,
-    Parity: ParityTask,
-    PositionMap: PositionMapTask,
-    Reading: ReadingTask,
-}
-Request = Run | Continuation | Diagnostics | MapTime | NextTokens | Overlap | Parity | PositionMap | Reading
+if TYPE_CHECKING:
+    from mechdiff.questions.shared.task import Task
+
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.ispkg:
+        importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["QUESTIONS", "EffectQuestion", "Question", "Run", "kind_of", "run", "task"]
 
 
-def task(run: Request, store: Store | None = None) -> Task:
-    """The request as a task, with what the store already holds. Raises UserError for a request that cannot be."""
-    from mechdiff.questions import behaviour, drift, heads, patch, stack, transport, weights
-
-    if type(run) in OTHERS:
-        return OTHERS[type(run)](run, store or default())
-    kinds = {
-        "drift": drift.DriftTask,
-        "patch": patch.patch_task,
-        "transport": transport.transport_task,
-        "rank": transport.rank_task,
-        "heads": heads.heads_task,
-        "transplant": patch.transplant_task,
-        "stack": stack.StackTask,
-        "weights": weights.WeightsTask,
-        "behaviour": behaviour.BehaviourTask,
-    }
-    return kinds[run.question](run, store or default())
+def kind_of(question: str) -> type[Question]:
+    """The dataclass of a question's name. Raises UserError, with the choices, for any other name."""
+    if question not in QUESTIONS:
+        raise one_of("Question", question, QUESTIONS)
+    return QUESTIONS[question]
 
 
-def run(request: Request, store: Store | None = None) -> pd.DataFrame:
+def Run(question: str, *args: Any, **fields: Any) -> Question:  # noqa: N802
+    """The request of a question by its name: Run("patch", limit=32) is Patch(limit=32)."""
+    return kind_of(question)(*args, **fields)
+
+
+def task(request: Any, store: Store | None = None) -> "Task":
+    """The request as a task, with what the store already holds. Raises UserError for a request that cannot be answered."""
+    return request.task(store or default())
+
+
+def run(request: Any, store: Store | None = None) -> pd.DataFrame:
     """Answer a request, computing what the store does not hold.
 
-    Returns a row per prompt and condition (drift: per layer and stream). Raises UserError for a request that cannot be.
+    Returns a row per prompt and condition (drift: per layer and stream). Raises UserError for a request that cannot be answered.
     """
-    asked = task(request, store)
-    for _ in asked.steps():
+    work = task(request, store)
+    for _ in work.steps():
         pass
-    return asked.table()
+    return work.table()

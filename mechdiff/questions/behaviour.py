@@ -1,22 +1,29 @@
-"""RQ1, behaviour: what do both models say, and which patch makes one of them speak like the other?"""
+"""Behaviour (RQ1): what do both models say, and which patch makes one of them answer like the other?"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pandas as pd
+from msgspec import Meta
 
 from mechdiff.common.cache import Store, key
-from mechdiff.common.terms import SIDES, sides
+from mechdiff.common.errors import UserError
+from mechdiff.common.terms import CONTROLS, SIDES, sides
 from mechdiff.engine.intervention import Condition
 from mechdiff.inputs import answer_scoring, prompts
 from mechdiff.inputs.prompts import Prompt
 from mechdiff.models.loaded_pair import LoadedPair
-from mechdiff.questions.patch import conditions_of
+from mechdiff.questions.shared import behaviour_summary
 from mechdiff.questions.shared.behaviour_summary import BESIDE
-from mechdiff.questions.shared.effects import EffectsTask
+from mechdiff.questions.shared.conditions import site_conditions
+from mechdiff.questions.shared.effects import fit_maps
+from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.request import Question, check_controls, check_map_controls, map_field, positions_field
+from mechdiff.questions.shared.task import Progress, Task
 
 READ = (*BESIDE, "refusal_logprob", "choice_logprob", "choice_right")  # where an answer begins
 DELTAS = {"refusal_delta": "refusal_logprob", "choice_delta": "choice_logprob"}
@@ -39,22 +46,62 @@ class Part:
     found: pd.DataFrame | None = field(default=None, repr=False)
 
 
-class BehaviourTask:
+@dataclass(frozen=True)
+class Behaviour(Question):
+    """What both models write after a prompt, and what the recipient writes when it is patched at the chosen layers, if any."""
+
+    question: ClassVar[str] = "behaviour"
+    title: ClassVar[str] = "What do the models say?"
+
+    map: str = map_field("none")
+    positions: int = positions_field()
+    controls: tuple[str, ...] = flag((), f"controls, computed with the rest: {','.join(CONTROLS)}")
+    new_tokens: Annotated[int, Meta(ge=1, le=10_000)] = flag(
+        32,
+        "tokens that a model writes after a prompt, at most",
+        must="a number of tokens to write, at least 1",
+        example="32",
+    )
+
+    def check(self) -> None:
+        check_controls(self.question, self.controls, CONTROLS)
+        check_map_controls(self.map, self.controls)
+        if self.controls and self.layers is None:
+            raise UserError("A control needs a patch to compare with, and no layer is named.\nTry:  --layers 8,16,24 --controls self")
+
+    def all_layers(self) -> tuple[int, ...]:
+        return tuple(range(self.spec.layers))
+
+    @property
+    def uses_train(self) -> bool:
+        return self.map != "none" or bool(set(self.controls) - {"self"})
+
+    def task(self, store: Store) -> "BehaviourTask":
+        return BehaviourTask(self, store)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        return behaviour_summary.summarise(table, self.templates)
+
+
+class BehaviourTask(Task):
     """A line per prompt for `clean base`, `clean tuned`, and for the recipient patched at each of the run's layers, if any.
 
     A patch is made at the decision token, before the recipient writes on. Columns: see docs/method.md.
     """
 
-    def __init__(self, run: Run, store: Store):
-        self.run, self.store, self.stage, self.notices, self.identity = run, store, "", [], Identity(run)
+    def __init__(self, run: Behaviour, store: Store):
+        self.run, self.store, self.notices, self.identity = run, store, [], Identity(run)
         self.donor, self.recipient = sides(run.direction)
-        self.patches = [] if run.layers is None else conditions_of(run)
+        self.patches = [] if run.layers is None else site_conditions(run)
         if self.patches and run.spec.tuned.weights != run.spec.base.weights:
             run.spec.check_same_shape()
         self.blocks = prompts.blocks(run.chosen_prompts)
         self.parts = [self._part(n, who) for n in range(len(self.blocks)) for who in (*SIDES, *self.patches)]
-        self.total = len(run.chosen_prompts) * (2 + len(self.patches))
-        self.done = sum(self._cells(part) for part in self.parts if part.found is not None)
+
+    @cached_property
+    def progress(self) -> Progress:
+        total = len(self.run.chosen_prompts) * (2 + len(self.patches))
+        return Progress(total, sum(self._cells(part) for part in self.parts if part.found is not None))
 
     def _part(self, number: int, who: str | Condition) -> Part:
         block, run = self.blocks[number], self.run
@@ -73,13 +120,13 @@ class BehaviourTask:
             self.notices = [UNKNOWN]
         if all(part.found is not None for part in self.parts):
             return
-        self.stage = "loading the models"
+        self.entering("loading the models")
         yield
         loaded = self.identity.load()
         maps = {}
         if self.patches:
-            self.stage = "reading the train split"
-            maps = yield from EffectsTask(self.run, [(condition,) for condition in self.patches], self.store).fit()
+            self.entering("reading the train split")
+            maps = yield from fit_maps(self.run, self.identity, self.store, self.patches, self.progress)
         for together in self._batches():
             if any(part.found is None for part in together):
                 yield from self._compute(loaded, together, maps)
@@ -101,7 +148,7 @@ class BehaviourTask:
 
         block, patched = self.blocks[parts[0].block], not isinstance(parts[0].who, str)
         texts, who = tuple(prompt.text for prompt in block), (self.recipient,) if patched else SIDES
-        self.stage = "reading the prompts"
+        self.entering("reading the prompts")
         yield
         clean, rows = self._rows(loaded, texts, [part.who for part in parts], maps) if patched else ({}, None)
         begun = {side: Begun(loaded, side, block, len(parts) if patched else 1) for side in who}
@@ -111,12 +158,12 @@ class BehaviourTask:
         before, expected = self.done, sum(self._cells(part) for part in parts if part.found is None)
         for number, side in enumerate(who):
             begun[side].read(clean)
-            self.stage = f"{side}{' patched' if patched else ''}, writing"
+            self.entering(f"{side}{' patched' if patched else ''}, writing")
             yield
             writing = write_on(loaded, side, begun[side].batches, begun[side].n, self._room(loaded, side, begun[side].ids))
             written = yield from self._counted(writing, before, expected, number, len(who))
             self._keep(parts if patched else [parts[number]], begun[side], written)
-        self.done = before + expected
+        self.progress.done = before + expected
         yield
 
     def _rows(self, loaded: LoadedPair, texts: tuple[str, ...], conditions: list[Condition], maps: dict) -> tuple:
@@ -134,7 +181,7 @@ class BehaviourTask:
                 share = next(writing) / (self.run.new_tokens + 1)
             except StopIteration as end:
                 return end.value
-            self.done = before + int(expected * (number + share) / models)
+            self.progress.done = before + int(expected * (number + share) / models)
             yield
 
     def _room(self, loaded: LoadedPair, side: str, ids: list[list[int]]) -> int:

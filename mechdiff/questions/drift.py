@@ -1,10 +1,12 @@
-"""RQ1, drift: where do the two models' representations part? Linear CKA per layer and stream.
+"""Drift (RQ1): where do the two models' representations diverge? Linear CKA per layer and stream.
 
 CKA compares models of any two widths. Where the depths differ too, each of the base's layers is compared with the tuned model's
 layer at the nearest share of its own depth.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 
@@ -12,13 +14,26 @@ from mechdiff.common.cache import Store, key
 from mechdiff.common.errors import UserError
 from mechdiff.common.terms import SIDES
 from mechdiff.inputs import prompts
-from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.request import Question
 from mechdiff.questions.shared.states import States
+from mechdiff.questions.shared.task import StreamTablesTask
 
 MIN_PROMPTS = 4
 WITHIN = {"resid_pre": 0.0, "resid_post": 1.0}  # how far through its layer a stream is taken; the others half-way
 COLUMNS = ["layer", "stream", "cka", "cka_debiased", "low", "high", "low_plain", "high_plain", "n"]
+
+
+@dataclass(frozen=True)
+class Drift(Question):
+    """How similarly the two models place the same prompts, at every chosen layer and stream."""
+
+    question: ClassVar[str] = "drift"
+    title: ClassVar[str] = "Where do representations diverge?"
+    averages: ClassVar[bool] = False
+    same_shape: ClassVar[bool] = False
+
+    def task(self, store: Store) -> "DriftTask":
+        return DriftTask(self, store)
 
 
 def partners(stream: str, own: int, others: int) -> list[int]:
@@ -28,45 +43,36 @@ def partners(stream: str, own: int, others: int) -> list[int]:
     return [min(range(others), key=lambda other: abs((other + within) / others - share)) for share in shares]
 
 
-class DriftTask:
+class DriftTask(StreamTablesTask):
     """Columns: cka, cka_debiased, low, high (of the debiased), low_plain, high_plain, n; a line per layer and stream.
 
     tuned_layer: which of the tuned model's layers it was compared with; there only where the two depths differ.
     """
 
-    def __init__(self, run: Run, store: Store):
-        self.run, self.store, self.stage = run, store, "reading the prompts"
-        self.layers = run.chosen_layers
-        self.clusters = [prompt.template for prompt in run.chosen_prompts]
+    def __init__(self, run: Drift, store: Store):
+        self.layers, self.clusters = run.chosen_layers, run.templates
         if len(run.chosen_prompts) < MIN_PROMPTS:
             raise UserError(f"CKA needs at least {MIN_PROMPTS} prompts; there are {len(run.chosen_prompts)}.\nTry:  --limit 32")
-        self.identity = Identity(run)
         self.depths = [run.spec.shape(side).layers for side in SIDES]
-        self.found = {stream: store.table(self._key(stream)) for stream in run.streams}
-        self.total = 0 if self._complete() else 2 * len(run.chosen_prompts)
-        self.done = 0
+        super().__init__(run, store, 2 * len(run.chosen_prompts))
+        self.entering("reading the prompts")
 
-    def _key(self, stream: str) -> str:
-        asked = {"what": "drift", "stream": stream, "texts": prompts.digest(self.run.chosen_prompts)}
-        return key(**asked, clusters=self.clusters, **self.identity.pair)
-
-    def _complete(self) -> bool:
-        return all(table is not None for table in self.found.values())
+    def stream_key(self, stream: str) -> str:
+        parts = {"what": "drift", "stream": stream, "texts": prompts.digest(self.run.chosen_prompts)}
+        return key(**parts, clusters=self.clusters, **self.identity.pair)
 
     def steps(self) -> Iterator[None]:
-        if self._complete():
+        if self.complete:
             return
         states = States(self.identity, self.run.chosen_prompts, self.store)
-        self.done = self.total - sum(len(block) for _, block in states.missing())
+        self.progress.done = self.total - sum(len(block) for _, block in states.missing())
         for count in states.steps():
-            self.done += count
+            self.progress.done += count
             yield
-        for stream, table in self.found.items():
-            if table is None:
-                base, tuned = (states.read(side, stream) for side in SIDES)
-                self.found[stream] = self._similarity(stream, base, tuned)
-                self.store.put_table(self._key(stream), self.found[stream])
-                yield
+        for stream in self.missing:
+            base, tuned = (states.read(side, stream) for side in SIDES)
+            self.keep(stream, self._similarity(stream, base, tuned))
+            yield
 
     @property
     def notices(self) -> list[str]:
@@ -77,7 +83,7 @@ class DriftTask:
                 f"The base has {self.depths[0]} layers, the tuned model {self.depths[1]}: each of the base's is compared with "
                 "the tuned model's at the nearest share of its depth, which the column tuned_layer names."
             )
-        for stream, table in self.found.items():
+        for stream, table in self.tables.items():
             constant = [] if table is None else table.layer[table.cka.isna() & table.layer.isin(self.layers)].tolist()
             if constant:
                 where = ", ".join(map(str, constant))
@@ -107,8 +113,7 @@ class DriftTask:
         return table
 
     def table(self) -> pd.DataFrame:
-        there = [table for table in self.found.values() if table is not None]
-        table = pd.concat(there) if there else pd.DataFrame(columns=COLUMNS)
+        table = self.joined(COLUMNS)
         table = table[table.layer.isin(self.layers)].reset_index(drop=True)
         named = {"pair": self.run.spec.name, "domain": self.run.chosen_domain, "question": self.run.question}
         return pd.DataFrame(named, index=table.index).join(table) if len(table) else table

@@ -1,45 +1,122 @@
-"""RQ4, heads: which attention heads carry the change? Sets of heads at one layer, against all heads of that layer."""
+"""Heads (RQ4): which attention heads carry the change? Sets of heads at one layer, against all heads of that layer."""
 
 import itertools
 import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
 
 import pandas as pd
 
 from mechdiff.common.cache import Store
+from mechdiff.common.errors import UserError
 from mechdiff.common.terms import CHOICES
 from mechdiff.engine.intervention import Condition
+from mechdiff.questions.shared.effect_plan import Chunk, EffectPlan, Group
 from mechdiff.questions.shared.effects import EffectsTask
+from mechdiff.questions.shared.task import Task
 from mechdiff.questions.shared.lines import Wide, heads_label
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.fields import flag
+from mechdiff.questions.shared.request import EffectQuestion, Share, positions_field
 
 DRAWS = 50  # random head sets of each size
-Heads = tuple[int, ...]
+HeadSet = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A head set at a layer, and how it was come by: given, topk, greedy, random, candidate, or all heads."""
+class HeadSelection:
+    """A head set at a layer, and how it was chosen: given, topk, greedy, random, candidate, or all heads."""
 
     layer: int
-    heads: Heads
+    heads: HeadSet
     chosen: str = "given"
 
 
-def heads_task(run: Run, store: Store) -> "HeadsTask | ChosenHeadsTask":
-    """Every chosen set at every chosen layer, all heads as their reference, and the controls asked for."""
-    if run.head_sets in CHOICES:
-        return ChosenHeadsTask(run, store)
-    given = [Chosen(layer, heads) for layer in run.chosen_layers for heads in run.chosen_sets]
-    return HeadsTask(run, given + (random_sets(run) if "random" in run.controls else []), store)
+@dataclass(frozen=True)
+class Heads(EffectQuestion):
+    """The donor's heads in place of the recipient's: every chosen set at every chosen layer, next to all heads of the layer."""
+
+    question: ClassVar[str] = "heads"
+    title: ClassVar[str] = "Which attention heads carry the change?"
+    columns: ClassVar[tuple[str, ...]] = ("layer", "stream", "map", "heads", "blend", "control")
+    ratio: ClassVar[str] = "coverage"
+    allowed_controls: ClassVar[tuple[str, ...]] = ("self", "mean", "random")
+
+    head_sets: str = flag(
+        "each",
+        'each, all, sets such as "0;3;0,5,7", or for every size: topk, greedy (chosen on train), random; all is the reference',
+    )
+    blend: Share = flag(
+        1.0,
+        "the share of the donor in replaced heads, 0 to 1",
+        must="a number between 0 (own state) and 1 (donor's state)",
+        example="1.0",
+    )
+    positions: int = positions_field()
+
+    @property
+    def uses_train(self) -> bool:
+        return super().uses_train or self.head_sets in CHOICES
+
+    @property
+    def chooses_on_train(self) -> bool:
+        return self.head_sets in ("topk", "greedy")
+
+    @cached_property
+    def chosen_sets(self) -> tuple[HeadSet, ...]:
+        """The head sets, each in rising order; none where they have to be chosen or drawn."""
+        count = self.spec.heads
+        if self.head_sets in CHOICES:
+            return ()
+        if self.head_sets == "each":
+            return tuple((head,) for head in range(count))
+        if self.head_sets == "all":
+            return (tuple(range(count)),)
+        return tuple(dict.fromkeys(parse_heads(part, count, self.spec.name) for part in self.head_sets.split(";")))
+
+    def task(self, store: Store) -> "HeadsTask | ChosenHeadsTask":
+        if self.head_sets in CHOICES:
+            return ChosenHeadsTask(self, store)
+        given = [HeadSelection(layer, heads) for layer in self.chosen_layers for heads in self.chosen_sets]
+        return HeadsTask(self, given + (random_sets(self) if "random" in self.controls else []), store)
+
+
+def parse_heads(text: str, count: int, pair: str) -> HeadSet:
+    """ "0,5,7" as (0, 5, 7). Raises UserError for an empty set or a head that does not exist."""
+    try:
+        heads = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise UserError(
+            f"Head sets '{text}' cannot be read.\nTry:  --head-sets each, all, topk, greedy, random, or \"0;3;0,5,7\""
+        ) from None
+    for head in heads:
+        if not 0 <= head < count:
+            last = count - 1
+            raise UserError(f"Head {head} does not exist: {pair} has {count} heads a layer, 0 to {last}.\nTry:  --head-sets each")
+    return heads
+
+
+class HeadsPlan(EffectPlan):
+    def chunk(self, block: int, group: Group) -> Chunk:
+        """A single head's chunk, or its part of the chunk that holds every single head of its layer."""
+        chunk = super().chunk(block, group)
+        if chunk.effects is None and len(group) == 1 and len(group[0].heads) == 1:
+            (head,) = group[0].heads
+            every = super().chunk(block, tuple(replace(group[0], heads=(h,)) for h in range(self.run.spec.heads)))
+            chunk.effects = every.effects and {
+                name: values[head : head + 1] if len(values) > 1 else values for name, values in every.effects.items()
+            }
+        return chunk
 
 
 class HeadsTask(EffectsTask):
-    """Effects of head sets, with the effect of replacing all heads beside each as kl_reference."""
+    """Effects of head sets, with the effect of replacing all heads as kl_reference."""
 
-    def __init__(self, run: Run, sets: list[Chosen], store: Store, texts=None):
+    plan_type = HeadsPlan
+
+    def __init__(self, run: Heads, sets: list[HeadSelection], store: Store, texts=None):
         self.sets, full, groups = sets, tuple(range(run.spec.heads)), []
         for layer in run.chosen_layers:
             every = Condition(layer, "heads", heads=full, blend=run.blend)
@@ -54,21 +131,10 @@ class HeadsTask(EffectsTask):
                 groups.append(drawn)
         super().__init__(run, groups, store, texts)
 
-    def _chunk(self, block, group):
-        """A single head's chunk, or its part of the chunk that holds every single head of its layer."""
-        chunk = super()._chunk(block, group)
-        if chunk.found is None and len(group) == 1 and len(group[0].heads) == 1:
-            (head,) = group[0].heads
-            every = super()._chunk(block, tuple(replace(group[0], heads=(h,)) for h in range(self.run.spec.heads)))
-            chunk.found = every.found and {
-                name: values[head : head + 1] if len(values) > 1 else values for name, values in every.found.items()
-            }
-        return chunk
-
     def labels(self) -> pd.DataFrame:
-        """The sets, with all heads as their reference. `chosen` says how a set was come by; random sets are a control."""
+        """The sets, with all heads as their reference. `chosen` says how a set was chosen; random sets are a control."""
         labels = super().labels()
-        every = [Chosen(layer, tuple(range(self.run.spec.heads)), "all") for layer in self.run.chosen_layers]
+        every = [HeadSelection(layer, tuple(range(self.run.spec.heads)), "all") for layer in self.run.chosen_layers]
         listing = [c for c in dict.fromkeys(self.sets) if len(c.heads) < self.run.spec.heads] + every
         listed = [(c.layer, heads_label(c.heads, self.run), c.chosen) for c in listing]
         labels = labels.merge(pd.DataFrame(listed, columns=["layer", "heads", "chosen"]), on=["layer", "heads"])
@@ -77,7 +143,7 @@ class HeadsTask(EffectsTask):
         return labels.join(full.set_index("layer")["row"].rename("reference"), on="layer")
 
 
-def random_sets(run: Run) -> list[Chosen]:
+def random_sets(run: Heads) -> list[HeadSelection]:
     """Random sets of 1, 2, 4, 8, ... heads at every chosen layer: 50 of each size, or every set where there are no more."""
     count, rng, sets = run.spec.heads, random.Random(run.seed), []
     for layer in run.chosen_layers:
@@ -88,20 +154,20 @@ def random_sets(run: Run) -> list[Chosen]:
                 drawn = set()
                 while len(drawn) < DRAWS:
                     drawn.add(tuple(sorted(rng.sample(range(count), size))))
-            sets += [Chosen(layer, heads, "random") for heads in sorted(drawn)]
+            sets += [HeadSelection(layer, heads, "random") for heads in sorted(drawn)]
     return sets
 
 
-class ChosenHeadsTask:
+class ChosenHeadsTask(Task):
     """Head sets of every size, scored on the run's prompts. topk and greedy sets are chosen on the train split first.
 
     topk: the k heads with the largest single effects. greedy: one head at a time, always the one that adds most.
     """
 
-    def __init__(self, run: Run, store: Store):
-        self.run, self.store, self.stage = run, store, ""
+    def __init__(self, run: Heads, store: Store):
+        self.run, self.store = run, store
         self.heads = tuple(range(run.spec.heads))
-        self.orders: dict[int, Heads] = {}
+        self.orders: dict[int, HeadSet] = {}
         self.scored: HeadsTask | None = None
         self.before = 0  # cells done in earlier stages
         self.current: HeadsTask | None = self._stage()
@@ -117,6 +183,10 @@ class ChosenHeadsTask:
     @property
     def done(self) -> int:
         return self.before + self.current.done
+
+    @property
+    def stage(self) -> str:
+        return self.current.stage if self.scored else f"choosing heads on the train split, {self.current.stage}"
 
     def _to_come(self) -> int:
         """A guess at the cells of the stages after this one."""
@@ -134,7 +204,7 @@ class ChosenHeadsTask:
             self.scored = HeadsTask(run, random_sets(run), self.store)
         elif all(len(self.orders.get(layer, ())) == len(self.heads) for layer in run.chosen_layers):
             sets = [
-                Chosen(layer, tuple(sorted(order[:k])), run.head_sets)
+                HeadSelection(layer, tuple(sorted(order[:k])), run.head_sets)
                 for layer, order in self.orders.items()
                 for k in range(1, len(order) + 1)
             ]
@@ -144,13 +214,12 @@ class ChosenHeadsTask:
         candidates = []
         for layer in run.chosen_layers:
             order = self.orders.get(layer, ())
-            candidates += [Chosen(layer, tuple(sorted((*order, head))), "candidate") for head in self.heads if head not in order]
+            candidates += [HeadSelection(layer, tuple(sorted((*order, head))), "candidate") for head in self.heads if head not in order]
         return HeadsTask(replace(run, controls=()), candidates, self.store, run.train_prompts)
 
     def steps(self) -> Iterator[None]:
         while True:
             for _ in self.current.steps():
-                self.stage = self.current.stage if self.scored else f"choosing heads on the train split, {self.current.stage}"
                 yield
             if self.scored:
                 return

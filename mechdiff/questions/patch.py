@@ -1,33 +1,37 @@
-"""RQ1, patching: where does it matter? One layer's state from the other model, and what that does to the next token."""
+"""Patch (RQ1): where does the difference matter? One layer's state from the other model, and its effect on the next token."""
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 from mechdiff.common.cache import Store
 from mechdiff.engine.intervention import Condition
+from mechdiff.questions.shared.conditions import site_conditions
 from mechdiff.questions.shared.effects import EffectsTask
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.request import EffectQuestion, check_map_controls, map_field, positions_field
 
 
-def patch_task(run: Run, store: Store) -> EffectsTask:
-    """Every chosen layer and stream, with the controls asked for."""
-    return EffectsTask(run, [(condition,) for condition in conditions_of(run)], store)
+@dataclass(frozen=True)
+class Patch(EffectQuestion):
+    """The donor's state, mapped if asked, in place of the recipient's, at every chosen layer and stream."""
 
+    question: ClassVar[str] = "patch"
+    title: ClassVar[str] = "Which layers carry the change?"
+    columns: ClassVar[tuple[str, ...]] = ("layer", "stream", "map", "heads", "blend", "control")
 
-def conditions_of(run: Run) -> list[Condition]:
-    conditions = []
-    for stream in run.streams:
-        for layer in run.chosen_layers:
-            heads = tuple(range(run.spec.heads)) if stream == "heads" else None
-            condition = Condition(layer, stream, run.map, heads=heads)
-            conditions += [condition, *(condition.as_control(control) for control in run.controls)]
-    return conditions
+    map: str = map_field("none")
+    positions: int = positions_field()
 
+    def check(self) -> None:
+        super().check()
+        check_map_controls(self.map, self.controls)
 
-def transplant_task(run: Run, store: Store) -> EffectsTask:
-    """Every chosen layer's attention, MLP or single heads: the donor's weights on the recipient's own input."""
-    groups = []
-    for stream in run.streams:
-        for layer in run.chosen_layers:
-            sets = [(head,) for head in range(run.spec.heads)] if stream == "heads" else [None]
-            groups.append(tuple(Condition(layer, stream, heads=heads, transplant=True) for heads in sets))
-            whole = tuple(range(run.spec.heads)) if stream == "heads" else None
-            groups += [(Condition(layer, stream, heads=whole).as_control(control),) for control in run.controls]
-    return EffectsTask(run, groups, store)
+    @property
+    def uses_train(self) -> bool:
+        return super().uses_train or self.map != "none"
+
+    @property
+    def conditions(self) -> list[Condition]:
+        return site_conditions(self)
+
+    def task(self, store: Store) -> EffectsTask:
+        return EffectsTask(self, [(condition,) for condition in self.conditions], store)

@@ -2,27 +2,47 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import pandas as pd
 
 from mechdiff.common.cache import Store, key
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.request import Question, map_field, positions_field
+from mechdiff.questions.shared.task import Task
 
 LISTED = 8  # leading singular values that a line has
 NUMBERS = ("norm", "relative_norm", "participation_ratio", "stable_rank", "rank_90")
 COLUMNS = ["layer", "module", "outputs", "inputs", *NUMBERS, *(f"singular_{k + 1}" for k in range(LISTED))]
 
 
-class WeightsTask:
+@dataclass(frozen=True)
+class Weights(Question):
+    """Tuned minus base, matrix by matrix. map, positions: those of the mapped subspace that --diagnostics compares with."""
+
+    question: ClassVar[str] = "weights"
+    title: ClassVar[str] = "Which matrices changed?"
+    averages: ClassVar[bool] = False
+    reads_prompts: ClassVar[bool] = False
+
+    map: str = map_field("procrustes_scaled")
+    positions: int = positions_field()
+
+    def task(self, store: Store) -> "WeightsTask":
+        return WeightsTask(self, store)
+
+
+class WeightsTask(Task):
     """Columns: outputs, inputs (the matrix's shape); norm (Frobenius) of its difference; relative_norm, its share of the base's;
 
     participation_ratio, stable_rank, rank_90 (nan if more directions than were computed): over how many directions it is spread;
     singular_1 to singular_8: its leading singular values.
     """
 
-    def __init__(self, run: Run, store: Store):
-        self.run, self.store, self.stage, self.notices = run, store, "comparing weights", []
+    def __init__(self, run: Weights, store: Store):
+        self.run, self.store, self.notices = run, store, []
+        self.entering("comparing weights")
         run.spec.check_same_shape()
         sources = run.spec.base.fingerprint(), run.spec.tuned.fingerprint()
         basis = {"what": "weights", "base": sources[0], "tuned": sources[1], "seed": run.seed}

@@ -8,8 +8,8 @@ import pandas as pd
 from mechdiff.common.cache import Store, key
 from mechdiff.common.terms import STREAMS, sides
 from mechdiff.inputs import prompts
-from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.mapped import MappedQuestion
+from mechdiff.questions.shared.task import StreamTablesTask
 
 OVERLAPS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -18,10 +18,13 @@ OVERLAPS = (1, 2, 4, 8, 16, 32, 64)
 class Diagnostics:
     """Which maps: run gives pair, train split, direction, map, streams and layers; its prompts are those not fitted on."""
 
-    run: Run
+    run: MappedQuestion
+
+    def task(self, store: Store) -> "DiagnosticsTask":
+        return DiagnosticsTask(self, store)
 
 
-class DiagnosticsTask:
+class DiagnosticsTask(StreamTablesTask):
     """A table with a line per layer and stream.
 
     r2_train, r2_val: variance of the recipient's states that is explained, on the prompts fitted on and on the others. cka:
@@ -32,26 +35,21 @@ class DiagnosticsTask:
     """
 
     def __init__(self, request: Diagnostics, store: Store):
-        self.run, self.store, self.stage = request.run, store, "reading the train split"
-        self.identity = Identity(self.run)
-        self.run.spec.check_same_shape()
-        self.found = {stream: store.table(self._key(stream)) for stream in self.run.streams}
-        self.total, self.done = (0 if self._complete() else 2 * len(self.run.train_prompts)), 0
+        request.run.spec.check_same_shape()
+        super().__init__(request.run, store, 2 * len(request.run.train_prompts))
+        self.entering("reading the train split")
 
     @property
     def notices(self) -> list[str]:
         return self.run.notices
 
-    def _key(self, stream: str) -> str:
+    def stream_key(self, stream: str) -> str:
         run = self.run
         asked = {"what": "diagnostics", "stream": stream, "map": run.map, "direction": run.direction, "layers": run.chosen_layers}
         return key(**asked, texts=prompts.digest(run.chosen_prompts), **self.identity.train, **self.identity.pair)
 
-    def _complete(self) -> bool:
-        return all(table is not None for table in self.found.values())
-
     def steps(self) -> Iterator[None]:
-        if self._complete():
+        if self.complete:
             return
         from mechdiff.questions.shared.states import States
 
@@ -61,18 +59,17 @@ class DiagnosticsTask:
         )
         val = States(self.identity, run.chosen_prompts, self.store)
         waiting = sum(len(block) for states in (train, val) for _, block in states.missing())
-        self.total = self.done = max(waiting, 1)
-        self.done -= waiting
+        self.progress.total = max(waiting, 1)
+        self.progress.done = self.total - waiting
         for states in (train, val):
             for count in states.steps():
-                self.done += count
+                self.progress.done += count
                 yield
-        self.stage = "fitting maps"
-        for stream in (stream for stream, table in self.found.items() if table is None):
-            self.found[stream] = self._measure(stream, train, val)
-            self.store.put_table(self._key(stream), self.found[stream])
+        self.entering("fitting maps")
+        for stream in self.missing:
+            self.keep(stream, self._measure(stream, train, val))
             yield
-        self.done = self.total
+        self.progress.done = self.total
 
     def _measure(self, stream: str, train, val) -> pd.DataFrame:
         import torch
@@ -120,9 +117,8 @@ class DiagnosticsTask:
         )
 
     def table(self) -> pd.DataFrame:
-        there = [table for table in self.found.values() if table is not None]
-        if not there:
+        if not any(table is not None for table in self.tables.values()):
             return pd.DataFrame(columns=["layer", "stream", "r2_train", "r2_val"])
-        run, table = self.run, pd.concat(there, ignore_index=True)
+        run, table = self.run, self.joined([])
         named = {"pair": run.spec.name, "domain": run.chosen_domain, "direction": run.direction, "map": run.map}
         return pd.DataFrame(named, index=table.index).join(table)

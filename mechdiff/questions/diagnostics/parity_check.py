@@ -1,15 +1,18 @@
 """Before the first computation: does the row engine give what plain hooks give, and how fast does this machine go?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import pandas as pd
 
 from mechdiff.common.cache import Store, key
 from mechdiff.common.terms import SIDES
 from mechdiff.inputs.prompts import digest
-from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.patch import Patch
+from mechdiff.questions.shared.request import Question
+from mechdiff.questions.shared.task import TableTask
 
 PROMPTS = 4  # that are read: two for parity, all of them for how fast it goes
 COLUMNS = ["model", "difference", "limit", "runs by", "seconds a prompt", "seconds a cell"]
@@ -19,10 +22,13 @@ COLUMNS = ["model", "difference", "limit", "runs by", "seconds a prompt", "secon
 class Parity:
     """What to check: run gives the pair, its prompts, device and dtype; its first PROMPTS prompts are read."""
 
-    run: Run
+    run: Question
+
+    def task(self, store: Store) -> "ParityTask":
+        return ParityTask(self, store)
 
 
-class ParityTask:
+class ParityTask(TableTask):
     """A row per model that runs as the recipient.
 
     difference: the largest in log-probability between rows and plain hooks over four cells (each stream, at four depths) on two
@@ -30,35 +36,34 @@ class ParityTask:
     prompt: the clean passes of both models; seconds a cell: patching the residual stream, every layer.
     """
 
-    def __init__(self, request: Parity, store: Store):
-        self.run = replace(request.run, question="patch", layers=None, streams=None, stack=None, limit=PROMPTS, back=0, horizon=1)
-        self.store, self.notices, self.stage, self.identity = store, [], "", Identity(self.run)
-        self.run.spec.check_same_shape()
-        self.texts = tuple(prompt.text for prompt in self.run.chosen_prompts)
-        self.key = key(what="parity", texts=digest(self.run.chosen_prompts), **self.identity.pair)
-        self.found = store.table(self.key)
-        self.total = 2 * len(SIDES)
-        self.done = 0 if self.found is None else self.total
+    columns: ClassVar[list[str]] = COLUMNS
 
-    def steps(self) -> Iterator[None]:
-        if self.found is not None:
-            return
-        self.stage = "loading the models"
+    def __init__(self, request: Parity, store: Store):
+        run = request.run.converted(Patch, layers=None, streams=None, limit=PROMPTS, back=0, horizon=1)
+        run.spec.check_same_shape()
+        self.texts = tuple(prompt.text for prompt in run.chosen_prompts)
+        super().__init__(run, store, 2 * len(SIDES))
+
+    @cached_property
+    def key(self) -> str:
+        return key(what="parity", texts=digest(self.run.chosen_prompts), **self.identity.pair)
+
+    def compute(self) -> Iterator[None]:
+        self.entering("loading the models")
         yield
         loaded, lines = self.identity.load(), []
         for side in SIDES:
-            self.stage = f"checking the {side} model against plain hooks"
+            self.entering(f"checking the {side} model against plain hooks")
             yield
             loaded.check_parity(side, self.texts)
             engine = "hooks" if side in loaded.by_hooks else "rows"
-            self.done += 1
-            self.stage = f"timing the {side} model"
+            self.progress.done += 1
+            self.entering(f"timing the {side} model")
             yield
             lines.append((side, loaded.parity[side], loaded.parity_limit(side), engine, *self._seconds(loaded, side)))
-            self.done += side != SIDES[-1]
-        self.found, self.notices = pd.DataFrame(lines, columns=COLUMNS), loaded.notices
-        self.store.put_table(self.key, self.found)
-        self.done = self.total
+            self.progress.done += side != SIDES[-1]
+        self.notices = loaded.notices
+        return pd.DataFrame(lines, columns=COLUMNS)
 
     def _seconds(self, loaded, side: str) -> tuple[float, float]:
         from mechdiff.models.parity import pace
@@ -68,6 +73,3 @@ class ParityTask:
         ids = [loaded.ids(one, self.texts) for one in (other, side)]
         with loaded.at_work(other, side):
             return pace(donor, recipient, *ids, side in loaded.by_hooks)
-
-    def table(self) -> pd.DataFrame:
-        return pd.DataFrame(columns=COLUMNS) if self.found is None else self.found

@@ -1,14 +1,17 @@
 """Is a change that is low-rank in activations low-rank in weights? How far both span the same directions of a layer's output."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import pandas as pd
 
 from mechdiff.common.cache import Store, key
 from mechdiff.common.errors import UserError
-from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.rank import Rank
+from mechdiff.questions.shared.request import Question
+from mechdiff.questions.shared.task import TableTask
 
 SIZES = (1, 2, 4, 8, 16)
 STREAM = "resid_post"
@@ -22,55 +25,54 @@ class Overlap:
     Compared with it are the matrices that write into the residual stream, of that layer and of all before it.
     """
 
-    run: Run
+    run: Question
 
     def __post_init__(self):
         if len(self.run.chosen_layers) != 1:
             raise UserError("The mapped subspace is that of one layer.\nTry:  --layers 26")
 
+    def task(self, store: Store) -> "OverlapTask":
+        return OverlapTask(self, store)
 
-class OverlapTask:
+
+class OverlapTask(TableTask):
     """Columns: written (the matrix's layer), module, k, overlap, chance.
 
     overlap: of the first k output directions of the weights' change with the first k of the map's outputs on train: 1 if they
     span the same space. chance: k / width, what two random spaces have. A k above a change's own rank has no line.
     """
 
+    columns: ClassVar[list[str]] = COLUMNS
+
     def __init__(self, request: Overlap, store: Store):
-        self.run = replace(request.run, question="rank", streams=(STREAM,), controls=(), stack=None, back=0, horizon=1)
-        self.store, self.stage, self.identity = store, "reading the train split", Identity(self.run)
-        self.run.spec.check_same_shape()
-        self.layer = self.run.chosen_layers[0]
-        asked = {"what": "weight overlap", "map": self.run.map, "direction": self.run.direction, "layer": self.layer}
-        self.key = key(**asked, **self.identity.train, **self.identity.pair)
-        self.found = store.table(self.key)
-        self.total = 0 if self.found is not None else 2 * len(self.run.train_prompts) + self.layer + 1
-        self.done = 0
+        run = request.run.converted(Rank, streams=(STREAM,), controls=(), back=0, horizon=1)
+        run.spec.check_same_shape()
+        (self.layer,) = run.chosen_layers
+        super().__init__(run, store, 2 * len(run.train_prompts) + self.layer + 1, "reading the train split")
 
-    @property
-    def notices(self) -> list[str]:
-        return self.run.notices
+    @cached_property
+    def key(self) -> str:
+        parts = {"what": "weight overlap", "map": self.run.map, "direction": self.run.direction, "layer": self.layer}
+        return key(**parts, **self.identity.train, **self.identity.pair)
 
-    def steps(self) -> Iterator[None]:
-        if self.found is not None:
-            return
+    def compute(self) -> Iterator[None]:
         from mechdiff.questions.shared.fitted_maps import FittedMaps
 
         maps = FittedMaps(self.run, self.identity, self.store, (STREAM,))
-        self.done = 2 * len(self.run.train_prompts) - maps.waiting()
+        self.progress.done = 2 * len(self.run.train_prompts) - maps.waiting()
         for count in maps.steps():
-            self.done += count
+            self.progress.done += count
             yield
         site = (self.run.map, "none", self.layer, STREAM)
         (fitted,) = maps.fit({site: (False, True)})
-        self.stage, lines = "factorising weights", []
+        self.entering("factorising weights")
+        lines = []
         for written in range(self.layer + 1):
             for found in self._compare(fitted[site].directions.float(), written):
                 lines += found
                 yield
-            self.done += 1
-        self.found = pd.DataFrame(lines, columns=COLUMNS)
-        self.store.put_table(self.key, self.found)
+            self.progress.done += 1
+        return pd.DataFrame(lines, columns=COLUMNS)
 
     def _compare(self, mapped, written: int) -> Iterator[list[tuple]]:
         """A matrix's lines at a time. mapped: [width, directions]. written: the layer whose matrices are compared with it."""
@@ -88,8 +90,7 @@ class OverlapTask:
             yield [(written, module, k, float(overlap(found.left, mapped, k)), k / width) for k in sizes]
 
     def table(self) -> pd.DataFrame:
-        found = pd.DataFrame(columns=COLUMNS) if self.found is None else self.found
-        run = self.run
+        run, overlaps = self.run, super().table()
         named = {
             "pair": run.spec.name,
             "domain": run.chosen_domain,
@@ -97,4 +98,4 @@ class OverlapTask:
             "map": run.map,
             "layer": self.layer,
         }
-        return pd.DataFrame(named, index=found.index).join(found)
+        return pd.DataFrame(named, index=overlaps.index).join(overlaps)

@@ -1,7 +1,9 @@
 """What base, tuned and patched model would say: one prompt, each model writing on from it, side by side."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
 
 import pandas as pd
 
@@ -10,9 +12,10 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import SIDES, sides
 from mechdiff.engine.intervention import Place, Stack
 from mechdiff.inputs.prompts import digest
-from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Run
-from mechdiff.questions.stack import StackTask
+from mechdiff.questions.shared.request import EffectQuestion, check_prompt
+from mechdiff.questions.shared.task import TableTask
+from mechdiff.questions.shared.effects import fit_maps
+from mechdiff.questions.stack import StackedPatch
 
 COLUMNS = ["model", "text", "tokens", "ended"]
 PATCHED = "patched"
@@ -25,19 +28,20 @@ class Continuation:
     prompt: the index among the run's prompts. tokens: at most so many. temperature: nought for the likeliest token each time.
     """
 
-    run: Run
+    run: EffectQuestion
     prompt: int = 0
     tokens: int = 40
     temperature: float = 0.0
 
     def __post_init__(self):
-        count = len(self.run.chosen_prompts)
-        if not 0 <= self.prompt < count:
-            raise UserError(f"Prompt {self.prompt} does not exist: there are {count}, 0 to {count - 1}.")
+        check_prompt(self.run, self.prompt)
         if self.tokens < 1:
             raise UserError(f"{self.tokens} tokens leave nothing to write.\nTry:  40")
         if not 0 <= self.temperature <= 10:
             raise UserError(f"Temperature {self.temperature:g} is not between 0 (the likeliest token) and 10.")
+
+    def task(self, store: Store) -> "ContinuationTask":
+        return ContinuationTask(self, store)
 
 
 @dataclass
@@ -70,37 +74,38 @@ class Voice:
         return self.tokenizer.decode(self.written)
 
 
-class ContinuationTask:
+class ContinuationTask(TableTask):
     """A row per model (base, tuned, and patched if there is a stack): what it has written so far, and whether it has ended.
 
     All models draw from the same stream of chance. The patched model's states are replaced while it reads the prompt; what it
     writes afterwards sees what that left behind.
     """
 
-    def __init__(self, request: Continuation, store: Store):
-        self.request, self.store, self.run, self.notices = request, store, request.run, []
-        self.stage, self.identity, self.voices = "", Identity(self.run), {}
-        self.prompt = self.run.chosen_prompts[request.prompt]
-        self.stack = self.run.chosen_stack if self.run.stack is not None else ()
-        if self.stack:
-            self.run.spec.check_same_shape()
-        self.place = Place(self.run.back)
-        asked = {"what": "continuation", "tokens": request.tokens, "temperature": request.temperature, "seed": self.run.seed}
-        asked |= {"texts": digest([self.prompt]), "direction": self.run.direction, "back": self.run.back}
-        asked |= {"stack": repr(self.stack)} | ({} if all(part.plain for part in self.stack) else self.identity.train)
-        self.key = key(**asked, **self.identity.pair)
-        self.found = store.table(self.key)
-        self.total = request.tokens * (3 if self.stack else 2)
-        self.done = 0 if self.found is None else self.total
+    columns: ClassVar[list[str]] = COLUMNS
 
-    def steps(self) -> Iterator[None]:
-        if self.found is not None:
-            return
-        self.stage = "loading the models"
+    def __init__(self, request: Continuation, store: Store):
+        run = request.run
+        self.request, self.voices, self.place = request, {}, Place(run.back)
+        self.prompt = run.chosen_prompts[request.prompt]
+        self.stack = run.chosen_stack if isinstance(run, StackedPatch) else ()
+        if self.stack:
+            run.spec.check_same_shape()
+        super().__init__(run, store, request.tokens * (3 if self.stack else 2))
+
+    @cached_property
+    def key(self) -> str:
+        request, run = self.request, self.run
+        parts = {"what": "continuation", "tokens": request.tokens, "temperature": request.temperature, "seed": run.seed}
+        parts |= {"texts": digest([self.prompt]), "direction": run.direction, "back": run.back, "stack": repr(self.stack)}
+        parts |= {} if all(part.plain for part in self.stack) else self.identity.train
+        return key(**parts, **self.identity.pair)
+
+    def compute(self) -> Iterator[None]:
+        self.entering("loading the models")
         yield
         loaded = self.identity.load()
         rows = (yield from self._rows(loaded)) if self.stack else None
-        self.stage = "writing"
+        self.entering("writing")
         self._check_window(loaded)
         for name in (*SIDES, *([PATCHED] if self.stack else [])):
             self.voices[name] = self._voice(loaded, name, rows)
@@ -110,13 +115,11 @@ class ContinuationTask:
                 if not voice.ended:
                     with loaded.at_work(self._side(name)):
                         voice.write(self.request.temperature)
-                self.done += 1
+                self.progress.done += 1
             yield
             if all(voice.ended for voice in self.voices.values()):
                 break
-        self.found = self._written()
-        self.store.put_table(self.key, self.found)
-        self.done = self.total
+        return self.so_far()
 
     def _side(self, name: str) -> str:
         """Whose weights a voice runs with."""
@@ -135,8 +138,7 @@ class ContinuationTask:
         from mechdiff.engine.build_rows import as_rows
 
         donor, recipient = sides(self.run.direction)
-        task = StackTask(replace(self.run, question="stack", horizon=1), self.store)
-        maps = yield from task.fit()
+        maps = yield from fit_maps(self.run, self.identity, self.store, list(self.stack), self.progress)
         texts = (self.prompt.text,)
         states = loaded.trace(donor, texts, False, self.place), loaded.trace(recipient, texts, True, self.place)
         return as_rows([Stack(self.stack)], getattr(loaded, recipient), *states, maps)
@@ -153,9 +155,6 @@ class ContinuationTask:
         generator = torch.Generator().manual_seed(self.run.seed)
         return Voice(getattr(loaded.tokenizers, side), decoding, generator, loaded.tokenizers.ends(side))
 
-    def _written(self) -> pd.DataFrame:
+    def so_far(self) -> pd.DataFrame:
         lines = [(name, voice.text, len(voice.written), voice.ended) for name, voice in [*self.voices.items()]]
         return pd.DataFrame(lines, columns=COLUMNS)
-
-    def table(self) -> pd.DataFrame:
-        return self._written() if self.found is None else self.found

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import pandas as pd
 
@@ -11,9 +13,9 @@ from mechdiff.common.terms import sides
 from mechdiff.engine.intervention import Condition, Place, Stack
 from mechdiff.inputs import prompts
 from mechdiff.inputs.vocabularies import vocabulary_of
-from mechdiff.questions.shared.effects import EffectsTask
-from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.effects import fit_maps
+from mechdiff.questions.shared.request import EffectQuestion, check_prompt
+from mechdiff.questions.shared.task import TableTask
 
 COLUMNS = ["token", "model", "probability"]
 
@@ -22,43 +24,45 @@ COLUMNS = ["token", "model", "probability"]
 class NextTokens:
     """What to show: run gives pair, prompts, direction, back; condition what is replaced; prompt the index among the prompts."""
 
-    run: Run
+    run: EffectQuestion
     condition: Condition | Stack
     prompt: int
     top: int = 6
 
     def __post_init__(self):
-        count = len(self.run.chosen_prompts)
-        if not 0 <= self.prompt < count:
-            raise UserError(f"Prompt {self.prompt} does not exist: there are {count}, 0 to {count - 1}.")
+        check_prompt(self.run, self.prompt)
+
+    def task(self, store: Store) -> "NextTokensTask":
+        return NextTokensTask(self, store)
 
 
-class NextTokensTask:
+class NextTokensTask(TableTask):
     """A table with columns token, model (base, tuned, patched) and probability, for the union of each model's top tokens.
 
     Where two vocabularies differ, tokens are the same if their strings are; a model has no line for one that it does not have.
     """
 
-    def __init__(self, request: NextTokens, store: Store):
-        self.request, self.store, self.run, self.notices = request, store, request.run, []
-        self.stage = "patching"
-        self.identity = Identity(self.run)
-        self.run.spec.check_same_shape()
-        self.block = prompts.blocks(self.run.chosen_prompts)[request.prompt // prompts.BLOCK]
-        self.place = request.prompt % prompts.BLOCK
-        if self.run.back:  # other prompts of the block may be too short
-            self.block, self.place = [self.block[self.place]], 0
-        asked = {"what": "next tokens", "top": request.top, "condition": repr(request.condition), "place": self.place}
-        asked |= {"direction": self.run.direction, "texts": prompts.digest(self.block)}
-        asked |= {"back": self.run.back} if self.run.back else {}
-        asked |= {} if request.condition.plain else self.identity.train
-        self.key = key(**asked, **self.identity.pair, **self.identity.vocabulary)
-        self.found = store.table(self.key)
-        self.total, self.done = 1, int(self.found is not None)
+    columns: ClassVar[list[str]] = COLUMNS
 
-    def steps(self) -> Iterator[None]:
-        if self.found is not None:
-            return
+    def __init__(self, request: NextTokens, store: Store):
+        run = request.run
+        run.spec.check_same_shape()
+        self.request, self.place = request, request.prompt % prompts.BLOCK
+        self.block = prompts.blocks(run.chosen_prompts)[request.prompt // prompts.BLOCK]
+        if run.back:  # other prompts of the block may be too short
+            self.block, self.place = [self.block[self.place]], 0
+        super().__init__(run, store, stage="patching")
+
+    @cached_property
+    def key(self) -> str:
+        request, back = self.request, self.run.back
+        parts = {"what": "next tokens", "top": request.top, "condition": repr(request.condition), "place": self.place}
+        parts |= {"direction": self.run.direction, "texts": prompts.digest(self.block)}
+        parts |= {"back": back} if back else {}
+        parts |= {} if request.condition.plain else self.identity.train
+        return key(**parts, **self.identity.pair, **self.identity.vocabulary)
+
+    def compute(self) -> Iterator[None]:
         from mechdiff.engine.build_rows import as_rows
         from mechdiff.questions.shared.measure import run_locked
 
@@ -66,7 +70,7 @@ class NextTokensTask:
         donor_side, recipient_side = sides(self.run.direction)
         texts = tuple(prompt.text for prompt in self.block)
         loaded.check_parity(recipient_side, texts)
-        maps = yield from EffectsTask(self.run, [(self.request.condition,)], self.store, self.block).fit()
+        maps = yield from fit_maps(self.run, self.identity, self.store, [self.request.condition], self.progress)
         at = Place(self.run.back)
         donor = loaded.trace(donor_side, texts, False, at)
         recipient = loaded.trace(recipient_side, texts, True, at)
@@ -79,9 +83,7 @@ class NextTokensTask:
         for _ in run_locked(loaded, recipient_side, texts, recipient, rows, measure, at):
             yield
         found = {donor_side: donor.logprobs[self.place], recipient_side: recipient.logprobs[self.place], "patched": patched[0]}
-        self.found = self._likeliest(found, loaded, donor_side, recipient_side)
-        self.store.put_table(self.key, self.found)
-        self.done = 1
+        return self._likeliest(found, loaded, donor_side, recipient_side)
 
     def _likeliest(self, logprobs: dict, loaded, donor: str, recipient: str) -> pd.DataFrame:
         """logprobs: model -> [its own vocabulary]."""
@@ -102,6 +104,3 @@ class NextTokensTask:
             name = loaded.tokenizers.label(ids[side], side)
             lines += [(name, model, value.exp().item()) for model, value in values(ids).items()]
         return pd.DataFrame(lines, columns=COLUMNS)
-
-    def table(self) -> pd.DataFrame:
-        return pd.DataFrame(columns=COLUMNS) if self.found is None else self.found

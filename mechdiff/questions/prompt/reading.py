@@ -2,6 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar
 
 import pandas as pd
 
@@ -10,8 +14,8 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import SIDES
 from mechdiff.inputs.prompts import digest
 from mechdiff.inputs.vocabularies import vocabulary_of
-from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.request import Question, check_prompt
+from mechdiff.questions.shared.task import TableTask
 
 PIECE = 64  # tokens that are unembedded together
 COLUMNS = ["token", "text", "own", "back", "kl", "rank", "model", "next", "probability"]
@@ -21,17 +25,18 @@ COLUMNS = ["token", "text", "own", "back", "kl", "rank", "model", "next", "proba
 class Reading:
     """What to read: run gives the pair and the prompts; prompt is the index among them; top: expected tokens a model."""
 
-    run: Run
+    run: Question
     prompt: int = 0
     top: int = 8
 
     def __post_init__(self):
-        count = len(self.run.chosen_prompts)
-        if not 0 <= self.prompt < count:
-            raise UserError(f"Prompt {self.prompt} does not exist: there are {count}, 0 to {count - 1}.")
+        check_prompt(self.run, self.prompt)
+
+    def task(self, store: Store) -> "ReadingTask":
+        return ReadingTask(self, store)
 
 
-class ReadingTask:
+class ReadingTask(TableTask):
     """A row per token of the prompt, model and expected next token.
 
     token: its index, from 0; text: the token itself; own: whether it lies in the prompt's own text, not the template's; back: how
@@ -41,22 +46,23 @@ class ReadingTask:
     have, renormalised, a column `vocabulary` says so, and a model has no line for a token that it does not have.
     """
 
-    def __init__(self, request: Reading, store: Store):
-        self.request, self.store, self.run, self.notices = request, store, request.run, []
-        self.stage, self.identity = "", Identity(self.run)
-        self.prompt = self.run.chosen_prompts[request.prompt]
-        asked = {"what": "reading of both", "columns": COLUMNS, "top": request.top, "texts": digest([self.prompt])}
-        self.key = key(**asked, **self.identity.pair, **self.identity.vocabulary)
-        self.found = store.table(self.key)
-        self.total, self.done = 1, int(self.found is not None)
+    columns: ClassVar[list[str]] = COLUMNS
 
-    def steps(self) -> Iterator[None]:
-        if self.found is not None:
-            return
-        self.stage = "loading the models"
+    def __init__(self, request: Reading, store: Store):
+        self.request, self.prompt = request, request.run.chosen_prompts[request.prompt]
+        super().__init__(request.run, store)
+
+    @cached_property
+    def key(self) -> str:
+        parts = {"what": "reading of both", "columns": COLUMNS, "top": self.request.top, "texts": digest([self.prompt])}
+        return key(**parts, **self.identity.pair, **self.identity.vocabulary)
+
+    def compute(self) -> Iterator[None]:
+        self.entering("loading the models")
         yield
         loaded = self.identity.load()
-        self.stage, states = "reading the prompt", {}
+        self.entering("reading the prompt")
+        states = {}
         for side in SIDES:
             ids = loaded.ids(side, (self.prompt.text,))[0]
             with loaded.at_work(side):
@@ -65,15 +71,13 @@ class ReadingTask:
         own, words = self._own(loaded, ids), loaded.tokenizers.labels(ids, SIDES[-1])
         if not loaded.tokenizers.shared:
             own, words, states = own[-1:], words[-1:], {side: found[-1:] for side, found in states.items()}
-        self.total, parts, shared = len(words), [], vocabulary_of(loaded)
+        self.progress.total, parts, shared = len(words), [], vocabulary_of(loaded)
         for start in range(0, self.total, PIECE):
             with loaded.at_work():
                 parts += self._compare(loaded, shared, words, own, states, range(start, min(start + PIECE, self.total)))
-            self.done = min(start + PIECE, self.total - 1)
+            self.progress.done = min(start + PIECE, self.total - 1)
             yield
-        self.found = pd.DataFrame(parts, columns=COLUMNS).assign(**({"vocabulary": str(shared)} if shared else {}))
-        self.store.put_table(self.key, self.found)
-        self.done = self.total
+        return pd.DataFrame(parts, columns=COLUMNS).assign(**({"vocabulary": str(shared)} if shared else {}))
 
     @staticmethod
     def _states(anatomy, ids: list[int]):
@@ -119,6 +123,3 @@ class ReadingTask:
                 names = [loaded.tokenizers.label(one, side) for one in tokens]
                 lines += [(*here, *line) for line in zip(ranks, [side] * len(tokens), names, values.exp().tolist())]
         return lines
-
-    def table(self) -> pd.DataFrame:
-        return pd.DataFrame(columns=COLUMNS) if self.found is None else self.found

@@ -13,7 +13,7 @@ from mechdiff.engine.build_rows import Site, SiteMap
 from mechdiff.maths.linalg import in_parallel
 from mechdiff.maths.linear_maps import FITS, Map, PcaSpread, folds, output_directions, pca_spread, random_rotation, size_ratios
 from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.request import Question
 from mechdiff.questions.shared.states import States
 
 REMEMBERED = 1 << 30  # bytes of fitted maps kept in memory for the next request
@@ -27,7 +27,7 @@ _remembered: OrderedDict[str, SiteMap] = OrderedDict()
 class FittedMaps:
     """The maps of one run, from its train split. A site is (map, control, layer, stream)."""
 
-    def __init__(self, run: Run, identity: Identity, store: Store, streams: tuple[str, ...]):
+    def __init__(self, run: Question, identity: Identity, store: Store, streams: tuple[str, ...]):
         self.run, self.identity = run, identity
         kept = STREAMS if run.positions == 1 else streams  # many positions fill the disk: only what is asked for
         self.states = States(identity, run.train_prompts, store, run.positions, run.seed, kept)

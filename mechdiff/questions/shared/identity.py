@@ -5,13 +5,13 @@ from functools import cached_property
 from mechdiff.inputs import prompts
 from mechdiff.inputs.vocabularies import one_tokenizer
 from mechdiff.models import registry
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.request import Question
 
 
 class Identity:
     """The parts of a cache key that a run's pair and settings give. Needs no model, and no tokenizer."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Question):
         self.run = run
         self.device = registry.resolve_device(run.device)
         self.dtype = registry.resolve_dtype(run.dtype, run.spec, self.device)

@@ -6,29 +6,21 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.engine.intervention import Condition
-from mechdiff.questions.shared.request import AUTO, FULL, Run
+from mechdiff.questions.shared.request import AUTO, FULL, Question
 
 MEASURES = ("kl", "kl_to_donor", "kl_donor_clean")
 SITE = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend", "control")
-NOT_OF = {  # columns that say nothing about a question
-    "patch": ("rank", "complement", "alpha"),
-    "heads": ("rank", "complement", "alpha"),
-    "transplant": ("map", "rank", "complement", "alpha", "blend"),
-    "transport": ("heads", "blend"),
-    "rank": ("heads", "blend"),
-    "stack": tuple(name for name in SITE if name != "control"),
-}
 
 
 @dataclass
 class Wide:
-    """Effects, a row per condition. conditions: what each row is; values: measure -> [conditions, prompts], nan if not there."""
+    """Effects, a row per condition. conditions: what each row is; values: measure -> [conditions, prompts], nan if missing."""
 
     conditions: pd.DataFrame
     values: dict[str, np.ndarray]
 
     def long(self) -> pd.DataFrame:
-        """A line per prompt and condition, of what is there."""
+        """A line per prompt and condition, for the effects that are known."""
         row, prompt = np.nonzero(~np.isnan(self.values["kl"]))
         lines = self.conditions.iloc[row].reset_index(drop=True)
         lines.insert(list(self.conditions).index("direction") + 1, "prompt", prompt)
@@ -36,19 +28,25 @@ class Wide:
         return lines.join(measures)
 
 
-def site_labels(condition: Condition, run: Run) -> tuple:
+def site_labels(condition: Condition, request: Question) -> tuple:
     """What a line says of its condition, in the order of SITE."""
     c = condition
-    alpha = AUTO if c.alpha is None else str(c.alpha)
-    return c.layer, c.stream, c.map, rank_label(c.rank), c.complement, alpha, heads_label(c.heads, run), c.blend, c.control
+    alpha, heads = AUTO if c.alpha is None else str(c.alpha), heads_label(c.heads, request)
+    return c.layer, c.stream, c.map, rank_label(c.rank), c.complement, alpha, heads, c.blend, c.control
 
 
 def rank_label(rank: int | None) -> str:
     return FULL if rank is None else str(rank)
 
 
-def heads_label(heads: tuple[int, ...] | None, run: Run) -> str:
+def heads_label(heads: tuple[int, ...] | None, request: Question) -> str:
     """0-5-7, or all; empty for a whole state."""
     if heads is None:
         return ""
-    return "all" if len(heads) == run.spec.heads else "-".join(map(str, heads))
+    return "all" if len(heads) == request.spec.heads else "-".join(map(str, heads))
+
+
+def leading_columns(request: Question) -> dict[str, str]:
+    """The columns that are the same in every line of a request's table."""
+    names = {"pair": request.spec.name, "domain": request.chosen_domain, "question": request.question}
+    return names | {"direction": request.direction}

@@ -1,198 +1,150 @@
-"""One request: a frozen, typed Run. Its fields are the command line's flags, the app's link and the cache's key."""
+"""What every question shares: pair, prompts, sites and where to compute. A question is a dataclass on top, in a file of its own.
 
-from dataclasses import dataclass, field
+A request's fields are the command line's flags, the app's link and the parts of the cache's keys.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from functools import cached_property
 from math import isfinite
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from msgspec import Meta
 
 from mechdiff.common.errors import UserError, one_of
-from mechdiff.common.terms import (
-    CHOICES,
-    COMPLEMENTS,
-    CONTROLS,
-    DEVICES,
-    DIRECTIONS,
-    DTYPES,
-    MAP_CONTROLS,
-    MAPS,
-    MODULE_STREAMS,
-    OFFLOADS,
-    QUESTIONS,
-    STREAMS,
-)
-from mechdiff.engine.intervention import Condition
-from mechdiff.engine.intervention_text import parse_stack
+from mechdiff.common.terms import CONTROLS, DEVICES, DIRECTIONS, DTYPES, FITTED, MAPS, OFFLOADS, STREAMS
 from mechdiff.inputs.pair_file import Pair, read_pair
 from mechdiff.inputs.prompts import Prompt, read_domain, read_prompts
 from mechdiff.inputs.vocabularies import with_shared_tokens
+from mechdiff.questions.shared.fields import ALL, as_tuple, checked, flag, flag_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mechdiff.common.cache import Store
+    from mechdiff.questions.shared.task import Task
 
 FULL = "full"
 AUTO = "auto"
-DEFAULT_MAP = dict.fromkeys(("transport", "rank", "weights"), "procrustes_scaled")
-DEFAULT_STREAMS = {"transplant": ("attn_out", "mlp_out")}
-NOT_FOR = {
-    "drift": CONTROLS,
-    "weights": CONTROLS,
-    "stack": MAP_CONTROLS,
-    "transplant": ("mean", *MAP_CONTROLS),
-    "heads": ("shuffled", "other-layer"),
-}
+MOST = 1_000_000  # of a number that would only cost memory
 
+QUESTIONS: dict[str, type["Question"]] = {}  # by name; each adds itself as its module is imported
 
-def flag(default, text: str, **details):
-    return field(default=default, metadata={"help": text} | details)
+Count = Annotated[int, Meta(ge=1, le=MOST)]
+Index = Annotated[int, Meta(ge=0, le=MOST)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
-class Run:
-    """What to compute. Raises UserError for a value that cannot be; the layers and heads are checked against the pair."""
+class Question:
+    """What to compute. Raises UserError for a value that is not valid; layers and heads are checked against the pair when used.
 
-    question: str
+    A question sets `question`, its name, and `title`, and gives a `task`. columns: those of a condition that its table has.
+    ratio: what kl / kl_reference means in its summary: drop, coverage, or nothing. averages: whether its lines are per prompt.
+    """
+
+    question: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    columns: ClassVar[tuple[str, ...]] = ()
+    ratio: ClassVar[str] = ""
+    averages: ClassVar[bool] = True
+    reads_prompts: ClassVar[bool] = True
+    same_shape: ClassVar[bool] = True  # whether both models must have the same layers, width and heads
+    default_streams: ClassVar[tuple[str, ...]] = ("resid_post",)
+    stream_choices: ClassVar[tuple[str, ...]] = (*STREAMS, ALL)
+
     pair: str = flag("demo-cognitive", "a shipped pair's name, or a pair file")
     domain: str | None = flag(None, "a domain of curated prompts; default: the pair's own")
     prompts: str | None = flag(None, "JSONL file to evaluate on, in place of the domain's val split")
     train: str | None = flag(None, "JSONL file to fit maps on, in place of the domain's train split")
-    limit: int | None = flag(None, "use the first N prompts", convert=int)
+    limit: Count | None = flag(None, "use the first N prompts", must="a number of prompts, at least 1", example="32")
     layers: tuple[int, ...] | None = flag(
-        None, "layers from 0, as 0,4,8, or all; default: all, but none for behaviour", convert="ints"
+        None,
+        "layers from 0, as 0,4,8, or all; default: all, but none for behaviour",
+        must="numbers of layers, or all",
+        example="0,4,8  or  --layers all",
     )
     streams: tuple[str, ...] | None = flag(
-        None, f"streams, or all: {','.join(STREAMS)}; default: resid_post, and attn_out,mlp_out for transplant", convert="names"
+        None, f"streams, or all: {','.join(STREAMS)}; default: resid_post, and attn_out,mlp_out for transplant"
     )
-    direction: str = flag("base-to-tuned", "whose state goes into whom", choices=DIRECTIONS)
-    map: str | None = flag(
-        None,
-        f"what is done to the donor's state first: {', '.join(MAPS)}; default: none, but procrustes_scaled for transport, rank",
-    )
-    ranks: tuple[str, ...] = flag(
-        ("0", "1", "2", "4", "8", "16", "32", "64", FULL), "ranks that a map is cut to, numbers or full", convert="names"
-    )
-    complement: tuple[str, ...] = flag(COMPLEMENTS, "what fills the rest of the space after a cut", convert="names")
-    alpha: tuple[str, ...] = flag((AUTO,), "scales of the mapped state: auto (out of fold on train) or numbers", convert="names")
-    positions: int = flag(1, "positions a train prompt that maps are fitted on: 1 (the decision token) or 16", convert=int)
-    head_sets: str = flag(
-        "each",
-        'each, all, sets such as "0;3;0,5,7", or for every size: topk, greedy (chosen on train), random; all is the reference',
-    )
-    blend: float = flag(1.0, "the share of the donor in replaced heads, 0 to 1", convert=float)
-    controls: tuple[str, ...] = flag((), f"controls, computed beside the rest: {','.join(CONTROLS)}", convert="names")
-    target: str | None = flag(None, "a token whose log-probability is reported too, as ' yes'")
-    foil: str | None = flag(None, "a token to compare the target with")
-    back: int = flag(0, "tokens before the decision token at which states are replaced", convert=int)
-    horizon: int = flag(1, "next tokens, of the donor's own greedy answer, that the effect is the mean over", convert=int)
-    new_tokens: int = flag(32, "behaviour: tokens that a model writes after a prompt, at most", convert=int)
-    stack: str | None = flag(
-        None,
-        "stack: a TOML file of interventions made in one pass, or text as 'layer=26 stream=mlp_out; layer=28 heads=2,5'",
-        convert="stack",
-    )
-    min_shared_ratio: float = flag(
+    direction: str = flag("base-to-tuned", "donor and recipient: whose state goes into which model", choices=DIRECTIONS)
+    min_shared_ratio: Share = flag(
         0.0,
         "keep only prompts, of val and of train, of whose tokens both tokenizers have at least this share, 0 to 1",
-        convert=float,
+        must="a number from 0 (every prompt) to 1 (all tokens shared)",
+        example="0.9",
     )
-    seed: int = flag(0, "seed of everything random", convert=int)
+    seed: Annotated[int, Meta(ge=0)] = flag(0, "seed of everything random", must="a whole number from 0", example="0")
     device: str = flag("auto", "where to compute", choices=DEVICES)
     offload: str = flag(
         "auto", "one model on the GPU at a time: on, off, or auto, if the two do not fit together", choices=OFFLOADS, bare="on"
     )
     dtype: str | None = flag(None, "number format; default: float32 on a CPU, bfloat16 on a GPU", choices=DTYPES)
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        name = cls.__dict__.get("question")
+        if name and QUESTIONS.setdefault(name, cls).__qualname__ != cls.__qualname__:
+            raise UserError(f"There are two questions named '{name}': {QUESTIONS[name].__module__} and {cls.__module__}.")
+
+    def __new__(cls, *args, **given):
+        refuse_foreign(cls, given)
+        return super().__new__(cls)
+
     def __post_init__(self):
-        if self.question not in QUESTIONS:
-            raise one_of("Question", self.question, QUESTIONS)
-        object.__setattr__(self, "map", self.map or DEFAULT_MAP.get(self.question, "none"))
-        if self.streams is None:
-            object.__setattr__(self, "streams", DEFAULT_STREAMS.get(self.question, ("resid_post",)))
-        for name, choices in (("direction", DIRECTIONS), ("map", MAPS), ("device", DEVICES), ("offload", OFFLOADS)):
-            if getattr(self, name) not in choices:
-                raise one_of(name.capitalize(), getattr(self, name), choices)
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise one_of("Dtype", self.dtype, DTYPES)
-        self._check_streams()
-        self._check_controls()
-        self._check_numbers()
-        self._check_place()
-        if self.foil is not None and self.target is None:
-            raise UserError("A foil needs a target to be compared with.\nTry:  --target ' yes' --foil ' no'")
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if spec.name == "layers" and (value := as_tuple(value)) == (ALL,):
+                value = self.all_layers()
+            object.__setattr__(self, spec.name, checked(type(self), spec, value))
+        streams = self.default_streams if self.streams is None else self.streams
+        self._check_streams(streams)
+        object.__setattr__(self, "streams", STREAMS if streams == (ALL,) else streams)
+        self.check()
 
-    def _check_streams(self):
-        if not self.streams:
-            raise UserError("No stream is named.\nTry:  --streams resid_post")
-        allowed = MODULE_STREAMS if self.question == "transplant" else (*STREAMS, "all")
-        for stream in self.streams:
-            if stream not in allowed:
-                raise one_of("Stream", stream, allowed)
+    def check(self) -> None:
+        """Raises UserError for values that contradict each other. A question adds its own."""
 
-    def _check_controls(self):
-        barred = NOT_FOR.get(self.question, ())
-        allowed = tuple(c for c in CONTROLS if c not in barred)
-        for control in self.controls:
-            if control not in allowed:
-                raise one_of(f"Control of {self.question}", control, allowed or ("(none)",))
-        unfitted = self.map == "none" and self.question != "heads"
-        if unfitted and (named := [c for c in self.controls if c in ("shuffled", "other-layer")]):
-            raise UserError(f"The control {named[0]} stands in for a fitted map, and the map is none.\nTry:  --map ridge")
-        if self.question == "behaviour" and self.controls and self.layers is None:
-            raise UserError("A control stands beside patches, and no layer is named.\nTry:  --layers 8,16,24 --controls self")
-        if self.map == "zscore" and "shuffled" in self.controls:
-            raise UserError("The zscore map uses no pairing of rows, so shuffling them changes nothing.\nTry:  --map ridge")
+    def all_layers(self) -> tuple[int, ...] | None:
+        """The field's value for every layer."""
+        return None
 
-    def _check_place(self):
-        if self.back < 0:
-            raise UserError(f"Back {self.back} would lie after the decision token.\nTry:  --back 3")
-        if self.horizon < 1:
-            raise UserError(f"Horizon {self.horizon} leaves no token to read.\nTry:  --horizon 8")
-        if self.question == "drift" and (self.back or self.horizon > 1):
-            raise UserError("Drift compares states at the decision token.\nTry:  run patch --back 3")
-        if self.question == "behaviour" and (self.back or self.horizon > 1 or self.target is not None):
-            raise UserError(
-                "Behaviour is read from the decision token on: it has no --back, --horizon or --target.\n"
-                "Try:  run behaviour --new-tokens 32, or run patch --back 3"
-            )
-        if self.target is not None and self.horizon > 1:
-            raise UserError("A target is one next token, so it goes with a horizon of 1.\nTry:  --horizon 1")
-        if (self.stack is not None) != (self.question == "stack"):
-            raise UserError("The question stack and the flag --stack go together.\nTry:  run stack --stack FILE.toml")
+    def _check_streams(self, streams: tuple[str, ...]) -> None:
+        if not streams:
+            raise UserError(f"No stream is named.\nTry:  --streams {self.default_streams[0]}")
+        for stream in streams:
+            if stream not in self.stream_choices:
+                raise one_of("Stream", stream, self.stream_choices)
 
-    def _check_numbers(self):
-        if not 0 <= self.blend <= 1:
-            raise UserError(f"Blend {self.blend:g} is not between 0 (own state) and 1 (donor's state).\nTry:  --blend 1.0")
-        if not 0 <= self.min_shared_ratio <= 1:
-            raise UserError(
-                f"A shared ratio of {self.min_shared_ratio:g} is not between 0 (every prompt) and 1 (all tokens shared).\n"
-                "Try:  --min-shared-ratio 0.9"
-            )
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"Limit {self.limit} leaves no prompts.\nTry:  --limit 32")
-        if self.new_tokens < 1:
-            raise UserError(f"{self.new_tokens} new tokens leave nothing to read.\nTry:  --new-tokens 32")
-        if self.positions < 1:
-            raise UserError(f"Positions {self.positions} leaves nothing to fit on.\nTry:  --positions 1  or  --positions 16")
-        for name in self.complement:
-            if name not in COMPLEMENTS:
-                raise one_of("Complement", name, COMPLEMENTS)
-        if not (self.ranks and self.complement and self.alpha):
-            raise UserError(
-                "A rank, a complement or an alpha is missing.\nTry:  --ranks 1,8,full --complement mean,own --alpha auto"
-            )
-        _ = self.chosen_ranks, self.chosen_alphas
+    def task(self, store: "Store") -> "Task":
+        """The request as work to be done, with what the store already holds."""
+        raise NotImplementedError
 
-    @cached_property
-    def chosen_ranks(self) -> tuple[int | None, ...]:
-        """Ranks; None for the uncut map."""
-        for text in self.ranks:
-            if text != FULL and not text.isdigit():
-                raise UserError(f"Rank '{text}' is neither a number from 0 nor full.\nTry:  --ranks 0,1,8,32,full")
-        return tuple(dict.fromkeys(None if text == FULL else int(text) for text in self.ranks))
+    def summary(self, table: "pd.DataFrame") -> "pd.DataFrame":
+        """A line per condition: mean effect over prompts, its interval, and the ratios that apply."""
+        from mechdiff.questions.shared.summary import summarise, wide
 
-    @cached_property
-    def chosen_alphas(self) -> tuple[float | None, ...]:
-        """Scales of the mapped state; None for the one found out of fold."""
-        try:
-            return tuple(dict.fromkeys(None if text == AUTO else finite(text) for text in self.alpha))
-        except ValueError:
-            wrong = ",".join(self.alpha)
-            raise UserError(f"Alpha '{wrong}' is neither auto nor numbers.\nTry:  --alpha auto,0.8,1.0") from None
+        return summarise(wide(table), self.templates) if self.averages else table
+
+    @property
+    def uses_train(self) -> bool:
+        """Whether its values depend on the train split: fitted maps, controls drawn from it, heads chosen on it."""
+        return False
+
+    @property
+    def chooses_on_train(self) -> bool:
+        """Whether conditions are chosen by running them on the train split first."""
+        return False
+
+    def key_fields(self) -> dict[str, Any]:
+        """The fields that belong to a stored chunk's key, where they are not the default."""
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.metadata["key"]}
+        return {name: value for name, value in values.items() if value != type(self).__dataclass_fields__[name].default}
+
+    def converted(self, kind: type["Question"], **changes) -> "Question":
+        """Another question on the same pair, prompts and settings, as far as both have them."""
+        shared = {spec.name: getattr(self, spec.name) for spec in fields(kind) if hasattr(self, spec.name)}
+        return kind(**shared | changes)
 
     @cached_property
     def spec(self) -> Pair:
@@ -211,47 +163,35 @@ class Run:
         return tuple(range(count)) if self.layers is None else tuple(dict.fromkeys(self.layers))
 
     @cached_property
-    def chosen_sets(self) -> tuple[tuple[int, ...], ...]:
-        """The head sets, each in rising order."""
-        count = self.spec.heads
-        if self.head_sets in CHOICES:
-            return ()
-        if self.head_sets == "each":
-            return tuple((head,) for head in range(count))
-        if self.head_sets == "all":
-            return (tuple(range(count)),)
-        return tuple(dict.fromkeys(parse_heads(part, count, self.spec.name) for part in self.head_sets.split(";")))
-
-    @cached_property
-    def chosen_stack(self) -> tuple[Condition, ...]:
-        """The stack's interventions, in the order a pass meets them."""
-        return parse_stack(self.stack, self.spec.layers, self.spec.heads)
-
-    @cached_property
     def chosen_domain(self) -> str:
         return self.domain or self.spec.domain
 
     @cached_property
     def chosen_prompts(self) -> list[Prompt]:
-        found = read_prompts(self.prompts) if self.prompts else read_domain(self.chosen_domain, "val")
-        return self._comparable(found, "val")[: self.limit]
+        prompts = read_prompts(self.prompts) if self.prompts else read_domain(self.chosen_domain, "val")
+        return self._comparable(prompts, "val")[: self.limit]
 
     @cached_property
     def train_prompts(self) -> list[Prompt]:
-        found = read_prompts(self.train) if self.train else read_domain(self.chosen_domain, "train")
-        return self._comparable(found, "train")
+        prompts = read_prompts(self.train) if self.train else read_domain(self.chosen_domain, "train")
+        return self._comparable(prompts, "train")
 
-    def _comparable(self, found: list[Prompt], split: str) -> list[Prompt]:
-        """Of a split's prompts those that both tokenizers can say well enough; which were left out is noted."""
+    @property
+    def templates(self) -> list[str]:
+        """The template of each prompt."""
+        return [prompt.template for prompt in self.chosen_prompts]
+
+    def _comparable(self, prompts: list[Prompt], split: str) -> list[Prompt]:
+        """The prompts of a split that both tokenizers share enough tokens of; how many were left out is noted."""
         if not self.min_shared_ratio:
-            return found
-        kept = with_shared_tokens(self.spec, found, self.min_shared_ratio, split)
-        self.left_out[split] = len(found) - len(kept), len(found)
-        return kept
+            return prompts
+        comparable = with_shared_tokens(self.spec, prompts, self.min_shared_ratio, split)
+        self.left_out[split] = len(prompts) - len(comparable), len(prompts)
+        return comparable
 
     @cached_property
     def left_out(self) -> dict[str, tuple[int, int]]:
-        """Split -> how many of its prompts were left out, of how many; of the splits read so far."""
+        """Split -> how many of its prompts were left out, of how many; for the splits read so far."""
         return {}
 
     @property
@@ -264,6 +204,82 @@ class Run:
         ]
 
 
+@dataclass(frozen=True)
+class EffectQuestion(Question):
+    """A question whose answer is the effects of patches: KL(patched || clean), a line per prompt and condition."""
+
+    allowed_controls: ClassVar[tuple[str, ...]] = CONTROLS
+
+    controls: tuple[str, ...] = flag((), f"controls, computed with the rest: {','.join(CONTROLS)}")
+    target: str | None = flag(None, "a token whose log-probability is reported too, as ' yes'", key=True)
+    foil: str | None = flag(None, "a token to compare the target with", key=True)
+    back: Index = flag(
+        0,
+        "tokens before the decision token at which states are replaced",
+        must="a number of tokens before the decision token, from 0",
+        example="3",
+        key=True,
+    )
+    horizon: Annotated[int, Meta(ge=1, le=10_000)] = flag(
+        1,
+        "next tokens, of the donor's own greedy answer, over which the effect is averaged",
+        must="a number of next tokens, at least 1",
+        example="8",
+        key=True,
+    )
+
+    def check(self) -> None:
+        check_controls(self.question, self.controls, self.allowed_controls)
+        if self.foil is not None and self.target is None:
+            raise UserError("A foil needs a target to be compared with.\nTry:  --target ' yes' --foil ' no'")
+        if self.target is not None and self.horizon > 1:
+            raise UserError("A target is one next token, so it needs a horizon of 1.\nTry:  --horizon 1")
+
+    @property
+    def uses_train(self) -> bool:
+        return bool(set(self.controls) - {"self"})
+
+
+def map_field(default: str) -> Any:
+    return flag(default, "what is done to the donor's state first", choices=MAPS)
+
+
+def positions_field() -> Any:
+    return flag(
+        1,
+        "positions a train prompt that maps are fitted on: 1 (the decision token) or 16",
+        must="a number of positions, at least 1",
+        example="1  or  --positions 16",
+    )
+
+
+def check_controls(question: str, controls: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    for control in controls:
+        if control not in allowed:
+            raise one_of(f"Control of {question}", control, allowed or ("(none)",))
+
+
+def check_map_controls(name: str, controls: tuple[str, ...]) -> None:
+    """Raises UserError for controls that stand in for a fit where the map is not fitted."""
+    if name == "none" and (named := [control for control in controls if control in ("shuffled", "other-layer")]):
+        raise UserError(f"The control {named[0]} replaces a fitted map, and the map is none.\nTry:  --map ridge")
+    if name == "zscore" and "shuffled" in controls:
+        raise UserError("The zscore map uses no pairing of rows, so shuffling them changes nothing.\nTry:  --map ridge")
+
+
+def refuse_foreign(kind: type[Question], names: Iterable[str]) -> None:
+    """Raises UserError for a field that the question does not have, with those that it has."""
+    known = kind.__dataclass_fields__
+    if foreign := [name for name in names if name not in known]:
+        flags = ", ".join(flag_name(name) for name in known)
+        raise UserError(f"The question {kind.question} has no {flag_name(foreign[0])}.\nIts fields: {flags}")
+
+
+def is_fitted(request: Question) -> bool:
+    """Whether a request has a map that is fitted on the train split."""
+    return getattr(request, "map", "none") in FITTED
+
+
 def finite(text: str) -> float:
     value = float(text)
     if not isfinite(value):
@@ -271,16 +287,8 @@ def finite(text: str) -> float:
     return value
 
 
-def parse_heads(text: str, count: int, pair: str) -> tuple[int, ...]:
-    """ "0,5,7" as (0, 5, 7). Raises UserError for an empty set or a head that does not exist."""
-    try:
-        heads = tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        raise UserError(
-            f"Head sets '{text}' cannot be read.\nTry:  --head-sets each, all, topk, greedy, random, or \"0;3;0,5,7\""
-        ) from None
-    for head in heads:
-        if not 0 <= head < count:
-            last = count - 1
-            raise UserError(f"Head {head} does not exist: {pair} has {count} heads a layer, 0 to {last}.\nTry:  --head-sets each")
-    return heads
+def check_prompt(run: Question, prompt: int) -> None:
+    """Raises UserError for the index of a prompt that does not exist."""
+    count = len(run.chosen_prompts)
+    if not 0 <= prompt < count:
+        raise UserError(f"Prompt {prompt} does not exist: there are {count}, 0 to {count - 1}.")

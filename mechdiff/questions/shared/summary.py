@@ -5,11 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from mechdiff.common.terms import WITHOUT_MEANS
 from mechdiff.maths.intervals import bootstrap_weights, floor_of, interval, ratio
-from mechdiff.questions.shared import behaviour_summary
 from mechdiff.questions.shared.lines import SITE, Wide
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions.shared.request import QUESTIONS, Question
 
 AT_ONCE = 256  # conditions whose resamples are in memory together, a thread
 KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen", "stack", "vocabulary"]
@@ -27,18 +25,13 @@ def wide(table: pd.DataFrame) -> Wide:
     return Wide(found.to_frame(index=False).set_axis(keys, axis=1), values)
 
 
-def summarise_table(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+def summarise_table(table: pd.DataFrame, run: Question) -> pd.DataFrame:
     """A run's table with a line per condition: mean effect over prompts, its 95 % interval, and the ratios that apply.
 
-    See summarise for the columns. What is no mean over prompts (drift, weights) is returned as it is; behaviour has a line per
-    condition and measure.
+    See summarise for the columns. Tables whose lines are no means over prompts (drift, weights) are returned as they are; behaviour
+    has a line per condition and measure.
     """
-    if run.question in WITHOUT_MEANS:
-        return table
-    templates = [prompt.template for prompt in run.chosen_prompts]
-    if run.question == "behaviour":
-        return behaviour_summary.summarise(table, templates)
-    return summarise(wide(table), templates)
+    return run.summary(table)
 
 
 def summarise(effects: Wide, clusters: list[str]) -> pd.DataFrame:
@@ -79,7 +72,7 @@ def measures(conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor:
         add("recovery", 1 - share, 1 - high, 1 - low)
     if "kl_reference" in values:
         share, low, high = ratio(values["kl"], values["kl_reference"], weights, floor)
-        if (conditions["question"] == "heads").all():
+        if QUESTIONS[conditions["question"].iloc[0]].ratio == "coverage":
             add("coverage", share, low, high)
         else:
             shown = np.where(conditions["complement"] == "own", np.nan, 1.0) if "complement" in conditions else 1.0

@@ -1,0 +1,62 @@
+"""Rank (RQ3): how many dimensions does the map need?"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import ClassVar
+
+import pandas as pd
+
+from mechdiff.common.cache import Store
+from mechdiff.common.errors import UserError
+from mechdiff.questions.shared.fields import flag
+from mechdiff.questions.shared.lines import rank_label
+from mechdiff.questions.shared.mapped import Cut, MappedQuestion, MappedTask
+from mechdiff.questions.shared.request import FULL
+
+
+@dataclass(frozen=True)
+class Rank(MappedQuestion):
+    """The map cut to every chosen rank, under every complement."""
+
+    question: ClassVar[str] = "rank"
+    title: ClassVar[str] = "How many dimensions does the map need?"
+
+    ranks: tuple[str, ...] = flag(
+        ("0", "1", "2", "4", "8", "16", "32", "64", FULL), "ranks that a map is cut to: numbers, or full for the uncut map"
+    )
+
+    def check(self) -> None:
+        super().check()
+        if not self.ranks:
+            raise UserError("No rank is named.\nTry:  --ranks 1,8,full")
+        _ = self.chosen_ranks
+
+    @cached_property
+    def chosen_ranks(self) -> tuple[int | None, ...]:
+        """Ranks; None for the uncut map."""
+        for text in self.ranks:
+            if text != FULL and not text.isdigit():
+                raise UserError(f"Rank '{text}' is neither a number from 0 nor full.\nTry:  --ranks 0,1,8,32,full")
+        return tuple(dict.fromkeys(None if text == FULL else int(text) for text in self.ranks))
+
+    def task(self, store: Store) -> "RankTask":
+        return RankTask(self, store)
+
+
+class RankTask(MappedTask):
+    """Effects of rank cuts. The uncut map is one condition under either complement."""
+
+    def __init__(self, run: Rank, store: Store):
+        cuts: list[Cut] = [(rank, fill) for rank, fill in product(run.chosen_ranks, run.complement) if rank is not None]
+        super().__init__(run, [*cuts, *([(None, "")] if None in run.chosen_ranks else [])], store)
+
+    def requested(self, labels: pd.DataFrame) -> pd.Series:
+        return super().requested(labels) & labels["rank"].isin([rank_label(rank) for rank in self.run.chosen_ranks])
+
+    def labels(self) -> pd.DataFrame:
+        """The uncut map leaves nothing to fill: its lines stand under every complement asked for."""
+        labels = super().labels()
+        uncut = (labels["rank"] == FULL) & (labels["map"] == self.run.map) & (labels["control"] != "self")
+        copies = [labels[uncut].assign(complement=complement) for complement in self.run.complement]
+        return pd.concat([labels[~uncut], *copies]).sort_values("row", kind="stable")

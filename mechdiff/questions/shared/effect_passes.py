@@ -1,0 +1,157 @@
+"""Computing the effects that a plan lacks, in passes: some chunks of one block or several, walking through the recipient together.
+
+How chunks are divided into passes depends on the request alone, and a pass is computed whole: a request that was stopped goes on
+to the same numbers, bit for bit.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mechdiff.common.terms import sides
+from mechdiff.engine.build_rows import as_rows, site_of
+from mechdiff.engine.intervention import Condition
+from mechdiff.inputs import vocabularies
+from mechdiff.models.loaded_pair import LoadedPair
+from mechdiff.questions.shared.effect_plan import Chunk, EffectPlan, Group
+from mechdiff.questions.shared.measure import Measure, piece_sizes, run_locked
+from mechdiff.questions.shared.task import Progress
+
+Keep = Callable[[], None]
+
+
+class Passes:
+    """The passes of one plan on a loaded pair, with the maps that its conditions need."""
+
+    def __init__(self, plan: EffectPlan, loaded: LoadedPair, maps: dict, progress: Progress):
+        self.plan, self.loaded, self.maps, self.progress = plan, loaded, maps, progress
+        self.donor, self.recipient = sides(plan.run.direction)
+
+    def steps(self) -> Iterator[None]:
+        """Every pass that lacks something. On a GPU a pass is stored while the next one is computed."""
+        plan, keep = self.plan, nothing_left
+        if self.loaded.offload:  # all of the donor's passes first: the models then change places once, and not for every block
+            for number in plan.missing_blocks:
+                yield from self.read(self.donor, [number], False)
+                yield
+        for numbers in self.together():
+            for chunks in self.divided(numbers):
+                if all(chunk.effects for chunk in chunks):
+                    continue
+                following: Keep = yield from self.compute(chunks)
+                keep()
+                keep = following
+                if plan.identity.device != "cuda":
+                    following()
+                    keep = nothing_left
+                yield
+        keep()
+        yield
+
+    def together(self) -> list[list[int]]:
+        """The blocks that walk together: all that lack something, if one pass can hold every row of them; else one by one.
+
+        So a request that could be stopped half-way, and goes on, computes the same passes.
+        """
+        plan, lacking = self.plan, self.plan.missing_blocks
+        rows = len(plan.conditions) * sum(len(plan.blocks[number]) for number in lacking) * plan.place.span
+        fits = rows <= self.most_rows and self.loaded.holds(self.recipient, plan.prompts_of(lacking))
+        return [lacking] if fits else [[number] for number in range(len(plan.blocks))]
+
+    @property
+    def most_rows(self) -> int:
+        return piece_sizes(getattr(self.loaded, self.recipient))[0]
+
+    def divided(self, numbers: list[int]) -> list[list[Chunk]]:
+        """The chunks of some blocks in passes of as many rows as may walk together, a larger chunk alone."""
+        limit = self.most_rows // (len(self.plan.prompts_of(numbers)) * self.plan.place.span)
+        passes: list[list[Chunk]] = []
+        rows, alike = limit, defaultdict(list)
+        for chunk in (chunk for chunk in self.plan.chunks if chunk.block in numbers):
+            alike[chunk.conditions].append(chunk)
+        for conditions, chunks in alike.items():
+            if rows + len(conditions) > limit:
+                passes.append([])
+                rows = 0
+            passes[-1] += chunks
+            rows += len(conditions)
+        return passes
+
+    def compute(self, chunks: list[Chunk]) -> Iterator[None]:
+        """One pass. Returns what stores its results, to be called when it may wait for them."""
+        plan, loaded, progress = self.plan, self.loaded, self.progress
+        numbers = sorted({chunk.block for chunk in chunks})
+        texts = plan.prompts_of(numbers)
+        progress.stage = "reading the prompts"
+        yield
+        donor = yield from self.read(self.donor, numbers, False)
+        recipient = yield from self.read(self.recipient, numbers, True)
+        conditions = [c for group in dict.fromkeys(chunk.conditions for chunk in chunks) for c in group]
+        transplanted = any(part.transplant for condition in conditions for part in condition.parts)
+        transplants = loaded.transplants(self.recipient, texts, plan.place) if transplanted else None
+        shared = vocabularies.vocabulary_of(loaded)
+        within = shared and (getattr(shared, self.donor), getattr(shared, self.recipient))
+        lengths = loaded.lengths(texts, plan.place)
+        measure = Measure(len(conditions), donor, recipient, self.token_ids(), True, lengths, within)
+        rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, self.maps, transplants)
+        before, expected = progress.done, plan.cells([chunk for chunk in chunks if not chunk.effects])
+        share, progress.stage = expected / (len(conditions) * len(texts) * plan.place.horizon), "patching"
+        cells = 0
+        for count in run_locked(loaded, self.recipient, texts, recipient, rows, measure, plan.place):
+            cells += count
+            progress.done = before + min(int(share * cells), expected - 1)  # the last one counts when all are stored
+            yield
+        progress.done = before + expected - 1
+        measure.leave()
+        yield
+        return partial(self.keep, chunks, numbers, measure, shared.counts if shared else {})
+
+    def read(self, side: str, numbers: list[int], keep_calls: bool) -> Iterator[None]:
+        """One side's clean pass over some blocks, with a step after each that has to be made."""
+        loaded, plan = self.loaded, self.plan
+        texts = plan.prompts_of(numbers)
+        if len(numbers) > 1 and loaded.known(side, texts, keep_calls, plan.place) is None:
+            for number in numbers:
+                loaded.trace(side, plan.prompts_of([number]), keep_calls, plan.place)
+                yield
+        return loaded.trace(side, texts, keep_calls, plan.place)
+
+    def keep(self, chunks: list[Chunk], numbers: list[int], measure: Measure, counts: dict) -> None:
+        """Store a pass, whose rows are the chunks' conditions and whose columns are the blocks' prompts.
+
+        counts: of the shared vocabulary.
+        """
+        columns = slices(numbers, [len(self.plan.blocks[number]) for number in numbers])
+        groups = list(dict.fromkeys(chunk.conditions for chunk in chunks))
+        rows = slices(groups, list(map(len, groups)))
+        for chunk in chunks:
+            if not chunk.effects:
+                effects = measure.arrays(rows[chunk.conditions], columns[chunk.block])
+                self.plan.keep(chunk, effects | used_alphas(chunk.conditions, self.maps) | counts)
+        self.progress.done += 1
+
+    def token_ids(self) -> tuple[int, ...]:
+        """The target's id in the recipient's vocabulary, and the foil's."""
+        texts = [text for text in (self.plan.run.target, self.plan.run.foil) if text is not None]
+        return tuple(self.loaded.tokenizers.token_id(text, self.recipient) for text in texts)
+
+
+def nothing_left() -> None:
+    """Every pass is stored."""
+
+
+def slices(names: list, lengths: list[int]) -> dict[Any, slice]:
+    """Consecutive slices of these lengths, by name."""
+    ends = np.cumsum(lengths).tolist()
+    return {name: slice(end - length, end) for name, length, end in zip(names, lengths, ends)}
+
+
+def used_alphas(conditions: Group, maps: dict) -> dict[str, np.ndarray]:
+    """The scale that each mapped condition used, [conditions, 1]; nothing where none is mapped."""
+    if not any(isinstance(c, Condition) and c.map != "none" for c in conditions):
+        return {}
+    scales = [maps[site_of(c)].alpha if c.alpha is None else c.alpha for c in conditions]
+    return {"alpha_used": np.array(scales, np.float32)[:, None]}

@@ -1,0 +1,36 @@
+"""Transplant (RQ1): what did one module's own weights change? The donor's attention, MLP or single heads, on the recipient's input."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mechdiff.common.cache import Store
+from mechdiff.common.terms import MODULE_STREAMS
+from mechdiff.engine.intervention import Condition
+from mechdiff.questions.shared.effects import EffectsTask, Group
+from mechdiff.questions.shared.request import EffectQuestion
+
+
+@dataclass(frozen=True)
+class Transplant(EffectQuestion):
+    """The donor's weights at every chosen layer and module, run on the recipient's clean input."""
+
+    question: ClassVar[str] = "transplant"
+    title: ClassVar[str] = "Which module's weights carry the change?"
+    columns: ClassVar[tuple[str, ...]] = ("layer", "stream", "heads", "control")
+    default_streams: ClassVar[tuple[str, ...]] = ("attn_out", "mlp_out")
+    stream_choices: ClassVar[tuple[str, ...]] = MODULE_STREAMS
+    allowed_controls: ClassVar[tuple[str, ...]] = ("self",)
+
+    def task(self, store: Store) -> EffectsTask:
+        return EffectsTask(self, self.groups, store)
+
+    @property
+    def groups(self) -> list[Group]:
+        groups: list[Group] = []
+        for stream in self.streams:
+            for layer in self.chosen_layers:
+                every = tuple(range(self.spec.heads)) if stream == "heads" else None
+                sets = [(head,) for head in every] if every else [None]
+                groups.append(tuple(Condition(layer, stream, heads=heads, transplant=True) for heads in sets))
+                groups += [(Condition(layer, stream, heads=every).as_control(control),) for control in self.controls]
+        return groups
