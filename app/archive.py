@@ -6,8 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from mechdiff.inputs.prompts import digest
-from mechdiff.questions import Run
+from mechdiff.questions import Question
 from mechdiff.questions.shared.identity import Identity
+from mechdiff.questions.shared.mapped import MappedQuestion
 from mechdiff.study import artifacts
 from mechdiff.study.live_vs_stored import DIFFERS, SAME, agreement
 
@@ -21,19 +22,19 @@ def read(place: str, domain: str, folder: str, pair: str, name: str, where: tupl
     return artifacts.read(domain, folder, pair, name, dict(where))
 
 
-def lines(run: Run, folder: str, name: str, **where) -> pd.DataFrame:
+def lines(run: Question, folder: str, name: str, **where) -> pd.DataFrame:
     """The stored lines of the run's pair, domain and direction, as far as they match; an empty table if there are none."""
     found, _ = look_up(run, folder, name, **where)
     return found
 
 
-def look_up(run: Run, folder: str, name: str, **where) -> tuple[pd.DataFrame, dict | None]:
+def look_up(run: Question, folder: str, name: str, **where) -> tuple[pd.DataFrame, dict | None]:
     where = where if run.question == "drift" else {"direction": run.direction} | where  # drift has no direction
     found, about = read(str(artifacts.ARTIFACTS), run.chosen_domain, folder, run.spec.name, name, tuple(where.items()))
     return pd.DataFrame() if found is None else found, about
 
 
-def missing(run: Run, what: str = "") -> None:
+def missing(run: Question, what: str = "") -> None:
     """What stands in place of a stored curve that is not there. what: which of its parts, if the rest may be."""
     st.info(
         f"No stored sweep of this pair on these prompts{what}.\n\n"
@@ -41,7 +42,7 @@ def missing(run: Run, what: str = "") -> None:
     )
 
 
-def origin(run: Run, folder: str, table: pd.DataFrame) -> str:
+def origin(run: Question, folder: str, table: pd.DataFrame) -> str:
     """A stored curve's part of a chart's subtitle: on how much it rests."""
     if table.empty:
         return ""
@@ -56,7 +57,7 @@ def row():
     return st.container(horizontal=True, vertical_alignment="center", gap="small")
 
 
-def provenance(run: Run, folder: str) -> None:
+def provenance(run: Question, folder: str) -> None:
     """Where a stored curve comes from, for those who ask."""
     _, about = look_up(run, folder, "manifest")
     if about is None:
@@ -71,7 +72,7 @@ def provenance(run: Run, folder: str) -> None:
         st.caption(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
 
 
-def badge(run: Run, live: pd.DataFrame, folder: str, name: str, what: str = "", **where) -> None:
+def badge(run: Question, live: pd.DataFrame, folder: str, name: str, what: str = "", **where) -> None:
     """Whether one condition's live effects are the stored ones. live: a line per prompt. where: the condition's stored lines.
 
     Says nothing where the condition is not stored.
@@ -94,17 +95,17 @@ def badge(run: Run, live: pd.DataFrame, folder: str, name: str, what: str = "", 
         st.badge(text, icon=icon if good else ":material/warning:", color="green" if good else "orange")
 
 
-def prompts_of(run: Run, count: int) -> list:
+def prompts_of(run: Question, count: int) -> list:
     """The first prompts of the run's source, as many as a sweep took."""
     return replace(run, limit=count).chosen_prompts
 
 
-def other_origin(run: Run, about: dict) -> str | None:
+def other_origin(run: Question, about: dict) -> str | None:
     """What was not the same when the sweep was made, so that nothing follows from a difference; None if nothing."""
     for side in ("base", "tuned"):
         if about[side]["fingerprint"] != getattr(run.spec, side).fingerprint():
             return "weights"
-    mapped = run.question in ("transport", "rank") or run.map != "none"
+    mapped = isinstance(run, MappedQuestion) or getattr(run, "map", "none") != "none"
     if mapped and about.get("train_hash") != digest(run.train_prompts):
         return "train prompts"
     return "seed" if mapped and about["seed"] != run.seed else None

@@ -21,7 +21,7 @@ from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS,
 from mechdiff.inputs import prompts
 from mechdiff.inputs.pair_file import Pair, pair_names, read_pair, shipped_pairs
 from mechdiff.inputs.vocabularies import one_tokenizer
-from mechdiff.questions import Run
+from mechdiff.questions import Question, Run
 from mechdiff.reporting import charts
 from mechdiff.study.imports import imported_sets
 
@@ -304,16 +304,16 @@ def selection() -> dict:
     return shared
 
 
-def request(question: str, shared: dict, **details) -> Run:
+def request(question: str, shared: dict, **details) -> Question:
     return Run(question, **shared, **details)
 
 
-def command(run: Run) -> str:
+def command(run: Question) -> str:
     """The command line that gives the same numbers: what is not the default, and always pair, domain and limit."""
-    parts, plain = [f"python -m mechdiff run {run.question}"], Run(run.question, stack=run.stack)
-    for spec in fields(Run):
+    parts = [f"python -m mechdiff run {run.question}"]
+    for spec in fields(run):
         value = getattr(run, spec.name)
-        if value is None or spec.name == "question" or (spec.name not in ALWAYS and value == getattr(plain, spec.name)):
+        if value is None or (spec.name not in ALWAYS and value == spec.default):
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         parts.append(f"--{spec.name.replace('_', '-')} {shlex.quote(text)}")

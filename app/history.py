@@ -11,7 +11,7 @@ from words import TERMS
 
 from mechdiff.inputs.prompts import digest
 from mechdiff.maths.intervals import bootstrap_weights, interval
-from mechdiff.questions import Run
+from mechdiff.questions import Question
 
 KEPT = 30
 SHOWN = 32  # letters of a prompt that stand for it
@@ -49,7 +49,7 @@ def views() -> list[View]:
     return st.session_state.setdefault("_views", [])
 
 
-def note(run: Run, what: str, value: float, unit: str = NATS, effects=None, column: str = "mean", **line) -> None:
+def note(run: Question, what: str, value: float, unit: str = NATS, effects=None, column: str = "mean", **line) -> None:
     """Keep an answer, and where another one is pinned, say how far they are apart.
 
     what: what was asked, beside pair and domain, as `L26 · k=8`. effects: the value's parts by prompt, in the prompts' order.
@@ -63,7 +63,7 @@ def note(run: Run, what: str, value: float, unit: str = NATS, effects=None, colu
     compare(view, [prompt.template for prompt in run.chosen_prompts])
 
 
-def source(run: Run) -> str:
+def source(run: Question) -> str:
     """What the prompts are called: the domain, or one's own by their beginning or number."""
     found = run.chosen_prompts if run.prompts else []
     if len(found) == 1:

@@ -95,10 +95,10 @@ def finish(identity) -> None:
 
 
 def new_job(request, task: Task) -> tuple[Job, callable]:
-    if isinstance(request, questions.Run):
+    if isinstance(request, questions.Question):
         where = "" if request.layers is None else f" at layer {', '.join(map(str, request.layers))}"
         count = len(request.chosen_prompts)
-        what = request.question + (f"{where} on {count} prompt{'s' * (count != 1)}" if request.question != "weights" else where)
+        what = request.question + (f"{where} on {count} prompt{'s' * (count != 1)}" if request.reads_prompts else where)
     else:
         what = "the " + re.sub("(?<=[a-z])(?=[A-Z])", " ", type(request).__name__).lower()
     job = Job(f"Computing {what}", "", task.done, task.total, task)

@@ -9,8 +9,10 @@ from mechdiff import questions
 from mechdiff.common.cache import default, key
 from mechdiff.common.terms import FITTED
 from mechdiff.inputs.prompts import BLOCK
-from mechdiff.questions import Run
+from mechdiff.questions import Question
+from mechdiff.questions.behaviour import Behaviour
 from mechdiff.questions.shared.identity import Identity
+from mechdiff.questions.shared.request import map_of
 from mechdiff.questions.shared.task import Task
 
 READING, PATCHING, WRITING = "reading the prompts", "patching", "writing"  # how stages end; others come before the first of these
@@ -56,36 +58,36 @@ def known() -> dict[str, float]:
     return json.loads(default().text(place()) or "{}")
 
 
-def cell_of(run: Run, question: str = "any question") -> str:
+def cell_of(run: Question, question: str = "any question") -> str:
     return f"{run.spec.name} on {Identity(run).device}: a cell of {question}"
 
 
-def kind(run: Run) -> str:
+def kind(run: Question) -> str:
     """What a cell of a run is a cell of: to write takes the longer the more is written."""
-    return run.question if run.question != "behaviour" else f"{run.question} of {run.new_tokens} tokens"
+    return f"{run.question} of {run.new_tokens} tokens" if isinstance(run, Behaviour) else run.question
 
 
-def cell_time(run: Run, rates: dict[str, float]) -> float | None:
+def cell_time(run: Question, rates: dict[str, float]) -> float | None:
     """Seconds a cell, from the same question, or from any other that does not write; None if nothing of the kind has run."""
     return rates.get(cell_of(run, kind(run)), rates.get(cell_of(run)) if kind(run) == run.question else None)
 
 
-def read_of(run: Run) -> str:
+def read_of(run: Question) -> str:
     return f"{run.spec.name} on {Identity(run).device}: a block of prompts"
 
 
-def before(run: Run) -> str:
-    return f"{run.spec.name} on {Identity(run).device}: before {run.question} with {run.map} on {run.chosen_domain}"
+def before(run: Question) -> str:
+    return f"{run.spec.name} on {Identity(run).device}: before {run.question} with {map_of(run)} on {run.chosen_domain}"
 
 
 @st.cache_data(ttl=30, max_entries=64, show_spinner=False)
-def remaining(name: str, _run: Run) -> int:
+def remaining(name: str, _run: Question) -> int:
     """The cells that are still to be computed. name: what tells requests apart."""
     task = questions.task(_run)
     return task.total - task.done
 
 
-def estimate(*runs: Run) -> str:
+def estimate(*runs: Question) -> str:
     """How long requests will take, in words; honest where nothing of the kind has run here."""
     lacking = {run: left for run in runs if (left := remaining(repr(run), run))}
     if not lacking:
@@ -94,12 +96,12 @@ def estimate(*runs: Run) -> str:
     if any(cell_time(run, rates) is None for run in lacking):
         return "how long is not known here yet"
     seconds = sum(seconds_of(run, left, rates) for run, left in lacking.items())
-    unread = any(run.map in FITTED and before(run) not in rates for run in lacking)
+    unread = any(map_of(run) in FITTED and before(run) not in rates for run in lacking)
     return f"about {in_words(seconds)} here{', once the train split is read' if unread else ''}"
 
 
-def seconds_of(run: Run, cells: int, rates: dict[str, float]) -> float:
-    prompts = len(run.chosen_prompts) + (len(run.train_prompts) if run.head_sets in ("topk", "greedy") else 0)
+def seconds_of(run: Question, cells: int, rates: dict[str, float]) -> float:
+    prompts = len(run.chosen_prompts) + (len(run.train_prompts) if run.chooses_on_train else 0)
     blocks = -(-prompts // BLOCK)
     return rates.get(before(run), 0.0) + blocks * rates.get(read_of(run), 0.0) + cells * cell_time(run, rates)
 

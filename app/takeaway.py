@@ -11,7 +11,7 @@ import shown
 import streamlit as st
 
 from mechdiff.inputs import prompts
-from mechdiff.questions import Run
+from mechdiff.questions import Question
 from mechdiff.reporting import bundle, figures, notebooks
 from mechdiff.study.compare_sweeps import Comparison
 
@@ -90,7 +90,7 @@ def main_request(found: shown.Shown):
     answers = list(found.answers.values())
     if found.headline is not None:
         return answers[found.headline.answer].request
-    return next((one.request for one in answers if isinstance(one.request, Run | Comparison)), None)
+    return next((one.request for one in answers if isinstance(one.request, Question | Comparison)), None)
 
 
 def commands(found: shown.Shown) -> list[str]:
@@ -99,7 +99,7 @@ def commands(found: shown.Shown) -> list[str]:
 
 
 def command_of(one: bundle.Answer) -> str:
-    return one.command or (controls.command(one.request) if isinstance(one.request, Run) else "")
+    return one.command or (controls.command(one.request) if isinstance(one.request, Question) else "")
 
 
 def has_own(found: shown.Shown) -> bool:

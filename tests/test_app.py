@@ -20,6 +20,7 @@ import mechdiff
 from mechdiff import Run, questions
 from mechdiff.__main__ import main
 from mechdiff.cli import build_parser
+from mechdiff.questions.diagnostics.weight_overlap import Overlap
 from mechdiff.questions.shared.summary import summarise, wide
 from mechdiff.study import artifacts as stored
 from mechdiff.study import sweeps
@@ -297,5 +298,5 @@ def test_weights_show_the_command_lines_numbers(tiny):
     at.selectbox(key="module").set_value("self_attn.v_proj").run()
     assert metric(at, "L2 self_attn.v_proj") == f"{table.loc['self_attn.v_proj', 'relative_norm']:.2%}"
     asked = {name: tiny[name] for name in ("pair", "prompts", "train", "domain", "device")}
-    overlap = questions.run(questions.Overlap(Run("weights", layers=(2,), **asked))).query("k == 8")
+    overlap = questions.run(Overlap(Run("weights", layers=(2,), **asked))).query("k == 8")
     assert any(f"Mean {overlap['overlap'].mean():.1%}, chance {8 / 32:.1%}" in caption.value for caption in at.caption)

@@ -16,7 +16,11 @@ from mechdiff.__main__ import main
 from mechdiff.common.cache import Store
 from mechdiff.engine.intervention import Condition, Stack
 from mechdiff.inputs import prompts
-from mechdiff.questions import Diagnostics, NextTokens, PositionMap, Reading
+from mechdiff.questions.diagnostics.map_quality import Diagnostics
+from mechdiff.questions.patch import Patch
+from mechdiff.questions.prompt.next_tokens import NextTokens
+from mechdiff.questions.prompt.position_map import PositionMap
+from mechdiff.questions.prompt.reading import Reading
 from mechdiff.reporting import bundle, bundle_reader, charts
 from mechdiff.reporting.bundle import Answer, Headline
 from mechdiff.reporting.replay import DIFFERS, OTHER, ROUNDING, SAME, UNCHECKED, ReplayTask, compared
@@ -52,7 +56,7 @@ def requests(study):  # noqa: F811
         Run("transport", map="ridge", layers=(1,), controls=("self",), **study),
         Run("stack", stack="layer=1 stream=mlp_out; layer=2 heads=1,3", controls=("self",), **study),
         NextTokens(run, Condition(1, "resid_post"), 2),
-        Reading(replace(run, question="patch"), 1),
+        Reading(run.converted(Patch), 1),
         Diagnostics(Run("transport", map="ridge", layers=(1,), **study)),
     )
 
@@ -180,7 +184,7 @@ RUN = {"type": "Run", "question": "patch", "pair": "demo-cultural"}
         (RUN | {"layers": "1,2"}, "Run.layers"),
         (RUN | {"limit": True}, "Run.limit"),
         (RUN | {"limit": 10**12}, "Run.limit"),
-        (RUN | {"blend": "1"}, "Run.blend"),
+        (RUN | {"question": "heads", "blend": "1"}, "Run.blend"),
         ({"type": "Run"}, "needs the field 'question'"),
         ({"type": "NextTokens", "run": RUN, "condition": RUN, "prompt": 0}, "not known"),
         ([], "lacks a proper 'asked'"),

@@ -13,7 +13,8 @@ from mechdiff.inputs import prompts
 from mechdiff.inputs.pair_file import read_pair
 from mechdiff.models import registry
 from mechdiff.models.registry import load_pair
-from mechdiff.questions import Parity, Run
+from mechdiff.questions import Run
+from mechdiff.questions.diagnostics.parity_check import Parity
 from mechdiff.study import cost_estimate
 from mechdiff.study.cost_estimate import pass_bytes, weight_bytes
 

@@ -65,7 +65,7 @@ MISTAKES = {
     "diagnostics": ("run patch --pair PAIR --diagnostics x.csv", ["no fitted map", "run transport"]),
     "stack": ("run stack --pair PAIR --stack layer=1;layer=7", ["layer '7'", "0 to 3", "--stack"]),
     "stack file": ("run stack --pair PAIR --stack no.toml", ["no.toml cannot be read", "layer=26"]),
-    "no stack": ("run stack --pair PAIR", ["go together", "--stack FILE"]),
+    "no stack": ("run stack --pair PAIR", ["No stack", "--stack FILE"]),
     "stack control": ("run stack --pair PAIR --stack layer=1 --controls random", ["'random'", "self"]),
     "back": ("run patch --pair PAIR --back=-2", ["Back -2", "--back 3"]),
     "horizon": ("run heads --pair PAIR --horizon 0", ["Horizon 0", "--horizon 8"]),

@@ -14,7 +14,7 @@ import mechdiff
 from mechdiff import Run
 from mechdiff.common.errors import UserError
 from mechdiff.inputs import prompts
-from mechdiff.questions import Reading
+from mechdiff.questions.prompt.reading import Reading
 
 
 def test_the_page_opens_on_the_domains_first_prompt(shared, drawn):

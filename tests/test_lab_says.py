@@ -14,7 +14,8 @@ from test_study import study  # noqa: F401
 import mechdiff
 from mechdiff import Run, questions
 from mechdiff.inputs import prompts
-from mechdiff.questions import Continuation, PositionMap
+from mechdiff.questions.prompt.continuation import Continuation, ContinuationTask
+from mechdiff.questions.prompt.position_map import PositionMap
 
 PATIENCE = 300.0
 
@@ -49,7 +50,7 @@ def test_the_models_write_side_by_side_when_asked(shared):
 
 
 def test_a_stopped_text_stays_and_can_be_begun_again(shared, monkeypatch):
-    original = questions.ContinuationTask.steps
+    original = ContinuationTask.steps
 
     stopped = threading.Event()
 
@@ -59,7 +60,7 @@ def test_a_stopped_text_stays_and_can_be_begun_again(shared, monkeypatch):
                 stopped.wait(PATIENCE)
             yield
 
-    monkeypatch.setattr(questions.ContinuationTask, "steps", slow)
+    monkeypatch.setattr(ContinuationTask, "steps", slow)
     at = fine(open_lab(own=keep(TEXT)))
     at.button(key="write").click().run()
     deadline = time.monotonic() + PATIENCE

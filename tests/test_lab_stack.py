@@ -17,7 +17,7 @@ from mechdiff import Run, questions
 from mechdiff.__main__ import main
 from mechdiff.engine.intervention_text import parse_part, parse_stack, read_stack
 from mechdiff.inputs import prompts
-from mechdiff.questions import NextTokens
+from mechdiff.questions.prompt.next_tokens import NextTokens
 
 
 def test_the_shown_command_gives_the_number_on_the_page(shared, own_store, tmp_path):

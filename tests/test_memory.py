@@ -20,7 +20,7 @@ from mechdiff.engine.anatomy import Anatomy
 from mechdiff.engine.memory import Budget, Passes, in_parts
 from mechdiff.models import offload
 from mechdiff.models.registry import load_pair, unload
-from mechdiff.questions import Reading
+from mechdiff.questions.prompt.reading import Reading
 from mechdiff.questions.shared import measure
 from mechdiff.study import sweeps
 

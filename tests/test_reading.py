@@ -16,8 +16,11 @@ from mechdiff.engine.intervention_text import as_toml, parse_stack, read_stack
 from mechdiff.inputs import prompts
 from mechdiff.inputs.prompts import Prompt
 from mechdiff.models.registry import load_pair, unload
-from mechdiff.questions import Continuation, MapTime, NextTokens, PositionMap, Reading
-from mechdiff.questions.shared.effects import EffectsTask
+from mechdiff.questions.prompt.continuation import Continuation
+from mechdiff.questions.prompt.next_tokens import NextTokens
+from mechdiff.questions.prompt.position_map import MapTime, PositionMap
+from mechdiff.questions.prompt.reading import Reading
+from mechdiff.questions.shared.effect_passes import Passes
 
 STACK = "layer=1 stream=resid_post; layer=2 stream=heads heads=1,3 blend=0.5"
 HEADS = [1, 3]
@@ -210,8 +213,8 @@ def test_a_stopped_position_map_goes_on_where_it_was(pair, monkeypatch):  # noqa
         if len(task.parts) == 2:
             break
     assert set(task.table()["back"]) == {0, 1} and 0 < task.done < task.total
-    computed, original = [], EffectsTask._compute
-    monkeypatch.setattr(EffectsTask, "_compute", lambda self, *args: computed.append(self.run.back) or original(self, *args))
+    computed, original = [], Passes.compute
+    monkeypatch.setattr(Passes, "compute", lambda self, *args: computed.append(self.plan.run.back) or original(self, *args))
     again = questions.task(asked)
     list(again.steps())
     assert sorted(set(computed)) == [2, 3, 4, 5] and again.done == again.total
@@ -219,14 +222,14 @@ def test_a_stopped_position_map_goes_on_where_it_was(pair, monkeypatch):  # noqa
 
 
 def test_the_time_of_a_map_is_that_of_a_column_it_then_has(pair, monkeypatch):  # noqa: F811
-    run, clock, original = Run("patch", layers=(1, 3), **pair), [0.0], EffectsTask._compute
+    run, clock, original = Run("patch", layers=(1, 3), **pair), [0.0], Passes.compute
     monkeypatch.setattr("mechdiff.questions.prompt.position_map.time.monotonic", lambda: clock[0])
 
     def slow(self, *args):  # a second for every token that is run
-        clock[0] += self.run.back + 1
+        clock[0] += self.plan.run.back + 1
         return (yield from original(self, *args))
 
-    monkeypatch.setattr(EffectsTask, "_compute", slow)
+    monkeypatch.setattr(Passes, "compute", slow)
     asked = MapTime(run, 3)
     (line,) = mechdiff.run(asked).itertuples()
     assert line.columns == 6 and line.seconds == 6 + 5 + 4 + 3 + 2 + 1 and clock[0] == 4 + 3

@@ -6,8 +6,8 @@ import pytest
 from tiny_pair import HEADS, LAYERS, write_pair
 
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import CONTROLS, DEVICES, DIRECTIONS, DTYPES, MAPS, QUESTIONS, STREAMS
-from mechdiff.questions.shared.request import Run
+from mechdiff.common.terms import CONTROLS, DEVICES, DIRECTIONS, DTYPES, MAPS, STREAMS
+from mechdiff.questions import QUESTIONS, Run
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -23,7 +23,7 @@ def pair(tmp_path_factory):
         ("question", "drfit", QUESTIONS),
         ("map", "affine", MAPS),
         ("streams", ("resid_post", "resid"), STREAMS),
-        ("streams", (), ["No stream", "--streams resid_post"]),
+        ("streams", (), ["No stream", "--streams"]),
         ("direction", "tuned->base", DIRECTIONS),
         ("controls", ("self", "placebo"), CONTROLS),
         ("device", "gpu", DEVICES),
@@ -31,14 +31,14 @@ def pair(tmp_path_factory):
         ("blend", 1.5, ["between 0 (own state) and 1", "--blend 1.0"]),
         ("blend", -0.1, ["between 0 (own state) and 1"]),
         ("blend", float("nan"), ["between 0 (own state) and 1"]),
-        ("limit", 0, ["leaves no prompts", "--limit 32"]),
-        ("limit", -3, ["leaves no prompts"]),
+        ("limit", 0, ["at least 1", "--limit 32"]),
+        ("limit", -3, ["at least 1"]),
         ("foil", " no", ["needs a target", "--target ' yes' --foil ' no'"]),
     ],
 )
 def test_a_field_that_cannot_be_is_named_with_the_choices(field, value, says):
     with pytest.raises(UserError) as caught:
-        Run(**{"question": "patch"} | {field: value})
+        Run(**{"question": "heads" if field == "blend" else "patch"} | {field: value})
     wrong = value[-1] if isinstance(value, tuple) and value else value
     for text in (*says, field.rstrip("s") if field != "blend" else f"{wrong:g}"):
         assert text.lower() in str(caught.value).lower()
@@ -117,4 +117,4 @@ def test_an_unknown_domain_is_answered_with_the_choices(pair, field):
 
 
 def test_every_field_but_the_question_has_a_line_of_help():
-    assert all(spec.metadata["help"] for spec in dataclasses.fields(Run) if spec.name != "question")
+    assert all(spec.metadata["help"] for kind in QUESTIONS.values() for spec in dataclasses.fields(kind))

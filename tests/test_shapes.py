@@ -14,8 +14,13 @@ from mechdiff.inputs.model_config import shape_of
 from mechdiff.maths.similarity import linear_cka
 from mechdiff.models import registry
 from mechdiff.models.registry import load_pair
-from mechdiff.questions import Continuation, Diagnostics, NextTokens, Overlap, PositionMap
+from mechdiff.questions.diagnostics.map_quality import Diagnostics
+from mechdiff.questions.diagnostics.weight_overlap import Overlap
 from mechdiff.questions.drift import partners
+from mechdiff.questions.prompt.continuation import Continuation
+from mechdiff.questions.prompt.next_tokens import NextTokens
+from mechdiff.questions.prompt.position_map import PositionMap
+from mechdiff.questions.prompt.reading import Reading
 
 OTHERS = {
     "wider": {"hidden_size": 48, "head_dim": 12},
@@ -93,7 +98,7 @@ def test_what_the_pages_ask_is_a_sentence_too(asked, make):
 
 
 def test_reading_one_prompt_works_for_any_two_models(asked):
-    table = questions.run(questions.Reading(Run("patch", **asked(**OTHERS["wider"]))))
+    table = questions.run(Reading(Run("patch", **asked(**OTHERS["wider"]))))
     assert len(table) and table["kl"].notna().all()
 
 

@@ -15,6 +15,7 @@ import mechdiff
 from mechdiff import Run, UserError, questions
 from mechdiff.maths.linear_maps import FITS, output_directions, pca_spread, size_ratios
 from mechdiff.models.registry import load_pair
+from mechdiff.questions.diagnostics.map_quality import Diagnostics
 
 TRAIN = [" ".join(WORDS[i : i + 2 + i % 5]) for i in range(50)]
 
@@ -229,7 +230,7 @@ def test_a_model_maps_onto_itself_perfectly(study, tmp_path):
     run = Run(
         "transport", map="procrustes_scaled", layers=(0, 3), streams=("resid_post", "mlp_out"), **study | {"pair": str(same)}
     )
-    task = questions.task(questions.Diagnostics(run))
+    task = questions.task(Diagnostics(run))
     list(task.steps())
     table = task.table()
     assert table[["stream", "layer"]].to_numpy().tolist() == [[s, n] for s in ("resid_post", "mlp_out") for n in (0, 3)]
@@ -240,7 +241,7 @@ def test_a_model_maps_onto_itself_perfectly(study, tmp_path):
 
 def test_diagnostics_are_the_formulas_on_prompts_that_were_not_fitted_on(study):
     run = Run("transport", map="ridge", layers=(2,), **study)
-    task = questions.task(questions.Diagnostics(run))
+    task = questions.task(Diagnostics(run))
     list(task.steps())
     (line,) = task.table().itertuples()
     loaded = load_pair(study["pair"], "cpu")

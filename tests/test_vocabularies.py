@@ -24,7 +24,10 @@ from mechdiff.inputs.vocabularies import (
     vocabulary_of,
 )
 from mechdiff.models.registry import load_pair, unload
-from mechdiff.questions import Continuation, NextTokens, PositionMap, Reading
+from mechdiff.questions.prompt.continuation import Continuation
+from mechdiff.questions.prompt.next_tokens import NextTokens
+from mechdiff.questions.prompt.position_map import PositionMap
+from mechdiff.questions.prompt.reading import Reading
 from mechdiff.study.sweeps import Grid
 
 MEASURES = ["kl", "kl_to_donor", "kl_donor_clean"]

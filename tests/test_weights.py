@@ -16,6 +16,7 @@ from mechdiff.common.errors import UserError
 from mechdiff.inputs.pair_file import Source, read_pair
 from mechdiff.inputs.weight_changes import Weights, difference
 from mechdiff.maths.spectrum import Factors, spectrum
+from mechdiff.questions.diagnostics.weight_overlap import Overlap
 
 
 def of_rank(k: int, shape=(20, 30), values=None) -> torch.Tensor:
@@ -208,7 +209,7 @@ def test_an_edit_that_makes_the_states_spans_their_mapped_subspace(study, tmp_pa
     found = {}
     for layer in (0, 1, 2):
         run = Run("weights", map="ridge", layers=(layer,), **{k: v for k, v in study.items() if k != "limit"})
-        found[layer] = questions.run(questions.Overlap(run))
+        found[layer] = questions.run(Overlap(run))
     assert found[0].empty, "nothing differs up to layer 0, and so no matrix has a direction"
     (at_two,) = found[1].query("k == 2").itertuples()
     assert (at_two.written, at_two.module) == (1, "mlp.down_proj") and at_two.overlap > 0.98 and at_two.chance == 2 / 32
@@ -218,7 +219,7 @@ def test_an_edit_that_makes_the_states_spans_their_mapped_subspace(study, tmp_pa
 
 def test_unrelated_changes_have_the_overlap_of_chance(study):  # noqa: F811
     run = Run("weights", layers=(3,), **{k: v for k, v in study.items() if k != "limit"})
-    table = questions.run(questions.Overlap(run))
+    table = questions.run(Overlap(run))
     assert len(table) == 4 * 2 * 5
     by_size = table.groupby("k")[["overlap", "chance"]].mean()
     assert ((by_size["overlap"] / by_size["chance"]).loc[[8, 16]] < 1.5).all(), "two random models"
@@ -226,4 +227,4 @@ def test_unrelated_changes_have_the_overlap_of_chance(study):  # noqa: F811
 
 def test_the_subspace_of_one_layer_is_asked_for():
     with pytest.raises(UserError, match="--layers 26"):
-        questions.Overlap(Run("weights", layers=(1, 2)))
+        Overlap(Run("weights", layers=(1, 2)))

@@ -8,7 +8,7 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff.questions import Run
+from mechdiff.questions.behaviour import Behaviour
 from mechdiff.questions.shared.behaviour_summary import NAMES, STYLE, style, told
 from mechdiff.questions.shared.summary import summarise_table
 from mechdiff.reporting import charts
@@ -64,7 +64,7 @@ def draw(lines: pd.DataFrame, origin: str) -> None:
         about = "few worked solutions reach their result by then" if "exact" in words.index else "exact match needs known answers"
         st.caption(
             f"{origin}: {counts['prompts']} prompts, {counts['templates']} templates; [..]: 95 % over prompts. Greedy answers of "
-            f"at most {Run.new_tokens} tokens; {about}."
+            f"at most {Behaviour.new_tokens} tokens; {about}."
         )
     with right:
         controls.draw(charts.style_marks(style(lines)), "style")
@@ -86,7 +86,7 @@ def bare(text: str) -> str:
     return text.partition(" ")[0]
 
 
-def answers(table: pd.DataFrame, run: Run) -> None:
+def answers(table: pd.DataFrame, run: Behaviour) -> None:
     """The first answers, side by side."""
     asked = [prompt.text for prompt in run.chosen_prompts]
     sides = {side: table[table["condition"] == f"clean {side}"].set_index("prompt")["text"] for side in ("base", "tuned")}
@@ -110,7 +110,9 @@ def compared(chosen: dict[str, StoredSweep], colours: dict[str, str]) -> None:
     for side, part in words.items():
         rows[f":{colours[side]}[**{side}**] base → tuned (change)"] = [cell(part, measure) for measure in names]
     left.container(key="behaviours").table(rows, border="horizontal", hide_index=True)
-    left.caption(f"Stored; [..]: 95 % over prompts. Marks of style are per 100 tokens; answers have {Run.new_tokens} at most.")
+    left.caption(
+        f"Stored; [..]: 95 % over prompts. Marks of style are per 100 tokens; answers have {Behaviour.new_tokens} at most."
+    )
     lines = [style(part).assign(choice=f"{side}: {chosen[side].label}") for side, part in there.items()]
     drawn = charts.style_marks(pd.concat(lines, ignore_index=True), compared=True)
     with right:

@@ -8,7 +8,7 @@ from rates import in_words
 
 from mechdiff.common.errors import UserError
 from mechdiff.inputs.pair_file import Pair
-from mechdiff.questions import Parity
+from mechdiff.questions.diagnostics.parity_check import Parity
 from mechdiff.study import cost_estimate
 from mechdiff.study.cost_estimate import Card, in_bytes
 from views import mapped

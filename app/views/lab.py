@@ -9,7 +9,8 @@ import streamlit as st
 import strip
 from words import say
 
-from mechdiff.questions import Reading, Run
+from mechdiff.questions import Run
+from mechdiff.questions.prompt.reading import Reading
 from views import lab_maps, lab_positions, lab_prompts, lab_says, lab_stack
 
 READ_S = 1.5  # patience with a new prompt: a short one is read in that time, and nothing below can be drawn before

@@ -9,7 +9,7 @@ import session
 import streamlit as st
 
 from mechdiff import questions
-from mechdiff.questions import MapTime, PositionMap
+from mechdiff.questions.prompt.position_map import MapTime, PositionMap
 from mechdiff.reporting import charts
 
 STEPS = [1, 2, 3, 5, 10]

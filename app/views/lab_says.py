@@ -9,7 +9,8 @@ import session
 import streamlit as st
 
 from mechdiff import questions
-from mechdiff.questions import Continuation, Run
+from mechdiff.questions import Run
+from mechdiff.questions.prompt.continuation import Continuation
 from mechdiff.reporting import charts
 
 LENGTHS = [20, 40, 80, 160]

@@ -10,7 +10,8 @@ from mechdiff.common.errors import UserError
 from mechdiff.engine.intervention import Condition, Stack
 from mechdiff.engine.intervention_text import label
 from mechdiff.maths.intervals import floor_of
-from mechdiff.questions import NextTokens, Run
+from mechdiff.questions import Run
+from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.questions.shared.summary import summarise, wide
 from mechdiff.reporting import charts
 from views import lab_chips

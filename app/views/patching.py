@@ -12,7 +12,7 @@ from words import TERMS, say
 from mechdiff.common.terms import sides
 from mechdiff.engine.intervention import Condition
 from mechdiff.maths.intervals import bootstrap_weights, ratio, summarise
-from mechdiff.questions import NextTokens
+from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.reporting import chart_tables, charts
 from views import imports, mapped, transplants
 

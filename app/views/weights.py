@@ -9,8 +9,8 @@ from words import TERMS, say
 
 from mechdiff import questions
 from mechdiff.common.terms import FITTED
-from mechdiff.questions import Overlap, Run
-from mechdiff.questions.diagnostics.weight_overlap import SIZES
+from mechdiff.questions import Run
+from mechdiff.questions.diagnostics.weight_overlap import SIZES, Overlap
 from mechdiff.reporting import charts
 from views import mapped
 

@@ -3,6 +3,7 @@
 import sys
 
 from mechdiff.common.terms import DEVICES, DTYPES
+from mechdiff.questions.diagnostics.parity_check import Parity
 
 MAX_WIDTH = 100  # characters per model: more would wrap
 
@@ -61,7 +62,7 @@ def print_parity(args) -> None:
     from mechdiff.cli.base import follow
 
     run = questions.Run("patch", pair=args.pair, domain=args.domain, device=args.device, dtype=args.dtype)
-    task = questions.task(questions.Parity(run))
+    task = questions.task(Parity(run))
     follow(task, "rows against plain hooks")
     print("\nRows against plain hooks, four cells (log-probability):")
     for _, line in task.table().iterrows():

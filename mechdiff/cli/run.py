@@ -4,98 +4,100 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from mechdiff.cli.base import SUFFIXES, follow, write
+from mechdiff import questions
+from mechdiff.cli.base import SUFFIXES, Parser, follow, write
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import QUESTIONS, STREAMS, WITHOUT_MEANS
-from mechdiff.engine.intervention_text import read_stack
-from mechdiff.inputs.pair_file import read_pair
-from mechdiff.questions.shared.request import Run
+from mechdiff.questions import QUESTIONS, Question, kind_of
+from mechdiff.questions.diagnostics.map_quality import Diagnostics
+from mechdiff.questions.diagnostics.weight_overlap import Overlap
+from mechdiff.questions.shared.fields import flag_name
+from mechdiff.questions.shared.mapped import MappedQuestion
+from mechdiff.questions.shared.request import refuse_foreign
+from mechdiff.questions.weights import Weights
 
 DIAGNOSTICS = """transport, rank: write to FILE.csv or FILE.parquet how well the maps fit; weights: how far the changes lie in the
 subspace that is mapped at --layers (one)"""
 
 
 def add(commands) -> None:
-    run = commands.add_parser("run", help="answer one question")
-    run.add_argument("question", metavar="QUESTION", help=", ".join(QUESTIONS))
-    add_run_flags(run)
-    run.add_argument("--diagnostics", help=DIAGNOSTICS)
-    run.add_argument("--out", help="write the table to FILE.csv or FILE.parquet; without it a summary is printed")
+    run = commands.add_parser("run", help="answer one question", description="Answer one question.")
+    run.add_argument("question", metavar="QUESTION", help=f"{', '.join(QUESTIONS)}; run QUESTION --help lists its options")
+    run.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="the question's own options")
     run.set_defaults(act=act)
 
 
-def integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"Layers '{text}' cannot be read.\nTry:  --layers 0,4,8  or  --layers all") from None
-
-
-def names(text: str) -> tuple[str, ...]:
-    return tuple(part for part in text.split(",") if part)
-
-
-CONVERTERS = {"ints": lambda text: None if text == "all" else integers(text), "names": names, "stack": read_stack}
-
-
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for every field of Run."""
-    for spec in dataclasses.fields(Run):
-        if spec.name == "question":
-            continue
-        convert = spec.metadata.get("convert", str)
-        default = "" if spec.default in (None, ()) else f" (default: {show(spec.default)})"
+def options_of(kind: type[Question]) -> Parser:
+    """A parser with a flag for every field of a question."""
+    parser = Parser(prog=f"python -m mechdiff run {kind.question}", description=f"{kind.title} {kind.__doc__}")
+    for spec in dataclasses.fields(kind):
+        bare = spec.metadata["bare"]
+        choices = f": {', '.join(spec.metadata['choices'])}" if spec.metadata["choices"] else ""
+        default = "" if spec.default in (None, ()) else f" (default: {text_of(spec.default)})"
         parser.add_argument(
-            f"--{spec.name.replace('_', '-')}",
+            flag_name(spec.name),
             dest=spec.name,
-            type=CONVERTERS.get(convert, convert),
+            type=spec.metadata["read"] or str,
             default=argparse.SUPPRESS,
-            **({"nargs": "?", "const": spec.metadata["bare"]} if "bare" in spec.metadata else {}),
-            help=(spec.metadata["help"] + default).replace("%", "%%"),
+            **({"nargs": "?", "const": bare} if bare else {}),
+            help=f"{spec.metadata['help']}{choices}{default}".replace("%", "%%"),
         )
+    parser.add_argument("--diagnostics", help=DIAGNOSTICS)
+    parser.add_argument("--out", help="write the table to FILE.csv or FILE.parquet; without it a summary is printed")
+    return parser
 
 
-def show(value) -> str:
+def text_of(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def act(args) -> None:
-    from mechdiff import questions
-
-    given = {spec.name: getattr(args, spec.name) for spec in dataclasses.fields(Run) if hasattr(args, spec.name)}
-    if given.get("streams") == ("all",):
-        given["streams"] = STREAMS
-    if args.question == "behaviour" and given.get("layers", ()) is None:  # all of them; its default is none
-        given["layers"] = tuple(range(read_pair(given.get("pair", Run.pair)).layers))
-    for name in (args.out, args.diagnostics):
+    kind = kind_of(args.question)
+    given, foreign = options_of(kind).parse_known_args(args.options)
+    refuse(kind, foreign)
+    for name in (given.out, given.diagnostics):
         if name and not name.endswith(SUFFIXES):
             raise UserError(f"The table cannot be written as '{name}'. Choose a name that ends in {' or '.join(SUFFIXES)}.")
-    request = Run(**given)
-    if args.diagnostics:
-        kind = questions.Overlap if request.question == "weights" else questions.Diagnostics
-        if request.question not in ("transport", "rank", "weights"):
-            raise UserError(
-                f"There is no fitted map in {request.question} to diagnose.\nTry:  run transport --diagnostics FILE.csv"
-            )
-        maps = questions.task(kind(request))
+    request = kind(**{name: value for name, value in vars(given).items() if name not in ("out", "diagnostics")})
+    if given.diagnostics:
+        maps = diagnostics_of(request)
         follow(maps, "maps")
-        write(maps.table(), Path(args.diagnostics))
+        write(maps.table(), Path(given.diagnostics))
+    answer(request, given.out)
+
+
+def refuse(kind: type[Question], foreign: list[str]) -> None:
+    """Raises UserError for what the question has no flag for."""
+    if flags := [word for word in foreign if word.startswith("--")]:
+        refuse_foreign(kind, [flags[0].removeprefix("--").partition("=")[0].replace("-", "_")])
+    if foreign:
+        raise UserError(f"'{foreign[0]}' belongs to no option.\nTry:  python -m mechdiff run {kind.question} --help")
+
+
+def diagnostics_of(request: Question):
+    """The task that says how well a request's maps fit."""
+    if isinstance(request, Weights):
+        return questions.task(Overlap(request))
+    if isinstance(request, MappedQuestion):
+        return questions.task(Diagnostics(request))
+    raise UserError(f"{request.question} has no fitted map to diagnose.\nTry:  run transport --diagnostics FILE.csv")
+
+
+def answer(request: Question, out: str | None) -> None:
+    """Compute a request, and write its table or print its summary."""
     task = questions.task(request)
     follow(task, request.question)
     table = task.table()
-    if args.out:
-        write(table, Path(args.out))
-        print(f"{len(table)} lines in {args.out}")
+    if out:
+        write(table, Path(out))
+        print(f"{len(table)} lines in {out}")
     else:
         print(summary(request, table).to_string(index=False, float_format=lambda x: f"{x:.4g}"))
 
 
-def summary(request: Run, table):
-    """A line per condition with the mean effect over prompts and its interval; what is no such mean, as it is."""
-    from mechdiff.questions.shared.summary import summarise_table
-
-    lines = summarise_table(table, request)
-    if request.question in WITHOUT_MEANS:
+def summary(request: Question, table):
+    """A line per condition with the mean effect over prompts and its interval, without the columns that are the same for all."""
+    lines = request.summary(table)
+    if not request.averages:
         return lines
     same = [name for name in lines.columns[: list(lines).index("mean")] if name != "layer" and lines[name].nunique() <= 1]
     return lines.drop(columns=same)

@@ -8,7 +8,8 @@ import pandas as pd
 
 from mechdiff.common.cache import Store, default
 from mechdiff.common.errors import one_of
-from mechdiff.questions.shared.request import QUESTIONS, EffectQuestion, Question
+from mechdiff.questions.shared.effect_question import EffectQuestion
+from mechdiff.questions.shared.request import QUESTIONS, Question
 
 if TYPE_CHECKING:
     from mechdiff.questions.shared.task import Task
@@ -27,7 +28,7 @@ def kind_of(question: str) -> type[Question]:
     return QUESTIONS[question]
 
 
-def Run(question: str, *args: Any, **fields: Any) -> Question:  # noqa: N802
+def Run(question: str, *args: Any, **fields: Any) -> Question:
     """The request of a question by its name: Run("patch", limit=32) is Patch(limit=32)."""
     return kind_of(question)(*args, **fields)
 

@@ -22,7 +22,7 @@ from mechdiff.questions.shared.conditions import site_conditions
 from mechdiff.questions.shared.effects import fit_maps
 from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Question, check_controls, check_map_controls, map_field, positions_field
+from mechdiff.questions.shared.request import Count, Question, check_controls, check_map_controls, map_field, positions_field
 from mechdiff.questions.shared.task import Progress, Task
 
 READ = (*BESIDE, "refusal_logprob", "choice_logprob", "choice_right")  # where an answer begins
@@ -53,8 +53,15 @@ class Behaviour(Question):
     question: ClassVar[str] = "behaviour"
     title: ClassVar[str] = "What do the models say?"
 
+    layers: tuple[int, ...] | None = flag(
+        None,
+        "layers at which the recipient is patched, as 0,4,8, or all (default: none)",
+        must="numbers of layers, or all",
+        example="0,4,8  or  --layers all",
+    )
+
     map: str = map_field("none")
-    positions: int = positions_field()
+    positions: Count = positions_field()
     controls: tuple[str, ...] = flag((), f"controls, computed with the rest: {','.join(CONTROLS)}")
     new_tokens: Annotated[int, Meta(ge=1, le=10_000)] = flag(
         32,
@@ -67,7 +74,7 @@ class Behaviour(Question):
         check_controls(self.question, self.controls, CONTROLS)
         check_map_controls(self.map, self.controls)
         if self.controls and self.layers is None:
-            raise UserError("A control needs a patch to compare with, and no layer is named.\nTry:  --layers 8,16,24 --controls self")
+            raise UserError("A control is compared with a patch, and no layer is named.\nTry:  --layers 8,16,24 --controls self")
 
     def all_layers(self) -> tuple[int, ...]:
         return tuple(range(self.spec.layers))

@@ -16,7 +16,7 @@ from mechdiff.common.terms import SIDES
 from mechdiff.inputs import prompts
 from mechdiff.questions.shared.request import Question
 from mechdiff.questions.shared.states import States
-from mechdiff.questions.shared.task import StreamTablesTask
+from mechdiff.questions.shared.table_tasks import StreamTablesTask
 
 MIN_PROMPTS = 4
 WITHIN = {"resid_pre": 0.0, "resid_post": 1.0}  # how far through its layer a stream is taken; the others half-way

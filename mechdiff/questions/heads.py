@@ -15,11 +15,12 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import CHOICES
 from mechdiff.engine.intervention import Condition
 from mechdiff.questions.shared.effect_plan import Chunk, EffectPlan, Group
+from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
-from mechdiff.questions.shared.task import Task
-from mechdiff.questions.shared.lines import Wide, heads_label
 from mechdiff.questions.shared.fields import flag
-from mechdiff.questions.shared.request import EffectQuestion, Share, positions_field
+from mechdiff.questions.shared.lines import Wide, heads_label
+from mechdiff.questions.shared.request import Count, Share, positions_field
+from mechdiff.questions.shared.task import Task
 
 DRAWS = 50  # random head sets of each size
 HeadSet = tuple[int, ...]
@@ -54,7 +55,7 @@ class Heads(EffectQuestion):
         must="a number between 0 (own state) and 1 (donor's state)",
         example="1.0",
     )
-    positions: int = positions_field()
+    positions: Count = positions_field()
 
     @property
     def uses_train(self) -> bool:
@@ -214,7 +215,9 @@ class ChosenHeadsTask(Task):
         candidates = []
         for layer in run.chosen_layers:
             order = self.orders.get(layer, ())
-            candidates += [HeadSelection(layer, tuple(sorted((*order, head))), "candidate") for head in self.heads if head not in order]
+            candidates += [
+                HeadSelection(layer, tuple(sorted((*order, head))), "candidate") for head in self.heads if head not in order
+            ]
         return HeadsTask(replace(run, controls=()), candidates, self.store, run.train_prompts)
 
     def steps(self) -> Iterator[None]:

@@ -6,8 +6,9 @@ from typing import ClassVar
 from mechdiff.common.cache import Store
 from mechdiff.engine.intervention import Condition
 from mechdiff.questions.shared.conditions import site_conditions
+from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
-from mechdiff.questions.shared.request import EffectQuestion, check_map_controls, map_field, positions_field
+from mechdiff.questions.shared.request import Count, check_map_controls, map_field, positions_field
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Patch(EffectQuestion):
     columns: ClassVar[tuple[str, ...]] = ("layer", "stream", "map", "heads", "blend", "control")
 
     map: str = map_field("none")
-    positions: int = positions_field()
+    positions: Count = positions_field()
 
     def check(self) -> None:
         super().check()

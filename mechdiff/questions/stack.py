@@ -10,9 +10,10 @@ from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
 from mechdiff.engine.intervention import Condition, Stack
 from mechdiff.engine.intervention_text import label, parse_stack, read_stack
+from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.fields import flag
-from mechdiff.questions.shared.request import EffectQuestion, positions_field
+from mechdiff.questions.shared.request import Count, positions_field
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class StackedPatch(EffectQuestion):
     stack: str | None = flag(
         None, "a TOML file of interventions, or text as 'layer=26 stream=mlp_out; layer=28 heads=2,5'", read=read_stack
     )
-    positions: int = positions_field()
+    positions: Count = positions_field()
 
     def check(self) -> None:
         super().check()

@@ -1,4 +1,4 @@
-"""Transplant (RQ1): what did one module's own weights change? The donor's attention, MLP or single heads, on the recipient's input."""
+"""Transplant (RQ1): what did one module's weights change? The donor's attention, MLP or heads, on the recipient's input."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,8 +6,9 @@ from typing import ClassVar
 from mechdiff.common.cache import Store
 from mechdiff.common.terms import MODULE_STREAMS
 from mechdiff.engine.intervention import Condition
+from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask, Group
-from mechdiff.questions.shared.request import EffectQuestion
+from mechdiff.questions.shared.fields import flag
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,10 @@ class Transplant(EffectQuestion):
     question: ClassVar[str] = "transplant"
     title: ClassVar[str] = "Which module's weights carry the change?"
     columns: ClassVar[tuple[str, ...]] = ("layer", "stream", "heads", "control")
-    default_streams: ClassVar[tuple[str, ...]] = ("attn_out", "mlp_out")
     stream_choices: ClassVar[tuple[str, ...]] = MODULE_STREAMS
     allowed_controls: ClassVar[tuple[str, ...]] = ("self",)
+
+    streams: tuple[str, ...] = flag(("attn_out", "mlp_out"), f"modules, or all: {','.join(MODULE_STREAMS)}")
 
     def task(self, store: Store) -> EffectsTask:
         return EffectsTask(self, self.groups, store)

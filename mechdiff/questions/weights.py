@@ -9,7 +9,7 @@ from typing import ClassVar
 import pandas as pd
 
 from mechdiff.common.cache import Store, key
-from mechdiff.questions.shared.request import Question, map_field, positions_field
+from mechdiff.questions.shared.request import Count, Question, map_field, positions_field
 from mechdiff.questions.shared.task import Task
 
 LISTED = 8  # leading singular values that a line has
@@ -27,7 +27,7 @@ class Weights(Question):
     reads_prompts: ClassVar[bool] = False
 
     map: str = map_field("procrustes_scaled")
-    positions: int = positions_field()
+    positions: Count = positions_field()
 
     def task(self, store: Store) -> "WeightsTask":
         return WeightsTask(self, store)

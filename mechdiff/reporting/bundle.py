@@ -16,10 +16,9 @@ from importlib.metadata import version
 
 import pandas as pd
 
-from mechdiff.common.terms import CHOICES
 from mechdiff.inputs import prompts
 from mechdiff.inputs.prompts import OWN, Prompt
-from mechdiff.questions import Run
+from mechdiff.questions import Question
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.reporting import figures
 from mechdiff.study import request_json
@@ -141,9 +140,9 @@ def slug(text: str) -> str:
     return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "figure"
 
 
-def run_of(request) -> Run | None:
-    """The Run that a request is, or is about; a comparison has none."""
-    return request if isinstance(request, Run) else getattr(request, "run", None)
+def run_of(request) -> Question | None:
+    """The question that a request is, or is about; a comparison has none."""
+    return request if isinstance(request, Question) else getattr(request, "run", None)
 
 
 def kept_prompts(request) -> dict[str, list[Prompt]]:
@@ -153,7 +152,7 @@ def kept_prompts(request) -> dict[str, list[Prompt]]:
     return {prompts.keep_prompts(some).removeprefix(OWN): some for some in found}
 
 
-def own_prompts(run: Run) -> dict[str, list[Prompt]]:
+def own_prompts(run: Question) -> dict[str, list[Prompt]]:
     """The same by the run's fields that name them, or would have to where a domain was curated on this machine alone."""
     domain, given = run.chosen_domain, {"prompts": ("val", run.prompts), "train": ("train", run.train)}
     own = domain in prompts.own_domains()
@@ -171,7 +170,7 @@ def portable(request):
         return request
     own = {name: prompts.keep_prompts(found) for name, found in own_prompts(run).items()}
     run = replace(run, pair=run.spec.name, **own)
-    return run if isinstance(request, Run) else replace(request, run=run)
+    return run if isinstance(request, Question) else replace(request, run=run)
 
 
 def origin(request) -> dict[str, str]:
@@ -180,7 +179,7 @@ def origin(request) -> dict[str, str]:
         return stored_origin(request)
     run = run_of(request)
     found = {"prompts": prompts.digest(run.chosen_prompts)} | Identity(run).pair
-    if fits(request):
+    if run.uses_train:
         found |= {"train prompts": prompts.digest(run.train_prompts)}
     return {name: str(value) for name, value in found.items()}
 
@@ -194,15 +193,6 @@ def stored_origin(request: Comparison) -> dict[str, str]:
         parts |= {"prompts": told.get("prompts_hash", "unknown"), "sweep": told.get("finished", "unknown")}
         found |= {f"{side}: {name}": value for name, value in parts.items()}
     return found
-
-
-def fits(request) -> bool:
-    """Whether the train split has a part in it: fitted maps, what is drawn from its states, heads chosen on it."""
-    run = run_of(request)
-    if run.question == "stack":
-        return not all(part.plain for part in run.chosen_stack) or bool(set(run.controls) - {"self"})
-    mapped = run.question in ("transport", "rank") or run.map != "none"
-    return mapped or bool(set(run.controls) - {"self"}) or run.head_sets in CHOICES
 
 
 def about(requests) -> dict:

@@ -1,11 +1,11 @@
 """A number on the screen as Python: a short snippet that gives it, and a notebook with the same code and a chart."""
 
 import json
-from dataclasses import MISSING, fields
+from dataclasses import fields
 
 from mechdiff.inputs import prompts
 from mechdiff.inputs.prompts import OWN
-from mechdiff.questions import Run
+from mechdiff.questions import Question
 from mechdiff.reporting.bundle import Headline
 from mechdiff.study.compare_sweeps import Comparison
 
@@ -24,7 +24,7 @@ charts.compared_effect({{f"A: {{a.label}}": a.effect(), f"B: {{b.label}}": b.eff
 }
 
 
-def snippet(request: Run | Comparison, headline: Headline | None = None, texts: bool = False) -> str:
+def snippet(request: Question | Comparison, headline: Headline | None = None, texts: bool = False) -> str:
     """Python that gives a request's table, and prints the headline's number with its interval.
 
     texts: whether one's own prompts are written out; else their name stands there, which is known on this machine alone.
@@ -37,7 +37,7 @@ def snippet(request: Run | Comparison, headline: Headline | None = None, texts: 
     return f"import mechdiff\n\n{before}run = {asked}\n{RUN}\n{printed(request, headline)}\n"
 
 
-def printed(request: Run, headline: Headline | None) -> str:
+def printed(request: Question, headline: Headline | None) -> str:
     """The lines that print the number, or all that there are."""
     if headline is None:
         return "print(lines.to_string())"
@@ -48,9 +48,9 @@ def printed(request: Run, headline: Headline | None) -> str:
     return f"{picked}\nprint({', '.join(f'line[{literal(name)}]' for name in columns)})"
 
 
-def spoken(run: Run, texts: bool) -> tuple[str, dict]:
+def spoken(run: Question, texts: bool) -> tuple[str, dict]:
     """Code that keeps the run's own prompts here, where they may be told, and the run's arguments as code."""
-    given, before = changed(run, ("question",)), ""
+    given, before = changed(run), ""
     for name in ("prompts", "train"):
         value = getattr(run, name)
         if value is None or not value.startswith(OWN):
@@ -70,14 +70,12 @@ def told(prompt: prompts.Prompt) -> list:
     return [prompt.text, prompt.template, *([prompt.answer, prompt.choices] if prompt.answer else [])]
 
 
-def changed(request, but: tuple[str, ...]) -> dict[str, str]:
+def changed(request, but: tuple[str, ...] = ()) -> dict[str, str]:
     """The fields that are not the default, as code. What a question fills in by itself is not said again."""
-    plain = Run(request.question, stack=request.stack) if isinstance(request, Run) else None
     found = {}
     for spec in (spec for spec in fields(request) if spec.name not in but):
         value = getattr(request, spec.name)
-        usual = getattr(plain, spec.name) if plain else spec.default
-        if value is not None and (value != usual or usual is MISSING or spec.name in ("pair", "stack")):
+        if value is not None and (value != spec.default or spec.name == "pair"):
             found[spec.name] = literal(value)
     return found
 
@@ -96,7 +94,7 @@ def call(name: str, first: list[str], given: dict[str, str]) -> str:
     return line if len(line) < WIDTH else f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + ")"
 
 
-def notebook(request: Run | Comparison, headline: Headline | None, link: str, command: str, texts: bool = False) -> bytes:
+def notebook(request: Question | Comparison, headline: Headline | None, link: str, command: str, texts: bool = False) -> bytes:
     """The same as a notebook, with what was seen in words, and a chart where one is a line or two."""
     seen = f"On the screen: **{headline.value:.6g} {headline.unit}**, {headline.asked}, {headline.of}." if headline else ""
     told = f"# A finding of mechdiff\n\n{seen}\n\nThe view: `{link}`\n\nThe same on the command line: `{command}`"

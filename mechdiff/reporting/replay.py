@@ -12,7 +12,7 @@ from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
 from mechdiff.inputs.pair_file import shipped_pairs
 from mechdiff.inputs.prompts import OWN
-from mechdiff.questions import Run
+from mechdiff.questions import Question
 from mechdiff.questions.shared.summary import summarise_table
 from mechdiff.reporting.bundle import Entry, Finding, origin, run_of
 from mechdiff.study import compare_sweeps, request_json, stored_sweep
@@ -25,7 +25,7 @@ NUMERICS = ("dtype", "device", "kernel")  # what may differ and leave a finding 
 CHOICE = re.compile(r"[\w.-]+(@[\w-]+)?")
 LOGITS = ("target_logprob", "logit_difference")  # sums of many terms, of either sign: rounding is larger than that of an effect
 LOGIT_FACTOR = 100
-KEYS = {  # the columns that name a line of a table; a Run's are all that hold no fractions
+KEYS = {  # the columns that name a line of a table; a question's are all that hold no fractions
     "Reading": ("token", "model", "next"),
     "NextTokens": ("token", "model"),
     "PositionMap": ("token", "layer", "stream"),
@@ -92,7 +92,7 @@ class ReplayTask:
         checked = compared(entry.name, table, self.finding.tables[entry.name], dtype, keys)
         self.found.append(judged(checked, entry, mine))
         told = self.finding.headline
-        if told is not None and told.answer == index and isinstance(request, Run):
+        if told is not None and told.answer == index and isinstance(request, Question):
             self.headline = value_of(summarise_table(table, request), told.column, told.where)
 
     def here(self, request):
@@ -110,7 +110,7 @@ class ReplayTask:
         if pair == run.pair and pair not in shipped_pairs():
             raise UserError(f"The pair {pair!r:.80} is not shipped.\nTry:  --pair path/to/its/pair.toml")
         run = replace(run, pair=pair, device=self.device, dtype=self.dtype or run.dtype)
-        return run if isinstance(request, Run) else replace(request, run=run)
+        return run if isinstance(request, Question) else replace(request, run=run)
 
     def table(self) -> pd.DataFrame:
         """A row per table: its name, verdict, how many values, and how far they are apart at most."""

@@ -9,7 +9,7 @@ import psutil
 
 from mechdiff import questions
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import QUESTIONS, SIDES, STREAMS
+from mechdiff.common.terms import SIDES, STREAMS
 from mechdiff.inputs import weight_files
 from mechdiff.inputs.model_config import Shape
 from mechdiff.inputs.pair_file import Pair, Source
@@ -17,7 +17,8 @@ from mechdiff.inputs.prompts import BLOCK, Prompt, read_domain
 from mechdiff.inputs.tokenizers import Tokenizers, load_tokenizers, special_ids
 from mechdiff.models.load import check_architecture, trained_elsewhere
 from mechdiff.models.registry import resolve_device, resolve_dtype
-from mechdiff.questions import Parity, Run
+from mechdiff.questions import QUESTIONS, Run
+from mechdiff.questions.diagnostics.parity_check import Parity
 from mechdiff.study import sweep_process, sweeps
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -217,7 +218,7 @@ def about_questions(card: Card, tokenizers: Tokenizers | None) -> None:
         try:
             card.pair.check_same_shape()
         except UserError as error:
-            card.questions |= {name: str(error).splitlines()[0] for name in QUESTIONS if name != "drift"}
+            card.questions |= {name: str(error).splitlines()[0] for name, kind in QUESTIONS.items() if kind.same_shape}
 
 
 def about_time(card: Card, request: sweep_process.SweepRequest) -> None:

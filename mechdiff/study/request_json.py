@@ -1,81 +1,100 @@
 """Requests as plain data and back, by the fields of their types. What comes back may have been written by anyone."""
 
 from dataclasses import MISSING, fields, is_dataclass
-from types import NoneType, UnionType
-from typing import Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args
+
+import msgspec
 
 from mechdiff.common.errors import UserError
 from mechdiff.engine.intervention import Condition, Stack
-from mechdiff.questions import Diagnostics, NextTokens, Overlap, PositionMap, Reading, Run
+from mechdiff.questions import Question, kind_of
+from mechdiff.questions.diagnostics.map_quality import Diagnostics
+from mechdiff.questions.diagnostics.weight_overlap import Overlap
+from mechdiff.questions.prompt.next_tokens import NextTokens
+from mechdiff.questions.prompt.position_map import PositionMap
+from mechdiff.questions.prompt.reading import Reading
+from mechdiff.questions.shared.fields import types_of
 from mechdiff.study.compare_sweeps import Comparison
 
-KINDS = (Run, Reading, NextTokens, PositionMap, Diagnostics, Overlap, Comparison)  # of requests
-TYPES = {kind.__name__: kind for kind in (*KINDS, Condition, Stack)}
-REQUESTS = tuple(kind.__name__ for kind in KINDS)
-LARGEST = 1 << 31  # of a whole number
-MOST = {"top": 1000, "prompt": 1_000_000, "limit": 1_000_000, "back": 1_000_000}  # what would only cost memory
-MOST |= {"horizon": 10_000, "new_tokens": 10_000}
+RUN = "Run"  # the type's name of every question, which the field `question` tells apart
+KINDS = {kind.__name__: kind for kind in (Reading, NextTokens, PositionMap, Diagnostics, Overlap, Comparison)}
+PARTS = {kind.__name__: kind for kind in (Condition, Stack)}
+MOST = {"top": 1000, "prompt": 1_000_000}  # numbers that would only cost memory
+FORMER = {  # fields that every question had in bundles of version 0.1, whether or not they meant anything to it
+    "map", "ranks", "complement", "alpha", "positions", "head_sets", "blend", "controls", "target", "foil", "back", "horizon",
+    "new_tokens", "stack",
+}  # fmt: skip
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """A request as what JSON can hold: a dataclass is its type's name and its fields."""
     if is_dataclass(value):
-        return {"type": type(value).__name__} | {spec.name: plain(getattr(value, spec.name)) for spec in fields(value)}
+        names = {"type": RUN, "question": value.question} if isinstance(value, Question) else {"type": type(value).__name__}
+        return names | {spec.name: plain(getattr(value, spec.name)) for spec in fields(value)}
     return [plain(part) for part in value] if isinstance(value, tuple | list) else value
 
 
-def request(found: object):
-    """The request that plain data describe. Raises UserError for what is none, and for what that request itself refuses."""
-    return made(found, REQUESTS, build=True)
+def request(data: object) -> Any:
+    """The request that plain data describe. Raises UserError for anything else, and for what that request itself refuses."""
+    kind, values = read(data, {RUN, *KINDS})
+    return kind(**values)
 
 
-def check(found: object) -> None:
-    """Raises UserError unless the plain data describe a request, whether or not that can be answered here."""
-    made(found, REQUESTS, build=False)
+def check(data: object) -> None:
+    """Raises UserError unless the plain data describe a request, whether or not it can be answered here."""
+    read(data, {RUN, *KINDS})
 
 
-def made(found: object, names: tuple[str, ...], build: bool):
-    """A dataclass from its name and fields. build: whether it is made, or only its fields looked at."""
-    name = found.get("type") if isinstance(found, dict) else None
-    if name not in names:
-        raise UserError(f"A request of the type {name!r:.60} is not known. Known are: {', '.join(names)}.")
-    hints, given = get_type_hints(TYPES[name]), {key: value for key, value in found.items() if key != "type"}
-    known = {spec.name: spec for spec in fields(TYPES[name])}
-    for key in given.keys() - known.keys():
+def read(data: object, names: set[str]) -> tuple[type, dict[str, Any]]:
+    """The dataclass of a name among these, and its fields, with the dataclasses inside them made."""
+    name = data.get("type") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or name not in names:
+        raise UserError(f"A request of the type {name!r:.60} is not known. Known types: {', '.join(sorted(names))}.")
+    values = {key: value for key, value in data.items() if key != "type"}
+    if name == RUN:
+        if "question" not in values:
+            raise UserError(f"A {name} needs the field 'question', and the bundle does not have it.")
+        kind = kind_of(str(values.pop("question")))
+        own = {spec.name for spec in fields(kind)}
+        values = {key: value for key, value in values.items() if key in own or key not in FORMER}
+        if values.get("ranks") is not None and kind.question == "transport":  # the uncut map, whatever version 0.1 wrote here
+            values["ranks"] = ["full"]
+    else:
+        kind = KINDS.get(name) or PARTS[name]
+    known = {spec.name: spec for spec in fields(kind)}
+    for key in values.keys() - known.keys():
         raise UserError(f"A {name} has no field {key!r:.60}: the bundle is broken, or of a later mechdiff.")
-    for key in (key for key, spec in known.items() if key not in given and spec.default is MISSING):
+    for key in (key for key, spec in known.items() if key not in values and spec.default is MISSING):
         raise UserError(f"A {name} needs the field '{key}', and the bundle does not have it.")
-    values = {key: typed(value, hints[key], f"{name}.{key}", build) for key, value in given.items()}
-    return TYPES[name](**values) if build else None
+    hints = types_of(kind)
+    return kind, {key: field_value(value, hints[key], f"{name}.{key}") for key, value in values.items()}
 
 
-def typed(found: object, kind, where: str, build: bool):
-    """A plain value as what a field's type says. Raises UserError, naming the field, if it is something else."""
-    if isinstance(kind, type) and is_dataclass(kind):
-        return made(found, (kind.__name__,), build)
-    if get_origin(kind) in (Union, UnionType):
-        return either(found, get_args(kind), where, build)
-    if get_origin(kind) is tuple and isinstance(found, list):
-        return tuple(typed(part, get_args(kind)[0], where, build) for part in found)
-    if kind is NoneType and found is None:
-        return None
-    if kind is float and type(found) in (int, float):
-        return float(found)
-    if kind in (str, bool) and type(found) is kind:
-        return found
-    if kind is int and type(found) is int and 0 <= found <= MOST.get(where.rpartition(".")[2], LARGEST):
-        return found
-    raise UserError(f"The field {where} of the bundle cannot be {found!r:.60}.")
+def field_value(value: object, hint: Any, place: str) -> Any:
+    """A field's value as its type says: dataclasses from their own plain data, all else by msgspec.
+
+    Raises UserError, naming the field, for anything else.
+    """
+    if kinds := dataclasses_in(hint):
+        if isinstance(value, list):
+            return tuple(field_value(part, kinds[0], place) for part in value)
+        kind, values = read(value, {RUN if issubclass(kind, Question) else kind.__name__ for kind in kinds})
+        made = kind(**values)
+        if not isinstance(made, kinds):
+            raise UserError(f"The field {place} of the bundle is not valid: it is another request.")
+        return made
+    name = place.rpartition(".")[2]
+    try:
+        found = msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        raise UserError(f"The field {place} of the bundle is not valid: {str(error).replace('`', '')}.") from None
+    if isinstance(found, int) and found > MOST.get(name, 1 << 31):
+        raise UserError(f"The field {place} of the bundle is not valid: {found} is too large.")
+    return found
 
 
-def either(found: object, kinds: tuple, where: str, build: bool):
-    """A value that may be of one of several types: a dataclass by its name, anything else by what fits."""
-    classes = tuple(kind.__name__ for kind in kinds if is_dataclass(kind))
-    if classes and isinstance(found, dict):
-        return made(found, classes, build)
-    for kind in kinds[:-1]:
-        try:
-            return typed(found, kind, where, build)
-        except UserError:
-            continue
-    return typed(found, kinds[-1], where, build)
+def dataclasses_in(hint: Any) -> tuple[type, ...]:
+    """The dataclasses that a field's type names, also as one of several or as a tuple's parts."""
+    if is_dataclass(hint):
+        return (hint,) if isinstance(hint, type) else ()
+    return tuple(kind for part in get_args(hint) for kind in dataclasses_in(part))

@@ -18,16 +18,17 @@ import pandas as pd
 from mechdiff import questions
 from mechdiff.common.cache import Store, default
 from mechdiff.common.paths import ARTIFACTS
-from mechdiff.common.terms import CHOICES, DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS
+from mechdiff.common.terms import DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS
 from mechdiff.engine.intervention import Condition
 from mechdiff.inputs import vocabularies
 from mechdiff.inputs.prompts import digest
-from mechdiff.questions import Diagnostics
+from mechdiff.questions import EffectQuestion, Question, Run
+from mechdiff.questions.diagnostics.map_quality import Diagnostics
 from mechdiff.questions.heads import ChosenHeadsTask
 from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.lines import Wide
-from mechdiff.questions.shared.request import FULL, Run
+from mechdiff.questions.shared.request import FULL
 from mechdiff.questions.shared.summary import KEYS, summarise, summarise_table
 from mechdiff.questions.shared.task import Task
 from mechdiff.study import artifacts
@@ -73,7 +74,7 @@ class Table:
 
     folder: str
     name: str
-    runs: list[Run | Diagnostics]
+    runs: list[Question | Diagnostics]
     by_prompt: bool = True
 
 
@@ -116,7 +117,7 @@ def controls_of(name: str) -> tuple[str, ...]:
 class Joint(EffectsTask):
     """The conditions of many requests that differ in question alone. A chunk holds every condition of its layer and stream."""
 
-    def __init__(self, runs: list[Run], store: Store):
+    def __init__(self, runs: list[Question], store: Store):
         sites: dict[tuple[int, str], dict[Condition, None]] = {}
         for run in runs:
             task = questions.task(run, store)
@@ -128,7 +129,7 @@ class Joint(EffectsTask):
         """Give a task the effects of its conditions."""
         place = {condition: row for row, condition in enumerate(self.conditions)}
         rows = [place[condition] for condition in task.conditions]
-        task.whole = {name: values[rows] for name, values in self.values().items()}
+        task.plan.whole = {name: values[rows] for name, values in self.values().items()}
 
 
 def settled(task: Task) -> bool:
@@ -147,25 +148,30 @@ def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tu
         if not (here := [run for run in runs if not alone(run) and run.direction == direction]):
             continue
         parts[joint_label(direction)] = Joint(here, store)
-        chosen = {run: questions.task(run, store) for run in here if run.head_sets in CHOICES}
-        parts |= {label(run): task for run, task in chosen.items() if not settled(task)}
+        tasks = {label(run): questions.task(run, store) for run in here}
+        parts |= {name: task for name, task in tasks.items() if not settled(task)}
     parts |= {label(run): questions.task(run, store) for run in runs if alone(run)}
     return {name: (task.total, task.done) for name, task in parts.items()}
 
 
-def alone(run: Run | Diagnostics) -> bool:
+def alone(run: Question | Diagnostics) -> bool:
     """Whether a request walks by itself: through states that are kept, or as both models write."""
-    return isinstance(run, Diagnostics) or run.question in ("drift", "behaviour")
+    return not isinstance(run, EffectQuestion)
+
+
+def described(run: Question | Diagnostics) -> dict:
+    """A request for a manifest."""
+    return {"run": described(run.run)} if isinstance(run, Diagnostics) else {"question": run.question} | asdict(run)
 
 
 def joint_label(direction: str) -> str:
     return f"every question, {direction}"
 
 
-def label(run: Run | Diagnostics) -> str:
+def label(run: Question | Diagnostics) -> str:
     if isinstance(run, Diagnostics):
         return f"{run.run.map} map, {run.run.direction}"
-    return run.question if alone(run) else f"{run.question} {run.head_sets}, {run.direction}"
+    return run.question if alone(run) else f"{run.question} {getattr(run, 'head_sets', '')}, {run.direction}".replace(" ,", ",")
 
 
 def sweep(
@@ -228,7 +234,7 @@ def by_prompt(wide: Wide) -> pd.DataFrame:
     )
     labels = wide.conditions.reset_index(drop=True)
     cut = labels["control"].isin(MAP_CONTROLS) & (labels["rank"] != FULL) if "rank" in labels else np.zeros(len(labels), bool)
-    return Wide(labels[~cut], {name: wide.values[name][~cut] for name in names}).long()
+    return Wide(labels[~cut], {name: wide.values[name][~cut] for name in names}, wide.ratio).long()
 
 
 def distinct(table: pd.DataFrame) -> pd.DataFrame:
@@ -239,7 +245,7 @@ def distinct(table: pd.DataFrame) -> pd.DataFrame:
 
 def manifest(tables: list[Table], grid: str, command: list[str], seconds: float) -> dict:
     """Everything a reader needs to trust or remake the tables."""
-    request = next(run for table in tables for run in table.runs if isinstance(run, Run))
+    request = next(run for table in tables for run in table.runs if isinstance(run, Question))
     identity, spec = Identity(request), request.spec
     return {
         "pair": spec.name,
@@ -254,7 +260,7 @@ def manifest(tables: list[Table], grid: str, command: list[str], seconds: float)
         "templates": [prompt.template for prompt in request.chosen_prompts],
         "seed": request.seed,
         "grid": grid,
-        "requests": {table.name: [asdict(run) for run in table.runs] for table in tables},
+        "requests": {table.name: [described(run) for run in table.runs] for table in tables},
         "mantissa_bits": artifacts.BITS,
         "versions": {name: version(name) for name in LIBRARIES},
         "command": " ".join(["python -m mechdiff", *command]),

@@ -9,7 +9,7 @@ from mechdiff.common.cache import Store, key
 from mechdiff.common.terms import STREAMS, sides
 from mechdiff.inputs import prompts
 from mechdiff.questions.shared.mapped import MappedQuestion
-from mechdiff.questions.shared.task import StreamTablesTask
+from mechdiff.questions.shared.table_tasks import StreamTablesTask
 
 OVERLAPS = (1, 2, 4, 8, 16, 32, 64)
 

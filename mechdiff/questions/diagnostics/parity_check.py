@@ -12,7 +12,7 @@ from mechdiff.common.terms import SIDES
 from mechdiff.inputs.prompts import digest
 from mechdiff.questions.patch import Patch
 from mechdiff.questions.shared.request import Question
-from mechdiff.questions.shared.task import TableTask
+from mechdiff.questions.shared.table_tasks import TableTask
 
 PROMPTS = 4  # that are read: two for parity, all of them for how fast it goes
 COLUMNS = ["model", "difference", "limit", "runs by", "seconds a prompt", "seconds a cell"]

@@ -11,7 +11,7 @@ from mechdiff.common.cache import Store, key
 from mechdiff.common.errors import UserError
 from mechdiff.questions.rank import Rank
 from mechdiff.questions.shared.request import Question
-from mechdiff.questions.shared.task import TableTask
+from mechdiff.questions.shared.table_tasks import TableTask
 
 SIZES = (1, 2, 4, 8, 16)
 STREAM = "resid_post"

@@ -12,9 +12,10 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import SIDES, sides
 from mechdiff.engine.intervention import Place, Stack
 from mechdiff.inputs.prompts import digest
-from mechdiff.questions.shared.request import EffectQuestion, check_prompt
-from mechdiff.questions.shared.task import TableTask
+from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import fit_maps
+from mechdiff.questions.shared.request import check_prompt
+from mechdiff.questions.shared.table_tasks import TableTask
 from mechdiff.questions.stack import StackedPatch
 
 COLUMNS = ["model", "text", "tokens", "ended"]

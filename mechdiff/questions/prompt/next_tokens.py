@@ -8,14 +8,14 @@ from typing import ClassVar
 import pandas as pd
 
 from mechdiff.common.cache import Store, key
-from mechdiff.common.errors import UserError
 from mechdiff.common.terms import sides
 from mechdiff.engine.intervention import Condition, Place, Stack
 from mechdiff.inputs import prompts
 from mechdiff.inputs.vocabularies import vocabulary_of
+from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import fit_maps
-from mechdiff.questions.shared.request import EffectQuestion, check_prompt
-from mechdiff.questions.shared.task import TableTask
+from mechdiff.questions.shared.request import check_prompt
+from mechdiff.questions.shared.table_tasks import TableTask
 
 COLUMNS = ["token", "model", "probability"]
 

@@ -16,7 +16,7 @@ from mechdiff.inputs.prompts import digest
 from mechdiff.questions.patch import Patch
 from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.request import check_prompt
-from mechdiff.questions.shared.task import TableTask
+from mechdiff.questions.shared.table_tasks import TableTask
 
 COLUMNS = ["token", "text", "back", "layer", "stream", "kl", "kl_to_donor", "kl_donor_clean"]
 
@@ -118,7 +118,7 @@ class MapTimeTask(PositionMapTask):
 
     @cached_property
     def key(self) -> str:
-        return key(mapped=PositionMapTask.key.func(self), what="seconds")
+        return key(mapped=super().key, what="seconds")
 
     def compute(self) -> Iterator[None]:
         self.entering("loading the models")

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
-from functools import cached_property
-from typing import ClassVar
 
 import pandas as pd
 
@@ -15,7 +13,7 @@ from mechdiff.common.terms import SIDES
 from mechdiff.inputs.prompts import digest
 from mechdiff.inputs.vocabularies import vocabulary_of
 from mechdiff.questions.shared.request import Question, check_prompt
-from mechdiff.questions.shared.task import TableTask
+from mechdiff.questions.shared.table_tasks import TableTask
 
 PIECE = 64  # tokens that are unembedded together
 COLUMNS = ["token", "text", "own", "back", "kl", "rank", "model", "next", "probability"]

@@ -1,4 +1,4 @@
-"""Computing the effects that a plan lacks, in passes: some chunks of one block or several, walking through the recipient together.
+"""Computing the effects that a plan lacks, in passes: chunks of one block or several that walk through the recipient together.
 
 How chunks are divided into passes depends on the request alone, and a pass is computed whole: a request that was stopped goes on
 to the same numbers, bit for bit.

@@ -10,7 +10,7 @@ import numpy as np
 
 from mechdiff.common.cache import Store, key
 from mechdiff.common.terms import sides
-from mechdiff.engine.intervention import HERE, Condition, Place, Stack
+from mechdiff.engine.intervention import Condition, Place, Stack
 from mechdiff.inputs import prompts
 from mechdiff.inputs.prompts import Prompt
 from mechdiff.questions.shared.identity import Identity

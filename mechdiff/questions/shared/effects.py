@@ -42,8 +42,8 @@ class EffectsTask(Task):
     @property
     def notices(self) -> list[str]:
         """How the models run, which prompts were left out, and over which vocabulary effects are where that is not all of it."""
-        facts = vocabularies.facts(self.values(), self.run.direction)
-        return [*self.model_notices, *self.run.notices, *([vocabularies.told(facts)] if facts else [])]
+        about = vocabularies.summary(self.values(), self.run.direction)
+        return [*self.model_notices, *self.run.notices, *([vocabularies.message(about)] if about else [])]
 
     def steps(self) -> Iterator[None]:
         if not self.plan.missing_blocks:
@@ -82,7 +82,7 @@ class EffectsTask(Task):
         hidden = ["row", "reference", *(name for name in SITE if name not in self.run.columns)]
         labels = labels.drop(columns=hidden, errors="ignore").reset_index(drop=True)
         labels = labels.assign(vocabulary=vocabulary) if vocabulary else labels
-        return Wide(pd.DataFrame(leading_columns(self.run), index=labels.index).join(labels), effects)
+        return Wide(pd.DataFrame(leading_columns(self.run), index=labels.index).join(labels), effects, self.run.ratio)
 
     def table(self) -> pd.DataFrame:
         """A line per prompt and condition, for the effects that are known."""

@@ -27,8 +27,9 @@ def flag(
     """A field with its help.
 
     choices: the values of a text, or of each text of a tuple. must: what the type's bounds say, in words; example: a valid
-    value, for errors. bare: the value of the flag without one. read: what the command line does with the text first. key: whether the
-    field belongs to the key under which a chunk of results is stored; fields that a condition or the pair holds already do not.
+    value, for errors. bare: the value of the flag without one. read: what the command line does with the text first.
+    key: whether the field belongs to the key under which a chunk of results is stored. What a condition or the pair already
+    holds does not.
     """
     details = {"help": text, "choices": tuple(choices), "must": must, "example": example, "bare": bare, "read": read, "key": key}
     return dataclasses.field(default=default, metadata=details)
@@ -84,4 +85,6 @@ def invalid(spec: dataclasses.Field, value: object, reason: str) -> UserError:
     name, must = spec.name.replace("_", " ").capitalize(), spec.metadata["must"]
     expected = f"It must be {must}." if must else reason.partition(" - at ")[0].replace("`", "") + "."
     example = spec.metadata["example"]
-    return UserError(f"{name} '{text}' is not valid. {expected}" + (f"\nTry:  {flag_name(spec.name)} {example}" if example else ""))
+    quoted = text if text.lstrip("-").replace(".", "", 1).isdigit() else f"'{text}'"
+    attempt = f"\nTry:  {flag_name(spec.name)} {example}" if example else ""
+    return UserError(f"{name} {quoted} is not valid. {expected}{attempt}")

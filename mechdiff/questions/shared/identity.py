@@ -37,8 +37,9 @@ class Identity:
     def train(self) -> dict:
         """What fitted maps, and what is drawn at random, depend on beside the pair."""
         run = self.run
-        parts = {"train": prompts.digest(run.train_prompts), "positions": run.positions, "seed": run.seed}
-        return parts | ({"curated": sorted(prompts.read_positions(run.chosen_domain).items())} if run.positions > 1 else {})
+        positions = getattr(run, "positions", 1)
+        parts = {"train": prompts.digest(run.train_prompts), "positions": positions, "seed": run.seed}
+        return parts | ({"curated": sorted(prompts.read_positions(run.chosen_domain).items())} if positions > 1 else {})
 
     @cached_property
     def vocabulary(self) -> dict:

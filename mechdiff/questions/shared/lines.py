@@ -14,10 +14,14 @@ SITE = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend
 
 @dataclass
 class Wide:
-    """Effects, a row per condition. conditions: what each row is; values: measure -> [conditions, prompts], nan if missing."""
+    """Effects, a row per condition. conditions: what each row is; values: measure -> [conditions, prompts], nan if missing.
+
+    ratio: what kl / kl_reference means: drop, coverage, or nothing.
+    """
 
     conditions: pd.DataFrame
     values: dict[str, np.ndarray]
+    ratio: str = ""
 
     def long(self) -> pd.DataFrame:
         """A line per prompt and condition, for the effects that are known."""

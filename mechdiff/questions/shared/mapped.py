@@ -12,17 +12,10 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import COMPLEMENTS
 from mechdiff.engine.intervention import Condition
 from mechdiff.questions.shared.conditions import every_head
+from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask, Group
 from mechdiff.questions.shared.fields import flag
-from mechdiff.questions.shared.request import (
-    AUTO,
-    FULL,
-    EffectQuestion,
-    check_map_controls,
-    finite,
-    map_field,
-    positions_field,
-)
+from mechdiff.questions.shared.request import AUTO, FULL, Count, check_map_controls, finite, map_field, positions_field
 
 Cut = tuple[int | None, str]  # rank (None: uncut) and complement
 
@@ -37,7 +30,7 @@ class MappedQuestion(EffectQuestion):
     map: str = map_field("procrustes_scaled")
     complement: tuple[str, ...] = flag(COMPLEMENTS, "what fills the rest of the space after a cut", choices=COMPLEMENTS)
     alpha: tuple[str, ...] = flag((AUTO,), "scales of the mapped state: auto (out of fold on train) or numbers")
-    positions: int = positions_field()
+    positions: Count = positions_field()
 
     def check(self) -> None:
         super().check()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from msgspec import Meta
 
 from mechdiff.common.errors import UserError, one_of
-from mechdiff.common.terms import CONTROLS, DEVICES, DIRECTIONS, DTYPES, FITTED, MAPS, OFFLOADS, STREAMS
+from mechdiff.common.terms import DEVICES, DIRECTIONS, DTYPES, MAPS, OFFLOADS, STREAMS
 from mechdiff.inputs.pair_file import Pair, read_pair
 from mechdiff.inputs.prompts import Prompt, read_domain, read_prompts
 from mechdiff.inputs.vocabularies import with_shared_tokens
@@ -40,18 +40,16 @@ class Question:
     """What to compute. Raises UserError for a value that is not valid; layers and heads are checked against the pair when used.
 
     A question sets `question`, its name, and `title`, and gives a `task`. columns: those of a condition that its table has.
-    ratio: what kl / kl_reference means in its summary: drop, coverage, or nothing. averages: whether its lines are per prompt.
+    averages: whether its summary holds means over prompts.
     """
 
     question: ClassVar[str] = ""
     title: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = ()
-    ratio: ClassVar[str] = ""
-    averages: ClassVar[bool] = True
+    averages: ClassVar[bool] = False
     reads_prompts: ClassVar[bool] = True
     same_shape: ClassVar[bool] = True  # whether both models must have the same layers, width and heads
-    default_streams: ClassVar[tuple[str, ...]] = ("resid_post",)
-    stream_choices: ClassVar[tuple[str, ...]] = (*STREAMS, ALL)
+    stream_choices: ClassVar[tuple[str, ...]] = STREAMS
 
     pair: str = flag("demo-cognitive", "a shipped pair's name, or a pair file")
     domain: str | None = flag(None, "a domain of curated prompts; default: the pair's own")
@@ -60,13 +58,11 @@ class Question:
     limit: Count | None = flag(None, "use the first N prompts", must="a number of prompts, at least 1", example="32")
     layers: tuple[int, ...] | None = flag(
         None,
-        "layers from 0, as 0,4,8, or all; default: all, but none for behaviour",
+        "layers from 0, as 0,4,8, or all (default: all)",
         must="numbers of layers, or all",
         example="0,4,8  or  --layers all",
     )
-    streams: tuple[str, ...] | None = flag(
-        None, f"streams, or all: {','.join(STREAMS)}; default: resid_post, and attn_out,mlp_out for transplant"
-    )
+    streams: tuple[str, ...] = flag(("resid_post",), f"streams, or all: {','.join(STREAMS)}")
     direction: str = flag("base-to-tuned", "donor and recipient: whose state goes into which model", choices=DIRECTIONS)
     min_shared_ratio: Share = flag(
         0.0,
@@ -96,10 +92,10 @@ class Question:
             value = getattr(self, spec.name)
             if spec.name == "layers" and (value := as_tuple(value)) == (ALL,):
                 value = self.all_layers()
+            if spec.name == "streams" and (value := as_tuple(spec.default if value is None else value)) == (ALL,):
+                value = self.stream_choices
             object.__setattr__(self, spec.name, checked(type(self), spec, value))
-        streams = self.default_streams if self.streams is None else self.streams
-        self._check_streams(streams)
-        object.__setattr__(self, "streams", STREAMS if streams == (ALL,) else streams)
+        self._check_streams()
         self.check()
 
     def check(self) -> None:
@@ -109,22 +105,20 @@ class Question:
         """The field's value for every layer."""
         return None
 
-    def _check_streams(self, streams: tuple[str, ...]) -> None:
-        if not streams:
-            raise UserError(f"No stream is named.\nTry:  --streams {self.default_streams[0]}")
-        for stream in streams:
+    def _check_streams(self) -> None:
+        if not self.streams:
+            raise UserError(f"No stream is named.\nTry:  --streams {self.stream_choices[-1]}")
+        for stream in self.streams:
             if stream not in self.stream_choices:
-                raise one_of("Stream", stream, self.stream_choices)
+                raise one_of("Stream", stream, (*self.stream_choices, ALL))
 
     def task(self, store: "Store") -> "Task":
         """The request as work to be done, with what the store already holds."""
         raise NotImplementedError
 
     def summary(self, table: "pd.DataFrame") -> "pd.DataFrame":
-        """A line per condition: mean effect over prompts, its interval, and the ratios that apply."""
-        from mechdiff.questions.shared.summary import summarise, wide
-
-        return summarise(wide(table), self.templates) if self.averages else table
+        """The table for a reader: a line per condition with its mean and interval, where lines are per prompt."""
+        return table
 
     @property
     def uses_train(self) -> bool:
@@ -204,42 +198,6 @@ class Question:
         ]
 
 
-@dataclass(frozen=True)
-class EffectQuestion(Question):
-    """A question whose answer is the effects of patches: KL(patched || clean), a line per prompt and condition."""
-
-    allowed_controls: ClassVar[tuple[str, ...]] = CONTROLS
-
-    controls: tuple[str, ...] = flag((), f"controls, computed with the rest: {','.join(CONTROLS)}")
-    target: str | None = flag(None, "a token whose log-probability is reported too, as ' yes'", key=True)
-    foil: str | None = flag(None, "a token to compare the target with", key=True)
-    back: Index = flag(
-        0,
-        "tokens before the decision token at which states are replaced",
-        must="a number of tokens before the decision token, from 0",
-        example="3",
-        key=True,
-    )
-    horizon: Annotated[int, Meta(ge=1, le=10_000)] = flag(
-        1,
-        "next tokens, of the donor's own greedy answer, over which the effect is averaged",
-        must="a number of next tokens, at least 1",
-        example="8",
-        key=True,
-    )
-
-    def check(self) -> None:
-        check_controls(self.question, self.controls, self.allowed_controls)
-        if self.foil is not None and self.target is None:
-            raise UserError("A foil needs a target to be compared with.\nTry:  --target ' yes' --foil ' no'")
-        if self.target is not None and self.horizon > 1:
-            raise UserError("A target is one next token, so it needs a horizon of 1.\nTry:  --horizon 1")
-
-    @property
-    def uses_train(self) -> bool:
-        return bool(set(self.controls) - {"self"})
-
-
 def map_field(default: str) -> Any:
     return flag(default, "what is done to the donor's state first", choices=MAPS)
 
@@ -269,15 +227,15 @@ def check_map_controls(name: str, controls: tuple[str, ...]) -> None:
 
 def refuse_foreign(kind: type[Question], names: Iterable[str]) -> None:
     """Raises UserError for a field that the question does not have, with those that it has."""
-    known = kind.__dataclass_fields__
+    known = [spec.name for spec in fields(kind)]
     if foreign := [name for name in names if name not in known]:
         flags = ", ".join(flag_name(name) for name in known)
         raise UserError(f"The question {kind.question} has no {flag_name(foreign[0])}.\nIts fields: {flags}")
 
 
-def is_fitted(request: Question) -> bool:
-    """Whether a request has a map that is fitted on the train split."""
-    return getattr(request, "map", "none") in FITTED
+def map_of(request: Question) -> str:
+    """The request's map; none for a question without maps."""
+    return getattr(request, "map", "none")
 
 
 def finite(text: str) -> float:

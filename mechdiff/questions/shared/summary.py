@@ -7,13 +7,13 @@ import pandas as pd
 
 from mechdiff.maths.intervals import bootstrap_weights, floor_of, interval, ratio
 from mechdiff.questions.shared.lines import SITE, Wide
-from mechdiff.questions.shared.request import QUESTIONS, Question
+from mechdiff.questions.shared.request import Question
 
 AT_ONCE = 256  # conditions whose resamples are in memory together, a thread
 KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen", "stack", "vocabulary"]
 
 
-def wide(table: pd.DataFrame) -> Wide:
+def wide(table: pd.DataFrame, ratio: str = "drop") -> Wide:
     """A long table, a line per prompt and condition, with a row per condition again."""
     keys = [name for name in KEYS if name in table]
     code, found = pd.factorize(pd.MultiIndex.from_frame(table[keys]))
@@ -22,14 +22,14 @@ def wide(table: pd.DataFrame) -> Wide:
     for name in (name for name in table if name not in (*keys, "prompt")):
         values[name] = np.full(shape, np.nan)
         values[name][code, table["prompt"]] = table[name]
-    return Wide(found.to_frame(index=False).set_axis(keys, axis=1), values)
+    return Wide(found.to_frame(index=False).set_axis(keys, axis=1), values, ratio)
 
 
 def summarise_table(table: pd.DataFrame, run: Question) -> pd.DataFrame:
     """A run's table with a line per condition: mean effect over prompts, its 95 % interval, and the ratios that apply.
 
-    See summarise for the columns. Tables whose lines are no means over prompts (drift, weights) are returned as they are; behaviour
-    has a line per condition and measure.
+    See summarise for the columns. A table that is not per prompt (drift, weights) is returned as it is; behaviour has a line
+    per condition and measure.
     """
     return run.summary(table)
 
@@ -53,7 +53,7 @@ def summarise(effects: Wide, clusters: list[str]) -> pd.DataFrame:
     def part(start: int) -> pd.DataFrame:
         some = slice(start, start + AT_ONCE)
         few = {name: found[:, some] for name, found in values.items()}
-        return measures(effects.conditions.iloc[some], few, weights, floor)
+        return measures(effects.conditions.iloc[some], few, weights, floor, effects.ratio)
 
     with ThreadPoolExecutor() as pool:
         found = pd.concat(pool.map(part, range(0, len(effects.conditions), AT_ONCE)), ignore_index=True)
@@ -61,7 +61,7 @@ def summarise(effects: Wide, clusters: list[str]) -> pd.DataFrame:
     return effects.conditions.reset_index(drop=True).join(found).assign(**counts)
 
 
-def measures(conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor: float) -> pd.DataFrame:
+def measures(conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor: float, name: str) -> pd.DataFrame:
     found = dict(zip(("mean", "low", "high"), interval(values["kl"], weights)))
 
     def add(name: str, middle, low, high) -> None:
@@ -72,7 +72,7 @@ def measures(conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor:
         add("recovery", 1 - share, 1 - high, 1 - low)
     if "kl_reference" in values:
         share, low, high = ratio(values["kl"], values["kl_reference"], weights, floor)
-        if QUESTIONS[conditions["question"].iloc[0]].ratio == "coverage":
+        if name == "coverage":
             add("coverage", share, low, high)
         else:
             shown = np.where(conditions["complement"] == "own", np.nan, 1.0) if "complement" in conditions else 1.0

@@ -4,13 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any
 
 import pandas as pd
-
-from mechdiff.common.cache import Store
-from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Question
 
 
 @dataclass
@@ -25,7 +21,7 @@ class Progress:
 class Task(ABC):
     """What every question offers. run: the question asked; notices: what a reader should know of the answer."""
 
-    run: Question
+    run: Any
     notices: list[str]
 
     @cached_property
@@ -54,72 +50,3 @@ class Task(ABC):
     @abstractmethod
     def table(self) -> pd.DataFrame:
         """The lines that are known so far."""
-
-
-class TableTask(Task):
-    """A task whose whole answer is one table, stored under one key.
-
-    A subclass sets its key before anything else, and computes the table.
-    """
-
-    columns: ClassVar[list[str]] = []
-
-    def __init__(self, run: Question, store: Store, total: int = 1, stage: str = ""):
-        self.run, self.store, self.identity = run, store, Identity(run)
-        self.answer: pd.DataFrame | None = store.table(self.key)
-        self.notices = [*run.notices]
-        self.progress.total, self.progress.stage = total, stage
-        self.progress.done = 0 if self.answer is None else self.progress.total
-
-    @cached_property
-    @abstractmethod
-    def key(self) -> str:
-        """Where the store keeps the table."""
-
-    @abstractmethod
-    def compute(self) -> Iterator[None]:
-        """Yields while it computes, and returns the table."""
-
-    def steps(self) -> Iterator[None]:
-        if self.answer is not None:
-            return
-        self.answer = yield from self.compute()
-        self.store.put_table(self.key, self.answer)
-        self.progress.done = self.progress.total
-
-    def so_far(self) -> pd.DataFrame:
-        """What is known before the answer is whole."""
-        return pd.DataFrame(columns=self.columns)
-
-    def table(self) -> pd.DataFrame:
-        return self.so_far() if self.answer is None else self.answer
-
-
-class StreamTablesTask(Task):
-    """A task whose answer is a table for each of the run's streams, stored under a key each."""
-
-    def __init__(self, run: Question, store: Store, prompts_to_read: int):
-        self.run, self.store, self.identity = run, store, Identity(run)
-        self.tables = {stream: store.table(self.stream_key(stream)) for stream in run.streams}
-        self.progress.total = 0 if self.complete else prompts_to_read
-
-    @abstractmethod
-    def stream_key(self, stream: str) -> str:
-        """Where the store keeps a stream's table."""
-
-    @property
-    def complete(self) -> bool:
-        return all(table is not None for table in self.tables.values())
-
-    @property
-    def missing(self) -> list[str]:
-        return [stream for stream, table in self.tables.items() if table is None]
-
-    def keep(self, stream: str, table: pd.DataFrame) -> None:
-        self.tables[stream] = table
-        self.store.put_table(self.stream_key(stream), table)
-
-    def joined(self, columns: list[str]) -> pd.DataFrame:
-        """The tables that are known, one after the other."""
-        known = [table for table in self.tables.values() if table is not None]
-        return pd.concat(known, ignore_index=True) if known else pd.DataFrame(columns=columns)

@@ -1,0 +1,58 @@
+"""What the questions about patches share: controls, a target token, where states are replaced and where effects are read."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import pandas as pd
+from msgspec import Meta
+
+from mechdiff.common.errors import UserError
+from mechdiff.common.terms import CONTROLS
+from mechdiff.questions.shared.fields import flag
+from mechdiff.questions.shared.request import Index, Question, check_controls
+from mechdiff.questions.shared.summary import summarise, wide
+
+
+@dataclass(frozen=True)
+class EffectQuestion(Question):
+    """A question whose answer is the effects of patches: KL(patched || clean), a line per prompt and condition.
+
+    ratio: what kl / kl_reference means in its summary: drop, coverage, or nothing.
+    """
+
+    averages: ClassVar[bool] = True
+    ratio: ClassVar[str] = ""
+    allowed_controls: ClassVar[tuple[str, ...]] = CONTROLS
+
+    controls: tuple[str, ...] = flag((), f"controls, computed with the rest: {','.join(CONTROLS)}")
+    target: str | None = flag(None, "a token whose log-probability is reported too, as ' yes'", key=True)
+    foil: str | None = flag(None, "a token to compare the target with", key=True)
+    back: Index = flag(
+        0,
+        "tokens before the decision token at which states are replaced",
+        must="a number of tokens before the decision token, from 0",
+        example="3",
+        key=True,
+    )
+    horizon: Annotated[int, Meta(ge=1, le=10_000)] = flag(
+        1,
+        "next tokens, of the donor's own greedy answer, over which the effect is averaged",
+        must="a number of next tokens, at least 1",
+        example="8",
+        key=True,
+    )
+
+    def check(self) -> None:
+        check_controls(self.question, self.controls, self.allowed_controls)
+        if self.foil is not None and self.target is None:
+            raise UserError("A foil needs a target to be compared with.\nTry:  --target ' yes' --foil ' no'")
+        if self.target is not None and self.horizon > 1:
+            raise UserError("A target is one next token, so it needs a horizon of 1.\nTry:  --horizon 1")
+
+    @property
+    def uses_train(self) -> bool:
+        return bool(set(self.controls) - {"self"})
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A line per condition: mean effect over prompts, its interval, and the ratios that apply."""
+        return summarise(wide(table, self.ratio), self.templates)
