@@ -70,7 +70,7 @@ MISTAKES = {
     "back": ("run patch --pair PAIR --back=-2", ["Back -2", "--back 3"]),
     "horizon": ("run heads --pair PAIR --horizon 0", ["Horizon 0", "--horizon 8"]),
     "horizon of a target": ("run patch --pair PAIR --target yes --horizon 2", ["one next token", "--horizon 1"]),
-    "seed": ("run patch --pair PAIR --seed 1.5", ["--seed", "'1.5'"]),
+    "seed": ("run patch --pair PAIR --seed 1.5", ["--seed", "1.5"]),
     "out suffix": ("run patch --pair PAIR --out x.xlsx", ["'x.xlsx'", ".csv or .parquet"]),
     "prompts file": ("run patch --pair PAIR --prompts no.jsonl", ["no.jsonl cannot be read"]),
     "device": ("run patch --pair PAIR --device gpu", ["'gpu'", "auto, cpu, cuda"]),
