@@ -227,10 +227,11 @@ def test_models_change_places_once_and_not_for_every_block(pair, own_store, monk
 
 
 def test_offload_is_asked_for_by_a_bare_flag_and_does_not_change_what_is_kept(study):  # noqa: F811
-    from mechdiff.cli import build_parser
+    from mechdiff.cli.run import options_of
+    from mechdiff.questions.patch import Patch
     from mechdiff.questions.shared.identity import Identity
 
-    assert build_parser().parse_args(["run", "patch", "--offload"]).offload == "on"
+    assert options_of(Patch).parse_args(["--offload"]).offload == "on"
     with pytest.raises(UserError, match="auto, on, off"):
         Run("patch", offload="perhaps")
     one, other = (Identity(Run("patch", offload=how, **study)).pair for how in ("on", "off"))

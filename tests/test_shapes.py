@@ -91,7 +91,7 @@ def test_what_the_pages_ask_is_a_sentence_too(asked, make):
 
     request = asked(**OTHERS["wider"])
     question = {Continuation: "stack", PositionMap: "patch"}.get(make, "transport")
-    run = Run(question, stack="layer=1" if question == "stack" else None, layers=(1,), **request)
+    run = Run(question, layers=(1,), **({"stack": "layer=1"} if question == "stack" else {}), **request)
     details = {"condition": Condition(1, "resid_post"), "prompt": 0} if make is NextTokens else {}
     with pytest.raises(UserError, match="a width of 32, the tuned model 48"):
         questions.task(make(run, **details))

@@ -9,7 +9,7 @@ import streamlit as st
 import strip
 from words import say
 
-from mechdiff.questions import Run
+from mechdiff.questions import Question, Run
 from mechdiff.questions.prompt.reading import Reading
 from views import lab_maps, lab_positions, lab_prompts, lab_says, lab_stack
 
@@ -26,7 +26,7 @@ class Study:
     every: str
     back: int = 0
 
-    def run(self, question: str, every: bool = False, **details) -> Run:
+    def run(self, question: str, every: bool = False, **details) -> Question:
         asked = self.shared | {
             "limit": None,
             "prompts": self.every if every else self.one,

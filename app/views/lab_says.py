@@ -9,7 +9,7 @@ import session
 import streamlit as st
 
 from mechdiff import questions
-from mechdiff.questions import Run
+from mechdiff.questions import Question
 from mechdiff.questions.prompt.continuation import Continuation
 from mechdiff.reporting import charts
 
@@ -19,7 +19,7 @@ STYLE = "white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.5; borde
 MARK = "<mark style='background: rgba(224, 123, 57, .45); color: inherit; border-radius: .2em'>{word}</mark>"
 
 
-def section(study, run: Run | None) -> None:
+def section(study, run: Question | None) -> None:
     """run: the stack's request, if there is one."""
     st.subheader("What would it say?", help="Each model writes on from the prompt. The stack acts while the prompt is read.")
     asked = settings(study, run)
@@ -35,7 +35,7 @@ def section(study, run: Run | None) -> None:
         st.fragment(follow, run_every=EVERY if writing else None)(asked, job)
 
 
-def settings(study, run: Run | None) -> Continuation:
+def settings(study, run: Question | None) -> Continuation:
     one, two, three = st.columns([1.3, 1.3, 1])
     with one:
         tokens = st.select_slider("Tokens at most", LENGTHS, value=40, key="tokens")

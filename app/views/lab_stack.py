@@ -10,7 +10,7 @@ from mechdiff.common.errors import UserError
 from mechdiff.engine.intervention import Condition, Stack
 from mechdiff.engine.intervention_text import label
 from mechdiff.maths.intervals import floor_of
-from mechdiff.questions import Run
+from mechdiff.questions import Question
 from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.questions.shared.summary import summarise, wide
 from mechdiff.reporting import charts
@@ -22,7 +22,7 @@ HORIZON_HELP = "Over how many next tokens, of the donor's own greedy answer, the
 NOTHING = "Nothing is replaced yet. Click a cell of the maps below, or **Add** an intervention."
 
 
-def section(study) -> tuple[Run | None, bool]:
+def section(study) -> tuple[Question | None, bool]:
     """The stack and what it does. Returns its request, None if there is no stack that can be, and whether it is answered."""
     pair = study.run("patch").spec
     lab_chips.chips(pair)
@@ -47,7 +47,7 @@ def section(study) -> tuple[Run | None, bool]:
     return run, table is not None
 
 
-def result(run: Run, note) -> pd.DataFrame | None:
+def result(run: Question, note) -> pd.DataFrame | None:
     """The whole stack beside its parts, with the floor. note: where to say what it rests on. Returns its table, once there."""
     table, parts = session.answer(run), [lab_chips.short(label(part), run.spec) for part in run.chosen_stack]
     names = [f"all {len(parts)} together", *parts] if len(parts) > 1 else parts
@@ -66,7 +66,7 @@ def result(run: Run, note) -> pd.DataFrame | None:
     return table
 
 
-def told(run: Run, lines: pd.DataFrame, floor: float) -> str:
+def told(run: Question, lines: pd.DataFrame, floor: float) -> str:
     """What the stack's numbers rest on."""
     count, templates = lines[["prompts", "templates"]].iloc[0]
     over = f"Mean over {count} prompts ({templates} templates), with 95 % intervals. " if count > 1 else ""
@@ -111,7 +111,7 @@ def over(reading: pd.DataFrame) -> str:
     return f", over {reading['vocabulary'].iloc[0]}" if "vocabulary" in reading else ""
 
 
-def patched_tokens(study, run: Run | None, answered: bool) -> pd.DataFrame:
+def patched_tokens(study, run: Question | None, answered: bool) -> pd.DataFrame:
     """What the chosen prompt's next token is with the stack, beside base and tuned; empty if there is no stack, or not yet."""
     if run is None or not answered:
         return pd.DataFrame()

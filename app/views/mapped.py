@@ -8,7 +8,7 @@ import session
 import streamlit as st
 from words import TERMS, say
 
-from mechdiff.questions import Run
+from mechdiff.questions import Question
 from mechdiff.questions.shared.summary import summarise, wide
 from mechdiff.reporting import chart_tables
 
@@ -41,7 +41,7 @@ def site(shared: dict) -> tuple[str, str, int, str]:
     return controls.fitted_map(), controls.stream(), controls.layer(controls.read_pair(shared["pair"])), controls.alpha()
 
 
-def summary(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+def summary(run: Question, table: pd.DataFrame) -> pd.DataFrame:
     """A line per condition of what is there of a live request."""
     return summarise(wide(table), [prompt.template for prompt in run.chosen_prompts])
 
@@ -52,7 +52,7 @@ def with_reference(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, mapped.assign(map="zscore", kl=mapped["kl_reference"])], ignore_index=True)
 
 
-def answer(run: Run, label: str, what: str) -> tuple[pd.Series | None, pd.DataFrame]:
+def answer(run: Question, label: str, what: str) -> tuple[pd.Series | None, pd.DataFrame]:
     """One condition, asked for beside its controls: its numbers are shown and noted in the history, as `what`.
 
     Returns its summary, None until it is there, and the answer.
@@ -88,7 +88,7 @@ def ratio(row, label: str, line: pd.Series, name: str, factor: float, about: str
     row.metric(label, shown, help=about, **quiet(interval))
 
 
-def diagnostics(run: Run, layer: int, stream: str) -> None:
+def diagnostics(run: Question, layer: int, stream: str) -> None:
     """The stored map's quality at one site, in a row; its overlaps for those who want them. Says so if there are none."""
     found = archive.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map)
     with st.expander("How good is the map itself?"):

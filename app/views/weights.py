@@ -9,7 +9,7 @@ from words import TERMS, say
 
 from mechdiff import questions
 from mechdiff.common.terms import FITTED
-from mechdiff.questions import Run
+from mechdiff.questions import Question
 from mechdiff.questions.diagnostics.weight_overlap import SIZES, Overlap
 from mechdiff.reporting import charts
 from views import mapped
@@ -65,7 +65,7 @@ def take(picked: dict) -> None:
     st.session_state["layer"], st.session_state["module"] = int(picked["layer"]), picked["module"]
 
 
-def numbers(run: Run, row, line: dict) -> None:
+def numbers(run: Question, row, line: dict) -> None:
     """The chosen matrix's size and ranks."""
     name, shape = f"L{line['layer']} {line['module']}", f"{line['outputs']} × {line['inputs']}"
     row.metric(f"{name}, of the base's norm", f"{line['relative_norm']:.2%}", help=TERMS["relative norm"], **mapped.quiet(shape))

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -10,9 +10,7 @@ from mechdiff.common.cache import Store, default
 from mechdiff.common.errors import one_of
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.request import QUESTIONS, Question
-
-if TYPE_CHECKING:
-    from mechdiff.questions.shared.task import Task
+from mechdiff.questions.shared.task import Task
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.ispkg:
@@ -33,7 +31,7 @@ def Run(question: str, *args: Any, **fields: Any) -> Question:
     return kind_of(question)(*args, **fields)
 
 
-def task(request: Any, store: Store | None = None) -> "Task":
+def task(request: Any, store: Store | None = None) -> Task:
     """The request as a task, with what the store already holds. Raises UserError for a request that cannot be answered."""
     return request.task(store or default())
 

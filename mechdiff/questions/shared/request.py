@@ -7,22 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import isfinite
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import pandas as pd
 from msgspec import Meta
 
+from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.terms import DEVICES, DIRECTIONS, DTYPES, MAPS, OFFLOADS, STREAMS
 from mechdiff.inputs.pair_file import Pair, read_pair
 from mechdiff.inputs.prompts import Prompt, read_domain, read_prompts
 from mechdiff.inputs.vocabularies import with_shared_tokens
 from mechdiff.questions.shared.fields import ALL, as_tuple, checked, flag, flag_name
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mechdiff.common.cache import Store
-    from mechdiff.questions.shared.task import Task
+from mechdiff.questions.shared.task import Task
 
 FULL = "full"
 AUTO = "auto"
@@ -112,11 +109,11 @@ class Question:
             if stream not in self.stream_choices:
                 raise one_of("Stream", stream, (*self.stream_choices, ALL))
 
-    def task(self, store: "Store") -> "Task":
+    def task(self, store: Store) -> Task:
         """The request as work to be done, with what the store already holds."""
         raise NotImplementedError
 
-    def summary(self, table: "pd.DataFrame") -> "pd.DataFrame":
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """The table for a reader: a line per condition with its mean and interval, where lines are per prompt."""
         return table
 
