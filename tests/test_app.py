@@ -22,7 +22,6 @@ from mechdiff.__main__ import main
 from mechdiff.cli.run import options_of
 from mechdiff.questions import Question
 from mechdiff.questions.diagnostics.weight_overlap import Overlap
-from mechdiff.questions.shared.summary import summarise, wide
 from mechdiff.study import artifacts as stored
 from mechdiff.study import sweeps
 
@@ -214,7 +213,7 @@ def swept(tiny, artifacts, monkeypatch):
 def answer(shared: dict, question: str, **details) -> pd.Series:
     """The summary of the one condition asked for, as the command line prints it."""
     run = Run(question, controls=("self",), **details, **shared)
-    lines = summarise(wide(mechdiff.run(run)), [prompt.template for prompt in run.chosen_prompts])
+    lines = run.summary(mechdiff.run(run))
     (line,) = lines[lines["control"] == "none"].itertuples()
     return line
 

@@ -12,7 +12,6 @@ from mechdiff.engine.intervention_text import label
 from mechdiff.maths.intervals import floor_of
 from mechdiff.questions import Question
 from mechdiff.questions.prompt.next_tokens import NextTokens
-from mechdiff.questions.shared.summary import summarise, wide
 from mechdiff.reporting import charts
 from views import lab_chips
 
@@ -51,7 +50,7 @@ def result(run: Question, note) -> pd.DataFrame | None:
     """The whole stack beside its parts, with the floor. note: where to say what it rests on. Returns its table, once there."""
     table, parts = session.answer(run), [lab_chips.short(label(part), run.spec) for part in run.chosen_stack]
     names = [f"all {len(parts)} together", *parts] if len(parts) > 1 else parts
-    summary = summarise(wide(table), [prompt.template for prompt in run.chosen_prompts]) if len(table) else pd.DataFrame()
+    summary = run.summary(table) if len(table) else pd.DataFrame()
     if len(summary) <= len(names):  # each of them, and the floor
         session.waiting("The stack's effect appears in a moment.", session.NUMBERS)
         return None

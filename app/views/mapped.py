@@ -9,7 +9,6 @@ import streamlit as st
 from words import TERMS, say
 
 from mechdiff.questions import Question
-from mechdiff.questions.shared.summary import summarise, wide
 from mechdiff.reporting import chart_tables
 
 DIAGNOSTICS = {
@@ -43,7 +42,7 @@ def site(shared: dict) -> tuple[str, str, int, str]:
 
 def summary(run: Question, table: pd.DataFrame) -> pd.DataFrame:
     """A line per condition of what is there of a live request."""
-    return summarise(wide(table), [prompt.template for prompt in run.chosen_prompts])
+    return run.summary(table)
 
 
 def with_reference(table: pd.DataFrame) -> pd.DataFrame:
