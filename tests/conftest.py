@@ -46,9 +46,13 @@ FAMILIES = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(items):
-    """The browser's tests begin: they take longest, and where there are several workers the others run beside them."""
+    """Browser tests go first, because they take longest and other workers run the rest meanwhile; they get their marker here."""
     items.sort(key=lambda item: not item.path.stem.startswith("test_browser"))
+    for item in items:
+        if "chrome" in item.fixturenames:
+            item.add_marker(pytest.mark.browser)
 
 
 def pytest_xdist_make_scheduler(config, log):
