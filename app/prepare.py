@@ -25,7 +25,7 @@ from mechdiff.reporting.talk import Step, Talk, read_talk
 
 LONGEST = 24 * 3600.0  # seconds that one view may take
 SAY_EVERY = 10.0  # seconds between lines of progress
-SCRIPT = "import session\nfrom views import {page}\nsession.frame({page}.page, '{page}')\n"
+SCRIPT = "import session\nfrom pages import PAGES\nsession.frame(PAGES['{page}'].draw, '{page}')\n"
 
 
 class Voice:

@@ -17,11 +17,12 @@ import controls
 import jobs  # noqa: F401 (for the tests)
 import session
 import strip
-from views import lab, lab_chips, lab_maps, lab_positions, lab_says  # noqa: F401 (for the tests)
+from views.lab import chips, effects, positions, writing  # noqa: F401 (for the tests)
+from views.lab import page as lab
 
 from mechdiff.reporting import charts
 
-PAGE = "import session\nfrom views import lab\nsession.frame(lab.page, 'lab')\n"
+PAGE = "import session\nfrom pages import PAGES\nsession.frame(PAGES['lab'].draw, 'lab')\n"
 STACK = "layer=1 stream=mlp_out; layer=2 stream=heads heads=1,3 blend=0.5"
 TEXT = "w40 w41 w42 w43 w44"
 

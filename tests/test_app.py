@@ -32,6 +32,7 @@ import controls  # noqa: E402
 import session  # noqa: E402
 
 PROMPTS = 8
+PAGE = "import session\nfrom pages import PAGES\nsession.frame(PAGES['{}'].draw)\n"
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,9 @@ def patient(monkeypatch, own_store):
 
 def open_page(view: str, **query) -> AppTest:
     """The page in its frame, as navigation runs it."""
-    at = AppTest.from_string(f"import session\nfrom views import {view}\nsession.frame({view}.page)\n", default_timeout=300)
+    at = AppTest.from_string(
+        f"import session\nfrom pages import PAGES\nsession.frame(PAGES['{view}'].draw)\n", default_timeout=300
+    )
     for name, value in ({"pair": "demo-cultural", "prompts": str(PROMPTS)} | query).items():
         at.query_params[name] = value
     at.run()
@@ -128,7 +131,9 @@ def test_a_user_error_is_a_notice(monkeypatch):
         yield
 
     monkeypatch.setattr(EffectsTask, "steps", fail)
-    at = AppTest.from_string("import session\nfrom views import patching\nsession.frame(patching.page)\n", default_timeout=300)
+    at = AppTest.from_string(
+        "import session\nfrom pages import PAGES\nsession.frame(PAGES['patching'].draw)\n", default_timeout=300
+    )
     at.run()
     assert not at.exception and "does not fit" in at.error[0].value
 

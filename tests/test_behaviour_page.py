@@ -20,7 +20,8 @@ from mechdiff.study import artifacts, sweeps
 BLOCK = "import session, streamlit as st\nfrom views import behaviour\n"
 BLOCK += "session.frame(lambda: behaviour.block(st.session_state['_shared']))\n"
 COMPARED = """import session
-from views import behaviour, compare
+from views import behaviour
+from views.study import compare
 from mechdiff.study.stored_sweep import StoredSweep
 sides = dict(zip("AB", (StoredSweep("tiny", "none", "tuned-to-base"), StoredSweep({other!r}, "none", "tuned-to-base"))))
 session.frame(lambda: behaviour.compared(sides, compare.SIDES))

@@ -17,11 +17,11 @@ from mechdiff.study.quantities import QUANTITIES, text
 from mechdiff.study.stored_sweep import parse
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-from views import compare
+from views.study import compare
 
 from mechdiff.reporting.charts.base import BLUE, ORANGE
 
-PAGE = "import session\nfrom views import compare\nsession.frame(compare.page)\n"
+PAGE = "import session\nfrom pages import PAGES\nsession.frame(PAGES['compare'].draw)\n"
 FIRST, SECOND = "demo-cultural", "demo-cognitive"
 
 

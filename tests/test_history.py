@@ -29,7 +29,9 @@ from mechdiff.reporting import charts
 VIEWS = ("home", "drift", "patching", "transport", "rank", "heads")
 APP = """
 import session, streamlit as st
-from views import drift, heads, home, patching, rank, transport
+from views import home
+from views.how import heads, rank, transport
+from views.where import drift, patching
 page = st.query_params["page"]
 session.frame(globals()[page].page, page)
 """
@@ -120,7 +122,9 @@ CLICK = """
 import streamlit as st, controls
 from functools import partial
 from mechdiff.study.stored_sweep import StoredSweep
-from views import compare, coverage, home
+from views import home
+from views.how import coverage
+from views.study import compare
 from views.heads import take_bar
 take_side = partial(compare.choose, {{"A": StoredSweep("p", "d", "base-to-tuned")}})
 take_set, take_curve = partial(coverage.take_set, count=4), partial(home.choose, "p")

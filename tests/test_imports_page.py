@@ -48,8 +48,12 @@ def folder(tmp_path, monkeypatch):
     return place
 
 
-def open_page(view: str, part: str = "page", **query) -> AppTest:
-    at = AppTest.from_string(f"import session\nfrom views import {view}\nsession.frame({view}.{part})\n", default_timeout=300)
+def open_page(view: str, **query) -> AppTest:
+    return open_script(f"import session\nfrom pages import PAGES\nsession.frame(PAGES['{view}'].draw)\n", **query)
+
+
+def open_script(code: str, **query) -> AppTest:
+    at = AppTest.from_string(code, default_timeout=300)
     for name, value in query.items():
         at.query_params[name] = value
     return run(at)
@@ -123,7 +127,7 @@ def test_on_another_pairs_domain_nothing_is_drawn_on_compare(folder):
 
 
 def section() -> AppTest:
-    return open_page("imports", "section")
+    return open_script("import session\nfrom views import imports\nsession.frame(imports.section)\n")
 
 
 def test_bring_in_look_and_take_away(folder):

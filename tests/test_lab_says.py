@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from lab_page import STACK, TEXT, fine, keep, lab_positions, lab_says, open_lab, shared, titles  # noqa: F401
+from lab_page import STACK, TEXT, fine, keep, open_lab, positions, shared, titles, writing  # noqa: F401
 from streamlit.testing.v1 import AppTest
 from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
@@ -92,8 +92,8 @@ def test_what_cannot_be_written_is_a_sentence(shared):
     ],
 )
 def test_the_first_words_that_differ_are_marked(texts, number, shown):
-    assert lab_says.parting([text.split() for text in texts]) == number
-    assert lab_says.marked(texts[0], number) == shown.replace("<mark>", lab_says.MARK.split("{word}")[0])
+    assert writing.parting([text.split() for text in texts]) == number
+    assert writing.marked(texts[0], number) == shown.replace("<mark>", writing.MARK.split("{word}")[0])
 
 
 def test_a_position_map_comes_on_request_with_its_time(shared, monkeypatch):
@@ -120,6 +120,6 @@ def session_busy(at: AppTest) -> bool:
 
 def test_a_clicked_cell_of_the_position_map_is_gone_to(monkeypatch):
     state = {}
-    monkeypatch.setattr(lab_positions.st, "session_state", state)
-    lab_positions.go({"back": 3, "layer": 2})
+    monkeypatch.setattr(positions.st, "session_state", state)
+    positions.go({"back": 3, "layer": 2})
     assert state == {"back": 3, "layer": 2, "add_layer": 2}

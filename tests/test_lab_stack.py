@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from lab_page import STACK, TEXT, charts_of, fine, keep, lab_chips, lab_maps, open_lab, shared, stack_table, titles  # noqa: F401
+from lab_page import STACK, TEXT, charts_of, chips, effects, fine, keep, open_lab, shared, stack_table, titles  # noqa: F401
 from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
 
@@ -96,8 +96,8 @@ def test_a_stack_that_cannot_be_says_so_and_can_be_mended(shared):
 )
 def test_a_clicked_cell_joins_the_stack_or_leaves_it(pair, monkeypatch, before, picked, after):
     state = {"stack": before}
-    monkeypatch.setattr(lab_chips.st, "session_state", state)
-    lab_chips.toggle(picked, Run("patch", **pair).spec)
+    monkeypatch.setattr(chips.st, "session_state", state)
+    chips.toggle(picked, Run("patch", **pair).spec)
     assert state["stack"] == after
 
 
@@ -106,7 +106,7 @@ def test_a_downloaded_stack_is_the_stack(shared):
     spec = Run("patch", **shared).spec
     parts = tuple(parse_part(text, spec.layers, spec.heads) for text in STACK.split(";"))
     path = Path(shared["pair"]).with_name("stack.toml")
-    path.write_text(lab_chips.as_toml(parts))
+    path.write_text(chips.as_toml(parts))
     assert parse_stack(read_stack(str(path)), spec.layers, spec.heads) == parse_stack(STACK, spec.layers, spec.heads)
     assert [button.label for button in at.get("download_button")] == ["Download as TOML"]
 
@@ -123,16 +123,16 @@ def test_the_patched_next_tokens_stand_beside_base_and_tuned(shared):
 def test_every_measure_of_the_maps_is_the_tables(shared, measure):
     run = Run("patch", target="yes", foil="no" if measure == "target" else None, **shared)
     table = mechdiff.run(run)
-    found = lab_maps.values(table, measure, 0.0).to_numpy()
+    found = effects.values(table, measure, 0.0).to_numpy()
     by_hand = {
         "effect": table["kl"],
         "recovery": 1 - table["kl_to_donor"] / table["kl_donor_clean"],
         "target": table["logit_difference"] - table["logit_difference_clean"] if measure == "target" else None,
     }
     assert found == pytest.approx(by_hand[measure].to_numpy()) and np.abs(found).max() > 1e-3
-    assert np.isnan(lab_maps.values(table, "recovery", 1e9)).all(), "at the floor there is nothing to recover"
+    assert np.isnan(effects.values(table, "recovery", 1e9)).all(), "at the floor there is nothing to recover"
     alone = mechdiff.run(Run("patch", target="yes", **shared))
-    assert lab_maps.values(alone, "target", 0.0).to_numpy() == pytest.approx(
+    assert effects.values(alone, "target", 0.0).to_numpy() == pytest.approx(
         (alone["target_logprob"] - alone["target_logprob_clean"]).to_numpy()
     )
 
@@ -151,5 +151,5 @@ def test_what_is_in_the_stack_is_framed(pair):
     sites = pd.DataFrame({"layer": [1, 1, 2, 2], "stream": ["mlp_out", "heads", "heads", "mlp_out"]})
     heads = pd.DataFrame({"layer": [1, 2, 2], "head": [0, 0, 3]})
     stack = ["layer=1 stream=mlp_out", "layer=2 stream=heads heads=3", "layer=1 stream=heads", "?"]
-    assert lab_maps.chosen(sites, "stream", spec, stack) == [True, True, False, False]
-    assert lab_maps.chosen(heads, "head", spec, stack) == [True, False, True]
+    assert effects.chosen(sites, "stream", spec, stack) == [True, True, False, False]
+    assert effects.chosen(heads, "head", spec, stack) == [True, False, True]

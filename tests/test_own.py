@@ -18,7 +18,7 @@ from mechdiff.models.registry import load_pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 LONG = {"max_position_embeddings": 2048}
-HOME = "import session\nfrom views import {0}\nsession.frame({0}.page, '{0}')\n"
+HOME = "import session\nfrom pages import PAGES\nsession.frame(PAGES['{0}'].draw, '{0}')\n"
 
 
 @pytest.fixture(scope="module")

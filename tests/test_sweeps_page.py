@@ -18,7 +18,7 @@ from mechdiff.study.sweep_process import FAILED, FINISHED, KILLED, RUNNING, STOP
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 import controls
 
-PAGE = "import session\nfrom views import sweeps\nsession.frame(sweeps.page, 'sweeps')\n"
+PAGE = "import session\nfrom pages import PAGES\nsession.frame(PAGES['sweeps'].draw, 'sweeps')\n"
 
 
 @pytest.fixture(scope="module")

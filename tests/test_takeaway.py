@@ -46,7 +46,7 @@ for cell in json.load(open(sys.argv[1]))["cells"]:
 
 def framed(page: str) -> AppTest:
     """A page on what is stored and shipped."""
-    code = f"import session\nfrom views import {page}\nsession.frame({page}.page, '{page}')\n"
+    code = f"import session\nfrom pages import PAGES\nsession.frame(PAGES['{page}'].draw, '{page}')\n"
     return AppTest.from_string(code, default_timeout=300).run()
 
 

@@ -26,7 +26,7 @@ import jobs  # noqa: E402
 import prepare  # noqa: E402
 import session  # noqa: E402
 import talk  # noqa: E402
-from views import compare  # noqa: E402
+from views.study import compare  # noqa: E402
 
 STEP = '[[step]]\nheadline = "What is seen"\npage = "patching"\n'
 NOT_ON_SLIDES = {"own", "own_prompt", "back", "stack", "horizon", "measure", "target", "foil"}  # the Lab's

@@ -13,7 +13,7 @@ from mechdiff.maths.intervals import floor_of
 from mechdiff.questions import Question
 from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.reporting import charts
-from views import lab_chips
+from views.lab import chips
 
 TOP = 5  # tokens that are shown of each model
 HORIZONS = [1, 4, 8, 16]
@@ -24,8 +24,8 @@ NOTHING = "Nothing is replaced yet. Click a cell of the maps below, or **Add** a
 def section(study) -> tuple[Question | None, bool]:
     """The stack and what it does. Returns its request, None if there is no stack that can be, and whether it is answered."""
     pair = study.run("patch").spec
-    lab_chips.chips(pair)
-    if not lab_chips.texts():
+    chips.chips(pair)
+    if not chips.texts():
         st.info(NOTHING, icon=":material/layers:")
         return None, False
     above = st.container()  # the result, whose horizon stands below it
@@ -48,7 +48,7 @@ def section(study) -> tuple[Question | None, bool]:
 
 def result(run: Question, note) -> pd.DataFrame | None:
     """The whole stack beside its parts, with the floor. note: where to say what it rests on. Returns its table, once there."""
-    table, parts = session.answer(run), [lab_chips.short(label(part), run.spec) for part in run.chosen_stack]
+    table, parts = session.answer(run), [chips.short(label(part), run.spec) for part in run.chosen_stack]
     names = [f"all {len(parts)} together", *parts] if len(parts) > 1 else parts
     summary = run.summary(table) if len(table) else pd.DataFrame()
     if len(summary) <= len(names):  # each of them, and the floor

@@ -13,7 +13,8 @@ from mechdiff.inputs.pair_file import read_pair
 from mechdiff.inputs.prompts import BLOCK
 from mechdiff.questions import Run
 from mechdiff.study import artifacts, sweep_process, sweeps
-from views import imports, replay, shelf
+from views import imports
+from views.study import replay, shelf
 
 OFFERED = {"quick": "quick: 50 prompts, few ranks, single heads", "full": "full: every prompt, map, rank and set of heads"}
 AUTO = "the machine's own"

@@ -14,7 +14,8 @@ from mechdiff.engine.intervention import Condition
 from mechdiff.maths.intervals import bootstrap_weights, ratio, summarise
 from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.reporting import chart_tables, charts
-from views import imports, mapped, transplants
+from views import imports, mapped
+from views.where import transplants
 
 
 def page() -> None:

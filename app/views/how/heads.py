@@ -11,7 +11,8 @@ from words import TERMS, say
 from mechdiff.common.terms import sides
 from mechdiff.maths.intervals import bootstrap_weights, floor_of, interval, ratio, summarise
 from mechdiff.reporting import chart_tables, charts
-from views import coverage, imports, mapped
+from views import imports, mapped
+from views.how import coverage
 
 
 def page() -> None:

@@ -11,7 +11,7 @@ from words import say
 
 from mechdiff.questions import Question, Run
 from mechdiff.questions.prompt.reading import Reading
-from views import lab_maps, lab_positions, lab_prompts, lab_says, lab_stack
+from views.lab import effects, interventions, positions, prompts, writing
 
 READ_S = 1.5  # patience with a new prompt: a short one is read in that time, and nothing below can be drawn before
 WINDOW = 400  # tokens that are shown together
@@ -47,7 +47,7 @@ def page() -> None:
 def everything(shared: dict) -> None:
     left, right = st.columns([2, 3], gap="medium")
     with left:
-        names = lab_prompts.choose(shared)
+        names = prompts.choose(shared)
     if names is None:
         return
     with right:
@@ -59,13 +59,13 @@ def everything(shared: dict) -> None:
         study = Study(shared, *names, back=tokens(reading))
     left, right = st.columns([2, 3], gap="medium")
     with right:
-        stack, answered = lab_stack.section(study)
-        patched = lab_stack.patched_tokens(study, stack, answered)
+        stack, answered = interventions.section(study)
+        patched = interventions.patched_tokens(study, stack, answered)
     with left:
-        lab_stack.next_tokens(study, reading, patched)
-    lab_maps.section(study, reading)
-    lab_says.section(study, stack)
-    lab_positions.section(study, reading)
+        interventions.next_tokens(study, reading, patched)
+    effects.section(study, reading)
+    writing.section(study, stack)
+    positions.section(study, reading)
 
 
 def tokens(reading: pd.DataFrame) -> int:

@@ -12,7 +12,7 @@ from words import TERMS
 from mechdiff.engine.intervention_text import ORDER
 from mechdiff.maths.intervals import floor_of
 from mechdiff.reporting import charts
-from views import lab_chips
+from views.lab import chips
 
 MEASURES = ["effect", "recovery", "target"]
 MEASURE_HELP = f"""What a cell's colour says of the state replaced there.
@@ -32,7 +32,7 @@ def section(study, reading: pd.DataFrame) -> None:
     of_heads = study.run("heads", head_sets="each", controls=("self",), **asked)
     of_sites = study.run("patch", streams=ORDER, **asked)
     heads, sites = session.answer(of_heads), session.answer(of_sites)
-    pair, stack = study.run("patch").spec, lab_chips.texts()
+    pair, stack = study.run("patch").spec, chips.texts()
     floor = floor_of(heads.loc[heads["control"] == "self", "kl"].to_numpy(float)) if len(heads) else 0.0
     left, right = st.columns(2, gap="medium")
     with left:
@@ -83,7 +83,7 @@ def figure(table: pd.DataFrame, y: str, measure: str, floor: float, title: str, 
     shown["chosen"] = chosen(shown, y, pair, stack)
     if measure == "recovery" and shown["value"].isna().all():
         about = "Blank: the two models do not differ here"
-    controls.clickable(charts.site_map(shown, y, measure, stack, title, about), f"pick_{y}", partial(lab_chips.toggle, pair=pair))
+    controls.clickable(charts.site_map(shown, y, measure, stack, title, about), f"pick_{y}", partial(chips.toggle, pair=pair))
 
 
 def values(table: pd.DataFrame, measure: str, floor: float) -> pd.Series:
@@ -99,7 +99,7 @@ def values(table: pd.DataFrame, measure: str, floor: float) -> pd.Series:
 
 def chosen(table: pd.DataFrame, y: str, pair, stack: list[str]) -> list[bool]:
     """Which lines are in the stack."""
-    parts = [part for text in stack if (part := lab_chips.parsed(text, pair)) is not None]
+    parts = [part for text in stack if (part := chips.parsed(text, pair)) is not None]
     if y == "stream":
         there = {(part.layer, part.stream) for part in parts if part.heads is None or len(part.heads) == pair.heads}
     else:

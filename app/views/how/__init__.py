@@ -1,0 +1,1 @@
+"""How does the change work? Linear maps, ranks, heads and weights."""

@@ -1,0 +1,1 @@
+"""One prompt of your own: single interventions, several together, and what the models write."""

@@ -1,0 +1,1 @@
+"""Whole sweeps: stored, compared, started and replayed."""
