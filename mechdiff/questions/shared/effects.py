@@ -100,15 +100,17 @@ def fit_maps(run: Question, identity: Identity, store: Store, conditions: list, 
     from mechdiff.questions.shared.fitted_maps import FittedMaps
 
     progress.stage = "reading the train split"
-    fitted, maps = FittedMaps(run, identity, store, tuple(sorted({site[3] for site in sites}))), {}
-    if not fitted.knows(sites):
+    fitted = FittedMaps(run, identity, store, tuple(sorted({site[3] for site in sites})))
+    maps = fitted.in_memory(sites)
+    lacking = {site: needs for site, needs in sites.items() if site not in maps}
+    if lacking:
         progress.total += fitted.waiting()
         for count in fitted.steps():
             progress.done += count
             yield
     progress.stage = "fitting maps on the train split"
     yield
-    for site_maps in fitted.fit(sites):
+    for site_maps in fitted.fit(lacking):
         maps |= site_maps
         yield
     return maps

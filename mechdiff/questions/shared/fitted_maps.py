@@ -1,12 +1,13 @@
 """The fitted maps that conditions need: train states read, maps and their controls fitted, scales found out of fold."""
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from mechdiff.common.bounded import Bounded
 from mechdiff.common.cache import Store, key
 from mechdiff.common.terms import FITTED, STREAMS, sides
 from mechdiff.engine.build_rows import Site, SiteMap
@@ -16,12 +17,19 @@ from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.request import Question
 from mechdiff.questions.shared.states import States
 
-REMEMBERED = 1 << 30  # bytes of fitted maps kept in memory for the next request
+IN_MEMORY = 1 << 30  # bytes of fitted maps that stay in memory for the next request
 
 OTHER = "other-layer"
 Kind = tuple[str, str]  # map, control
+Needs = tuple[bool, bool]  # whether a site's alpha, and its directions, are needed
 
-_remembered: OrderedDict[str, SiteMap] = OrderedDict()
+
+def nbytes(site_map: SiteMap) -> int:
+    tensors = [value for value in vars(site_map.full).values() if isinstance(value, Tensor)]
+    return sum(t.nbytes for t in (*tensors, site_map.directions) if t is not None)
+
+
+_maps: Bounded[str, SiteMap] = Bounded(IN_MEMORY, nbytes)
 
 
 class FittedMaps:
@@ -29,8 +37,8 @@ class FittedMaps:
 
     def __init__(self, run: Question, identity: Identity, store: Store, streams: tuple[str, ...]):
         self.run, self.identity = run, identity
-        kept = STREAMS if run.positions == 1 else streams  # many positions fill the disk: only what is asked for
-        self.states = States(identity, run.train_prompts, store, run.positions, run.seed, kept)
+        stored = STREAMS if run.positions == 1 else streams  # many positions fill the disk: only what is asked for
+        self.states = States(identity, run.train_prompts, store, run.positions, run.seed, stored)
         self.donor, self.recipient = sides(run.direction)
         self.depth = run.spec.layers
 
@@ -41,35 +49,37 @@ class FittedMaps:
     def steps(self) -> Iterator[int]:
         yield from self.states.steps()
 
-    def _names(self, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, str]:
+    def _names(self, sites: dict[Site, Needs]) -> dict[Site, str]:
         basis = self.identity.train | self.identity.pair | {"direction": self.run.direction}
         return {site: key(site=site, needs=needs, **basis) for site, needs in sites.items()}
 
-    def knows(self, sites: dict[Site, tuple[bool, bool]]) -> bool:
-        """Whether all these maps are remembered, so that no train state is needed."""
-        return all(name in _remembered for name in self._names(sites).values())
+    def in_memory(self, sites: dict[Site, Needs]) -> dict[Site, SiteMap]:
+        """Those of the sites' maps that are in memory, and so need no train states."""
+        cached = {site: _maps.get(name) for site, name in self._names(sites).items()}
+        return {site: site_map for site, site_map in cached.items() if site_map is not None}
 
-    def fit(self, sites: dict[Site, tuple[bool, bool]]) -> Iterator[dict[Site, SiteMap]]:
-        """Every site's map, a stream at a time. sites: the site -> whether its alpha, and its directions, are asked for."""
-        wanted = self._names(sites)
+    def fit(self, sites: dict[Site, Needs]) -> Iterator[dict[Site, SiteMap]]:
+        """Every site's map, a stream at a time: fitted, where it is not in memory."""
+        names = self._names(sites)
         for stream in dict.fromkeys(site[3] for site in sites):
-            here = {site: name for site, name in wanted.items() if site[3] == stream}
-            lacking = [site for site, name in here.items() if name not in _remembered]
-            fitted = self._fit_stream(stream, {site: sites[site] for site in lacking}) if lacking else {}
-            found = {site: fitted[site] if site in fitted else _remembered[name] for site, name in here.items()}
-            remember({name: found[site] for site, name in here.items()})
-            yield found
+            here = {site: needs for site, needs in sites.items() if site[3] == stream}
+            cached = self.in_memory(here)
+            lacking = {site: needs for site, needs in here.items() if site not in cached}
+            fitted = self._fit_stream(stream, lacking) if lacking else {}
+            for site, site_map in fitted.items():
+                _maps.put(names[site], site_map)
+            yield cached | fitted
 
-    def _fit_stream(self, stream: str, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, SiteMap]:
+    def _fit_stream(self, stream: str, sites: dict[Site, Needs]) -> dict[Site, SiteMap]:
         """Every layer by itself, over the cores: what one layer needs stays in a core's cache."""
         x, y = (self.states.read(side, stream) for side in (self.donor, self.recipient))
         layers: dict[int, list[Site]] = defaultdict(list)
         for site in sites:
             layers[site[2]].append(site)
         parts = in_parallel(lambda here: self._fit_layer(x, y, {site: sites[site] for site in here}), layers.values())
-        return {site: found for part in parts for site, found in part.items()}
+        return {site: site_map for part in parts for site, site_map in part.items()}
 
-    def _fit_layer(self, x: Tensor, y: Tensor, sites: dict[Site, tuple[bool, bool]]) -> dict[Site, SiteMap]:
+    def _fit_layer(self, x: Tensor, y: Tensor, sites: dict[Site, Needs]) -> dict[Site, SiteMap]:
         """The maps of one layer's sites. x, y: both sides' states, [layers, n, d]."""
 
         @lru_cache
@@ -126,17 +136,3 @@ class FittedMaps:
 def shuffle(rows: int, seed: int) -> Tensor:
     """A seeded order of rows that breaks their pairing."""
     return torch.randperm(rows, generator=torch.Generator().manual_seed(seed + 1))
-
-
-def remember(found: dict[str, SiteMap]) -> None:
-    """Keep fitted maps for the next request, the least recently used dropped."""
-    for name, site_map in found.items():
-        _remembered[name] = site_map
-        _remembered.move_to_end(name)
-    while sum(map(nbytes, _remembered.values())) > REMEMBERED and len(_remembered) > 1:
-        _remembered.popitem(last=False)
-
-
-def nbytes(site_map: SiteMap) -> int:
-    tensors = [value for value in vars(site_map.full).values() if isinstance(value, Tensor)]
-    return sum(t.nbytes for t in (*tensors, site_map.directions) if t is not None)
