@@ -13,9 +13,9 @@ from functools import partial
 from urllib.parse import urlencode
 
 import own_pair
-import shown
+import page_record
 import streamlit as st
-from words import TERMS, say
+from glossary import TERMS, say
 
 from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
 from mechdiff.inputs import prompts
@@ -126,14 +126,14 @@ def others(shared: dict) -> None:
 
 def clickable(figure, key: str, take: Callable[[dict], None] | None = None) -> None:
     """Draw a chart whose marks can be clicked. take: what to do with a clicked mark's values; default: choose them."""
-    shown.chart(figure)
+    page_record.chart(figure)
     act = partial(clicked, key, take or choose)
     st.altair_chart(charts.Unchecked(figure), width="stretch", key=key, on_select=act, selection_mode=charts.PICK)
 
 
 def draw(figure, key: str | None = None, place=st) -> None:
     """Draw a chart to be looked at alone. key: what a slide finds it by."""
-    shown.chart(figure)
+    page_record.chart(figure)
     place = place.container(key=key) if key else place
     place.altair_chart(charts.Unchecked(figure), width="stretch")
 

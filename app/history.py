@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 import controls
 import links
 import numpy as np
-import shown
+import page_record
 import streamlit as st
-from words import TERMS
+from glossary import TERMS
 
 from mechdiff.inputs.prompts import digest
 from mechdiff.maths.intervals import bootstrap_weights, interval
@@ -59,7 +59,8 @@ def note(run: Question, what: str, value: float, unit: str = NATS, effects=None,
     effects = None if effects is None else np.asarray(effects, float)
     view = View(st.session_state.get("_page", ""), {}, asked, of, float(value), unit, digest(run.chosen_prompts), effects)
     st.session_state["_answered"] = view
-    shown.headline(run, asked, f"{run.spec.name} on {run.chosen_domain}", float(value), unit, column, line)  # no words of prompts
+    of_domain = f"{run.spec.name} on {run.chosen_domain}"  # no words of prompts
+    page_record.headline(run, asked, of_domain, float(value), unit, column, line)
     compare(view, [prompt.template for prompt in run.chosen_prompts])
 
 

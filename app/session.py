@@ -9,13 +9,13 @@ import os
 import time
 
 import controls
+import export
 import history
 import jobs
 import links
+import page_record
 import pandas as pd
-import shown
 import streamlit as st
-import takeaway
 import talk
 
 from mechdiff import questions
@@ -57,7 +57,7 @@ def answer(request, patience: float | None = None) -> pd.DataFrame:
         note_time(started)
         show_notices(task)
         table = task.table()
-        shown.answer(request, table)
+        page_record.answer(request, table)
         return table
     if request in stopped() and not resumed(request):
         return task.table()
@@ -70,7 +70,7 @@ def answer(request, patience: float | None = None) -> pd.DataFrame:
         jobs.finish(request)
         if not job.cancelled:
             note_time(started)
-            shown.answer(request, job.task.table())
+            page_record.answer(request, job.task.table())
         show_notices(job.task)
     else:
         pending()[request] = job
@@ -121,10 +121,10 @@ def frame(page, name: str = "") -> None:
     st.session_state.pop("_answered", None)
     st.session_state.pop("_noticed", None)
     controls.drawn().clear()
-    shown.begin()
+    page_record.begin()
     asked = links.asked()
     shared = st.session_state["_shared"] = controls.selection()
-    away, notice = st.container(key="takeaway"), st.container()
+    away, notice = st.container(key="export"), st.container()
     st.session_state["_top"] = st.container()
     slide = talk.begin()
     controls.places()
@@ -136,7 +136,7 @@ def frame(page, name: str = "") -> None:
     history.rail()
     if not slide:
         with away:
-            takeaway.draw(name)
+            export.draw(name)
     if pending():
         with st.container(key="progress"):
             poll()

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 import controls
 import jobs  # noqa: F401 (for the tests)
 import session
-import strip
-from views.lab import chips, effects, positions, writing  # noqa: F401 (for the tests)
+import token_strip
+from views.lab import chips, continuation, effects, positions  # noqa: F401 (for the tests)
 from views.lab import page as lab
 
 from mechdiff.reporting import charts
@@ -44,7 +44,9 @@ def shared(study, tmp_path, monkeypatch):  # noqa: F811
 def drawn(monkeypatch):
     """What the strip was last given: tokens, chosen, take."""
     found = {}
-    monkeypatch.setattr(strip, "draw", lambda tokens, chosen, key, take: found.update(tokens=tokens, chosen=chosen, take=take))
+    monkeypatch.setattr(
+        token_strip, "draw", lambda tokens, chosen, key, take: found.update(tokens=tokens, chosen=chosen, take=take)
+    )
     return found
 
 

@@ -27,9 +27,9 @@ from mechdiff.study import sweeps
 
 APP = Path(__file__).parents[1] / "app"
 sys.path.insert(0, str(APP))
-import archive  # noqa: E402
 import controls  # noqa: E402
 import session  # noqa: E402
+import stored_results  # noqa: E402
 
 PROMPTS = 8
 PAGE = "import session\nfrom pages import PAGES\nsession.frame(PAGES['{}'].draw)\n"
@@ -260,7 +260,7 @@ def test_a_live_number_is_compared_with_the_stored_one(swept, view):
     path = stored.ARTIFACTS / "none" / {"patching": "rq1/tiny/patch", "heads": "rq4/tiny/heads"}[view]
     table = pd.read_parquet(path.with_suffix(".parquet"))
     table.assign(kl=table["kl"] * 1.5).to_parquet(path.with_suffix(".parquet"))
-    archive.read.clear()
+    stored_results.read.clear()
     assert [b for b in badges(open_page(view, layer="1")) if "orange" in b and "differs" in b]
 
 

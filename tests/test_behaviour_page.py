@@ -74,7 +74,7 @@ def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
     assert any(caption.value.startswith("Stored sweep: 20 prompts, 5 templates") for caption in at.caption)
     assert titles(at) == ["How do they write?"]
     (swept / "manifest.json").unlink()
-    monkeypatch.setattr("archive.read", stored_read)
+    monkeypatch.setattr("stored_results.read", stored_read)
     assert any("WITHOUT a manifest" in caption.value for caption in opened(BLOCK).caption)
 
 

@@ -22,7 +22,7 @@ import controls
 import history
 import jobs
 import rates
-from words import TERMS
+from glossary import TERMS
 
 from mechdiff.reporting import charts
 
@@ -125,7 +125,7 @@ from mechdiff.study.stored_sweep import StoredSweep
 from views import home
 from views.how import coverage
 from views.study import compare
-from views.heads import take_bar
+from views.how.heads import take_bar
 take_side = partial(compare.choose, {{"A": StoredSweep("p", "d", "base-to-tuned")}})
 take_set, take_curve = partial(coverage.take_set, count=4), partial(home.choose, "p")
 st.session_state["chart"] = {{"selection": {{"pick": {picked}}}}}

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from lab_page import STACK, TEXT, fine, keep, open_lab, positions, shared, titles, writing  # noqa: F401
+from lab_page import STACK, TEXT, continuation, fine, keep, open_lab, positions, shared, titles  # noqa: F401
 from streamlit.testing.v1 import AppTest
 from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
@@ -92,8 +92,8 @@ def test_what_cannot_be_written_is_a_sentence(shared):
     ],
 )
 def test_the_first_words_that_differ_are_marked(texts, number, shown):
-    assert writing.parting([text.split() for text in texts]) == number
-    assert writing.marked(texts[0], number) == shown.replace("<mark>", writing.MARK.split("{word}")[0])
+    assert continuation.parting([text.split() for text in texts]) == number
+    assert continuation.marked(texts[0], number) == shown.replace("<mark>", continuation.MARK.split("{word}")[0])
 
 
 def test_a_position_map_comes_on_request_with_its_time(shared, monkeypatch):

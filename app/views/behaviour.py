@@ -1,12 +1,12 @@
 """A part of Home and of Compare: what do both models say? Agreement, refusals, right answers and style, with intervals."""
 
-import archive
 import controls
 import pandas as pd
 import rates
 import session
+import stored_results
 import streamlit as st
-from words import TERMS, say
+from glossary import TERMS, say
 
 from mechdiff.questions.behaviour import Behaviour
 from mechdiff.questions.shared.behaviour_summary import NAMES, STYLE, style, told
@@ -15,7 +15,7 @@ from mechdiff.reporting import charts
 from mechdiff.study import artifacts
 from mechdiff.study.stored_sweep import StoredSweep
 from mechdiff.study.sweeps import SPOKEN
-from views import mapped
+from views import metrics
 
 METRICS = ("agrees_base", "kl_from_base", "refusal_logprob", "refused", "exact", "choice_right", STYLE)
 HELP = {
@@ -34,7 +34,7 @@ def block(shared: dict) -> None:
     """The chosen pair's behaviour on its prompts: from the stored sweep, or computed when asked."""
     run = controls.request("behaviour", shared | {"direction": controls.DEFAULTS["direction"]})
     st.subheader(f"What do both models say? {run.spec.name} on {run.chosen_domain}", help=say("agreement", "refusals", "style"))
-    kept = archive.lines(run, SPOKEN, "behaviour_summary")
+    kept = stored_results.lines(run, SPOKEN, "behaviour_summary")
     live = run.spec.missing() is None and controls.compute(
         "behaviour", f"Both models write {run.new_tokens} tokens after each of {run.limit} prompts.", rates.estimate(run)
     )
@@ -47,8 +47,8 @@ def block(shared: dict) -> None:
         answers(table, run)
         session.provenance(run, table.drop(columns=["text", "next"]))
     elif len(kept):
-        draw(kept, "Stored sweep" if archive.look_up(run, SPOKEN, "manifest")[1] else "Stored WITHOUT a manifest")
-        archive.provenance(run, SPOKEN)
+        draw(kept, "Stored sweep" if stored_results.look_up(run, SPOKEN, "manifest")[1] else "Stored WITHOUT a manifest")
+        stored_results.provenance(run, SPOKEN)
     else:
         st.caption(f"Nothing is stored of it. `python -m mechdiff sweep --pair {run.pair} --grid behaviour` stores it.")
 
@@ -58,7 +58,7 @@ def draw(lines: pd.DataFrame, origin: str) -> None:
     words, counts = told(lines), lines.iloc[0]
     left, right = st.columns([1, 1], gap="large")
     with left:
-        row = mapped.numbers()
+        row = metrics.numbers()
         for measure in (name for name in METRICS if name in words.index):
             metric(row, words.loc[measure], measure)
         about = "few worked solutions reach their result by then" if "exact" in words.index else "exact match needs known answers"
@@ -75,10 +75,10 @@ def metric(row, words: pd.Series, measure: str) -> None:
     about = TERMS[HELP[measure]] if measure in HELP else "In nats, at the decision token."
     if words["both"]:
         value, _, interval = words["both"].partition(" [")
-        row.metric(words["name"], value, help=about, **mapped.quiet(f"95 % [{interval}"))
+        row.metric(words["name"], value, help=about, **metrics.quiet(f"95 % [{interval}"))
         return
     base, tuned = (words[side].partition(" [")[0] for side in ("base", "tuned"))
-    row.metric(words["name"], f"{bare(base)} → {tuned}", help=about, **mapped.quiet(words["change"]))
+    row.metric(words["name"], f"{bare(base)} → {tuned}", help=about, **metrics.quiet(words["change"]))
 
 
 def bare(text: str) -> str:

@@ -11,7 +11,7 @@ from mechdiff.inputs.pair_file import Pair
 from mechdiff.questions.diagnostics.parity_check import Parity
 from mechdiff.study import cost_estimate
 from mechdiff.study.cost_estimate import Card, in_bytes
-from views import mapped
+from views import metrics
 
 WIDTHS = {name: st.column_config.Column(width=w) for name, w in {"": 150, "base": 300, "tuned": 300, "same?": 60}.items()}
 PARITY_HELP = "Four cells on two prompts, by the row engine and by plain forward hooks, in the pair's own number format."
@@ -59,12 +59,12 @@ def read(pair: Pair, domain: str) -> Card:
 
 
 def numbers(found: Card) -> None:
-    row = mapped.numbers()
+    row = metrics.numbers()
     if found.memory:
         parts = "  \n".join(f"{name}: {in_bytes(size)}" for name, size in found.memory.items())
         free = f"of {in_bytes(found.free)} free"
-        row.metric("Memory needed, about", in_bytes(found.needed), help=parts, **mapped.quiet(free))
-    row.metric("Number format", found.dtype, **mapped.quiet(f"on {found.device}"))
+        row.metric("Memory needed, about", in_bytes(found.needed), help=parts, **metrics.quiet(free))
+    row.metric("Number format", found.dtype, **metrics.quiet(f"on {found.device}"))
     if found.cells:
         total, left = found.cells
         takes = "known already" if not left else "not known yet" if found.seconds is None else f"about {in_words(found.seconds)}"
@@ -73,7 +73,7 @@ def numbers(found: Card) -> None:
             "A quick sweep here",
             takes,
             help=f"{left:,} cells to compute. {about}",
-            **mapped.quiet(f"{left:,} of {total:,} cells"),
+            **metrics.quiet(f"{left:,} of {total:,} cells"),
         )
 
 
@@ -97,10 +97,10 @@ def parity(found: Card, shared: dict) -> None:
     if table.empty:
         session.waiting("The models are loaded and compared with plain hooks.", session.NUMBERS)
         return
-    row = mapped.numbers()
+    row = metrics.numbers()
     for _, line in table.iterrows():
         about = f"limit {line['limit']:g}: it runs by {line['runs by']}"
-        row.metric(f"{line['model']}, rows against hooks", f"{line['difference']:.2g}", help=PARITY_HELP, **mapped.quiet(about))
+        row.metric(f"{line['model']}, rows against hooks", f"{line['difference']:.2g}", help=PARITY_HELP, **metrics.quiet(about))
     if found.seconds is None and pd.notna(table["seconds a cell"]).all():
         read.clear()  # the time is known now
         st.rerun()

@@ -8,7 +8,7 @@ import pandas as pd
 import session
 import streamlit as st
 import talk
-from words import TERMS, say
+from glossary import TERMS, say
 
 from mechdiff.reporting import charts
 from mechdiff.study import artifacts

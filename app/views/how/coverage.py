@@ -2,16 +2,16 @@
 
 from functools import partial
 
-import archive
 import controls
 import pandas as pd
 import rates
 import session
+import stored_results
 import streamlit as st
-from words import TERMS
+from glossary import TERMS
 
 from mechdiff.reporting import chart_tables, charts
-from views import imports, mapped
+from views import imports, metrics
 
 LONGER = "Heads are first chosen on the train split: on a CPU minutes for top k, and many for greedy, once a layer."
 
@@ -25,11 +25,11 @@ def section(shared: dict, layer: int, blend: float) -> None:
     )
     where = {"layers": (layer,), "blend": blend, "controls": ("self",)}
     runs = [controls.request("heads", shared, head_sets=name, **where) for name in ("random", "topk", "greedy")]
-    kept = archive.lines(runs[0], "rq4", "coverage_summary", layer=layer) if blend == 1 else pd.DataFrame()
+    kept = stored_results.lines(runs[0], "rq4", "coverage_summary", layer=layer) if blend == 1 else pd.DataFrame()
     if blend != 1:
         st.info("The stored curve is for blend 1. Compute this one on these prompts, or set the blend to 1.")
     elif kept.empty:
-        archive.missing(runs[0])
+        stored_results.missing(runs[0])
     place, live = st.container(), pd.DataFrame()
     if controls.compute("coverage", LONGER, rates.estimate(*runs)):
         live = computed(runs)
@@ -37,8 +37,8 @@ def section(shared: dict, layer: int, blend: float) -> None:
             session.waiting("The live points appear when the heads are chosen and the sets scored.", session.NUMBERS)
     if len(kept) or len(live):
         with place:
-            draw(kept, live, runs[0].spec.heads, layer, archive.origin(runs[0], "rq4", kept) or "nothing stored")
-    archive.provenance(runs[0], "rq4")
+            draw(kept, live, runs[0].spec.heads, layer, stored_results.origin(runs[0], "rq4", kept) or "nothing stored")
+    stored_results.provenance(runs[0], "rq4")
 
 
 def computed(runs: list) -> pd.DataFrame:
@@ -48,7 +48,7 @@ def computed(runs: list) -> pd.DataFrame:
         table = session.answer(run, patience=0.05)
         if run in session.pending():
             break
-        parts.append(mapped.summary(run, table))
+        parts.append(metrics.summary(run, table))
     return chart_tables.join(*parts)
 
 

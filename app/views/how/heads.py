@@ -1,17 +1,17 @@
 """Heads: which attention heads carry the change?"""
 
-import archive
 import controls
 import history
 import pandas as pd
 import session
+import stored_results
 import streamlit as st
-from words import TERMS, say
+from glossary import TERMS, say
 
 from mechdiff.common.terms import sides
 from mechdiff.maths.intervals import bootstrap_weights, floor_of, interval, ratio, summarise
 from mechdiff.reporting import chart_tables, charts
-from views import imports, mapped
+from views import imports, metrics
 from views.how import coverage
 
 
@@ -40,7 +40,7 @@ def everything(shared: dict) -> None:
     table = session.answer(every, patience=0.05)
     singles = table[table["layer"] == layer]
     here = pd.concat([together, singles]).drop_duplicates(["prompt", "heads", "control"])
-    kept = archive.lines(every, "rq4", "heads_summary", control="none") if blend == 1 else pd.DataFrame()
+    kept = stored_results.lines(every, "rq4", "heads_summary", control="none") if blend == 1 else pd.DataFrame()
     here = chosen_numbers(here, asked, layer, chosen)
     left, right = st.columns([3, 2])
     with left:
@@ -50,11 +50,11 @@ def everything(shared: dict) -> None:
             session.waiting("The chosen heads' effect appears in a moment.")
         else:
             bars(here, kept, every, layer, chosen)
-    with archive.row():
+    with stored_results.row():
         if blend == 1 and here is not None:
             name = set_name(chosen, pair.heads)
-            archive.badge(every, here[here["heads"] == name], "rq4", "heads", layer=layer, heads=name, control="none")
-        archive.provenance(every, "rq4")
+            stored_results.badge(every, here[here["heads"] == name], "rq4", "heads", layer=layer, heads=name, control="none")
+        stored_results.provenance(every, "rq4")
     if len(table):
         session.provenance(every, table)
     coverage.section(shared, layer, blend)
@@ -130,12 +130,12 @@ def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: in
     """The chosen set's effect as a share of all heads'; blank where that is at the floor (nats)."""
     mine = table[table["heads"] == name].sort_values("prompt")
     full = table[table["heads"] == "all"].sort_values("prompt")
-    row = mapped.numbers()
+    row = metrics.numbers()
     row.metric(
         f"All heads of layer {layer}",
         f"{full['kl'].mean():.5f} nats",
         help="The full effect: every head replaced.",
-        **mapped.quiet(f"{len(full)} prompts"),
+        **metrics.quiet(f"{len(full)} prompts"),
     )
     if mine.empty:
         row.info("Choose heads above, or click cells of the map.")
@@ -148,11 +148,11 @@ def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: in
         f"{label} {name.replace('-', ', ')}",
         f"{mine['kl'].mean():.5f} nats",
         help=say("effect", "interval"),
-        **mapped.quiet(f"95 % interval {low_kl[0]:.5f} to {high_kl[0]:.5f}"),
+        **metrics.quiet(f"95 % interval {low_kl[0]:.5f} to {high_kl[0]:.5f}"),
     )
     shown = "—" if share != share else f"{share:.0%}"
     about = "the full effect is at the floor" if share != share else f"95 % interval {low:.0%} to {high:.0%}"
-    row.metric("Coverage", shown, help=TERMS["coverage"], **mapped.quiet(about))
+    row.metric("Coverage", shown, help=TERMS["coverage"], **metrics.quiet(about))
 
 
 def single_means(table: pd.DataFrame) -> pd.DataFrame:

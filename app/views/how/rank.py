@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 
-import archive
 import controls
 import pandas as pd
 import rates
 import session
+import stored_results
 import streamlit as st
-from words import TERMS, say
+from glossary import TERMS, say
 
 from mechdiff.common.terms import FITTED, MAP_CONTROLS, sides
 from mechdiff.reporting import chart_tables, charts
-from views import imports, mapped
+from views import imports, metrics
 
 LONGER = "Nine ranks on the chosen prompts: as points beside the stored curve, or where there is none, with all controls."
 
@@ -33,14 +33,14 @@ def page() -> None:
 
 @session.panel
 def cut(shared: dict) -> None:
-    name, stream, layer, alpha = mapped.site(shared)
+    name, stream, layer, alpha = metrics.site(shared)
     rank, complement = controls.rank(), controls.complement()
     if name not in FITTED:
         st.info(f"The map `{name}` is not fitted, so it has no leading directions to keep.\n\nTry:  {', '.join(FITTED)}")
         return
     asked = {"layers": (layer,), "map": name, "streams": (stream,), "alpha": (alpha,), "controls": ("self",)}
     run = controls.request("rank", shared, ranks=(rank,), complement=(complement,), **asked)
-    line, table = mapped.answer(run, f"Effect at rank {rank}", f"{stream} · L{layer} · k={rank} · {complement}")
+    line, table = metrics.answer(run, f"Effect at rank {rank}", f"{stream} · L{layer} · k={rank} · {complement}")
     curves(run, controls.request("rank", shared, **asked), line, table[table["control"] == "none"])
     if line is not None:
         session.provenance(run, table)
@@ -56,27 +56,27 @@ def stored_as(run) -> dict:
 def curves(run, every, line, here: pd.DataFrame) -> None:
     """Effect, recovery and drop over rank, and rank by alpha: stored, and live as points, more of them when asked."""
     (layer,), (stream,), (alpha,), (complement,) = run.layers, run.streams, run.alpha, run.complement
-    kept = archive.lines(run, "rq3", "rank_summary", layer=layer, stream=stream)
-    scaled = archive.lines(run, "rq3", "alpha_summary", layer=layer, stream=stream, map=run.map)
-    found, live = chart_tables.of_cut(kept, scaled, run.map, alpha), mapped.live(line)
-    about = archive.origin(run, "rq3", found)
+    kept = stored_results.lines(run, "rq3", "rank_summary", layer=layer, stream=stream)
+    scaled = stored_results.lines(run, "rq3", "alpha_summary", layer=layer, stream=stream, map=run.map)
+    found, live = chart_tables.of_cut(kept, scaled, run.map, alpha), metrics.live(line)
+    about = stored_results.origin(run, "rq3", found)
     if found.empty:
-        archive.missing(run, f" with {run.map} at alpha {alpha}")
+        stored_results.missing(run, f" with {run.map} at alpha {alpha}")
         every = replace(every, controls=("self", "mean", *MAP_CONTROLS))
-    place, origins = st.container(), archive.row()
+    place, origins = st.container(), stored_results.row()
     if controls.compute("ranks", LONGER, rates.estimate(every)):
-        more = mapped.summary(every, session.answer(every, patience=0.05))
+        more = metrics.summary(every, session.answer(every, patience=0.05))
         if found.empty:
             found, about = more, "computed on these prompts"
         else:
             rest = more[(more["control"] == "none") & (more["complement"] == complement) & (more["rank"] != run.ranks[0])]
-            live = chart_tables.join(mapped.live(rest), live)
+            live = chart_tables.join(metrics.live(rest), live)
     if len(found) or len(live):
         with place:
             effects_and_shares(run, found, live, about or "nothing stored")
     with origins:
-        archive.badge(run, here, "rq3", "rank", layer=layer, stream=stream, **stored_as(run))
-        archive.provenance(run, "rq3")
+        stored_results.badge(run, here, "rq3", "rank", layer=layer, stream=stream, **stored_as(run))
+        stored_results.provenance(run, "rq3")
     below(run, chart_tables.join(kept, scaled), live)
 
 
@@ -121,8 +121,8 @@ def below(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
         with left:
             controls.clickable(charts.rank_alpha_map(cells, rank, alpha, about), "pick_cell")
     with right:
-        overlaps = chart_tables.overlap(archive.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map))
+        overlaps = chart_tables.overlap(stored_results.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map))
         if not overlaps.empty:
             figure = charts.overlap_curve(overlaps, TERMS["split-half overlap"])
             controls.draw(figure)
-    mapped.diagnostics(run, layer, stream)
+    metrics.diagnostics(run, layer, stream)

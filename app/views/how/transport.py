@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 
-import archive
 import controls
 import pandas as pd
 import rates
 import session
+import stored_results
 import streamlit as st
-from words import say
+from glossary import say
 
 from mechdiff.common.terms import sides
 from mechdiff.reporting import chart_tables, charts
-from views import imports, mapped
+from views import imports, metrics
 
 LONGER = "Every layer on the chosen prompts: as points beside the stored curve, or where there is none, with controls."
 
@@ -33,38 +33,38 @@ def page() -> None:
 
 @session.panel
 def site(shared: dict) -> None:
-    name, stream, layer, alpha = mapped.site(shared)
+    name, stream, layer, alpha = metrics.site(shared)
     asked = {"map": name, "streams": (stream,), "alpha": (alpha,), "controls": ("self",)}
     run = controls.request("transport", shared, layers=(layer,), **asked)
-    line, table = mapped.answer(run, f"Effect at layer {layer}", f"{stream} · L{layer} · {name}")
+    line, table = metrics.answer(run, f"Effect at layer {layer}", f"{stream} · L{layer} · {name}")
     curves(run, controls.request("transport", shared, **asked), line, table[table["control"] == "none"])
-    mapped.diagnostics(run, layer, stream)
+    metrics.diagnostics(run, layer, stream)
     if line is not None:
         session.provenance(run, table)
 
 
 def curves(run, every, line, here: pd.DataFrame) -> None:
     """The stored effect and drop over layers, and the live ones as points: the chosen layer's, or when asked every layer's."""
-    kept, live = stored_curves(run), mapped.live(line)
-    about = archive.origin(run, "rq2", kept)
+    kept, live = stored_curves(run), metrics.live(line)
+    about = stored_results.origin(run, "rq2", kept)
     if kept.empty:
-        archive.missing(run, f" at alpha {run.alpha[0]}" if run.alpha != ("auto",) else "")
+        stored_results.missing(run, f" at alpha {run.alpha[0]}" if run.alpha != ("auto",) else "")
         every = replace(every, controls=("self", "mean"))
-    place, origins = st.container(), archive.row()
+    place, origins = st.container(), stored_results.row()
     if controls.compute("curve", LONGER, rates.estimate(every)):
         found = session.answer(every, patience=0.05)
         if kept.empty:
-            kept, about = mapped.summary(every, mapped.with_reference(found)), "computed on these prompts"
+            kept, about = metrics.summary(every, metrics.with_reference(found)), "computed on these prompts"
         else:
-            found = mapped.summary(every, found)
-            live = mapped.live(found[found["control"] == "none"]) if len(found) else live
+            found = metrics.summary(every, found)
+            live = metrics.live(found[found["control"] == "none"]) if len(found) else live
     if len(kept) or len(live):
         with place:
             effect_and_drop(run, kept, live, about or "nothing stored")
     (layer,), (stream,), (alpha,) = run.layers, run.streams, run.alpha
     with origins:
-        archive.badge(run, here, "rq2", "transport", layer=layer, stream=stream, map=run.map, alpha=alpha, control="none")
-        archive.provenance(run, "rq2")
+        stored_results.badge(run, here, "rq2", "transport", layer=layer, stream=stream, map=run.map, alpha=alpha, control="none")
+        stored_results.provenance(run, "rq2")
 
 
 def effect_and_drop(run, kept: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
@@ -87,6 +87,6 @@ def effect_and_drop(run, kept: pd.DataFrame, live: pd.DataFrame, about: str) -> 
 def stored_curves(run) -> pd.DataFrame:
     """The stored lines over layers at the run's stream: its map at its alpha, zscore, and the controls that belong to them."""
     stream, alpha = run.streams[0], run.alpha[0]
-    every = archive.lines(run, "rq2", "transport_summary", stream=stream)
-    scaled = archive.lines(run, "rq2", "alpha_summary", stream=stream, map=run.map, alpha=alpha)
+    every = stored_results.lines(run, "rq2", "transport_summary", stream=stream)
+    scaled = stored_results.lines(run, "rq2", "alpha_summary", stream=stream, map=run.map, alpha=alpha)
     return chart_tables.of_uncut(every, scaled, run.map, alpha)

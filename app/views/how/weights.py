@@ -5,14 +5,14 @@ import history
 import pandas as pd
 import session
 import streamlit as st
-from words import TERMS, say
+from glossary import TERMS, say
 
 from mechdiff import questions
 from mechdiff.common.terms import FITTED
 from mechdiff.questions import Question
 from mechdiff.questions.diagnostics.weight_overlap import SIZES, Overlap
 from mechdiff.reporting import charts
-from views import mapped
+from views import metrics
 
 MEASURES = ("relative_norm", "participation_ratio", "stable_rank", "rank_90")
 SINGULAR = "singular_"
@@ -32,7 +32,7 @@ def page() -> None:
 @session.panel
 def matrices(shared: dict) -> None:
     run = controls.request("weights", shared | {"limit": None})
-    layer, row = controls.layer(run.spec), mapped.numbers()
+    layer, row = controls.layer(run.spec), metrics.numbers()
     table = session.answer(run)
     if table.empty:
         session.waiting("The map fills in as matrices are compared.")
@@ -68,12 +68,12 @@ def take(picked: dict) -> None:
 def numbers(run: Question, row, line: dict) -> None:
     """The chosen matrix's size and ranks."""
     name, shape = f"L{line['layer']} {line['module']}", f"{line['outputs']} × {line['inputs']}"
-    row.metric(f"{name}, of the base's norm", f"{line['relative_norm']:.2%}", help=TERMS["relative norm"], **mapped.quiet(shape))
+    row.metric(f"{name}, of the base's norm", f"{line['relative_norm']:.2%}", help=TERMS["relative norm"], **metrics.quiet(shape))
     for key in ("participation_ratio", "stable_rank"):
         label = key.replace("_", " ")
-        row.metric(label.capitalize(), f"{line[key]:.3g}", help=TERMS[label], **mapped.quiet("directions"))
+        row.metric(label.capitalize(), f"{line[key]:.3g}", help=TERMS[label], **metrics.quiet("directions"))
     found = f"{line['rank_90']:.0f}" if line["rank_90"] == line["rank_90"] else "over 128"
-    row.metric("Rank 90", found, help=TERMS["rank 90"], **mapped.quiet("directions"))
+    row.metric("Rank 90", found, help=TERMS["rank 90"], **metrics.quiet("directions"))
     where = {key: line[key] for key in ("layer", "module")}
     history.note(run, name, line["relative_norm"], "of the base's norm", column="relative_norm", **where)
 

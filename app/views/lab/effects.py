@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import session
 import streamlit as st
-from words import TERMS
+from glossary import TERMS
 
 from mechdiff.engine.intervention_text import ORDER
 from mechdiff.maths.intervals import floor_of

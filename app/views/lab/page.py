@@ -6,12 +6,12 @@ import controls
 import pandas as pd
 import session
 import streamlit as st
-import strip
-from words import say
+import token_strip
+from glossary import say
 
 from mechdiff.questions import Question, Run
 from mechdiff.questions.prompt.reading import Reading
-from views.lab import effects, interventions, positions, prompts, writing
+from views.lab import continuation, effects, interventions, positions, prompts
 
 READ_S = 1.5  # patience with a new prompt: a short one is read in that time, and nothing below can be drawn before
 WINDOW = 400  # tokens that are shown together
@@ -64,7 +64,7 @@ def everything(shared: dict) -> None:
     with left:
         interventions.next_tokens(study, reading, patched)
     effects.section(study, reading)
-    writing.section(study, stack)
+    continuation.section(study, stack)
     positions.section(study, reading)
 
 
@@ -84,7 +84,7 @@ def tokens(reading: pd.DataFrame) -> int:
     note.caption(said)
     with text:
         shown = [as_shown(line, top, last) for line in window(every, last - back).itertuples()]
-        strip.draw(shown, last - back, "strip", lambda token: study_token(last - token))
+        token_strip.draw(shown, last - back, "strip", lambda token: study_token(last - token))
     return back
 
 

@@ -3,10 +3,10 @@
 from functools import partial
 
 import controls
+import page_record
 import pandas as pd
-import shown
 import streamlit as st
-from words import say
+from glossary import say
 
 from mechdiff.inputs import prompts
 from mechdiff.reporting import charts
@@ -106,7 +106,7 @@ def judge(chosen: dict[str, StoredSweep], asked: compare_sweeps.Comparison, corn
     place = str(artifacts.ARTIFACTS)
     found = {side: estimate(place, one, asked.depth, seeds[side], one.stamp()) for side, one in chosen.items()}
     lines = compare_sweeps.tabulate(*found.values())
-    shown.answer(asked, lines, asked.command)
+    page_record.answer(asked, lines, asked.command)
     cells = {"": lines["quantity"]}
     for side, one in chosen.items():
         name = side.lower()
@@ -139,7 +139,7 @@ def draw(chosen: dict[str, StoredSweep], depth: float | None, marked: bool) -> N
         for kind, column in zip(row, st.columns(2, gap="medium")):
             at = depth if kind == "rank" else None
             if drawn := specification(place, kind, *chosen.values(), at, marked, name, stamps):
-                shown.chart(drawn)
+                page_record.chart(drawn)
                 drawn = charts.staged(charts.chosen_now(drawn, now, rules))
                 key = f"pick-compared-{kind}"
                 clicks = {"key": key, "on_select": partial(controls.clicked, key, take), "selection_mode": charts.PICK}

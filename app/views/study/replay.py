@@ -8,7 +8,7 @@ import jobs
 import links
 import session
 import streamlit as st
-from words import TERMS
+from glossary import TERMS
 
 from mechdiff.common.cache import Store
 from mechdiff.reporting import bundle_reader

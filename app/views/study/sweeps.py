@@ -5,7 +5,7 @@ from pathlib import Path
 import rates
 import session
 import streamlit as st
-from words import say
+from glossary import say
 
 from mechdiff.common.terms import DTYPES
 from mechdiff.inputs import prompts
@@ -14,7 +14,7 @@ from mechdiff.inputs.prompts import BLOCK
 from mechdiff.questions import Run
 from mechdiff.study import artifacts, sweep_process, sweeps
 from views import imports
-from views.study import replay, shelf
+from views.study import replay, sweep_list
 
 OFFERED = {"quick": "quick: 50 prompts, few ranks, single heads", "full": "full: every prompt, map, rank and set of heads"}
 AUTO = "the machine's own"
@@ -33,7 +33,7 @@ def page() -> None:
 
 
 def on_shelf() -> None:
-    shelf.section(folder())
+    sweep_list.section(folder())
 
 
 def begin() -> None:
@@ -163,8 +163,8 @@ def describe(status: sweep_process.Status) -> None:
         st.progress(status.share, text=f"{what}: {status.share:.0%}, {so_far}{told}  \n{status.stage}")
     elif status.state == sweep_process.FINISHED:
         where = status.request.out or artifacts.ARTIFACTS
-        st.markdown(f":material/check: {what}: finished {shelf.moment(status.updated)} after {took}, in `{where}`")
+        st.markdown(f":material/check: {what}: finished {sweep_list.moment(status.updated)} after {took}, in `{where}`")
     elif status.state == sweep_process.STOPPED:
-        st.markdown(f":material/pause: {what}: stopped {shelf.moment(status.updated)} at {status.share:.0%}. {status.error}")
+        st.markdown(f":material/pause: {what}: stopped {sweep_list.moment(status.updated)} at {status.share:.0%}. {status.error}")
     else:
-        st.error(f"{what}: failed {shelf.moment(status.updated)}.\n\n" + status.error.replace("\n", "\n\n"))
+        st.error(f"{what}: failed {sweep_list.moment(status.updated)}.\n\n" + status.error.replace("\n", "\n\n"))

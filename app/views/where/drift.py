@@ -1,14 +1,14 @@
 """Drift: where do the two models' representations part?"""
 
-import archive
 import controls
 import history
 import session
+import stored_results
 import streamlit as st
-from words import TERMS, say
+from glossary import TERMS, say
 
 from mechdiff.reporting import chart_tables, charts
-from views import imports, mapped
+from views import imports, metrics
 
 
 def page() -> None:
@@ -24,17 +24,17 @@ def curve(shared: dict) -> None:
     stream, layer = controls.stream(), controls.layer(controls.read_pair(shared["pair"]))
     run = controls.request("drift", shared, streams=(stream,))
     table = session.answer(run)
-    kept = archive.lines(run, "rq1", "drift", stream=stream)
+    kept = stored_results.lines(run, "rq1", "drift", stream=stream)
     numbers(run, table, kept, stream, layer)
     if kept.empty:
-        archive.missing(run)
+        stored_results.missing(run)
     shown = chart_tables.join(kept, table.assign(live=True))
     if len(shown):
         told = [f"{name}: {int(part['n'].iloc[0])} prompts" for name, part in (("stored", kept), ("live", table)) if len(part)]
         about = f"{'; '.join(told)}; bands, bars: 95 % jackknife; click a layer"
         figure = imports.on(charts.drift_curve(shown, layer, about), "drift", shared, stream=stream)
         controls.clickable(figure, "pick_drift")
-    archive.provenance(run, "rq1")
+    stored_results.provenance(run, "rq1")
     if len(table):
         session.provenance(run, table)
 
@@ -47,17 +47,17 @@ def numbers(run, table, kept, stream: str, layer: int) -> None:
     if table["cka_debiased"].isna().all():
         return  # a notice says why
     here, lowest = table.set_index("layer").loc[layer], table.loc[table["cka_debiased"].idxmin()]
-    row = mapped.numbers()
+    row = metrics.numbers()
     interval = f"95 % interval {here.low:.3f} to {here.high:.3f}"
     row.metric(
-        f"Debiased CKA at layer {layer}", f"{here.cka_debiased:.3f}", help=say("debiased", "jackknife"), **mapped.quiet(interval)
+        f"Debiased CKA at layer {layer}", f"{here.cka_debiased:.3f}", help=say("debiased", "jackknife"), **metrics.quiet(interval)
     )
     if len(kept):
         then = kept.set_index("layer").loc[layer]
         interval = f"95 % interval {then.low:.3f} to {then.high:.3f}"
         row.metric(
-            f"Stored, on {int(then.n)} prompts", f"{then.cka_debiased:.3f}", help=TERMS["stored"], **mapped.quiet(interval)
+            f"Stored, on {int(then.n)} prompts", f"{then.cka_debiased:.3f}", help=TERMS["stored"], **metrics.quiet(interval)
         )
     where = f"at layer {int(lowest.layer)}"
-    row.metric("Lowest", f"{lowest.cka_debiased:.3f}", help="Where the two models differ most.", **mapped.quiet(where))
+    row.metric("Lowest", f"{lowest.cka_debiased:.3f}", help="Where the two models differ most.", **metrics.quiet(where))
     history.note(run, f"{stream} · L{layer}", here.cka_debiased, "CKA", column="cka_debiased", layer=layer)

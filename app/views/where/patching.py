@@ -1,20 +1,20 @@
 """Patching: where does the difference matter?"""
 
-import archive
 import controls
 import history
 import numpy as np
 import pandas as pd
 import session
+import stored_results
 import streamlit as st
-from words import TERMS, say
+from glossary import TERMS, say
 
 from mechdiff.common.terms import sides
 from mechdiff.engine.intervention import Condition
 from mechdiff.maths.intervals import bootstrap_weights, ratio, summarise
 from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.reporting import chart_tables, charts
-from views import imports, mapped
+from views import imports, metrics
 from views.where import transplants
 
 
@@ -46,9 +46,9 @@ def layers(shared: dict) -> None:
     else:
         numbers(run, here, mean.iloc[0], layer)
     curve(run, summary, layer)
-    with archive.row():
-        archive.badge(run, here, "rq1", "patch", layer=layer, stream=stream, map=chosen_map, control="none")
-        archive.provenance(run, "rq1")
+    with stored_results.row():
+        stored_results.badge(run, here, "rq1", "patch", layer=layer, stream=stream, map=chosen_map, control="none")
+        stored_results.provenance(run, "rq1")
     if not mean.empty:
         one_layer(run, Condition(layer, stream, chosen_map, heads=heads(stream, pair)), here, mean.iloc[0])
         session.provenance(run, table)
@@ -61,10 +61,10 @@ def heads(stream: str, pair) -> tuple[int, ...] | None:
 
 def numbers(run, here: pd.DataFrame, mean: pd.Series, layer: int) -> None:
     """The chosen layer's effect and recovery, and whether they are the stored sweep's."""
-    row = mapped.numbers()
+    row = metrics.numbers()
     interval = f"95 % interval {mean.low:.4f} to {mean.high:.4f}"
     help = say("effect", "interval")
-    row.metric(f"Mean effect at layer {layer}", f"{mean['mean']:.4f} nats", help=help, **mapped.quiet(interval))
+    row.metric(f"Mean effect at layer {layer}", f"{mean['mean']:.4f} nats", help=help, **metrics.quiet(interval))
     show_recovery(row, here, [run.chosen_prompts[i].template for i in here["prompt"]])
     what = f"{run.streams[0]} · L{layer}" + (f" · {run.map}" if run.map != "none" else "")
     history.note(run, what, mean["mean"], effects=here.sort_values("prompt")["kl"], layer=mean["layer"], control="none")
@@ -72,19 +72,19 @@ def numbers(run, here: pd.DataFrame, mean: pd.Series, layer: int) -> None:
 
 def curve(run, summary: pd.DataFrame, layer: int) -> None:
     """The stored sweep's effects over layers, with its controls, and the live ones as points."""
-    kept = archive.lines(run, "rq1", "patch_summary", stream=run.streams[0], map=run.map)
+    kept = stored_results.lines(run, "rq1", "patch_summary", stream=run.streams[0], map=run.map)
     floor = summary[summary["control"] == "self"] if kept.empty else summary.iloc[:0]
     live = summary[summary["control"] == "none"].assign(shown=charts.PATCHED, live=True)
     shown = chart_tables.join(kept, floor)
     if len(shown):
         shown = chart_tables.patched(shown)
     if kept.empty:
-        archive.missing(run, f" with map {run.map}" if run.map != "none" else "")
+        stored_results.missing(run, f" with map {run.map}" if run.map != "none" else "")
     shown = chart_tables.join(shown, live)
     if shown.empty:
         session.waiting("The first layers appear in a moment.")
         return
-    told = [archive.origin(run, "rq1", kept)] if len(kept) else []
+    told = [stored_results.origin(run, "rq1", kept)] if len(kept) else []
     told += [f"live: {live['prompts'].iloc[0]} prompts, {live['templates'].iloc[0]} templates"] if len(live) else []
     about = f"{'; '.join(told)}; bands, bars: 95 %; click a layer"
     figure = charts.layer_curve(shown, layer, about)
@@ -118,4 +118,4 @@ def show_recovery(row, here: pd.DataFrame, clusters: list[str]) -> None:
     shown, interval = f"{recovered:.0%}", f"95 % interval {low:.0%} to {high:.0%}"
     if np.isnan(recovered):
         shown, interval = "—", "the models do not differ here"
-    row.metric("Recovery", shown, help=TERMS["recovery"], **mapped.quiet(interval))
+    row.metric("Recovery", shown, help=TERMS["recovery"], **metrics.quiet(interval))

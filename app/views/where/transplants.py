@@ -1,15 +1,15 @@
 """A part of the Patching page: what did each module's own weights change?"""
 
-import archive
 import controls
 import pandas as pd
 import rates
 import session
+import stored_results
 import streamlit as st
-from words import TERMS
+from glossary import TERMS
 
 from mechdiff.reporting import chart_tables, charts
-from views import mapped
+from views import metrics
 
 MODULES = ("attn_out", "mlp_out")
 LONGER = "Both modules of every layer, and the chosen layer's heads, on the chosen prompts: as points beside the stored curve."
@@ -24,27 +24,27 @@ def section(shared: dict, layer: int) -> None:
     )
     modules = controls.request("transplant", shared, streams=MODULES, controls=("self",))
     heads = controls.request("transplant", shared, streams=("heads",), layers=(layer,), controls=("self",))
-    kept = archive.lines(modules, "rq1", "transplant_summary")
+    kept = stored_results.lines(modules, "rq1", "transplant_summary")
     if kept.empty:
-        archive.missing(modules)
-    place, origins, live = st.container(), archive.row(), kept.iloc[:0]
+        stored_results.missing(modules)
+    place, origins, live = st.container(), stored_results.row(), kept.iloc[:0]
     if controls.compute("transplants", LONGER, rates.estimate(modules)):
         table, singles = (session.answer(run, patience=0.05) for run in (modules, heads))
-        live = chart_tables.join(mapped.summary(modules, table), mapped.summary(heads, singles))
+        live = chart_tables.join(metrics.summary(modules, table), metrics.summary(heads, singles))
         for stream in MODULES:
             here = table[(table["layer"] == layer) & (table["stream"] == stream) & (table["control"] == "none")]
             at = {"layer": layer, "stream": stream, "control": "none"}
             with origins:
-                archive.badge(modules, here, "rq1", "transplant", f"{stream} at layer {layer}", **at)
+                stored_results.badge(modules, here, "rq1", "transplant", f"{stream} at layer {layer}", **at)
         if len(table):
             session.provenance(modules, table)
         else:
             session.waiting("The first layers appear in a moment.", session.NUMBERS)
     if len(kept) or len(live):
         with place:
-            draw(kept, live, layer, archive.origin(modules, "rq1", kept) or "nothing stored")
+            draw(kept, live, layer, stored_results.origin(modules, "rq1", kept) or "nothing stored")
     with origins:
-        archive.provenance(modules, "rq1")
+        stored_results.provenance(modules, "rq1")
 
 
 def draw(kept: pd.DataFrame, live: pd.DataFrame, layer: int, about: str) -> None:

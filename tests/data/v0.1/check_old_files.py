@@ -2,7 +2,7 @@
 
 Only what people have in their hands is used: command lines, addresses of the app, files, `mechdiff.run` and `mechdiff.Run`. Every
 command runs in a process and a cache of its own. Two helpers know more: DRIVER reads a page's answered requests out of the app's
-session (`_shown`), and SNIPPETS knows how a snippet is laid out.
+session (`_page_record`), and SNIPPETS knows how a snippet is laid out.
 """
 
 import ast
@@ -68,7 +68,7 @@ for name, link in json.load(open(sys.argv[2])).items():
         "page": page,
         "header": [one.value for one in at.header],
         "selection": {key: at.session_state[key] for key in parse_qs(query) if key in at.session_state},
-        "requests": [plain(request) for request in at.session_state["_shown"].answers],
+        "requests": [plain(request) for request in at.session_state["_page_record"].answers],
         "commands": [one.value for one in at.code if one.value.startswith("python -m mechdiff")],
         "metrics": {one.label: one.value for one in at.metric},
         "problems": [*(one.value for one in at.error), *(one.message for one in at.exception)],

@@ -1,12 +1,12 @@
 """What the pages about maps share: one mapped condition's numbers, stored and live, and the map's diagnostics."""
 
-import archive
 import controls
 import history
 import pandas as pd
 import session
+import stored_results
 import streamlit as st
-from words import TERMS, say
+from glossary import TERMS, say
 
 from mechdiff.questions import Question
 from mechdiff.reporting import chart_tables
@@ -89,7 +89,7 @@ def ratio(row, label: str, line: pd.Series, name: str, factor: float, about: str
 
 def diagnostics(run: Question, layer: int, stream: str) -> None:
     """The stored map's quality at one site, in a row; its overlaps for those who want them. Says so if there are none."""
-    found = archive.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map)
+    found = stored_results.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map)
     with st.expander("How good is the map itself?"):
         if found.empty:
             st.caption("The stored sweep holds no diagnostics of this map.")

@@ -10,7 +10,7 @@ TIMES = ("MapTime", "Parity")  # requests about this machine, and no findings
 
 
 @dataclass
-class Shown:
+class PageRecord:
     """charts: as they were drawn, Altair charts or specifications. answers: each request once, with its whole table."""
 
     charts: list = field(default_factory=list)
@@ -20,27 +20,27 @@ class Shown:
 
 def begin() -> None:
     """A page run begins: nothing is shown yet."""
-    st.session_state["_shown"] = Shown()
+    st.session_state["_page_record"] = PageRecord()
 
 
-def now() -> Shown:
-    return st.session_state.setdefault("_shown", Shown())
+def current() -> PageRecord:
+    return st.session_state.setdefault("_page_record", PageRecord())
 
 
 def chart(figure) -> None:
     """A chart is drawn."""
-    now().charts.append(figure)
+    current().charts.append(figure)
 
 
 def answer(request, table, command: str = "") -> None:
     """A request is answered with its whole table."""
     if len(table) and type(request).__name__ not in TIMES:
-        now().answers[request] = Answer(request, table, command)
+        current().answers[request] = Answer(request, table, command)
 
 
 def headline(request, asked: str, of: str, value: float, unit: str, column: str, where: dict) -> None:
     """The number that the page is about is told. where: what tells its line in the request's summary."""
-    answers = list(now().answers)
+    answers = list(current().answers)
     if request in answers and value == value:
         plain = {name: part.item() if hasattr(part, "item") else part for name, part in where.items()}
-        now().headline = Headline(asked, of, value, unit, answers.index(request), column, plain)
+        current().headline = Headline(asked, of, value, unit, answers.index(request), column, plain)

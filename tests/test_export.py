@@ -18,7 +18,7 @@ from test_experiments import pair  # noqa: F401
 from test_study import study  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-import takeaway
+import export
 
 from mechdiff.common.paths import CACHE
 from mechdiff.reporting import bundle, bundle_reader, figures, notebooks
@@ -64,8 +64,8 @@ def run_clean(content: bytes, folder: Path, cache: Path) -> str:
 
 def notebook_of(at: AppTest, **details) -> bytes:
     """The page's notebook; it holds the snippet as it is shown."""
-    found = at.session_state["_shown"]
-    request = takeaway.main_request(found)
+    found = at.session_state["_page_record"]
+    request = export.main_request(found)
     content = notebooks.notebook(request, found.headline, "page?layer=1", "python -m mechdiff ...", **details)
     nbformat.validate(nbformat.reads(content.decode(), 4))
     cells = [cell["source"] for cell in json.loads(content)["cells"]]
@@ -77,7 +77,7 @@ def notebook_of(at: AppTest, **details) -> bytes:
 def test_the_snippet_gives_the_number_on_the_screen(tiny, tmp_path, page):  # noqa: F811
     query, label, shown = SITES[page]
     at = open_page(page, **query)
-    value = at.session_state["_shown"].headline.value
+    value = at.session_state["_page_record"].headline.value
     assert metric(at, label) == shown.format(value)
     printed = run_clean(notebook_of(at), tmp_path / "clean", tmp_path / "clean")
     first, low, high = map(float, printed.split("\n")[0].split())
@@ -88,8 +88,8 @@ def test_the_snippet_gives_the_number_on_the_screen(tiny, tmp_path, page):  # no
 @pytest.mark.parametrize("texts", [False, True])
 def test_the_labs_snippet_gives_the_stacks_number(shared, tmp_path, texts):  # noqa: F811
     at = open_lab(own=lab_page.keep(TEXT, TEXT + " w50"), stack=STACK)
-    value = at.session_state["_shown"].headline.value
-    assert takeaway.has_own(at.session_state["_shown"])
+    value = at.session_state["_page_record"].headline.value
+    assert export.has_own(at.session_state["_page_record"])
     content = notebook_of(at, texts=texts)
     assert (TEXT.encode() in content) == texts
     printed = run_clean(content, tmp_path / "clean", tmp_path / ("clean" if texts else "kept"))
@@ -107,7 +107,7 @@ def test_compares_snippet_gives_the_verdict_on_the_screen(tmp_path):
 
 
 def specifications(at: AppTest) -> list[dict]:
-    return [takeaway.specification(figure) for figure in at.session_state["_shown"].charts]
+    return [export.specification(figure) for figure in at.session_state["_page_record"].charts]
 
 
 def well_printed(spec: dict) -> None:
@@ -159,7 +159,7 @@ def test_the_table_of_a_chart_is_what_it_draws(tiny):  # noqa: F811
 
 
 def test_what_is_bundled_is_every_answer_of_the_page(tiny, tmp_path):  # noqa: F811
-    found = open_page("heads", layer="1", heads=["0"]).session_state["_shown"]
+    found = open_page("heads", layer="1", heads=["0"]).session_state["_page_record"]
     content = bundle.write(list(found.answers.values()), [], "heads", found.headline)
     finding = bundle_reader.read(content)
     assert [entry.asked["head_sets"] for entry in finding.entries] == ["0", "each"]
@@ -172,8 +172,8 @@ def test_a_legends_columns_do_not_wait_for_a_width():
 
 
 def test_a_closed_popover_makes_nothing(tiny, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(takeaway, "specification", lambda figure: pytest.fail("a chart was made while nobody asked"))
-    monkeypatch.setattr(takeaway, "code", lambda *_: pytest.fail("code was written while nobody asked"))
+    monkeypatch.setattr(export, "specification", lambda figure: pytest.fail("a chart was made while nobody asked"))
+    monkeypatch.setattr(export, "code", lambda *_: pytest.fail("code was written while nobody asked"))
     assert open_page("patching").metric
 
 

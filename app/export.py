@@ -7,8 +7,9 @@ from functools import partial
 from urllib.parse import urlencode, urljoin
 
 import controls
-import shown
+import page_record
 import streamlit as st
+from page_record import PageRecord
 
 from mechdiff.inputs import prompts
 from mechdiff.questions import Question
@@ -26,10 +27,10 @@ FORMATS = {  # of a chart and its table: what makes the file, and its type
 }
 # Beside the heading, on the right, so that nothing on the page is pushed down.
 STYLE = """<style>
-div:has(> .st-key-takeaway) {position: absolute; top: .35rem; right: 0; width: auto !important; z-index: 9}
-.st-key-takeaway {width: auto !important}
+div:has(> .st-key-export) {position: absolute; top: .35rem; right: 0; width: auto !important; z-index: 9}
+.st-key-export {width: auto !important}
 [data-testid="stMainBlockContainer"] > div {position: relative}
-@media (max-width: 900px) {div:has(> .st-key-takeaway) {position: static}}
+@media (max-width: 900px) {div:has(> .st-key-export) {position: static}}
 </style>"""
 BUNDLE = "The link, the requests, their tables, the figures and a manifest, in one .zip. It opens under Sweeps, Replay, and with "
 OWN = "Your own prompts are named by their hash, so the link and the code work on this machine alone."
@@ -40,7 +41,7 @@ NAMED = "The prompt is named by its hash, so these lines work on this machine al
 def draw(page: str) -> None:
     """The popover with all that can be taken from a page; page: its name in the address."""
     st.html(STYLE)
-    found = shown.now()
+    found = page_record.current()
     if not found.charts and not found.answers:
         return
     opened = st.popover("Take it away", icon=":material/ios_share:", key="take", on_change="rerun")
@@ -65,7 +66,7 @@ def specification(figure) -> dict:
     return figure if isinstance(figure, dict) else figure.to_dict(validate=False)
 
 
-def pictures(found: shown.Shown, link: str) -> None:
+def pictures(found: PageRecord, link: str) -> None:
     """Every chart for print, and its numbers."""
     st.caption("PNG at 300 dots an inch and SVG: on white, 20 cm wide. CSV and Parquet: the numbers that the chart draws.")
     for number, figure in enumerate(found.charts):
@@ -85,7 +86,7 @@ def download(label: str, make, file: str, mime: str, key: str, place=st, **looks
     place.download_button(label, make, file, mime, key=key, on_click="ignore", **looks)
 
 
-def main_request(found: shown.Shown):
+def main_request(found: PageRecord):
     """What the page's number comes from; where it has none, the first request that a line of code answers."""
     answers = list(found.answers.values())
     if found.headline is not None:
@@ -93,7 +94,7 @@ def main_request(found: shown.Shown):
     return next((one.request for one in answers if isinstance(one.request, Question | Comparison)), None)
 
 
-def commands(found: shown.Shown) -> list[str]:
+def commands(found: PageRecord) -> list[str]:
     """The command lines of what is shown."""
     return [command for one in found.answers.values() if (command := command_of(one))]
 
@@ -102,13 +103,13 @@ def command_of(one: bundle.Answer) -> str:
     return one.command or (controls.command(one.request) if isinstance(one.request, Question) else "")
 
 
-def has_own(found: shown.Shown) -> bool:
+def has_own(found: PageRecord) -> bool:
     """Whether something rests on prompts that are nobody else's."""
     kept = {name: some for one in found.answers.values() for name, some in bundle.kept_prompts(one.request).items()}
     return not all(map(prompts.public, kept.values()))
 
 
-def code(found: shown.Shown, link: str) -> None:
+def code(found: PageRecord, link: str) -> None:
     """The view as a link, as command lines, as Python, and as a notebook."""
     st.caption("The view as a link")
     st.code(urljoin(st.context.url or "", link), language=None, wrap_lines=True)
@@ -129,7 +130,7 @@ def code(found: shown.Shown, link: str) -> None:
     download("Notebook", made, "finding.ipynb", "application/x-ipynb+json", "take-notebook", **looks)
 
 
-def whole(found: shown.Shown, link: str) -> None:
+def whole(found: PageRecord, link: str) -> None:
     """One zip with everything, which others can replay."""
     if not found.answers:
         st.caption("Nothing here was computed live, so that there is nothing to replay.")
