@@ -17,6 +17,7 @@ from mechdiff.common.cache import Store
 from mechdiff.engine.intervention import Condition, Stack
 from mechdiff.inputs import prompts
 from mechdiff.questions.diagnostics.map_quality import Diagnostics
+from mechdiff.questions.diagnostics.weight_overlap import Overlap
 from mechdiff.questions.patch import Patch
 from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.questions.prompt.position_map import PositionMap
@@ -112,6 +113,17 @@ def test_a_bundle_holds_what_was_seen(made, requests, tmp_path):
     assert finding.manifest["base"]["fingerprint"] == requests[0].spec.base.fingerprint()
     assert finding.manifest["dtype"] == "float32" and finding.manifest["versions"]["torch"]
     assert str(tmp_path) not in json.dumps([entry.asked for entry in finding.entries]), "no file of this machine"
+
+
+def test_any_request_of_a_pair_file_can_be_written_and_replayed(study, tmp_path, cache):  # noqa: F811
+    (tmp_path / "tiny.toml").write_text((tmp_path / "tiny.toml").read_text().replace('"none"', '"cultural"'))
+    run, own = Patch(study["pair"], limit=2, device="cpu"), Run("weights", layers=(1,), **study)
+    overlap = Answer(Overlap(own), pd.DataFrame({"k": [1], "overlap": [0.5]}))
+    for request in (run, Reading(run), PositionMap(run), NextTokens(run, Condition(1, "resid_post"), 1), overlap.request):
+        portable = bundle.portable(request)
+        assert request_json.request(json.loads(json.dumps(request_json.plain(portable)))) == portable
+    task = replayed(bundle.write([overlap], [], LINK, texts=True), tmp_path, study)
+    assert task.found[0].kind == DIFFERS, "it was computed"
 
 
 @pytest.mark.parametrize(("factor", "kind"), [(1.0, SAME), (1.0001, ROUNDING), (1.05, DIFFERS)])

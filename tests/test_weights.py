@@ -227,4 +227,4 @@ def test_unrelated_changes_have_the_overlap_of_chance(study):  # noqa: F811
 
 def test_the_subspace_of_one_layer_is_asked_for():
     with pytest.raises(UserError, match="--layers 26"):
-        Overlap(Run("weights", layers=(1, 2)))
+        questions.task(Overlap(Run("weights", layers=(1, 2))))

@@ -27,10 +27,6 @@ class Overlap:
 
     run: Question
 
-    def __post_init__(self):
-        if len(self.run.chosen_layers) != 1:
-            raise UserError("The mapped subspace is that of one layer.\nTry:  --layers 26")
-
     def task(self, store: Store) -> "OverlapTask":
         return OverlapTask(self, store)
 
@@ -45,6 +41,8 @@ class OverlapTask(TableTask):
     columns: ClassVar[list[str]] = COLUMNS
 
     def __init__(self, request: Overlap, store: Store):
+        if len(request.run.chosen_layers) != 1:
+            raise UserError("The mapped subspace is that of one layer.\nTry:  --layers 26")
         run = request.run.converted(Rank, streams=(STREAM,), controls=(), back=0, horizon=1)
         run.spec.check_same_shape()
         (self.layer,) = run.chosen_layers

@@ -14,7 +14,7 @@ from mechdiff.engine.intervention import Place, Stack
 from mechdiff.inputs.prompts import digest
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import fit_maps
-from mechdiff.questions.shared.request import check_prompt
+from mechdiff.questions.shared.request import prompt_at
 from mechdiff.questions.shared.table_tasks import TableTask
 from mechdiff.questions.stack import StackedPatch
 
@@ -35,7 +35,6 @@ class Continuation:
     temperature: float = 0.0
 
     def __post_init__(self):
-        check_prompt(self.run, self.prompt)
         if self.tokens < 1:
             raise UserError(f"{self.tokens} tokens leave nothing to write.\nTry:  40")
         if not 0 <= self.temperature <= 10:
@@ -87,7 +86,7 @@ class ContinuationTask(TableTask):
     def __init__(self, request: Continuation, store: Store):
         run = request.run
         self.request, self.voices, self.place = request, {}, Place(run.back)
-        self.prompt = run.chosen_prompts[request.prompt]
+        self.prompt = prompt_at(run, request.prompt)
         self.stack = run.chosen_stack if isinstance(run, StackedPatch) else ()
         if self.stack:
             run.spec.check_same_shape()

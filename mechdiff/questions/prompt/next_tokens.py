@@ -14,7 +14,7 @@ from mechdiff.inputs import prompts
 from mechdiff.inputs.vocabularies import vocabulary_of
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import fit_maps
-from mechdiff.questions.shared.request import check_prompt
+from mechdiff.questions.shared.request import prompt_at
 from mechdiff.questions.shared.table_tasks import TableTask
 
 COLUMNS = ["token", "model", "probability"]
@@ -28,9 +28,6 @@ class NextTokens:
     condition: Condition | Stack
     prompt: int
     top: int = 6
-
-    def __post_init__(self):
-        check_prompt(self.run, self.prompt)
 
     def task(self, store: Store) -> "NextTokensTask":
         return NextTokensTask(self, store)
@@ -47,10 +44,11 @@ class NextTokensTask(TableTask):
     def __init__(self, request: NextTokens, store: Store):
         run = request.run
         run.spec.check_same_shape()
+        prompt = prompt_at(run, request.prompt)
         self.request, self.place = request, request.prompt % prompts.BLOCK
         self.block = prompts.blocks(run.chosen_prompts)[request.prompt // prompts.BLOCK]
         if run.back:  # other prompts of the block may be too short
-            self.block, self.place = [self.block[self.place]], 0
+            self.block, self.place = [prompt], 0
         super().__init__(run, store, stage="patching")
 
     @cached_property

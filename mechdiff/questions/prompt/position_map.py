@@ -15,7 +15,7 @@ from mechdiff.engine.intervention import Place
 from mechdiff.inputs.prompts import digest
 from mechdiff.questions.patch import Patch
 from mechdiff.questions.shared.effects import EffectsTask
-from mechdiff.questions.shared.request import check_prompt
+from mechdiff.questions.shared.request import prompt_at
 from mechdiff.questions.shared.table_tasks import TableTask
 
 COLUMNS = ["token", "text", "back", "layer", "stream", "kl", "kl_to_donor", "kl_donor_clean"]
@@ -29,7 +29,6 @@ class PositionMap:
     prompt: int = 0
 
     def __post_init__(self):
-        check_prompt(self.run, self.prompt)
         if not isinstance(self.run, Patch):
             raise UserError("A position map is one of patches.\nTry:  run patch")
 
@@ -46,7 +45,7 @@ class PositionMapTask(TableTask):
         run = request.run
         run.spec.check_same_shape()
         self.request, self.parts, self.conditions = request, [], run.conditions
-        self.prompt = run.chosen_prompts[request.prompt]
+        self.prompt = prompt_at(run, request.prompt)
         super().__init__(run, store)
 
     @cached_property

@@ -12,7 +12,7 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import SIDES
 from mechdiff.inputs.prompts import digest
 from mechdiff.inputs.vocabularies import vocabulary_of
-from mechdiff.questions.shared.request import Question, check_prompt
+from mechdiff.questions.shared.request import Question, prompt_at
 from mechdiff.questions.shared.table_tasks import TableTask
 
 PIECE = 64  # tokens that are unembedded together
@@ -26,9 +26,6 @@ class Reading:
     run: Question
     prompt: int = 0
     top: int = 8
-
-    def __post_init__(self):
-        check_prompt(self.run, self.prompt)
 
     def task(self, store: Store) -> "ReadingTask":
         return ReadingTask(self, store)
@@ -47,7 +44,7 @@ class ReadingTask(TableTask):
     columns: ClassVar[list[str]] = COLUMNS
 
     def __init__(self, request: Reading, store: Store):
-        self.request, self.prompt = request, request.run.chosen_prompts[request.prompt]
+        self.request, self.prompt = request, prompt_at(request.run, request.prompt)
         super().__init__(request.run, store)
 
     @cached_property

@@ -242,8 +242,9 @@ def finite(text: str) -> float:
     return value
 
 
-def check_prompt(run: Question, prompt: int) -> None:
-    """Raises UserError for the index of a prompt that does not exist."""
+def prompt_at(run: Question, index: int) -> Prompt:
+    """One of the run's prompts. Raises UserError for an index that does not exist."""
     count = len(run.chosen_prompts)
-    if not 0 <= prompt < count:
-        raise UserError(f"Prompt {prompt} does not exist: there are {count}, 0 to {count - 1}.")
+    if not 0 <= index < count:
+        raise UserError(f"Prompt {index} does not exist: there are {count}, 0 to {count - 1}.")
+    return run.chosen_prompts[index]
