@@ -105,7 +105,7 @@ def command_of(one: bundle.Answer) -> str:
 
 def has_own(found: PageRecord) -> bool:
     """Whether something rests on prompts that are nobody else's."""
-    kept = {name: some for one in found.answers.values() for name, some in bundle.kept_prompts(one.request).items()}
+    kept = {name: some for one in found.answers.values() for name, some in bundle.prompts_by_hash(one.request).items()}
     return not all(map(prompts.public, kept.values()))
 
 

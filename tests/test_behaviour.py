@@ -310,7 +310,7 @@ def test_it_can_be_taken_away_and_computed_anew(asked, tmp_path, monkeypatch):
     found = bundle_reader.read(bundle.write([bundle.Answer(run, table)], [], "./", texts=True))
     task = replay.ReplayTask(found, Store(tmp_path / "fresh"), "cpu", pair=asked["pair"])
     list(task.steps())
-    assert [one.kind in ("same", "rounding") for one in task.found] == [True], task.found
+    assert [verdict.kind in ("same", "rounding") for verdict in task.verdicts] == [True], task.verdicts
 
 
 MISTAKES = {

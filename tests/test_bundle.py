@@ -24,7 +24,7 @@ from mechdiff.questions.prompt.position_map import PositionMap
 from mechdiff.questions.prompt.reading import Reading
 from mechdiff.reporting import bundle, bundle_reader, charts
 from mechdiff.reporting.bundle import Answer, Headline
-from mechdiff.reporting.replay import DIFFERS, OTHER, ROUNDING, SAME, UNCHECKED, ReplayTask, compared
+from mechdiff.reporting.replay import DIFFERS, OTHER, ROUNDING, SAME, UNCHECKED, ReplayTask, table_verdict
 from mechdiff.study import compare_sweeps, request_json
 from mechdiff.study.compare_sweeps import Comparison
 
@@ -100,8 +100,8 @@ def told(change):
 
 def test_a_bundle_replays_to_the_same_numbers(made, study, tmp_path):  # noqa: F811
     task = replayed(made, tmp_path, study)
-    assert {one.name: one.kind for one in task.found} == dict.fromkeys([entry.name for entry in task.finding.entries], SAME)
-    assert len(task.found) == 8 and all(one.values for one in task.found) and task.done == task.total
+    assert {one.name: one.kind for one in task.verdicts} == dict.fromkeys([entry.name for entry in task.finding.entries], SAME)
+    assert len(task.verdicts) == 8 and all(one.values for one in task.verdicts) and task.done == task.total
     assert task.headline == pytest.approx(task.finding.headline.value, rel=1e-6)
 
 
@@ -123,7 +123,7 @@ def test_any_request_of_a_pair_file_can_be_written_and_replayed(study, tmp_path,
         portable = bundle.portable(request)
         assert request_json.request(json.loads(json.dumps(request_json.plain(portable)))) == portable
     task = replayed(bundle.write([overlap], [], LINK, texts=True), tmp_path, study)
-    assert task.found[0].kind == DIFFERS, "it was computed"
+    assert task.verdicts[0].kind == DIFFERS, "it was computed"
 
 
 @pytest.mark.parametrize(("factor", "kind"), [(1.0, SAME), (1.0001, ROUNDING), (1.05, DIFFERS)])
@@ -135,7 +135,7 @@ def test_the_verdict_follows_the_values(made, study, tmp_path, factor, kind):  #
 
     path = tmp_path / "b.zip"
     path.write_bytes(changed(made, "tables/1-patch.parquet", scale))
-    checked = replayed(path.read_bytes(), tmp_path, study).found[0]
+    checked = replayed(path.read_bytes(), tmp_path, study).verdicts[0]
     assert checked.kind == kind
     assert checked.relative == pytest.approx(1 - 1 / factor, rel=0.05, abs=1e-12)
     status = main(["replay", str(path), "--pair", study["pair"], "--device", "cpu"])
@@ -150,7 +150,7 @@ def test_other_weights_are_no_failure_of_the_finding(made, study, tmp_path, caps
             entry["origin"]["tuned"] = "someone else's"
 
     path.write_bytes(changed(made, "finding.json", told(other)))
-    assert {one.kind for one in replayed(path.read_bytes(), tmp_path, study).found} == {OTHER}
+    assert {one.kind for one in replayed(path.read_bytes(), tmp_path, study).verdicts} == {OTHER}
     assert main(["replay", str(path), "--pair", study["pair"], "--device", "cpu"]) == 2
     assert "weights of the tuned" in capsys.readouterr().out
 
@@ -165,9 +165,9 @@ def test_own_prompts_stay_at_home_unless_they_are_to_go(study, requests, cache, 
         assert not any(b"w41" in archive.read(name) for name in archive.namelist())
         assert len([name for name in archive.namelist() if name.startswith("tables/")]) == 1
     monkeypatch.setattr(prompts, "CACHE", tmp_path / "elsewhere")
-    (checked,) = replayed(silent, tmp_path, study).found
+    (checked,) = replayed(silent, tmp_path, study).verdicts
     assert checked.kind == UNCHECKED and "no prompts of your own" in checked.text
-    assert [one.kind for one in replayed(spoken, tmp_path, study).found] == [SAME, SAME]
+    assert [one.kind for one in replayed(spoken, tmp_path, study).verdicts] == [SAME, SAME]
 
 
 @pytest.mark.parametrize(
@@ -221,17 +221,17 @@ def flat(rows: int) -> bytes:
         ("finding.json", lambda _: b"{" * 200_000, "not JSON"),
         ("finding.json", lambda _: b"", "missing"),
         ("finding.json", lambda _: b" " * (2 << 20), "too long"),
-        ("finding.json", lambda _: b"[]", "no finding"),
+        ("finding.json", lambda _: b"[]", "is not an object"),
         ("finding.json", told(lambda found: found.update(format=99)), "its format is 99"),
         ("finding.json", told(lambda found: found.update(link="javascript:alert(1)")), "leads out"),
         ("finding.json", told(lambda found: found.update(link="//evil.org/?a=1")), "leads out"),
         ("finding.json", told(lambda found: found.pop("entries")), "lacks a proper 'entries'"),
         ("finding.json", told(lambda found: found["headline"].update(answer=77)), "belongs to no table"),
         ("finding.json", told(lambda found: found["entries"][0].update(name="../x")), "is missing"),
-        ("finding.json", told(lambda found: found["titles"].update(other="x")), "is missing, or no PNG"),
+        ("finding.json", told(lambda found: found["titles"].update(other="x")), "is missing, or not a PNG"),
         ("tables/1-patch.parquet", lambda _: b"PAR1 no table", "cannot be read"),
         ("tables/1-patch.parquet", lambda _: flat(600_000), "more than 20,000,000 cells"),
-        ("tables/1-patch.parquet", lambda _: pd.DataFrame({"a": [[1, 2]]}).to_parquet(), "neither numbers nor words"),
+        ("tables/1-patch.parquet", lambda _: pd.DataFrame({"a": [[1, 2]]}).to_parquet(), "neither numbers nor text"),
         (FIGURE, lambda png: png[:16] + b"\x00\x01\x00\x00" * 2 + png[24:], "pixels"),
     ],
 )
@@ -256,7 +256,8 @@ def test_a_bundle_names_no_files_of_this_machine(made, tmp_path, wrong):
     task = ReplayTask(replace(finding, entries=finding.entries[:1]), Store(tmp_path / "anew"))
     for _ in task.steps():
         pass
-    assert task.found[0].kind == UNCHECKED and ("may only name" in task.found[0].text or "not shipped" in task.found[0].text)
+    (verdict,) = task.verdicts[:1]
+    assert verdict.kind == UNCHECKED and ("may only name" in verdict.text or "not shipped" in verdict.text)
 
 
 def test_prompts_under_anothers_name_are_refused(made):
@@ -278,17 +279,17 @@ def test_an_unreadable_bundle_gives_status_two(tmp_path, capsys):
 
 def test_tables_are_compared_by_their_lines_not_their_order():
     one = pd.DataFrame({"prompt": [0, 1, 2], "kl": [0.1, 0.2, np.nan]})
-    assert compared("t", one, one.iloc[::-1], "float32").kind == SAME
-    assert compared("t", one, one.iloc[:2], "float32").kind == DIFFERS
-    half = compared("t", one, one.assign(kl=[0.1, 0.2003, np.nan]), "float32")
+    assert table_verdict("t", one, one.iloc[::-1], "float32").kind == SAME
+    assert table_verdict("t", one, one.iloc[:2], "float32").kind == DIFFERS
+    half = table_verdict("t", one, one.assign(kl=[0.1, 0.2003, np.nan]), "float32")
     assert half.kind == ROUNDING and half.absolute == pytest.approx(3e-4) and half.relative == pytest.approx(3e-4 / 0.2003)
-    assert compared("t", one, one.assign(kl=[0.1, 0.21, np.nan]), "float32").kind == DIFFERS
-    assert compared("t", one, one.assign(kl=[0.1, 0.21, np.nan]), "bfloat16").kind == ROUNDING
-    assert compared("t", one, one.assign(kl=[0.1, 0.2, 0.3]), "float32").kind == DIFFERS, "a blank is no number"
+    assert table_verdict("t", one, one.assign(kl=[0.1, 0.21, np.nan]), "float32").kind == DIFFERS
+    assert table_verdict("t", one, one.assign(kl=[0.1, 0.21, np.nan]), "bfloat16").kind == ROUNDING
+    assert table_verdict("t", one, one.assign(kl=[0.1, 0.2, 0.3]), "float32").kind == DIFFERS, "a blank is no number"
 
 
 def test_a_comparison_of_stored_sweeps_replays_too(tmp_path, study, cache):  # noqa: F811
     asked = Comparison("demo-cultural", "demo-cognitive")
     table = compare_sweeps.answer(asked)
     task = replayed(bundle.write([Answer(asked, table, asked.command)], [], "compare"), tmp_path, study)
-    assert task.found[0].kind == SAME and task.found[0].values == 6 * len(table)
+    assert task.verdicts[0].kind == SAME and task.verdicts[0].values == 6 * len(table)

@@ -260,7 +260,7 @@ def test_the_words_of_an_own_domain_stay_at_home(run, home, pair, tmp_path):
     assert not prompts.public(val) and prompts.public(read_domain(prompts.shipped_domains()[0], "val"))
     there = bundle.portable(asked)
     assert there.prompts.startswith(prompts.OWN) and there.train.startswith(prompts.OWN)
-    assert there.chosen_prompts == val and len(bundle.kept_prompts(asked)) == 2
+    assert there.chosen_prompts == val and len(bundle.prompts_by_hash(asked)) == 2
 
 
 def test_filters_take_several_values_and_fields(run, home, tmp_path):

@@ -53,9 +53,10 @@ def report(task) -> str:
     from mechdiff.reporting.replay import OTHER
 
     lines = []
-    for one in sorted(task.found, key=lambda one: one.kind != OTHER):
-        numbers = f"{one.values} values, largest difference {one.absolute:.3g}, relative {one.relative:.3g}" if one.values else ""
-        lines += [f"{one.name:28} {one.kind:9}  {one.text}", *([f"{'':40} {numbers}"] if numbers else [])]
+    for verdict in sorted(task.verdicts, key=lambda verdict: verdict.kind != OTHER):
+        size = f"largest difference {verdict.absolute:.3g}, relative {verdict.relative:.3g}"
+        numbers = f"{verdict.values} values, {size}" if verdict.values else ""
+        lines += [f"{verdict.name:28} {verdict.kind:9}  {verdict.text}", *([f"{'':40} {numbers}"] if numbers else [])]
     if task.headline is not None:
         headline = task.finding.headline
         lines.append(f"Headline: {headline.value:.6g} in the bundle, {task.headline:.6g} here ({headline.asked})")
@@ -66,5 +67,5 @@ def status(task) -> int:
     from mechdiff.reporting.replay import ROUNDING
     from mechdiff.study.live_vs_stored import DIFFERS, SAME
 
-    kinds = {one.kind for one in task.found}
+    kinds = {verdict.kind for verdict in task.verdicts}
     return 1 if DIFFERS in kinds else 0 if kinds & {SAME, ROUNDING} else 2

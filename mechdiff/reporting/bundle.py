@@ -1,8 +1,8 @@
 """A finding in one zip: its link, its requests as plain data, their tables and figures, and a manifest.
 
 A bundle may come from a stranger, so nothing in it is trusted: sizes are bounded, names are checked, its files stay in memory,
-and a request is built from fields that exist, of the types they have. Nothing is pickled. A bundle names pairs, and no files of
-a machine; one's own prompts are named by their hash, and their texts are in it only where that was asked for.
+and a request is built from fields that exist, of the types they have. Nothing is pickled. A bundle names pairs, but no files on
+this computer; the user's own prompts are named by their hash, and their texts are included only on request.
 """
 
 import io
@@ -36,7 +36,7 @@ SPEAKING = {"text", "token", "next"}  # columns that may hold a prompt's words
 
 @dataclass(frozen=True)
 class Answer:
-    """A request and its whole table. command: the line that gives it, where there is one."""
+    """A request and its whole table. command: the command line that gives it, if there is one."""
 
     request: object
     table: pd.DataFrame = field(compare=False, repr=False)
@@ -45,9 +45,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Headline:
-    """The number that a page shows. asked, of: in words. answer: its request's number among the answers, from 0.
+    """The number that a page shows. asked: what it measures; of: on what. answer: index of its request among the answers.
 
-    column, where: the column of that answer's summary, and the values that tell the one line.
+    column, where: the column of that answer's summary, and the values that identify its line.
     """
 
     asked: str
@@ -61,7 +61,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class Entry:
-    """One part that can be re-checked. asked: its request as plain data. origin: what its values depend on, by name."""
+    """One part that can be checked again. asked: its request as plain data. origin: what its values depend on, by name."""
 
     name: str
     asked: dict
@@ -71,9 +71,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Finding:
-    """A bundle as it was read. version: of the mechdiff that made it. titles: of the figures.
+    """A bundle that was read. version: of the mechdiff that wrote it. titles: of the figures.
 
-    tables, figures (PNG), texts (one's own prompts): by name, the last by their hash.
+    tables, figures (PNG), texts (the user's own prompts): by name; texts by their hash.
     """
 
     version: str
@@ -91,22 +91,22 @@ class Finding:
 def write(
     answers: Sequence[Answer], charts: Sequence[dict], link: str, headline: Headline | None = None, texts: bool = False
 ) -> bytes:
-    """A bundle as bytes. charts: Vega-Lite specifications. texts: whether one's own prompts go with it.
+    """A bundle as bytes. charts: Vega-Lite specifications. texts: whether to include the user's own prompts.
 
-    Without them everything that may hold words of one's own prompts is left out: tables of tokens, and charts that name them.
+    Without them everything that may contain words of these prompts is left out: tables of tokens, and charts that show them.
     """
-    carried = {name: found for one in answers for name, found in kept_prompts(one.request).items()}
-    own = {name for name, found in carried.items() if not prompts.public(found)}
+    carried = {name: members for answer in answers for name, members in prompts_by_hash(answer.request).items()}
+    own = {name for name, members in carried.items() if not prompts.public(members)}
     silent = own and not texts
-    chosen = [one for one in answers if not (silent and SPEAKING & set(one.table))]
+    chosen = [answer for answer in answers if not (silent and SPEAKING & set(answer.table))]
     if headline is not None:
         headline = replace(headline, value=float(headline.value), answer=chosen.index(answers[headline.answer]))
     files, entries, titles = {}, [], {}
-    for one in chosen:
-        kind = re.sub("(?<=[a-z])(?=[A-Z])", "-", type(one.request).__name__)
-        name = f"{len(entries) + 1}-{slug(getattr(one.request, 'question', kind))}"
-        entries.append(Entry(name, request_json.plain(portable(one.request)), one.command, origin(one.request)))
-        files[f"tables/{name}.parquet"] = one.table.to_parquet(index=False)
+    for answer in chosen:
+        kind = re.sub("(?<=[a-z])(?=[A-Z])", "-", type(answer.request).__name__)
+        name = f"{len(entries) + 1}-{slug(getattr(answer.request, 'question', kind))}"
+        entries.append(Entry(name, request_json.plain(portable(answer.request)), answer.command, origin(answer.request)))
+        files[f"tables/{name}.parquet"] = answer.table.to_parquet(index=False)
     for chart in charts:
         if not (silent and SPEAKING & set(figures.numbers(chart))):
             name = f"{len(titles) + 1}-{slug(figures.title(chart))}"
@@ -114,17 +114,17 @@ def write(
             files |= {f"figures/{name}.png": figures.png(chart), f"figures/{name}.svg": figures.svg(chart)}
     for name in carried if texts else carried.keys() - own:
         files[f"prompts/{name}.jsonl"] = prompts.as_lines(carried[name]).encode()
-    told = {"format": FORMAT, "mechdiff": version("mechdiff"), "link": link}
-    told |= {"made": datetime.now(UTC).isoformat(timespec="seconds")}
-    told |= {"headline": headline and asdict(headline), "entries": [asdict(entry) for entry in entries], "titles": titles}
-    told |= {"manifest": about(one.request for one in chosen) | vocabularies_of(chosen)}
-    return zipped({FINDING: json.dumps(told, indent=2, allow_nan=False).encode()} | files)
+    content = {"format": FORMAT, "mechdiff": version("mechdiff"), "link": link}
+    content |= {"made": datetime.now(UTC).isoformat(timespec="seconds")}
+    content |= {"headline": headline and asdict(headline), "entries": [asdict(entry) for entry in entries], "titles": titles}
+    content |= {"manifest": about(answer.request for answer in chosen) | vocabularies_of(chosen)}
+    return zipped({FINDING: json.dumps(content, indent=2, allow_nan=False).encode()} | files)
 
 
 def vocabularies_of(answers: Sequence[Answer]) -> dict:
-    """Over which strings effects were taken, where two vocabularies differ."""
-    named = {text for one in answers if "vocabulary" in one.table for text in one.table["vocabulary"]}
-    return {"vocabulary": ", ".join(sorted(named))} if named else {}
+    """Over which strings effects were computed, where two vocabularies differ."""
+    names = {name for answer in answers if "vocabulary" in answer.table for name in answer.table["vocabulary"]}
+    return {"vocabulary": ", ".join(sorted(names))} if names else {}
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -141,34 +141,34 @@ def slug(text: str) -> str:
 
 
 def run_of(request) -> Question | None:
-    """The question that a request is, or is about; a comparison has none."""
+    """The question that a request is, or is about; None for a comparison."""
     return request if isinstance(request, Question) else getattr(request, "run", None)
 
 
-def kept_prompts(request) -> dict[str, list[Prompt]]:
-    """Prompts of a request that no shipped domain's file names, by the hash that they are kept under here."""
+def prompts_by_hash(request) -> dict[str, list[Prompt]]:
+    """A request's prompts that are not in a shipped domain, by the hash under which they are stored here."""
     run = run_of(request)
-    found = own_prompts(run).values() if run else ()
-    return {prompts.keep_prompts(some).removeprefix(OWN): some for some in found}
+    splits = own_prompts(run).values() if run else ()
+    return {prompts.keep_prompts(members).removeprefix(OWN): members for members in splits}
 
 
 def own_prompts(run: Question) -> dict[str, list[Prompt]]:
-    """The same by the run's fields that name them, or would have to where a domain was curated on this machine alone."""
-    domain, given = run.chosen_domain, {"prompts": ("val", run.prompts), "train": ("train", run.train)}
+    """The same, by the run's field that names them, or would have to where a domain exists on this computer only."""
+    domain, files = run.chosen_domain, {"prompts": ("val", run.prompts), "train": ("train", run.train)}
     own = domain in prompts.own_domains()
     return {
         name: prompts.read_prompts(file) if file else prompts.read_domain(domain, split)
-        for name, (split, file) in given.items()
+        for name, (split, file) in files.items()
         if file or own
     }
 
 
 def portable(request):
-    """The same request without this machine's files: pairs by their name, prompts by their hash."""
+    """The same request without names of files: pairs by their name, prompts by their hash."""
     run = run_of(request)
     if run is None:
         return request
-    own = {name: prompts.keep_prompts(found) for name, found in own_prompts(run).items()}
+    own = {name: prompts.keep_prompts(members) for name, members in own_prompts(run).items()}
     run = replace(run, pair=run.spec.name, **own)
     return run if isinstance(request, Question) else replace(request, run=run)
 
@@ -178,32 +178,33 @@ def origin(request) -> dict[str, str]:
     if isinstance(request, Comparison):
         return stored_origin(request)
     run = run_of(request)
-    found = {"prompts": prompts.digest(run.chosen_prompts)} | Identity(run).pair
+    assert run is not None, "every request but a comparison is about a question"
+    parts = {"prompts": prompts.digest(run.chosen_prompts)} | Identity(run).pair
     if run.uses_train:
-        found |= {"train prompts": prompts.digest(run.train_prompts)}
-    return {name: str(value) for name, value in found.items()}
+        parts |= {"train prompts": prompts.digest(run.train_prompts)}
+    return {name: str(value) for name, value in parts.items()}
 
 
 def stored_origin(request: Comparison) -> dict[str, str]:
-    """The same of what two stored sweeps say of themselves."""
-    found = {}
+    """The same for two stored sweeps, from their manifests."""
+    origins = {}
     for side, sweep in zip("ab", request.sweeps):
-        told = sweep.manifest("rq1") or {}
-        parts = {part: told.get(part, {}).get("fingerprint", "unknown") for part in ("base", "tuned")}
-        parts |= {"prompts": told.get("prompts_hash", "unknown"), "sweep": told.get("finished", "unknown")}
-        found |= {f"{side}: {name}": value for name, value in parts.items()}
-    return found
+        manifest = sweep.manifest("rq1") or {}
+        parts = {part: manifest.get(part, {}).get("fingerprint", "unknown") for part in ("base", "tuned")}
+        parts |= {"prompts": manifest.get("prompts_hash", "unknown"), "sweep": manifest.get("finished", "unknown")}
+        origins |= {f"{side}: {name}": value for name, value in parts.items()}
+    return origins
 
 
 def about(requests) -> dict:
     """Where the numbers come from, for people: models, prompts, formats, versions."""
     runs = list(dict.fromkeys(run for request in requests if (run := run_of(request)) is not None))
-    told = {"versions": {name: version(name) for name in LIBRARIES}}
+    manifest = {"versions": {name: version(name) for name in LIBRARIES}}
     if not runs:
-        return told
+        return manifest
     run = runs[0]
     spec, identity = run.spec, Identity(run)
     sides = {side: getattr(spec, side) for side in ("base", "tuned")}
-    told |= {side: {"source": source.describe(), "fingerprint": source.fingerprint()} for side, source in sides.items()}
-    told |= {"pair": spec.name, "domain": run.chosen_domain, "prompts": len(run.chosen_prompts), "seed": run.seed}
-    return told | identity.numerics | {"device_name": device_name(identity.device)}
+    manifest |= {side: {"source": source.describe(), "fingerprint": source.fingerprint()} for side, source in sides.items()}
+    manifest |= {"pair": spec.name, "domain": run.chosen_domain, "prompts": len(run.chosen_prompts), "seed": run.seed}
+    return manifest | identity.numerics | {"device_name": device_name(identity.device)}

@@ -1,4 +1,4 @@
-"""Re-checking a finding: every request of a bundle computed anew, and its table held against the bundle's, value by value."""
+"""Checking a finding again: every request of a bundle is recomputed, and its table compared with the bundle's, value by value."""
 
 import re
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from mechdiff.study.live_vs_stored import DIFFERS, SAME, TOLERANCES
 
 ROUNDING, OTHER, UNCHECKED = "rounding", "other", "unchecked"
 FINEST = ("float16", "bfloat16", "float32")  # from the coarsest
-NUMERICS = ("dtype", "device", "kernel")  # what may differ and leave a finding what it is
-CHOICE = re.compile(r"[\w.-]+(@[\w-]+)?")
-LOGITS = ("target_logprob", "logit_difference")  # sums of many terms, of either sign: rounding is larger than that of an effect
+NUMERICS = ("dtype", "device", "kernel")  # may differ without affecting the finding
+SWEEP = re.compile(r"[\w.-]+(@[\w-]+)?")
+LOGITS = ("target_logprob", "logit_difference")  # sums of many terms of either sign: their rounding is larger than an effect's
 LOGIT_FACTOR = 100
-KEYS = {  # the columns that name a line of a table; a question's are all that hold no fractions
+KEYS = {  # the columns that identify a line of a table; for questions, all columns without fractions
     "Reading": ("token", "model", "next"),
     "NextTokens": ("token", "model"),
     "PositionMap": ("token", "layer", "stream"),
@@ -35,8 +35,8 @@ KEYS = {  # the columns that name a line of a table; a question's are all that h
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What became of one table. kind: same, rounding, differs; other (not the same weights or prompts here) or unchecked.
+class TableVerdict:
+    """The result of checking one table. kind: same, rounding, differs; other (other weights or prompts here) or unchecked.
 
     values: numbers compared; absolute: their largest difference; relative: the same as a share, of those above rounding.
     """
@@ -50,15 +50,15 @@ class Checked:
 
 
 class ReplayTask:
-    """A bundle's requests computed one after another; a row per table with its verdict.
+    """A bundle's requests, computed one after another; a row per table with its verdict.
 
-    store: where results are looked up and kept; an empty one makes it a check. device, dtype: None for what the machine takes by
-    itself. pair: a pair file, for a pair that is not shipped. Clean passes that this process holds in memory are used again.
+    store: where results are looked up and stored; only an empty one makes it a check. device, dtype: auto and None for this
+    computer's default. pair: a pair file, for a pair that is not shipped. Clean passes that are in memory are used again.
     """
 
     def __init__(self, finding: Finding, store: Store, device: str = "auto", dtype: str | None = None, pair: str | None = None):
         self.finding, self.store, self.device, self.dtype, self.pair = finding, store, device, dtype, pair
-        self.found: list[Checked] = []
+        self.verdicts: list[TableVerdict] = []
         self.headline: float | None = None  # its value here, once it is known
         self.notices: list[str] = []
         self.stage, self.total, self.done = "", 100 * len(finding.entries), 0
@@ -69,7 +69,7 @@ class ReplayTask:
             try:
                 yield from self.entry(index, entry)
             except UserError as error:
-                self.found.append(Checked(entry.name, UNCHECKED, str(error)))
+                self.verdicts.append(TableVerdict(entry.name, UNCHECKED, str(error)))
             self.done = 100 * (index + 1)
             yield
 
@@ -89,23 +89,23 @@ class ReplayTask:
             table = task.table()
         dtype = min(entry.origin.get("dtype", FINEST[-1]), mine.get("dtype", FINEST[-1]), key=rank)
         keys = KEYS.get(type(request).__name__)
-        checked = compared(entry.name, table, self.finding.tables[entry.name], dtype, keys)
-        self.found.append(judged(checked, entry, mine))
-        told = self.finding.headline
-        if told is not None and told.answer == index and isinstance(request, Question):
-            self.headline = value_of(summarise_table(table, request), told.column, told.where)
+        verdict = table_verdict(entry.name, table, self.finding.tables[entry.name], dtype, keys)
+        self.verdicts.append(of_same_origin(verdict, entry, mine))
+        headline = self.finding.headline
+        if headline is not None and headline.answer == index and isinstance(request, Question):
+            self.headline = value_of(summarise_table(table, request), headline.column, headline.where)
 
     def here(self, request):
-        """The request for this machine. Raises UserError for one that names a file of another, or a pair that is not here."""
+        """The request for this computer. Raises UserError if it names a file, or a pair that is not available here."""
         run = run_of(request)
         if run is None:
             for side in (request.a, request.b):
-                if not CHOICE.fullmatch(side) or side.partition("@")[0] not in stored_sweep.stored_pairs():
+                if not SWEEP.fullmatch(side) or side.partition("@")[0] not in stored_sweep.stored_pairs():
                     raise UserError(f"No sweep of {side!r:.80} is stored here.\nTry:  python -m mechdiff sweep --grid full")
             return request
         for name in filter(None, (run.prompts, run.train)):
             if not name.startswith(OWN):
-                raise UserError(f"The bundle asks for the file {name!r:.80}; it may only name prompts that it carries.")
+                raise UserError(f"The bundle asks for the file {name!r:.80}; it may only name prompts that it contains.")
         pair = self.pair if self.pair and run.pair not in shipped_pairs() else run.pair
         if pair == run.pair and pair not in shipped_pairs():
             raise UserError(f"The pair {pair!r:.80} is not shipped.\nTry:  --pair path/to/its/pair.toml")
@@ -113,9 +113,9 @@ class ReplayTask:
         return run if isinstance(request, Question) else replace(request, run=run)
 
     def table(self) -> pd.DataFrame:
-        """A row per table: its name, verdict, how many values, and how far they are apart at most."""
+        """A row per table: its name, verdict, number of values, and largest difference."""
         columns = ["table", "verdict", "values", "largest difference", "relative", "told"]
-        rows = [(c.name, c.kind, c.values, c.absolute, c.relative, c.text) for c in self.found]
+        rows = [(v.name, v.kind, v.values, v.absolute, v.relative, v.text) for v in self.verdicts]
         return pd.DataFrame(rows, columns=columns)
 
 
@@ -123,52 +123,56 @@ def rank(dtype: str) -> int:
     return FINEST.index(dtype) if dtype in FINEST else 0
 
 
-def compared(name: str, mine: pd.DataFrame, theirs: pd.DataFrame, dtype: str, keys: tuple[str, ...] | None = None) -> Checked:
-    """Two tables value by value. keys: the columns that name a line; None: all that hold no fractions."""
+def table_verdict(
+    name: str, mine: pd.DataFrame, theirs: pd.DataFrame, dtype: str, keys: tuple[str, ...] | None = None
+) -> TableVerdict:
+    """Two tables compared value by value. keys: the columns that identify a line; None: all without fractions."""
     mine = mine.astype({column: float for column in mine if mine[column].dtype == "Int64"})  # as a bundle's gaps are read
-    names = list(keys or (column for column in mine if mine[column].dtype.kind != "f"))
-    numbers = [column for column in mine if mine[column].dtype.kind == "f" and column not in names]
+    columns = list(map(str, mine))
+    names = list(keys or (column for column in columns if mine[column].dtype.kind != "f"))
+    numbers = [column for column in columns if mine[column].dtype.kind == "f" and column not in names]
     if missing := [column for column in (*names, *numbers) if column not in theirs]:
-        return Checked(name, DIFFERS, f"the bundle's table has no column {missing[0]}")
+        return TableVerdict(name, DIFFERS, f"the bundle's table has no column {missing[0]}")
     sides = [table[names + numbers].astype(dict.fromkeys(names, str)) for table in (mine, theirs)]
     if any(side.duplicated(names).any() for side in sides):
-        return Checked(name, DIFFERS, "lines of the table cannot be told apart")
+        return TableVerdict(name, DIFFERS, "two lines of the table have the same keys")
     both = sides[0].merge(sides[1], on=names, how="outer", suffixes=("", " there"), indicator=True)
     alone = int((both["_merge"] != "both").sum())
     both = both[both["_merge"] == "both"]
-    one, other = (both[[column + end for column in numbers]].to_numpy(float) for end in ("", " there"))
+    here, there = (both[[column + end for column in numbers]].to_numpy(float) for end in ("", " there"))
     floor, share = TOLERANCES[dtype if dtype in TOLERANCES else FINEST[0]]
     floors = np.array([floor * (LOGIT_FACTOR if column.startswith(LOGITS) else 1) for column in numbers])
-    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    same = (here == there) | (np.isnan(here) & np.isnan(there))
     with np.errstate(invalid="ignore"):
-        apart = np.where(same, 0.0, np.abs(one - other))
-        close = same | (apart <= floors + share * np.abs(other))
-        large = np.abs(other) > floors
-    relative = (apart[large] / np.abs(other[large])).max(initial=0.0)
+        differences = np.where(same, 0.0, np.abs(here - there))
+        close = same | (differences <= floors + share * np.abs(there))
+        large = np.abs(there) > floors
+    relative = (differences[large] / np.abs(there[large])).max(initial=0.0)
     wrong = int((~close).sum())
     kind = DIFFERS if wrong or alone else SAME if same.all() else ROUNDING
-    return Checked(name, kind, said(kind, wrong, alone), one.size, float(np.max(apart, initial=0.0)), float(relative))
+    absolute = float(np.max(differences, initial=0.0))
+    return TableVerdict(name, kind, in_words(kind, wrong, alone), here.size, absolute, float(relative))
 
 
-def said(kind: str, wrong: int, alone: int) -> str:
+def in_words(kind: str, wrong: int, alone: int) -> str:
     """A verdict in words."""
     if kind == SAME:
         return "every value is the same"
     if kind == ROUNDING:
         return "every value is the same up to rounding"
-    parts = [f"{wrong} value{'s are' if wrong > 1 else ' is'} further apart than rounding"] * (wrong > 0)
-    parts += [f"{alone} line{'s stand' if alone > 1 else ' stands'} in one of the two tables alone"] * (alone > 0)
+    parts = [f"{wrong} value{'s differ' if wrong > 1 else ' differs'} by more than rounding"] * (wrong > 0)
+    parts += [f"{alone} line{'s are' if alone > 1 else ' is'} in only one of the two tables"] * (alone > 0)
     return "; ".join(parts)
 
 
-def judged(checked: Checked, entry: Entry, mine: dict[str, str]) -> Checked:
-    """The verdict, unless what is here is not what the bundle was made with: nothing then follows from a difference."""
+def of_same_origin(verdict: TableVerdict, entry: Entry, mine: dict[str, str]) -> TableVerdict:
+    """The verdict, unless weights or prompts here are not those of the bundle: a difference then means nothing."""
     parts = [name for name in mine if name not in NUMERICS and mine[name] != entry.origin.get(name, mine[name])]
     if not parts:
-        return checked
+        return verdict
     what = ", ".join("weights of the " + name if name in ("base", "tuned") else name for name in parts)
-    text = f"other {what} here than the bundle's, so nothing follows for the finding; the values here: {checked.text}"
-    return replace(checked, kind=OTHER, text=text)
+    text = f"the {what} here differ from the bundle's, so this does not check the finding; the values here: {verdict.text}"
+    return replace(verdict, kind=OTHER, text=text)
 
 
 def value_of(lines: pd.DataFrame, column: str, where: dict) -> float | None:

@@ -13,7 +13,7 @@ from glossary import TERMS
 from mechdiff.common.cache import Store
 from mechdiff.reporting import bundle_reader
 from mechdiff.reporting.bundle import Finding
-from mechdiff.reporting.replay import OTHER, ROUNDING, UNCHECKED, Checked, ReplayTask
+from mechdiff.reporting.replay import OTHER, ROUNDING, UNCHECKED, ReplayTask, TableVerdict
 from mechdiff.study.live_vs_stored import DIFFERS, SAME
 
 LOOKS = {  # a verdict's colour and icon
@@ -103,7 +103,7 @@ def begin(finding: Finding) -> tuple:
 
 def verdicts(task: ReplayTask) -> None:
     """What became of every table so far; first what is not the same here, so that nothing follows from it."""
-    for one in sorted(task.found, key=lambda one: one.kind != OTHER):
+    for one in sorted(task.verdicts, key=lambda one: one.kind != OTHER):
         verdict(one)
     told = task.finding.headline
     if task.headline is not None:
@@ -113,7 +113,7 @@ def verdicts(task: ReplayTask) -> None:
 QUIET = {"delta_color": "off", "delta_arrow": "off", "help": TERMS["live"]}
 
 
-def verdict(one: Checked) -> None:
+def verdict(one: TableVerdict) -> None:
     colour, icon = LOOKS[one.kind]
     row = st.container(horizontal=True, vertical_alignment="center", gap="small")
     row.badge(f"{one.name}: {one.kind}", icon=f":material/{icon}:", color=colour)
