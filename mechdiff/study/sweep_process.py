@@ -30,6 +30,7 @@ RUNNING, STOPPED, FINISHED, FAILED = "running", "stopped", "finished", "failed"
 WORTH = 500  # computed cells from which a sweep's duration predicts the pace of the next one
 KILLED = "Its process ended without a message: it was killed, or memory ran out."
 WRITING = "intervals and tables"
+FORMER = {"asked": "request", "kept": "cached"}  # names of a status's fields in files of version 0.1
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,10 @@ def alive(pid: int, born: float) -> bool:
 def read(path: Path) -> Status | None:
     """A status from its file; None if it cannot be read. A sweep whose process is gone counts as stopped."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        fields = {FORMER.get(name, name): value for name, value in content.items()}
         status = Status(**fields | {"request": SweepRequest(**fields["request"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     gone = status.state == RUNNING and not alive(status.pid, status.born)
     return replace(status, state=STOPPED, error=KILLED) if gone else status

@@ -320,6 +320,18 @@ def cache() -> None:
     write("cache.json", found)
 
 
+def status() -> None:
+    """The status file of an interrupted sweep."""
+    from mechdiff import running
+
+    running.FOLDER = Path(tempfile.mkdtemp())
+    asked = running.Asked("tiny.toml", "cultural", "quick", "float32", out="/data/sweeps")
+    times = 1795000000.0, 1795000001.0, 1795000901.0  # born, started, updated
+    running.write(running.Status(asked, "tiny", "cultural", 1234, *times, "heads: patching", 2000, 6000, 200))
+    (path,) = running.FOLDER.glob("*.json")
+    write("status.json", path.read_text(encoding="utf-8") + "\n")
+
+
 def shipped() -> None:
     """The fingerprint of every shipped sweep's tables."""
     found = {}
@@ -331,7 +343,7 @@ def shipped() -> None:
 
 
 def main() -> None:
-    steps = sys.argv[1:] or ["tiny", "links", "take_away", "bundles", "sweep", "said", "cache", "talk", "shipped"]
+    steps = sys.argv[1:] or ["tiny", "links", "take_away", "bundles", "sweep", "said", "cache", "talk", "status", "shipped"]
     for step in steps:
         print(step, flush=True)
         if step == "links":
