@@ -14,7 +14,7 @@ from playwright.sync_api import Error, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from browser import Visitor, chromium, server  # noqa: E402
+from support.browser import Visitor, chromium, server  # noqa: E402
 
 from mechdiff.common.errors import one_of  # noqa: E402
 from mechdiff.common.paths import CACHE  # noqa: E402

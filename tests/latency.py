@@ -12,8 +12,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from browser import ANSWER_S, QUIET_S, Visitor, chromium, server
 from playwright.sync_api import sync_playwright
+from support.browser import ANSWER_S, QUIET_S, Visitor, chromium, server
 
 WORDS = ("aunt", "teacher", "neighbour", "doctor", "friend", "baker")
 DRAWN = """since => {

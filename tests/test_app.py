@@ -5,16 +5,15 @@ What needs a fitted map is tested on a tiny pair, with a small stored sweep of i
 
 import json
 import shlex
-import shutil
-import sys
-from dataclasses import replace
 from pathlib import Path
 
+import controls
 import pandas as pd
 import pytest
+import session
+import stored_results
 from streamlit.testing.v1 import AppTest
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
+from support.app_page import PROMPTS, app_at, badges, charts_of, metric, open_demo
 
 import mechdiff
 from mechdiff import Run, questions
@@ -22,38 +21,10 @@ from mechdiff.__main__ import main
 from mechdiff.cli.run import options_of
 from mechdiff.questions import Question
 from mechdiff.questions.diagnostics.weight_overlap import Overlap
-from mechdiff.study import artifacts as stored
-from mechdiff.study import sweeps
+from mechdiff.study import artifacts
 
-APP = Path(__file__).parents[1] / "app"
-sys.path.insert(0, str(APP))
-import controls  # noqa: E402
-import session  # noqa: E402
-import stored_results  # noqa: E402
-
-PROMPTS = 8
-PAGE = "import session\nfrom pages import PAGES\nsession.frame(PAGES['{}'].draw)\n"
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch, own_store):
-    monkeypatch.setattr(session, "PATIENCE", 300.0)
-
-
-def open_page(view: str, **query) -> AppTest:
-    """The page in its frame, as navigation runs it."""
-    at = AppTest.from_string(
-        f"import session\nfrom pages import PAGES\nsession.frame(PAGES['{view}'].draw)\n", default_timeout=300
-    )
-    for name, value in ({"pair": "demo-cultural", "prompts": str(PROMPTS)} | query).items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception and not at.error, [*at.exception, *at.error]
-    return at
-
-
-def metric(at: AppTest, label: str) -> str:
-    return next(m.value for m in at.metric if m.label.startswith(label))
+HOME = Path(__file__).parents[1] / "app" / "Home.py"
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def from_cli(tmp_path, *arguments) -> pd.DataFrame:
@@ -64,21 +35,20 @@ def from_cli(tmp_path, *arguments) -> pd.DataFrame:
 
 def test_home_needs_no_model_and_shows_both_pairs(monkeypatch):
     monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
-    at = AppTest.from_file(str(APP / "Home.py"), default_timeout=300).run()
+    at = AppTest.from_file(str(HOME), default_timeout=300).run()
     assert not at.exception and not at.error and not at.warning
     spoken = f"What do both models say? {controls.DEFAULTS['pair']} on "
     assert [s.value for s in at.subheader][:2] == ["Cultural fine-tune", "Cognitive fine-tune"]
     assert [s.value.startswith(spoken) for s in at.subheader] == [False, False, True]
     assert sum("debiased CKA" in m.value for m in at.markdown) == 2
     assert sum("half of its largest effect" in m.value for m in at.markdown) == 2
-    specs = [json.loads(chart.proto.spec) for chart in charts_of(at)]
-    clicked = [[p["select"]["fields"] for p in spec.get("params", ())] for spec in specs]
+    clicked = [[p["select"]["fields"] for p in spec.get("params", ())] for spec in charts_of(at)]
     assert clicked == [[["layer", "now"]]] * 4 + [[]], "each curve can be clicked, and behaviour has no layer"
 
 
 @pytest.mark.usefixtures("demo")
 def test_drift_shows_the_command_lines_number(tmp_path):
-    at = open_page("drift")
+    at = open_demo("drift")
     at.slider(key="layer").set_value(12).run()
     table = from_cli(tmp_path, "drift").set_index("layer")
     assert metric(at, "Debiased CKA at layer 12") == f"{table.loc[12, 'cka_debiased']:.3f}"
@@ -86,7 +56,7 @@ def test_drift_shows_the_command_lines_number(tmp_path):
 
 @pytest.mark.usefixtures("demo")
 def test_patching_shows_the_command_lines_number(tmp_path):
-    at = open_page("patching", stream="mlp_out", direction="tuned-to-base")
+    at = open_demo("patching", stream="mlp_out", direction="tuned-to-base")
     at.slider(key="layer").set_value(21).run()
     table = from_cli(tmp_path, "patch", "--streams", "mlp_out", "--layers", "21", "--direction", "tuned-to-base")
     assert metric(at, "Mean effect at layer 21") == f"{table['kl'].mean():.4f} nats"
@@ -98,7 +68,7 @@ def test_patching_shows_the_command_lines_number(tmp_path):
 
 @pytest.mark.usefixtures("demo")
 def test_heads_show_the_command_lines_number(tmp_path):
-    at = open_page("heads", layer="24")
+    at = open_demo("heads", layer="24")
     at.button_group(key="heads").set_value([1, 3]).run()
     at.slider(key="blend").set_value(0.5).run()
     table = from_cli(tmp_path, "heads", "--layers", "24", "--head-sets", "1,3", "--blend", "0.5")
@@ -109,15 +79,15 @@ def test_heads_show_the_command_lines_number(tmp_path):
 
 @pytest.mark.usefixtures("demo")
 def test_a_link_reopens_the_same_view():
-    first = open_page("patching", layer="27", stream="attn_out")
+    first = open_demo("patching", layer="27", stream="attn_out")
     assert first.slider(key="layer").value == 27 and first.selectbox(key="stream").value == "attn_out"
-    again = open_page("patching", layer="27", stream="attn_out")
+    again = open_demo("patching", layer="27", stream="attn_out")
     assert [m.value for m in again.metric] == [m.value for m in first.metric]
 
 
 @pytest.mark.parametrize("view", ["drift", "patching", "transport", "rank", "heads"])
 def test_a_pair_that_is_not_here_says_what_to_type(view):
-    at = open_page(view, pair="llama-8b-cognitive")
+    at = open_demo(view, pair="llama-8b-cognitive")
     assert any("hf download meta-llama/Llama-3.1-8B-Instruct" in i.value for i in at.info)
 
 
@@ -131,10 +101,7 @@ def test_a_user_error_is_a_notice(monkeypatch):
         yield
 
     monkeypatch.setattr(EffectsTask, "steps", fail)
-    at = AppTest.from_string(
-        "import session\nfrom pages import PAGES\nsession.frame(PAGES['patching'].draw)\n", default_timeout=300
-    )
-    at.run()
+    at = app_at("patching").run()
     assert not at.exception and "does not fit" in at.error[0].value
 
 
@@ -152,7 +119,7 @@ def test_a_page_waits_no_longer_than_its_patience(monkeypatch):
         yield from original(self)
 
     monkeypatch.setattr(EffectsTask, "steps", slow)
-    at = open_page("patching", layer="3")
+    at = open_demo("patching", layer="3")
     assert any("moment" in c.value for c in at.caption) and any(b.label == "Cancel" for b in at.button)
     at.slider(key="layer").set_value(5).run()
     assert at.slider(key="layer").value == 5
@@ -189,32 +156,6 @@ def test_a_shown_command_names_what_is_not_the_default():
     assert controls.command(run) == f"python -m mechdiff {shown}"
 
 
-@pytest.fixture
-def tiny(study, tmp_path, monkeypatch):  # noqa: F811
-    """The app on a tiny pair, and nothing stored. Returns what its sidebar gives."""
-    shared = {name: value for name, value in study.items() if name != "limit"}
-    shared |= {"domain": "none", "direction": "base-to-tuned", "limit": PROMPTS}
-    monkeypatch.setattr(controls, "selection", lambda: shared)
-    monkeypatch.setattr(stored, "ARTIFACTS", tmp_path / "artifacts")
-    return shared
-
-
-@pytest.fixture
-def swept(tiny, artifacts, monkeypatch):
-    """The same with a small sweep stored."""
-    small = replace(sweeps.GRIDS["full"], limit=None, ranks=("1", "4", "full"), alphas=("0.5",), maps=("procrustes_scaled",))
-    monkeypatch.setitem(sweeps.GRIDS, "small", small)
-    if artifacts.exists():
-        shutil.copytree(artifacts, stored.ARTIFACTS)
-        return tiny
-    settings = {name: tiny[name] for name in ("prompts", "train", "device")}
-    for task, _ in sweeps.sweep(tiny["pair"], "none", "small", stored.ARTIFACTS, ["sweep"], **settings):
-        for _ in task.steps():
-            pass
-    shutil.copytree(stored.ARTIFACTS, artifacts)
-    return tiny
-
-
 def answer(shared: dict, question: str, **details) -> pd.Series:
     """The summary of the one condition asked for, as the command line prints it."""
     run = Run(question, controls=("self",), **details, **shared)
@@ -223,12 +164,8 @@ def answer(shared: dict, question: str, **details) -> pd.Series:
     return line
 
 
-def badges(at: AppTest) -> list[str]:
-    return [m.value for m in at.markdown if "-badge[" in m.value]
-
-
 def test_transport_shows_the_command_lines_number(swept):
-    at = open_page("transport", layer="1", stream="mlp_out", fit="ridge", alpha="0.5")
+    at = open_demo("transport", layer="1", stream="mlp_out", fit="ridge", alpha="0.5")
     line = answer(swept, "transport", map="ridge", layers=(1,), streams=("mlp_out",), alpha=("0.5",))
     assert metric(at, "Effect at layer 1") == f"{line.mean:.4f} nats"
     assert metric(at, "Drop") == f"{line.drop:z.0f} %" and metric(at, "Recovery") == f"{100 * line.recovery:z.0f} %"
@@ -239,7 +176,7 @@ def test_transport_shows_the_command_lines_number(swept):
 
 
 def test_rank_shows_the_command_lines_number(swept):
-    at = open_page("rank", layer="2", rank="4", complement="own")
+    at = open_demo("rank", layer="2", rank="4", complement="own")
     details = {"map": "procrustes_scaled", "layers": (2,)}
     line = answer(swept, "rank", ranks=("4",), complement=("own",), **details)
     assert metric(at, "Effect at rank 4") == f"{line.mean:.4f} nats" and metric(at, "Drop") == "—"
@@ -255,51 +192,47 @@ def test_rank_shows_the_command_lines_number(swept):
 
 @pytest.mark.parametrize("view", ["patching", "heads"])
 def test_a_live_number_is_compared_with_the_stored_one(swept, view):
-    at = open_page(view, layer="1")
+    at = open_demo(view, layer="1")
     assert [b for b in badges(at) if "green" in b and "8 of 8 prompts" in b]
-    path = stored.ARTIFACTS / "none" / {"patching": "rq1/tiny/patch", "heads": "rq4/tiny/heads"}[view]
+    path = artifacts.ARTIFACTS / "none" / {"patching": "rq1/tiny/patch", "heads": "rq4/tiny/heads"}[view]
     table = pd.read_parquet(path.with_suffix(".parquet"))
     table.assign(kl=table["kl"] * 1.5).to_parquet(path.with_suffix(".parquet"))
     stored_results.read.clear()
-    assert [b for b in badges(open_page(view, layer="1")) if "orange" in b and "differs" in b]
+    assert [b for b in badges(open_demo(view, layer="1")) if "orange" in b and "differs" in b]
 
 
 def test_stored_and_live_parts_draw(swept):
     for view, key in (("transport", "curve"), ("rank", "ranks"), ("patching", "transplants"), ("heads", "coverage")):
-        kept = open_page(view, layer="1")
+        kept = open_demo(view, layer="1")
         assert not [i for i in kept.info if "No stored sweep" in i.value]
         live = kept.toggle(key=key).set_value(True).run()
         assert not live.exception and not live.error, view
         assert len(charts_of(live)) == len(charts_of(kept)) > 1, view
 
 
-def charts_of(at: AppTest) -> list:
-    return [*at.get("vega_lite_chart"), *at.get("arrow_vega_lite_chart")]
-
-
 @pytest.mark.parametrize("view", ["transport", "rank", "patching", "heads"])
 def test_without_a_stored_sweep_a_page_says_so_and_works_alone(tiny, view):
-    at = open_page(view, layer="1")
+    at = open_demo(view, layer="1")
     assert any("No stored sweep" in i.value and "--domain none --grid full" in i.value for i in at.info)
     assert at.metric and not badges(at)
 
 
 def test_a_mapped_view_reopens_from_its_link(tiny):
     link = {"layer": "1", "fit": "ridge", "alpha": "0.8", "rank": "16", "complement": "own", "stream": "attn_out"}
-    first, again = (open_page("rank", **link) for _ in range(2))
+    first, again = (open_demo("rank", **link) for _ in range(2))
     assert first.select_slider(key="rank").value == "16" and first.selectbox(key="fit").value == "ridge"
     assert first.radio(key="complement").value == "own" and first.selectbox(key="alpha").value == "0.8"
     assert [m.value for m in again.metric] == [m.value for m in first.metric]
 
 
 def test_weights_show_the_command_lines_numbers(tiny):
-    at = open_page("weights", layer="2", overlap="true")
+    at = open_demo("weights", layer="2", overlap="true")
     table = mechdiff.run(Run("weights", pair=tiny["pair"], layers=(2,))).set_index("module")
     first = table.iloc[0]
     assert metric(at, f"L2 {first.name}") == f"{first['relative_norm']:.2%}"
     assert metric(at, "Stable rank") == f"{first['stable_rank']:.3g}"
-    linked = open_page("weights", shown="stable rank")
-    assert '"field": "stable_rank"' in charts_of(linked)[0].proto.spec and not linked.warning
+    linked = open_demo("weights", shown="stable rank")
+    assert '"field": "stable_rank"' in json.dumps(charts_of(linked)[0]) and not linked.warning
     at.selectbox(key="module").set_value("self_attn.v_proj").run()
     assert metric(at, "L2 self_attn.v_proj") == f"{table.loc['self_attn.v_proj', 'relative_norm']:.2%}"
     asked = {name: tiny[name] for name in ("pair", "prompts", "train", "domain", "device")}

@@ -5,11 +5,11 @@ import signal
 
 import numpy as np
 import pandas as pd
-import plain_hooks
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
-from test_experiments import WORDS, pair  # noqa: F401
+from support import plain_hooks
+from support.families import FAMILIES, tiny_model
+from support.random_pair import WORDS
 
 import mechdiff
 from mechdiff import Run, UserError, questions
@@ -28,7 +28,7 @@ NEW = 6
 
 
 @pytest.fixture
-def asked(pair, tmp_path):  # noqa: F811
+def asked(pair, tmp_path):
     """The tiny pair with prompts of several lengths, three of them with choices, two with an answer alone."""
     lines = [{"text": " ".join(WORDS[i : i + 2 + i % 5]), "template": f"t{i % 4}"} for i in range(11)]
     for i in (0, 4, 7):
@@ -212,7 +212,7 @@ def test_rates_are_sums_over_sums_and_not_means_of_rates():
     assert 0 <= tuned["change_low"] <= 7.5 <= tuned["change_high"] <= 10
 
 
-def test_without_answers_exact_match_is_blank_and_says_so(pair):  # noqa: F811
+def test_without_answers_exact_match_is_blank_and_says_so(pair):
     run = Run("behaviour", new_tokens=2, limit=4, **pair)
     task = questions.task(run)
     list(task.steps())

@@ -1,15 +1,11 @@
 """Behaviour in sweeps, on Home and on Compare: the numbers are the summary's, stored ones need no model."""
 
-# ruff: noqa: F811 (fixtures are imported)
-
 import json
 
 import pandas as pd
 import pytest
-from lab_page import fine, shared, titles  # noqa: F401
-from streamlit.testing.v1 import AppTest
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
+from support.app_page import fine, script
+from support.lab_page import titles
 
 import mechdiff
 from mechdiff import Run
@@ -40,13 +36,6 @@ def swept(shared, tmp_path, monkeypatch):
     return tmp_path / "artifacts" / "none" / sweeps.SPOKEN / "tiny"
 
 
-def opened(page: str, **query) -> AppTest:
-    at = AppTest.from_string(page, default_timeout=300)
-    for name, value in query.items():
-        at.query_params[name] = value
-    return fine(at.run())
-
-
 def test_a_sweep_of_behaviour_is_the_commands_table_with_a_manifest(swept, shared):
     table = mechdiff.run(Run("behaviour", **shared | {"limit": None}))
     found = pd.read_parquet(swept / "behaviour.parquet")
@@ -65,7 +54,7 @@ def test_the_full_grid_has_behaviour_and_the_quick_one_has_not():
 
 def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
     monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
-    at, words = opened(BLOCK), told(pd.read_parquet(swept / "behaviour_summary.parquet"))
+    at, words = fine(script(BLOCK).run()), told(pd.read_parquet(swept / "behaviour_summary.parquet"))
     shown = {metric.label: (metric.value, metric.delta) for metric in at.metric}
     agree = words.loc["agrees_base", "both"]
     assert shown["Same next token"] == (agree.partition(" [")[0], "95 % [" + agree.partition(" [")[2])
@@ -75,7 +64,7 @@ def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
     assert titles(at) == ["How do they write?"]
     (swept / "manifest.json").unlink()
     monkeypatch.setattr("stored_results.read", stored_read)
-    assert any("WITHOUT a manifest" in caption.value for caption in opened(BLOCK).caption)
+    assert any("WITHOUT a manifest" in caption.value for caption in fine(script(BLOCK).run()).caption)
 
 
 def stored_read(place, domain, folder, pair, name, where):
@@ -83,7 +72,7 @@ def stored_read(place, domain, folder, pair, name, where):
 
 
 def test_home_computes_when_it_is_asked_to(shared):
-    at = opened(BLOCK)
+    at = fine(script(BLOCK).run())
     assert not at.metric and any("sweep --pair" in caption.value for caption in at.caption), "nothing is computed unasked"
     assert "not known here yet" in at.toggle(key="behaviour").label
     at = fine(at.toggle(key="behaviour").set_value(True).run())
@@ -97,19 +86,19 @@ def test_home_computes_when_it_is_asked_to(shared):
 
 def test_compare_has_both_sides_in_either_direction_and_says_what_is_missing(swept):
     words = told(pd.read_parquet(swept / "behaviour_summary.parquet"))
-    at = opened(COMPARED.format(other="tiny"))
+    at = fine(script(COMPARED.format(other="tiny")).run())
     table = at.table[0].value
     assert (
         list(table.iloc[:, 0]) == words["name"].tolist()
         and table.iloc[0, 1] == table.iloc[0, 2] == words.loc["agrees_base", "both"]
     )
     assert titles(at) == ["How do they write?"] and not at.info
-    at = opened(COMPARED.format(other="another"))
+    at = fine(script(COMPARED.format(other="another")).run())
     assert at.table[0].value.shape[1] == 2 and "--pair another --domain none --grid behaviour" in at.info[0].value
 
 
 def test_with_nothing_stored_compare_shows_nothing(swept):
     for path in swept.iterdir():
         path.unlink()
-    at = opened(COMPARED.format(other="another"))
+    at = fine(script(COMPARED.format(other="another")).run())
     assert not at.table and not at.subheader

@@ -3,8 +3,6 @@
 import threading
 
 import pytest
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
 
 import mechdiff
 from mechdiff import Run
@@ -71,7 +69,7 @@ def test_one_call_empties_all():
     assert len(first) == len(second) == first.nbytes == second.nbytes == 0
 
 
-def test_maps_that_make_room_while_a_request_runs_change_nothing(study, tmp_path, monkeypatch):  # noqa: F811
+def test_maps_that_make_room_while_a_request_runs_change_nothing(study, tmp_path, monkeypatch):
     """Maps that a request found in memory stay with it, though others push them out before it fits the rest."""
     few, many = (Run("transport", map="ridge", layers=layers, **study) for layers in ((1,), (1, 2)))
     find, held = fitted_maps.FittedMaps.in_memory, []

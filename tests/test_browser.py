@@ -8,11 +8,10 @@ import sys
 
 import pandas as pd
 import pytest
-from browser import ANSWER_S, ROOT
+from support.browser import ANSWER_S, FEW, ROOT
 
 DRAWN = ("", "drift", "patching", "transport", "rank", "heads", "weights", "lab", "compare")  # pages with charts
 PAGES = (*DRAWN, "sweeps")
-FEW = "prompts=8"
 
 
 @pytest.mark.parametrize("path", PAGES)

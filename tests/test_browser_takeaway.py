@@ -6,8 +6,7 @@ import struct
 
 import pandas as pd
 import pytest
-from browser import Visitor
-from test_browser import FEW
+from support.browser import FEW, Visitor
 
 from mechdiff.reporting import figures
 

@@ -7,7 +7,7 @@ import sys
 from urllib.parse import urlsplit
 
 import pytest
-from browser import ANSWER_S, ROOT, Visitor
+from support.browser import ANSWER_S, ROOT, Visitor
 
 TALK = """title = "Short"
 [[step]]

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from test_experiments import WORDS, pair  # noqa: F401
-from test_study import study  # noqa: F401
+from support.random_pair import WORDS
 
 from mechdiff import Run, UserError, questions
 from mechdiff.__main__ import main
@@ -48,7 +47,7 @@ def chart_of(table: pd.DataFrame) -> dict:
 
 
 @pytest.fixture
-def requests(study):  # noqa: F811
+def requests(study):
     run = Run("patch", layers=(1, 2), controls=("self",), **study)
     return (
         run,
@@ -71,7 +70,7 @@ def made(requests, cache):
     return bundle.write(answers, [chart_of(answers[0].table)], LINK, told, texts=True)
 
 
-def replayed(content: bytes, tmp_path, study: dict, **details) -> ReplayTask:  # noqa: F811
+def replayed(content: bytes, tmp_path, study: dict, **details) -> ReplayTask:
     finding = bundle_reader.read(content)
     bundle_reader.keep_texts(finding)
     task = ReplayTask(finding, Store(tmp_path / "anew"), pair=study["pair"], **{"device": "cpu"} | details)
@@ -98,7 +97,7 @@ def told(change):
     return apply
 
 
-def test_a_bundle_replays_to_the_same_numbers(made, study, tmp_path):  # noqa: F811
+def test_a_bundle_replays_to_the_same_numbers(made, study, tmp_path):
     task = replayed(made, tmp_path, study)
     assert {one.name: one.kind for one in task.verdicts} == dict.fromkeys([entry.name for entry in task.finding.entries], SAME)
     assert len(task.verdicts) == 8 and all(one.values for one in task.verdicts) and task.done == task.total
@@ -115,7 +114,7 @@ def test_a_bundle_holds_what_was_seen(made, requests, tmp_path):
     assert str(tmp_path) not in json.dumps([entry.asked for entry in finding.entries]), "no file of this machine"
 
 
-def test_any_request_of_a_pair_file_can_be_written_and_replayed(study, tmp_path, cache):  # noqa: F811
+def test_any_request_of_a_pair_file_can_be_written_and_replayed(study, tmp_path, cache):
     (tmp_path / "tiny.toml").write_text((tmp_path / "tiny.toml").read_text().replace('"none"', '"cultural"'))
     run, own = Patch(study["pair"], limit=2, device="cpu"), Run("weights", layers=(1,), **study)
     overlap = Answer(Overlap(own), pd.DataFrame({"k": [1], "overlap": [0.5]}))
@@ -127,7 +126,7 @@ def test_any_request_of_a_pair_file_can_be_written_and_replayed(study, tmp_path,
 
 
 @pytest.mark.parametrize(("factor", "kind"), [(1.0, SAME), (1.0001, ROUNDING), (1.05, DIFFERS)])
-def test_the_verdict_follows_the_values(made, study, tmp_path, factor, kind):  # noqa: F811
+def test_the_verdict_follows_the_values(made, study, tmp_path, factor, kind):
     def scale(content: bytes) -> bytes:
         table = pd.read_parquet(io.BytesIO(content))
         table.loc[0, "kl"] *= factor
@@ -142,7 +141,7 @@ def test_the_verdict_follows_the_values(made, study, tmp_path, factor, kind):  #
     assert status == (1 if kind == DIFFERS else 0)
 
 
-def test_other_weights_are_no_failure_of_the_finding(made, study, tmp_path, capsys):  # noqa: F811
+def test_other_weights_are_no_failure_of_the_finding(made, study, tmp_path, capsys):
     path = tmp_path / "b.zip"
 
     def other(found):
@@ -155,7 +154,7 @@ def test_other_weights_are_no_failure_of_the_finding(made, study, tmp_path, caps
     assert "weights of the tuned" in capsys.readouterr().out
 
 
-def test_own_prompts_stay_at_home_unless_they_are_to_go(study, requests, cache, tmp_path, monkeypatch):  # noqa: F811
+def test_own_prompts_stay_at_home_unless_they_are_to_go(study, requests, cache, tmp_path, monkeypatch):
     own = prompts.keep_prompts([prompts.Prompt(" ".join(WORDS[i : i + 4]), "t") for i in range(40, 48)])
     run = Run("patch", layers=(1,), **study | {"prompts": own})
     answers = answered(run, Reading(run, 0))
@@ -288,7 +287,7 @@ def test_tables_are_compared_by_their_lines_not_their_order():
     assert table_verdict("t", one, one.assign(kl=[0.1, 0.2, 0.3]), "float32").kind == DIFFERS, "a blank is no number"
 
 
-def test_a_comparison_of_stored_sweeps_replays_too(tmp_path, study, cache):  # noqa: F811
+def test_a_comparison_of_stored_sweeps_replays_too(tmp_path, study, cache):
     asked = Comparison("demo-cultural", "demo-cognitive")
     table = compare_sweeps.answer(asked)
     task = replayed(bundle.write([Answer(asked, table, asked.command)], [], "compare"), tmp_path, study)

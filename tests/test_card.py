@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from small_models import write_adapter, write_model, write_pair, write_tokenizer
+from support.small_models import write_adapter, write_model, write_pair, write_tokenizer
 
 from mechdiff import questions
 from mechdiff.__main__ import main

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from tiny_pair import write_pair
+from support.tiny_pair import write_pair
 
 from mechdiff.__main__ import main
 from mechdiff.common.terms import CONTROLS, MAPS, QUESTIONS, STREAMS

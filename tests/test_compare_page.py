@@ -3,40 +3,22 @@
 import json
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
+from support.app_page import charts_of, open_page
+from views.study import compare
 
+from mechdiff.reporting.charts.base import BLUE, ORANGE
 from mechdiff.study import artifacts, published, quantities
 from mechdiff.study.compare_sweeps import bootstrap_seeds
 from mechdiff.study.estimates import estimates
 from mechdiff.study.quantities import QUANTITIES, text
 from mechdiff.study.stored_sweep import parse
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-from views.study import compare
-
-from mechdiff.reporting.charts.base import BLUE, ORANGE
-
-PAGE = "import session\nfrom pages import PAGES\nsession.frame(PAGES['compare'].draw)\n"
+pytestmark = pytest.mark.usefixtures("no_model")
 FIRST, SECOND = "demo-cultural", "demo-cognitive"
-
-
-@pytest.fixture(autouse=True)
-def no_model(monkeypatch):
-    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
-
-
-def open_page(**query) -> AppTest:
-    at = AppTest.from_string(PAGE, default_timeout=300)
-    for name, value in query.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception and not at.error, [*at.exception, *at.error]
-    return at
 
 
 def table(at: AppTest):
@@ -47,10 +29,6 @@ def column(at: AppTest, letter: str) -> list[str]:
     """The cells of a choice, without their words."""
     name = next(name for name in table(at) if f"{letter}: " in name)
     return [cell.partition(" — ")[0] for cell in table(at)[name]]
-
-
-def specs(at: AppTest) -> list[dict]:
-    return [json.loads(chart.proto.spec) for chart in at.get("vega_lite_chart")]
 
 
 def layers(spec: dict) -> list[dict]:
@@ -73,44 +51,44 @@ def expected(one: str, other: str, direction="base-to-tuned", depth=None) -> lis
 
 
 def test_the_default_is_both_demo_pairs_each_on_its_own_domain():
-    at = open_page()
+    at = open_page("compare")
     assert [column(at, "A"), column(at, "B")] == expected(FIRST, SECOND)
     assert list(table(at).iloc[:, 0]) == [quantity.name for quantity in QUANTITIES.values()]
-    assert len(specs(at)) == 9 and not at.info and not at.warning
+    assert len(charts_of(at)) == 9 and not at.info and not at.warning
     assert any(quantities.INTERVALS in caption.value for caption in at.caption)
 
 
 def test_every_chart_names_the_choices_in_their_own_colours():
-    at = open_page()
+    at = open_page("compare")
     names = {f"A: {FIRST} on {parse(FIRST, 'base-to-tuned').domain}": BLUE}
     names[f"B: {SECOND} on {parse(SECOND, 'base-to-tuned').domain}"] = ORANGE
-    for spec in specs(at):
+    for spec in charts_of(at):
         assert colours(spec) == names
         titles = {layer["encoding"][axis].get("title") for layer in layers(spec) for axis in "xy" if axis in layer["encoding"]}
         assert len(titles - {None}) == 2 and spec["title"]["text"].endswith("?")
 
 
 def test_a_point_can_be_clicked_and_what_is_chosen_is_marked():
-    fields = [p["select"]["fields"] for spec in specs(open_page()) for p in spec.get("params", ())]
+    fields = [p["select"]["fields"] for spec in charts_of(open_page("compare")) for p in spec.get("params", ())]
     assert all({"shown", "layer", "now"} <= set(found) for found in fields) and len(fields) == 8
     assert [found for found in fields if "rank" in found] == [fields[5]]
-    at = open_page(pair=SECOND, layer="15")
+    at = open_page("compare", pair=SECOND, layer="15")
     at.run()
-    (rule,) = [layer for layer in layers(specs(at)[1]) if "values" in layer.get("data", {})]
+    (rule,) = [layer for layer in layers(charts_of(at)[1]) if "values" in layer.get("data", {})]
     assert rule["data"]["values"] == [{"depth": 15 / 29}] and rule["mark"]["color"] == ORANGE
-    assert "15" in json.dumps(specs(at)[1]["layer"]), "part of a click, so that the same point can be clicked again"
+    assert "15" in json.dumps(charts_of(at)[1]["layer"]), "part of a click, so that the same point can be clicked again"
 
 
 def test_a_link_brings_the_choices_back():
     link = {"a_pair": SECOND, "b_pair": FIRST, "b_domain": "cultural", "rank_at": "0.9", "direction": "tuned-to-base"}
-    at = open_page(**link)
+    at = open_page("compare", **link)
     assert [column(at, "A"), column(at, "B")] == expected(SECOND, f"{FIRST}@cultural", "tuned-to-base", 0.9)
     assert any("--direction tuned-to-base --depth 0.9" in code.value for code in at.code)
-    assert table(open_page(**link)).equals(table(at))
+    assert table(open_page("compare", **link)).equals(table(at))
 
 
 def test_choosing_a_domain_changes_one_side_alone():
-    at = open_page()
+    at = open_page("compare")
     before = column(at, "A")
     at.selectbox(key="b_domain").set_value("cultural").run()
     assert column(at, "A") == before and column(at, "B") == expected(FIRST, f"{SECOND}@cultural")[1]
@@ -122,36 +100,36 @@ def test_what_is_not_stored_is_a_note_with_its_command(monkeypatch, tmp_path):
     shutil.copytree(artifacts.ARTIFACTS, place, copy_function=os.symlink)
     (place / "cultural" / "rq4" / FIRST / "coverage_summary.parquet").unlink()
     monkeypatch.setattr(artifacts, "ARTIFACTS", place)
-    at = open_page(a_domain="cultural")
+    at = open_page("compare", a_domain="cultural")
     (note,) = [info.value for info in at.info]
     assert "Heads for 80 %" in note and f"python -m mechdiff sweep --pair {FIRST} --domain cultural --grid full" in note
-    assert column(at, "A").count("not stored") == 2 and len(specs(at)) == 9
-    coverage = [spec for spec in specs(at) if "heads" in spec["title"]["text"]]
+    assert column(at, "A").count("not stored") == 2 and len(charts_of(at)) == 9
+    coverage = [spec for spec in charts_of(at) if "heads" in spec["title"]["text"]]
     assert len(coverage) == 2 and all(list(colours(spec).values()) == [ORANGE] for spec in coverage)
 
 
 def test_with_nothing_stored_no_chart_is_drawn():
-    at = open_page(a_pair="llama-8b-cognitive", b_pair="llama-8b-cultural")
+    at = open_page("compare", a_pair="llama-8b-cognitive", b_pair="llama-8b-cultural")
     assert set(column(at, "A") + column(at, "B")) == {"not stored"}
-    assert len(at.info) == 2 and not specs(at)
+    assert len(at.info) == 2 and not charts_of(at)
 
 
 def test_published_numbers_are_hollow_and_can_be_hidden():
-    at = open_page()
-    drawn = [hollow(spec) for spec in specs(at)]
+    at = open_page("compare")
+    drawn = [hollow(spec) for spec in charts_of(at)]
     assert [bool(marks) for marks in drawn] == [True, True, False, False, True, True, True, True, False]
-    drift = specs(at)[0]
+    drift = charts_of(at)[0]
     (mine,) = [mark for mark in drawn[0] if mark["mark"]["type"] == "point" and mark["mark"]["color"] == ORANGE]
     (sent,) = [one.data.data for one in at.get("vega_lite_chart")[0].proto.datasets if one.name == mine["data"]["name"]]
     assert pa.ipc.open_stream(sent).read_pandas()["mean"].min() == 0.5617 and not mine["mark"]["filled"]
     assert any("published" in line.lower() for line in drift["title"]["subtitle"])
     at.toggle(key="published").set_value(False).run()
-    assert not any(hollow(spec) for spec in specs(at))
+    assert not any(hollow(spec) for spec in charts_of(at))
 
 
 def test_published_numbers_belong_to_a_pair_on_its_own_domain():
-    at = open_page(a_domain="cognitive")
-    assert {mark["mark"].get("color") for mark in hollow(specs(at)[0])} == {ORANGE}
+    at = open_page("compare", a_domain="cognitive")
+    assert {mark["mark"].get("color") for mark in hollow(charts_of(at)[0])} == {ORANGE}
     assert published.marks("drift", "cognitive", "base-to-tuned").shape[0] == 16
 
 
@@ -161,14 +139,14 @@ def test_a_sweep_without_a_manifest_is_called_so(tmp_path, monkeypatch):
             source, tmp_path / source.relative_to(artifacts.ARTIFACTS), ignore=shutil.ignore_patterns("manifest.json")
         )
     monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
-    at = open_page(a_pair=FIRST)
+    at = open_page("compare", a_pair=FIRST)
     assert any("no manifest" in warning.value for warning in at.warning)
 
 
 def test_a_page_that_was_there_once_reads_and_draws_nothing_anew(monkeypatch):
-    at = open_page()
-    before = specs(at)
+    at = open_page("compare")
+    before = charts_of(at)
     monkeypatch.delattr(compare.estimates, "estimates")
     monkeypatch.delattr(compare, "curve")
     at.run()
-    assert not at.exception and specs(at) == before and len(before) == 9
+    assert not at.exception and charts_of(at) == before and len(before) == 9

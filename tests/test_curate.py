@@ -12,8 +12,8 @@ import httpx2
 import pyarrow.parquet
 import pytest
 from pyarrow import Table
-from test_positions import byte_tokenizer
-from tiny_pair import write_pair
+from support.byte_tokenizer import byte_tokenizer
+from support.tiny_pair import write_pair
 
 from mechdiff import Run
 from mechdiff.__main__ import main

@@ -4,9 +4,9 @@ import json
 import random
 
 import pandas as pd
-import plain_hooks
 import pytest
 import torch
+from support import plain_hooks
 
 from mechdiff import Run, load_pair, run
 from mechdiff.__main__ import main

@@ -9,12 +9,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from browser import ROOT
 
 from mechdiff.cli import build_parser
 from mechdiff.common.paths import CACHE
 from mechdiff.reporting.talk import read_talk
 
+ROOT = Path(__file__).parents[1]
 PLACES = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "mechdiff", "benchmarks"}
 PAGES = sorted(path for path in ROOT.rglob("*.md") if path.relative_to(ROOT).parts[0] in PLACES)
 COMMAND = re.compile(r"python -m mechdiff (?!\.\.\.)([^`\n]*)")

@@ -6,43 +6,16 @@ import time
 
 import numpy as np
 import pandas as pd
-import plain_hooks
 import pytest
 import torch
-from conftest import tiny_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from support import plain_hooks
+from support.random_pair import WORDS, ids
 
 import mechdiff
 from mechdiff import Run, UserError, questions
 from mechdiff.models import parity
 from mechdiff.models.registry import FairLock, load_pair, unload
 from mechdiff.questions.shared import measure
-
-WORDS = [f"w{i}" for i in range(90)]
-
-
-@pytest.fixture
-def pair(tmp_path, own_store):
-    """A pair of tiny Llamas in folders, with a word tokenizer, and a file of twelve prompts."""
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS, "yes", "no"])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-    for side, seed in (("base", 0), ("tuned", 1)):
-        tiny_model("llama", seed).save_pretrained(tmp_path / side)
-        tokenizer.save_pretrained(tmp_path / side)
-    path = tmp_path / "tiny.toml"
-    path.write_text('domain = "none"\n[base]\nfolder = "base"\n[tuned]\nfolder = "tuned"\n')
-    lines = [{"text": " ".join(WORDS[i : i + 3 + i % 4]), "template": f"t{i % 5}"} for i in range(20)]
-    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    unload()
-    yield {"pair": str(path), "prompts": str(tmp_path / "prompts.jsonl"), "device": "cpu"}
-    unload()
-
-
-def ids(loaded, run, prompt):
-    return loaded.tokenizers.encode(run.chosen_prompts[prompt].text, "tuned")
 
 
 def test_patch_is_the_kl_of_plain_hooks(pair):

@@ -8,17 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lab_page
+import export
 import nbformat
 import pytest
-from lab_page import STACK, TEXT, open_lab, shared  # noqa: F401
 from streamlit.testing.v1 import AppTest
-from test_app import metric, open_page, patient, swept, tiny  # noqa: F401
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-import export
+from support.app_page import app_at, metric, open_demo
+from support.lab_page import STACK, TEXT, keep, open_lab
 
 from mechdiff.common.paths import CACHE
 from mechdiff.reporting import bundle, bundle_reader, figures, notebooks
@@ -42,12 +37,6 @@ for cell in json.load(open(sys.argv[1]))["cells"]:
         if hasattr(shown, "to_dict"):
             print("chart:", shown.to_dict()["title"]["text"])
 """
-
-
-def framed(page: str) -> AppTest:
-    """A page on what is stored and shipped."""
-    code = f"import session\nfrom pages import PAGES\nsession.frame(PAGES['{page}'].draw, '{page}')\n"
-    return AppTest.from_string(code, default_timeout=300).run()
 
 
 def run_clean(content: bytes, folder: Path, cache: Path) -> str:
@@ -74,9 +63,9 @@ def notebook_of(at: AppTest, **details) -> bytes:
 
 
 @pytest.mark.parametrize("page", SITES)
-def test_the_snippet_gives_the_number_on_the_screen(tiny, tmp_path, page):  # noqa: F811
+def test_the_snippet_gives_the_number_on_the_screen(tiny, tmp_path, page):
     query, label, shown = SITES[page]
-    at = open_page(page, **query)
+    at = open_demo(page, **query)
     value = at.session_state["_page_record"].headline.value
     assert metric(at, label) == shown.format(value)
     printed = run_clean(notebook_of(at), tmp_path / "clean", tmp_path / "clean")
@@ -86,8 +75,8 @@ def test_the_snippet_gives_the_number_on_the_screen(tiny, tmp_path, page):  # no
 
 
 @pytest.mark.parametrize("texts", [False, True])
-def test_the_labs_snippet_gives_the_stacks_number(shared, tmp_path, texts):  # noqa: F811
-    at = open_lab(own=lab_page.keep(TEXT, TEXT + " w50"), stack=STACK)
+def test_the_labs_snippet_gives_the_stacks_number(shared, tmp_path, texts):
+    at = open_lab(own=keep(TEXT, TEXT + " w50"), stack=STACK)
     value = at.session_state["_page_record"].headline.value
     assert export.has_own(at.session_state["_page_record"])
     content = notebook_of(at, texts=texts)
@@ -97,7 +86,7 @@ def test_the_labs_snippet_gives_the_stacks_number(shared, tmp_path, texts):  # n
 
 
 def test_compares_snippet_gives_the_verdict_on_the_screen(tmp_path):
-    at = framed("compare")
+    at = app_at("compare").run()
     printed = run_clean(notebook_of(at), tmp_path / "clean", CACHE)
     table = at.table[0].value
     for column in table.columns[1:3]:
@@ -121,45 +110,45 @@ def well_printed(spec: dict) -> None:
     assert len(figures.numbers(spec))
 
 
-def test_every_chart_of_every_page_prints(swept):  # noqa: F811
+def test_every_chart_of_every_page_prints(swept):
     for page, charts in {"drift": 1, "patching": 4, "transport": 2, "rank": 4, "heads": 3}.items():
-        found = specifications(open_page(page, layer="1"))
+        found = specifications(open_demo(page, layer="1"))
         assert len(found) >= charts and len({figures.title(spec) for spec in found}) == len(found), page
         for spec in found:
             well_printed(spec)
 
 
-def test_every_chart_of_the_lab_prints(shared):  # noqa: F811
+def test_every_chart_of_the_lab_prints(shared):
     for measure in ("effect", "recovery"):
-        at = open_lab(own=lab_page.keep(TEXT), stack=STACK, measure=measure)
+        at = open_lab(own=keep(TEXT), stack=STACK, measure=measure)
         assert len(specifications(at)) >= 4
         for spec in specifications(at):
             well_printed(spec)
 
 
-@pytest.mark.parametrize("page", ["compare", "home"])
-def test_every_chart_of_stored_sweeps_prints(page):
-    found = specifications(framed(page))
+@pytest.mark.parametrize("view", ["compare", "home"])
+def test_every_chart_of_stored_sweeps_prints(view):
+    found = specifications(app_at(view).run())
     assert len(found) >= 4
     for spec in found:
         well_printed(spec)
 
 
-def test_print_is_the_same_whatever_the_screen_looks_like(tiny):  # noqa: F811
-    spec = specifications(open_page("drift"))[0]
+def test_print_is_the_same_whatever_the_screen_looks_like(tiny):
+    spec = specifications(open_demo("drift"))[0]
     dark = spec | {"config": {"background": "#000000", "axis": {"labelColor": "#ffffff"}}, "width": 333}
     assert figures.svg(dark) == figures.svg(spec) and b"#ffffff" in figures.svg(spec)
 
 
-def test_the_table_of_a_chart_is_what_it_draws(tiny):  # noqa: F811
-    at = open_page("patching", layer="1")
+def test_the_table_of_a_chart_is_what_it_draws(tiny):
+    at = open_demo("patching", layer="1")
     table = figures.numbers(specifications(at)[0])
     lines = table[table["live"].eq(True)].set_index("layer")
     assert metric(at, "Mean effect at layer 1") == f"{lines.loc[1, 'mean']:.4f} nats"
 
 
-def test_what_is_bundled_is_every_answer_of_the_page(tiny, tmp_path):  # noqa: F811
-    found = open_page("heads", layer="1", heads=["0"]).session_state["_page_record"]
+def test_what_is_bundled_is_every_answer_of_the_page(tiny, tmp_path):
+    found = open_demo("heads", layer="1", heads=["0"]).session_state["_page_record"]
     content = bundle.write(list(found.answers.values()), [], "heads", found.headline)
     finding = bundle_reader.read(content)
     assert [entry.asked["head_sets"] for entry in finding.entries] == ["0", "each"]
@@ -171,10 +160,10 @@ def test_a_legends_columns_do_not_wait_for_a_width():
     assert figures.printed(spec)["encoding"]["color"]["legend"]["columns"] == figures.COLUMNS
 
 
-def test_a_closed_popover_makes_nothing(tiny, monkeypatch):  # noqa: F811
+def test_a_closed_popover_makes_nothing(tiny, monkeypatch):
     monkeypatch.setattr(export, "specification", lambda figure: pytest.fail("a chart was made while nobody asked"))
     monkeypatch.setattr(export, "code", lambda *_: pytest.fail("code was written while nobody asked"))
-    assert open_page("patching").metric
+    assert open_demo("patching").metric
 
 
 @pytest.mark.parametrize(

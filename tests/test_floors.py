@@ -1,4 +1,7 @@
-"""The packages' order: imports go down only, no circle inside a package, no browser in the instrument; domains are data."""
+"""The packages' order: imports go down only, no circle inside a package, no browser in the instrument; domains are data.
+
+Test modules do not import each other either.
+"""
 
 import ast
 import subprocess
@@ -12,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = ["common", "maths", "inputs", "engine", "models", "questions", "study", "validation", "reporting", "cli"]  # upwards
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted((ROOT / "mechdiff").rglob("*.py"))}
 APP = sorted((ROOT / "app").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").glob("*.py"))
+SUPPORT = sorted((ROOT / "tests" / "support").glob("*.py"))
 
 
 def imported(code: str) -> set[str]:
@@ -94,6 +99,13 @@ def test_no_code_names_a_domain(path):
     domains = {folder.name for folder in (ROOT / "mechdiff" / "data" / "domains").iterdir()}
     constants = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
     assert domains and [(node.lineno, node.value) for node in constants if node.value in domains] == []
+
+
+@pytest.mark.parametrize("path", [*TESTS, *SUPPORT], ids=lambda path: path.stem)
+def test_no_test_module_is_imported(path):
+    """What several of them use is in tests/support, and fixtures come by name."""
+    modules = {file.stem for file in TESTS} | {"tests"}
+    assert {target.split(".")[0] for target in imported(path.read_text())} & modules == set()
 
 
 def test_stored_results_and_charts_need_no_torch():

@@ -1,31 +1,25 @@
 """One selection on every page and in the link, clicks on charts, history and pin, and what is stored beside what is live."""
 
 import json
-import sys
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import controls
+import history
+import jobs
 import numpy as np
 import pandas as pd
 import pytest
+import rates
+from glossary import TERMS
 from streamlit.testing.v1 import AppTest
-from test_app import badges, charts_of, metric, open_page, patient, swept, tiny  # noqa: F401
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
+from support.app_page import charts_of, fine, metric, script
 
 import mechdiff
 from mechdiff import Run
 from mechdiff.maths.intervals import bootstrap_weights, interval
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-import controls
-import history
-import jobs
-import rates
-from glossary import TERMS
-
 from mechdiff.reporting import charts
 
+pytestmark = pytest.mark.usefixtures("patient")
 VIEWS = ("home", "drift", "patching", "transport", "rank", "heads")
 APP = """
 import session, streamlit as st
@@ -39,16 +33,13 @@ session.frame(globals()[page].page, page)
 
 def open_app(page: str, **query) -> AppTest:
     """All pages in one app; which one is drawn stands in the address."""
-    at = AppTest.from_string(APP, default_timeout=300)
-    return go(at, page, **query)
+    return go(script(APP), page, **query)
 
 
 def go(at: AppTest, page: str, **query) -> AppTest:
     for name, value in ({"page": page} | query).items():
         at.query_params[name] = value
-    at.run()
-    assert not at.exception and not at.error, [*at.exception, *at.error]
-    return at
+    return fine(at.run())
 
 
 def follow(link: str) -> AppTest:
@@ -57,11 +48,7 @@ def follow(link: str) -> AppTest:
     return open_app(parts.path, **parse_qs(parts.query, keep_blank_values=True))
 
 
-def specs(at: AppTest) -> list[dict]:
-    return [json.loads(chart.proto.spec) for chart in charts_of(at)]
-
-
-def test_a_links_selection_survives_page_switches(tiny):  # noqa: F811
+def test_a_links_selection_survives_page_switches(tiny):
     at = open_app("rank", layer="1", rank="16", complement="own", heads=["1", "3"], alpha="0.8", prompt="5")
     for page in (*VIEWS, "rank"):
         go(at, page)
@@ -70,7 +57,7 @@ def test_a_links_selection_survives_page_switches(tiny):  # noqa: F811
         assert at.radio(key="complement").value == "own" and at.selectbox(key="alpha").value == "0.8", page
 
 
-def test_a_value_chosen_on_one_page_is_there_on_the_next(tiny):  # noqa: F811
+def test_a_value_chosen_on_one_page_is_there_on_the_next(tiny):
     at = open_app("heads")
     at.slider(key="layer").set_value(2).run()
     assert metric(go(at, "drift"), "Debiased CKA at layer 2")
@@ -79,7 +66,7 @@ def test_a_value_chosen_on_one_page_is_there_on_the_next(tiny):  # noqa: F811
 
 
 @pytest.mark.parametrize("page", VIEWS)
-def test_values_that_cannot_be_give_the_defaults(tiny, page):  # noqa: F811
+def test_values_that_cannot_be_give_the_defaults(tiny, page):
     wrong = {
         "layer": "99",
         "rank": "foo",
@@ -100,20 +87,20 @@ def test_values_that_cannot_be_give_the_defaults(tiny, page):  # noqa: F811
 
 
 @pytest.mark.parametrize("page", VIEWS)
-def test_a_link_that_can_be_is_shown_without_a_word(tiny, page):  # noqa: F811
+def test_a_link_that_can_be_is_shown_without_a_word(tiny, page):
     given = {"layer": "1", "rank": "full", "heads": ["3", "1"], "blend": "0.50", "direction": "tuned-to-base"}
     assert not open_app(page, **given).warning
     assert not open_app(page, heads="").warning
 
 
-def test_a_value_of_a_larger_pair_is_mended(tiny):  # noqa: F811
-    at = AppTest.from_string(APP, default_timeout=300)
+def test_a_value_of_a_larger_pair_is_mended(tiny):
+    at = script(APP)
     at.session_state["layer"], at.session_state["heads"], at.session_state["prompt"] = 29, [0, 31], 149
     go(at, "heads")
     assert (at.slider(key="layer").value, at.button_group(key="heads").value, at.number_input(key="prompt").value) == (3, [0], 7)
 
 
-def test_a_map_without_directions_says_what_to_choose(tiny):  # noqa: F811
+def test_a_map_without_directions_says_what_to_choose(tiny):
     at = open_app("rank", fit="zscore")
     assert any("no leading directions" in i.value and "ridge" in i.value for i in at.info) and not at.metric
 
@@ -153,7 +140,7 @@ controls.clicked("chart", {take})
     ],
 )
 def test_a_click_sets_the_selection(picked, take, before, after):
-    at = AppTest.from_string(CLICK.format(picked=picked, take=take), default_timeout=300)
+    at = script(CLICK.format(picked=picked, take=take))
     for key, value in before.items():
         at.session_state[key] = value
     at.run()
@@ -170,10 +157,10 @@ CLICKS = {
 
 
 @pytest.mark.parametrize("page", CLICKS)
-def test_charts_can_be_clicked_and_are_valid(swept, page, monkeypatch):  # noqa: F811
+def test_charts_can_be_clicked_and_are_valid(swept, page, monkeypatch):
     monkeypatch.setattr(charts.Unchecked, "to_dict", lambda self: self.chart.to_dict())  # the schema is checked
     at = open_app(page, layer="1")
-    picks = [p["select"]["fields"] for s in specs(at) for p in s.get("params", []) if p["name"] == charts.PICK]
+    picks = [p["select"]["fields"] for s in charts_of(at) for p in s.get("params", []) if p["name"] == charts.PICK]
     assert [set(fields) - {"now"} for fields in picks] == CLICKS[page] and all("now" in fields for fields in picks)
     for toggle in at.toggle:
         toggle.set_value(True)
@@ -188,9 +175,9 @@ def test_what_was_clicked_before_is_part_of_a_click():
 
 
 @pytest.mark.parametrize(("page", "stored_as"), [("drift", "debiased CKA"), ("patching", "stored ("), ("transport", "zscore")])
-def test_stored_and_live_stand_on_one_chart(swept, page, stored_as):  # noqa: F811
+def test_stored_and_live_stand_on_one_chart(swept, page, stored_as):
     at = open_app(page, layer="1")
-    main = json.dumps(specs(at)[0])
+    main = json.dumps(charts_of(at)[0])
     assert stored_as in main and "live (" in main
     assert any("mechdiff sweep" in c.value for c in at.code), "where the stored numbers come from"
 
@@ -209,7 +196,7 @@ def test_controls_differ_by_their_dashes():
     assert len(set(dashes)) == len(dashes) == 5
 
 
-def test_every_answer_of_a_session_is_a_link_that_brings_it_back(tiny):  # noqa: F811
+def test_every_answer_of_a_session_is_a_link_that_brings_it_back(tiny):
     at = open_app("rank", layer="1", rank="4")
     at.select_slider(key="rank").set_value("2").run()
     go(at, "heads").button_group(key="heads").set_value([1, 2]).run()
@@ -231,14 +218,14 @@ def test_a_link_names_what_is_not_the_default():
 
 
 def test_history_keeps_no_more_than_it_says():
-    at = AppTest.from_string(
+    at = script(
         "import history, streamlit as st\nfor i in range(40):\n    st.session_state['_answered'] = history.View("
         "'rank', {}, f'rank {i}', 'a pair', i, 'nats', 'texts')\n    st.session_state['layer'] = i\n    history.keep()\n"
     ).run()
     assert not at.exception and [v.value for v in at.session_state["_views"]] == list(range(39, 9, -1))
 
 
-def test_a_pinned_view_is_what_others_are_compared_with(tiny):  # noqa: F811
+def test_a_pinned_view_is_what_others_are_compared_with(tiny):
     at = open_app("heads", layer="1", heads="0")
     assert not [c for c in at.caption if "pinned" in c.value]
     at.session_state["_pinned"] = at.session_state["_views"][0]
@@ -262,7 +249,7 @@ def test_other_prompts_are_not_paired():
     assert history.difference(one, other, ["t"] * 4) == "+0.3 nats (other prompts, so not paired)"
 
 
-def test_an_estimate_is_honest(tiny, monkeypatch):  # noqa: F811
+def test_an_estimate_is_honest(tiny, monkeypatch):
     run = Run("patch", streams=("mlp_out",), **tiny)
     rates.remaining.clear()
     assert "not known" in rates.estimate(run)
@@ -278,13 +265,13 @@ def test_an_estimate_is_honest(tiny, monkeypatch):  # noqa: F811
     assert rates.estimate(run) == "known already, shown at once"
 
 
-def test_the_page_says_how_long_it_will_take(tiny):  # noqa: F811
+def test_the_page_says_how_long_it_will_take(tiny):
     (toggle,) = [t for t in open_app("transport", layer="1").toggle if t.key == "curve"]
     assert toggle.label.startswith("Compute on these prompts: ")
     assert any(part in toggle.label for part in ("not known here yet", "about "))
 
 
-def test_a_stopped_job_can_go_on_and_an_abandoned_one_begins_anew(tiny):  # noqa: F811
+def test_a_stopped_job_can_go_on_and_an_abandoned_one_begins_anew(tiny):
     run = Run("patch", **tiny)
     made = []
 
@@ -300,7 +287,7 @@ def test_a_stopped_job_can_go_on_and_an_abandoned_one_begins_anew(tiny):  # noqa
 
 
 @pytest.mark.parametrize("page", VIEWS)
-def test_every_page_explains_its_terms(tiny, page):  # noqa: F811
+def test_every_page_explains_its_terms(tiny, page):
     at = open_app(page)
     told = " ".join([*(h.help for h in (*at.header, *at.title) if h.help), *(m.help for m in at.metric if m.help)])
     assert sum(sentence in told for sentence in TERMS.values()) >= 4

@@ -5,8 +5,8 @@ import math
 
 import pandas as pd
 import pytest
-import study_folder
-from study_folder import BROKEN, FILES
+from support import study_folder
+from support.study_folder import BROKEN, FILES
 
 from mechdiff.common.errors import UserError
 from mechdiff.study.imports.reading import FLAT, read_study

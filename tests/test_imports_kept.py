@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import study_folder
-from study_folder import BROKEN, FILES
+from support import study_folder
+from support.study_folder import BROKEN, FILES
 
 from mechdiff.__main__ import main
 from mechdiff.common import paths

@@ -1,23 +1,21 @@
 """Imported numbers in the app: brought in and taken away, chosen in the sidebar, and drawn beside ours."""
 
 import json
-import sys
-from pathlib import Path
 
+import controls
 import pandas as pd
 import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
+from support.app_page import fine, open_page, script
+from views import imports
 
 from mechdiff.common import paths
 from mechdiff.reporting import charts
 from mechdiff.study.imports import imported_sets
 from mechdiff.study.imports.layout import layout
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-import controls
-from views import imports
-
+pytestmark = pytest.mark.usefixtures("no_model")
 PAIR, OWN = "llama-8b-cognitive", "cognitive"  # a pair without weights here, and its domain
 CKA = {"12": 0.561677873134613, "30": 0.7189369797706604}
 PATCH = {"layer": 24, "hook": "resid_post", "n": 150, "solver": "procrustes_scaled", "alpha": 1.0, "head_mask": "ALL"}
@@ -31,11 +29,6 @@ FILES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_model(monkeypatch):
-    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
@@ -46,23 +39,6 @@ def folder(tmp_path, monkeypatch):
         path.write_text(json.dumps(content))
     (place / "notes.txt").write_text("words")
     return place
-
-
-def open_page(view: str, **query) -> AppTest:
-    return open_script(f"import session\nfrom pages import PAGES\nsession.frame(PAGES['{view}'].draw)\n", **query)
-
-
-def open_script(code: str, **query) -> AppTest:
-    at = AppTest.from_string(code, default_timeout=300)
-    for name, value in query.items():
-        at.query_params[name] = value
-    return run(at)
-
-
-def run(at: AppTest) -> AppTest:
-    at.run()
-    assert not at.exception and not at.error, [*at.exception, *at.error]
-    return at
 
 
 def squares(at: AppTest) -> list[pd.DataFrame]:
@@ -81,12 +57,12 @@ def test_the_control_is_there_only_when_something_is_imported(folder):
     at = open_page("compare")
     assert not [box for box in at.selectbox if box.key == "imported"]
     imported_sets.import_folder(folder, "mine")
-    at = run(at)
+    at = fine(at.run())
     box = at.selectbox(key="imported")
     assert box.options == [imported_sets.NONE, "mine"] and box.value == imported_sets.NONE
     assert not squares(at)
     at.selectbox(key="imported").set_value("mine")
-    assert squares(run(at))
+    assert squares(fine(at.run()))
     assert controls.DEFAULTS["imported"] == imported_sets.NONE
 
 
@@ -127,7 +103,7 @@ def test_on_another_pairs_domain_nothing_is_drawn_on_compare(folder):
 
 
 def section() -> AppTest:
-    return open_script("import session\nfrom views import imports\nsession.frame(imports.section)\n")
+    return fine(script("import session\nfrom views import imports\nsession.frame(imports.section)\n").run())
 
 
 def test_bring_in_look_and_take_away(folder):
@@ -135,12 +111,12 @@ def test_bring_in_look_and_take_away(folder):
     at.text_input(key="import_folder").set_value(str(folder))
     at.text_input(key="import_name").set_value("mine")
     at.button[0].click()
-    run(at)
+    fine(at.run())
     assert any("read 5, skipped 1" in note.value for note in at.success) and imported_sets.names() == ["mine"]
     skipped = next(frame.value for frame in at.dataframe if "reason" in frame.value)
     assert skipped["path"].tolist() == ["notes.txt"] and "summary in words" in skipped["reason"].iloc[0]
     at.button(key="remove-mine").click()
-    run(at)
+    fine(at.run())
     assert imported_sets.names() == [] and folder.exists()
 
 

@@ -1,14 +1,13 @@
 """The Lab page as a user sees it: prompts of one's own, their links, the studied token."""
 
-# ruff: noqa: F811 (fixtures are imported)
-
 import json
 
+import jobs
 import pytest
-from lab_page import STACK, TEXT, charts_of, drawn, fine, jobs, keep, lab, open_lab, shared, stack_table, titles, typed  # noqa: F401
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
-from two_tokenizers import SHARED, write_pair
+from support.app_page import charts_of, fine
+from support.lab_page import STACK, TEXT, keep, open_lab, stack_table, titles, typed
+from support.two_tokenizers import SHARED, write_pair
+from views.lab import page as lab
 
 import mechdiff
 from mechdiff import Run

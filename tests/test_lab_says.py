@@ -1,15 +1,13 @@
 """What the Lab's models write, and its position map: on request, while one watches, stopped and found again."""
 
-# ruff: noqa: F811 (fixtures are imported)
-
 import threading
 import time
 
 import pytest
-from lab_page import STACK, TEXT, continuation, fine, keep, open_lab, positions, shared, titles  # noqa: F401
 from streamlit.testing.v1 import AppTest
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
+from support.app_page import fine
+from support.lab_page import STACK, TEXT, keep, open_lab, titles
+from views.lab import continuation, positions
 
 import mechdiff
 from mechdiff import Run, questions

@@ -1,16 +1,14 @@
 """The Lab's stack and maps: chips, clicks, the command line's numbers, every measure."""
 
-# ruff: noqa: F811 (fixtures are imported)
-
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from lab_page import STACK, TEXT, charts_of, chips, effects, fine, keep, open_lab, shared, stack_table, titles  # noqa: F401
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
+from support.app_page import charts_of, fine
+from support.lab_page import STACK, TEXT, keep, open_lab, stack_table, titles
+from views.lab import chips, effects
 
 import mechdiff
 from mechdiff import Run, questions

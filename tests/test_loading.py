@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import write_adapter, write_gguf, write_model, write_pair, write_prompts
+from support.small_models import write_adapter, write_gguf, write_model, write_pair, write_prompts
 from transformers import AutoModelForCausalLM
 
 import mechdiff

@@ -8,9 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
-from test_sweeps import SMALL, small, tables  # noqa: F401
+from support.sweeping import SMALL, tables
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import mechdiff
@@ -156,7 +154,7 @@ def test_a_limit_leaves_what_the_weights_do_not_take(monkeypatch):
     assert memory.allowed(torch.device("cuda")) == 2 << 30
 
 
-def test_a_sweep_that_runs_out_of_memory_at_random_ends_in_the_same_tables(small, tmp_path, monkeypatch):  # noqa: F811
+def test_a_sweep_that_runs_out_of_memory_at_random_ends_in_the_same_tables(small, tmp_path, monkeypatch):
     monkeypatch.setitem(sweeps.GRIDS, "small", dataclasses.replace(SMALL, **SMALLER))
     sweep, _ = small
     sweep(tmp_path / "whole")
@@ -200,7 +198,7 @@ QUESTIONS = (
 )
 
 
-def test_models_that_take_turns_give_the_same_numbers(study, monkeypatch):  # noqa: F811
+def test_models_that_take_turns_give_the_same_numbers(study, monkeypatch):
     """Weights that are away hold no number, so that whatever ran with them would show."""
     runs = [dataclasses.replace(run, **study) for run in QUESTIONS]
     asked = [*runs, Reading(runs[0])]
@@ -217,7 +215,7 @@ def test_models_that_take_turns_give_the_same_numbers(study, monkeypatch):  # no
     assert any("take turns" in notice for notice in loaded.notices)
 
 
-def test_models_change_places_once_and_not_for_every_block(pair, own_store, monkeypatch):  # noqa: F811
+def test_models_change_places_once_and_not_for_every_block(pair, own_store, monkeypatch):
     monkeypatch.setattr(measure, "CPU_PIECE", 256)  # more rows than one pass holds: block by block
     loaded, changes = load_pair(pair["pair"], "cpu"), []
     loaded.take_turns("cpu")
@@ -226,7 +224,7 @@ def test_models_change_places_once_and_not_for_every_block(pair, own_store, monk
     assert len(changes) == 3, "the recipient for the check, the donor's passes, the recipient again"
 
 
-def test_offload_is_asked_for_by_a_bare_flag_and_does_not_change_what_is_kept(study):  # noqa: F811
+def test_offload_is_asked_for_by_a_bare_flag_and_does_not_change_what_is_kept(study):
     from mechdiff.cli.run import options_of
     from mechdiff.questions.patch import Patch
     from mechdiff.questions.shared.identity import Identity

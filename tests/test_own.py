@@ -1,12 +1,11 @@
 """Pairs added on this machine: checked first, from the allowed folder alone, found by name, and chosen in the app."""
 
-import sys
 import tomllib
-from pathlib import Path
 
 import pytest
-from small_models import write_adapter, write_gguf, write_model
 from streamlit.testing.v1 import AppTest
+from support.app_page import app_at
+from support.small_models import write_adapter, write_gguf, write_model
 
 from mechdiff.__main__ import main
 from mechdiff.common.errors import UserError
@@ -16,9 +15,7 @@ from mechdiff.models import gguf, register_pair, registry
 from mechdiff.models.register_pair import Given
 from mechdiff.models.registry import load_pair
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 LONG = {"max_position_embeddings": 2048}
-HOME = "import session\nfrom pages import PAGES\nsession.frame(PAGES['{0}'].draw, '{0}')\n"
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +153,7 @@ def test_a_hub_id_never_opens_a_folder_beside_the_app(root, tmp_path, monkeypatc
 
 @pytest.fixture
 def app():
-    at = AppTest.from_string(HOME.format("home"), default_timeout=60)
-    at.query_params["pair"] = "llama-8b-cultural"  # which is not here: nothing is fetched
-    at.run()
+    at = app_at("home", pair="llama-8b-cultural").run()  # which is not here: nothing is fetched
     assert not at.exception
     return at
 
@@ -175,9 +170,8 @@ def submit(at: AppTest, **typed) -> AppTest:
 def test_a_pair_added_in_the_app_is_chosen_and_a_link_opens_it_again(app):
     submit(app, name="mine", base_model="base", tuned_adapter="lora")
     assert app.selectbox(key="pair").value == "mine" and app.toast[0].value == "The pair mine was added."
-    again = AppTest.from_string(HOME.format("home"), default_timeout=60)
-    again.query_params["pair"] = "mine"
-    assert again.run().selectbox(key="pair").value == "mine"
+    again = app_at("home", pair="mine").run()
+    assert again.selectbox(key="pair").value == "mine"
     assert any("mine" in m.value and "weights are on this machine" in m.value for m in again.caption)
 
 
@@ -201,9 +195,7 @@ def test_the_card_in_the_app_says_what_is_not_here_and_what_cannot_be_asked(app)
 @pytest.mark.parametrize("view", ["drift", "patching", "transport", "rank", "heads", "weights", "lab"])
 def test_every_page_has_a_sentence_for_models_that_do_not_fit(view):
     add("unlike", tuned=Given("deep"))
-    at = AppTest.from_string(HOME.format(view), default_timeout=60)
-    at.query_params["pair"], at.query_params["prompts"] = "unlike", "8"
-    at.run()
+    at = app_at(view, pair="unlike", prompts="8").run()
     assert not at.exception
     said = [error.value for error in at.error]
     assert (said == []) if view == "drift" else any("no state or matrix" in text for text in said)

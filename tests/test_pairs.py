@@ -1,7 +1,7 @@
 """Pair files: what is refused and how, where paths lead, and what a fingerprint depends on."""
 
 import pytest
-from tiny_pair import write_model, write_pair
+from support.tiny_pair import write_model, write_pair
 
 from mechdiff.common.errors import UserError
 from mechdiff.inputs import pair_file

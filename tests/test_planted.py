@@ -5,10 +5,10 @@ import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
-import plain_hooks
 import pytest
 import torch
-from conftest import tiny_model
+from support import plain_hooks
+from support.families import tiny_model
 
 from mechdiff.common.errors import UserError
 from mechdiff.engine.anatomy import Anatomy

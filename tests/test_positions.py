@@ -4,12 +4,12 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
-import plain_hooks
 import pytest
 import torch
-from conftest import tiny_model
-from test_experiments import pair  # noqa: F401  a fixture
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from support import plain_hooks
+from support.byte_tokenizer import byte_tokenizer
+from support.families import tiny_model
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mechdiff import Run, UserError
@@ -48,16 +48,6 @@ def word_tokenizer():
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-
-
-def byte_tokenizer():
-    """Bytes, which can be less than a character; begins every sequence with <s>."""
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    single = Tokenizer(models.BPE(vocabulary, []))
-    single.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    single.decoder = decoders.ByteLevel()
-    single.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=single, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture(params=[None, TEMPLATE], ids=["plain", "template"])
@@ -185,7 +175,7 @@ def test_at_the_last_token_they_are_the_clean_pass():
 
 
 @pytest.fixture
-def states(pair, own_store):  # noqa: F811
+def states(pair, own_store):
     """States of the tiny pair's prompts, after loading nothing: call it with positions and seed."""
     run = Run("drift", **pair | {"pair": long_prompts(pair)})
 
@@ -195,7 +185,7 @@ def states(pair, own_store):  # noqa: F811
     return make
 
 
-def long_prompts(pair):  # noqa: F811
+def long_prompts(pair):
     """Rewrite the pair's prompts so that most have room for positions before the last four tokens."""
     lines = [{"text": " ".join(f"w{(7 * i + j) % 90}" for j in range(3 + i))} for i in range(20)]
     with open(pair["prompts"], "w") as file:

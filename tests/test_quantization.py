@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 import torch
-from small_models import write_adapter, write_model, write_pair, write_prompts
+from support.small_models import write_adapter, write_model, write_pair, write_prompts
 
 import mechdiff
 from mechdiff import Run, UserError

@@ -2,12 +2,11 @@
 
 import json
 
-import plain_hooks
 import pytest
 import torch
-from test_experiments import WORDS, ids, pair  # noqa: F401
-from test_stack import kl
-from test_study import study  # noqa: F401
+from support import plain_hooks
+from support.plain_hooks import kl
+from support.random_pair import ids
 
 import mechdiff
 from mechdiff import Run, UserError, questions
@@ -33,7 +32,7 @@ def passes(loaded, tokens):
 
 
 @pytest.mark.parametrize("piece", [64, 2])
-def test_a_reading_is_that_of_plain_passes_at_every_token(pair, monkeypatch, piece):  # noqa: F811
+def test_a_reading_is_that_of_plain_passes_at_every_token(pair, monkeypatch, piece):
     monkeypatch.setattr("mechdiff.questions.prompt.reading.PIECE", piece)
     run = Run("patch", **pair)
     table, loaded = mechdiff.run(Reading(run, 3, top=4)), load_pair(pair["pair"], "cpu")
@@ -51,7 +50,7 @@ def test_a_reading_is_that_of_plain_passes_at_every_token(pair, monkeypatch, pie
         assert line.next == loaded.tokenizers.label(int(token), line.model) and line.back == 5 - line.token
 
 
-def test_a_templates_tokens_are_not_the_prompts_own(pair):  # noqa: F811
+def test_a_templates_tokens_are_not_the_prompts_own(pair):
     loaded = load_pair(pair["pair"], "cpu")
     for tokenizer in (loaded.tokenizers.base, loaded.tokenizers.tuned):
         tokenizer.chat_template = "w80 w81 {{ messages[0]['content'] }} w82"
@@ -86,7 +85,7 @@ def edits_of(loaded, tokens, back):
 
 
 @pytest.mark.parametrize("back", [0, 2])
-def test_greedy_continuations_are_those_of_plain_passes(pair, back):  # noqa: F811
+def test_greedy_continuations_are_those_of_plain_passes(pair, back):
     run = Run("stack", stack=STACK, back=back, **pair)
     table, loaded = mechdiff.run(Continuation(run, 3, tokens=12)), load_pair(pair["pair"], "cpu")
     tokens, ends = ids(loaded, run, 3), loaded.tokenizers.ends("base")
@@ -99,7 +98,7 @@ def test_greedy_continuations_are_those_of_plain_passes(pair, back):  # noqa: F8
         assert line.tokens == len(expected[line.model]) and line.ended == (line.tokens < 12)
 
 
-def test_an_answer_stops_at_its_end_and_shows_no_special_token(pair, monkeypatch):  # noqa: F811
+def test_an_answer_stops_at_its_end_and_shows_no_special_token(pair, monkeypatch):
     free = mechdiff.run(Continuation(Run("patch", **pair), tokens=6)).set_index("model")
     words = free.loc["tuned", "text"].split()
     loaded = load_pair(pair["pair"], "cpu")
@@ -110,7 +109,7 @@ def test_an_answer_stops_at_its_end_and_shows_no_special_token(pair, monkeypatch
     assert cut.loc["tuned", "text"].split() == words[: words.index(words[3])] and cut.loc["tuned", "ended"]
 
 
-def test_sampling_is_repeated_by_its_seed_alone(pair):  # noqa: F811
+def test_sampling_is_repeated_by_its_seed_alone(pair):
     def say(**settings):
         questions.default().clear()
         return list(mechdiff.run(Continuation(Run("patch", **settings, **pair), tokens=12, temperature=1.5))["text"])
@@ -118,7 +117,7 @@ def test_sampling_is_repeated_by_its_seed_alone(pair):  # noqa: F811
     assert say(seed=1) == say(seed=1) != say(seed=2)
 
 
-def test_a_temperature_draws_from_its_own_distribution(pair):  # noqa: F811
+def test_a_temperature_draws_from_its_own_distribution(pair):
     """Over many seeds, the first token comes as often as its probability at that temperature."""
     run = Run("patch", **pair)
     loaded, drawn = load_pair(pair["pair"], "cpu"), []
@@ -131,7 +130,7 @@ def test_a_temperature_draws_from_its_own_distribution(pair):  # noqa: F811
     assert drawn.count(word) / 300 == pytest.approx(share, abs=4 * (share * (1 - share) / 300) ** 0.5)
 
 
-def test_a_finished_continuation_needs_no_model(pair, monkeypatch):  # noqa: F811
+def test_a_finished_continuation_needs_no_model(pair, monkeypatch):
     asked = Continuation(Run("stack", stack=STACK, **pair), tokens=5)
     first = mechdiff.run(asked)
     unload()
@@ -151,13 +150,13 @@ def test_a_finished_continuation_needs_no_model(pair, monkeypatch):  # noqa: F81
         ({"tokens": 62}, r"has room for 61 more, not 62"),
     ],
 )
-def test_a_continuation_that_cannot_be_is_a_sentence(pair, settings, message):  # noqa: F811
+def test_a_continuation_that_cannot_be_is_a_sentence(pair, settings, message):
     with pytest.raises(UserError, match=message):
         mechdiff.run(Continuation(Run("patch", **pair), **settings))
 
 
 @pytest.mark.parametrize("back", [0, 2])
-def test_next_tokens_of_a_stack_are_those_of_plain_hooks(pair, back):  # noqa: F811
+def test_next_tokens_of_a_stack_are_those_of_plain_hooks(pair, back):
     run = Run("stack", stack=STACK, back=back, **pair)
     table, loaded = mechdiff.run(NextTokens(run, Stack(run.chosen_stack), 3)), load_pair(pair["pair"], "cpu")
     tokens = ids(loaded, run, 3)
@@ -170,7 +169,7 @@ def test_next_tokens_of_a_stack_are_those_of_plain_hooks(pair, back):  # noqa: F
     assert likeliest in set(table["token"])
 
 
-def test_next_tokens_of_a_mapped_stack_fit_its_map(study):  # noqa: F811
+def test_next_tokens_of_a_mapped_stack_fit_its_map(study):
     text = "layer=2 stream=mlp_out map=ridge rank=3 alpha=0.5"
     run = Run("stack", stack=text, **study)
     (condition,) = run.chosen_stack
@@ -179,7 +178,7 @@ def test_next_tokens_of_a_mapped_stack_fit_its_map(study):  # noqa: F811
     assert len(mapped) and not set(mapped) & set(plain.query("model == 'patched'")["probability"])
 
 
-def test_a_position_map_is_single_runs_further_and_further_back(pair):  # noqa: F811
+def test_a_position_map_is_single_runs_further_and_further_back(pair):
     run = Run("patch", layers=(0, 2), streams=("resid_post", "mlp_out"), **pair)
     table = mechdiff.run(PositionMap(run, 3))
     tokens = run.chosen_prompts[3].text.split()
@@ -204,7 +203,7 @@ def own_prompts(tmp_path, monkeypatch):
     return tmp_path / "kept"
 
 
-def test_a_stopped_position_map_goes_on_where_it_was(pair, monkeypatch):  # noqa: F811
+def test_a_stopped_position_map_goes_on_where_it_was(pair, monkeypatch):
     asked = PositionMap(Run("patch", layers=(1, 3), **pair), 3)
     whole = mechdiff.run(asked)
     questions.default().clear()
@@ -221,7 +220,7 @@ def test_a_stopped_position_map_goes_on_where_it_was(pair, monkeypatch):  # noqa
     assert again.table()["kl"].to_numpy() == pytest.approx(whole["kl"].to_numpy(), abs=1e-6)
 
 
-def test_the_time_of_a_map_is_that_of_a_column_it_then_has(pair, monkeypatch):  # noqa: F811
+def test_the_time_of_a_map_is_that_of_a_column_it_then_has(pair, monkeypatch):
     run, clock, original = Run("patch", layers=(1, 3), **pair), [0.0], Passes.compute
     monkeypatch.setattr("mechdiff.questions.prompt.position_map.time.monotonic", lambda: clock[0])
 
@@ -239,7 +238,7 @@ def test_the_time_of_a_map_is_that_of_a_column_it_then_has(pair, monkeypatch):  
     assert clock[0] == 21, "the timed columns were not computed again"
 
 
-def test_a_map_of_a_prompt_of_one_token_has_a_time_too(pair, tmp_path):  # noqa: F811
+def test_a_map_of_a_prompt_of_one_token_has_a_time_too(pair, tmp_path):
     (tmp_path / "short.jsonl").write_text('{"text": "w1"}')
     run = Run("patch", layers=(1,), **pair | {"prompts": str(tmp_path / "short.jsonl")})
     assert mechdiff.run(MapTime(run))["seconds"].item() > 0

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from browser import NOISE
+from support.browser import NOISE
 
 from mechdiff import UserError
 from mechdiff.__main__ import main

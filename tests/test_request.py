@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from tiny_pair import HEADS, LAYERS, write_pair
+from support.tiny_pair import HEADS, LAYERS, write_pair
 
 from mechdiff.common.errors import UserError
 from mechdiff.common.terms import CONTROLS, DEVICES, DIRECTIONS, DTYPES, MAPS, STREAMS

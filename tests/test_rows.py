@@ -1,9 +1,10 @@
 """The row engine equals plain hooks, for every family, stream and layer."""
 
-import plain_hooks
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
+from support import plain_hooks
+from support.families import FAMILIES, tiny_model
+from support.rows import TOLERANCE, collect
 
 from mechdiff.common.terms import STREAMS
 from mechdiff.engine.anatomy import Anatomy, Unreadable
@@ -17,19 +18,6 @@ from mechdiff.models.parity import parity
 
 PROMPTS = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (3, 9, 14, 1)]
 LONG = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (60, 20, 58, 22, 7, 40, 41, 59)]
-TOLERANCE = 1e-4
-
-
-def collect(pieces_of, prompts: int, rows: int, vocabulary: int = 97) -> torch.Tensor:
-    """All log-probabilities [prompts, rows, vocabulary] of a run; nan where nothing was measured."""
-    table = torch.full((prompts, rows, vocabulary), torch.nan)
-
-    def measure(logits, which, row):
-        table[which, row] = logits.log_softmax(-1)
-
-    for _ in pieces_of(measure):
-        pass
-    return table
 
 
 def by_rows(anatomy, trace, rows, row_tokens=20, logit_rows=7):

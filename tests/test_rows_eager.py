@@ -1,10 +1,10 @@
 """Rows equal plain hooks on **eager** attention, whatever the kernel: shared keys and values, windows, tied embeddings."""
 
-import plain_hooks
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
-from test_rows import TOLERANCE, collect
+from support import plain_hooks
+from support.families import FAMILIES, tiny_model
+from support.rows import TOLERANCE, collect
 
 from mechdiff.common.terms import STREAMS
 from mechdiff.engine.anatomy import Anatomy

@@ -4,20 +4,15 @@ import json
 import os
 import signal
 import time
-from dataclasses import asdict
 
-import pandas as pd
 import pytest
-from swept_pair import sweep, write_pair
+from support.sweeping import DOMAIN, PATIENCE, assert_same, seen, tables, until
+from support.swept_pair import sweep, write_pair
 
 from mechdiff import UserError
 from mechdiff.cli import build_parser
-from mechdiff.inputs.prompts import domains
 from mechdiff.study import sweep_process
 from mechdiff.study.sweep_process import FAILED, FINISHED, KILLED, RUNNING, STOPPED, Record, Status, SweepRequest
-
-DOMAIN = domains()[0]
-PATIENCE = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -25,43 +20,8 @@ def pair(tmp_path_factory):
     return str(write_pair(tmp_path_factory.mktemp("pair"), DOMAIN))
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """A cache folder of one's own, whose sweeps end with the test."""
-    monkeypatch.setattr(sweep_process, "FOLDER", tmp_path / "cache" / "sweeps")
-    yield tmp_path / "cache"
-    for status in sweep_process.statuses():
-        if status.state == RUNNING and status.pid != os.getpid():
-            os.kill(status.pid, signal.SIGKILL)
-
-
-def until(what, patience=PATIENCE):
-    """What a function finds, as soon as it finds it."""
-    deadline = time.monotonic() + patience
-    while not (found := what()):
-        assert time.monotonic() < deadline, [asdict(status) for status in sweep_process.statuses()]
-        time.sleep(0.02)
-    return found
-
-
-def seen(*states):
-    """The one known sweep, once it is in one of these states."""
-    return until(lambda: next((status for status in sweep_process.statuses() if status.state in states), None))
-
-
-def tables(folder):
-    return {str(path.relative_to(folder)): pd.read_parquet(path) for path in sorted(folder.rglob("*.parquet"))}
-
-
-def assert_same(one, other):
-    one, other = tables(one), tables(other)
-    assert one.keys() == other.keys() and len(one) > 8
-    for name in one:
-        pd.testing.assert_frame_equal(one[name], other[name], check_exact=True, obj=name)
-
-
-def test_a_sweep_is_seen_from_its_start_to_its_end(pair, cache, tmp_path):
-    process = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
+def test_a_sweep_is_seen_from_its_start_to_its_end(pair, sweep_cache, tmp_path):
+    process = sweep(sweep_cache, "--pair", pair, "--out", str(tmp_path / "out"))
     status = seen(RUNNING)
     assert (status.name, status.domain, status.pid) == ("tiny", DOMAIN, process.pid)
     working = until(lambda: next((s for s in sweep_process.statuses() if s.total), None))
@@ -72,20 +32,20 @@ def test_a_sweep_is_seen_from_its_start_to_its_end(pair, cache, tmp_path):
     assert sweep_process.pace(SweepRequest(pair), "tiny") == ended.pace() and sweep_process.find("tiny", DOMAIN) == ended
 
 
-def test_the_same_sweep_does_not_run_twice(pair, cache, tmp_path):
+def test_the_same_sweep_does_not_run_twice(pair, sweep_cache, tmp_path):
     sweep_process.start(SweepRequest(pair, DOMAIN, out=str(tmp_path / "out")))
     with pytest.raises(UserError, match="is running since"):
         sweep_process.start(SweepRequest(pair, DOMAIN, out=str(tmp_path / "out")))
     first = seen(RUNNING)
     os.kill(first.pid, signal.SIGSTOP)  # it does not end before the second one looks
-    second = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
+    second = sweep(sweep_cache, "--pair", pair, "--out", str(tmp_path / "out"))
     said = second.communicate()[0]
     os.kill(first.pid, signal.SIGCONT)
     assert second.returncode == 2 and "is running since" in said and str(seen(RUNNING, FINISHED).pid) in said
     assert seen(FINISHED).error == ""
 
 
-def test_stopped_and_gone_on_with_it_ends_in_the_same_tables(pair, cache, tmp_path):
+def test_stopped_and_gone_on_with_it_ends_in_the_same_tables(pair, sweep_cache, tmp_path):
     whole = sweep(tmp_path / "other cache", "--pair", pair, "--out", str(tmp_path / "whole"))
     whole.communicate()
     assert whole.returncode == 0
@@ -102,8 +62,8 @@ def test_stopped_and_gone_on_with_it_ends_in_the_same_tables(pair, cache, tmp_pa
     assert_same(tmp_path / "whole", tmp_path / "out")
 
 
-def test_a_killed_sweep_is_noticed(pair, cache, tmp_path):
-    process = sweep(cache, "--pair", pair, "--out", str(tmp_path / "out"))
+def test_a_killed_sweep_is_noticed(pair, sweep_cache, tmp_path):
+    process = sweep(sweep_cache, "--pair", pair, "--out", str(tmp_path / "out"))
     status = seen(RUNNING)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -122,21 +82,21 @@ def note(**changes) -> Status:
     return status
 
 
-def test_another_process_with_the_same_number_is_not_the_sweep(cache):
+def test_another_process_with_the_same_number_is_not_the_sweep(sweep_cache):
     assert sweep_process.read(sweep_process.FOLDER / f"{note().id}.json").state == RUNNING
     assert sweep_process.read(sweep_process.FOLDER / f"{note(born=time.time() - 9000).id}.json").state == STOPPED
 
 
-def test_stopping_hits_no_other_process(cache, monkeypatch):
+def test_stopping_hits_no_other_process(sweep_cache, monkeypatch):
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a stranger was signalled"))
     sweep_process.stop(note(born=time.time() - 9000))
 
 
-def test_a_pair_that_is_not_here_fails_with_its_sentence(cache, tmp_path):
+def test_a_pair_that_is_not_here_fails_with_its_sentence(sweep_cache, tmp_path):
     folder = tmp_path / "elsewhere"
     path = tmp_path / "gone.toml"
     path.write_text(f'domain = "{DOMAIN}"\n[base]\nfolder = "{folder}"\n[tuned]\nfolder = "{folder}"\n')
-    process = sweep(cache, "--pair", str(path), "--out", str(tmp_path / "out"))
+    process = sweep(sweep_cache, "--pair", str(path), "--out", str(tmp_path / "out"))
     said = process.communicate()[0]
     failed = seen(FAILED)
     assert process.returncode == 2 and failed.error in said
@@ -146,7 +106,7 @@ def test_a_pair_that_is_not_here_fails_with_its_sentence(cache, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["out", "status"])
-def test_a_folder_that_cannot_be_written_is_a_sentence(pair, cache, tmp_path, monkeypatch, what):
+def test_a_folder_that_cannot_be_written_is_a_sentence(pair, sweep_cache, tmp_path, monkeypatch, what):
     (tmp_path / "file").write_text("in the way")
     blocked = tmp_path / "file" / "folder"
     if what == "status":
@@ -161,7 +121,7 @@ class Step:
     total, done, stage = 1000, 0, "patching"
 
 
-def test_a_status_is_written_whole_and_about_once_a_second(pair, cache, monkeypatch):
+def test_a_status_is_written_whole_and_about_once_a_second(pair, sweep_cache, monkeypatch):
     written, clock, real = [], [1000.0], sweep_process.write
     monkeypatch.setattr(sweep_process, "write", lambda status: (written.append(status), real(status)))
     monkeypatch.setattr(sweep_process.time, "time", lambda: clock[0])
@@ -178,7 +138,7 @@ def test_a_status_is_written_whole_and_about_once_a_second(pair, cache, monkeypa
     assert written[-1].state == FINISHED
 
 
-def test_a_full_disk_costs_the_status_and_not_the_sweep(pair, cache, monkeypatch, capsys):
+def test_a_full_disk_costs_the_status_and_not_the_sweep(pair, sweep_cache, monkeypatch, capsys):
     with Record(SweepRequest(pair)) as record:
 
         def full(status):
@@ -192,7 +152,7 @@ def test_a_full_disk_costs_the_status_and_not_the_sweep(pair, cache, monkeypatch
     assert capsys.readouterr().err.count("No space left on device") == 1
 
 
-def test_what_ends_a_sweep_is_kept(pair, cache):
+def test_what_ends_a_sweep_is_kept(pair, sweep_cache):
     for error, state, text in (
         (KeyboardInterrupt(), STOPPED, ""),
         (UserError("No.\nTry:  yes"), FAILED, "No.\nTry:  yes"),
@@ -203,7 +163,7 @@ def test_what_ends_a_sweep_is_kept(pair, cache):
         assert (seen(state).error, seen(state).state) == (text, state)
 
 
-def test_files_of_others_are_no_sweeps(cache):
+def test_files_of_others_are_no_sweeps(sweep_cache):
     sweep_process.FOLDER.mkdir(parents=True)
     for name, text in (("half", '{"request": '), ("list", "[]"), ("other", '{"request": {"pair": "x"}, "surprise": 1}')):
         (sweep_process.FOLDER / f"{name}.json").write_text(text)

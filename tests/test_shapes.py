@@ -2,10 +2,10 @@
 
 import json
 
-import plain_hooks
 import pytest
 import torch
-from small_models import write_model, write_pair, write_prompts
+from support import plain_hooks
+from support.small_models import write_model, write_pair, write_prompts
 
 import mechdiff
 from mechdiff import Run, UserError, questions

@@ -1,10 +1,9 @@
 """Stacks of interventions, earlier tokens and longer horizons: the same numbers as plain hooks; text that is read again."""
 
-import plain_hooks
 import pytest
-import torch
-from test_experiments import ids, pair  # noqa: F401
-from test_study import study  # noqa: F401
+from support import plain_hooks
+from support.plain_hooks import kl
+from support.random_pair import ids
 
 import mechdiff
 from mechdiff import Run, UserError
@@ -12,11 +11,7 @@ from mechdiff.engine.intervention_text import label, parse_stack, read_stack
 from mechdiff.models.registry import load_pair
 
 
-def kl(p, q):
-    return torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True).item()
-
-
-def test_a_patch_at_an_earlier_token_is_that_of_plain_hooks(pair):  # noqa: F811
+def test_a_patch_at_an_earlier_token_is_that_of_plain_hooks(pair):
     run = Run("patch", streams=("resid_post", "attn_out", "heads"), layers=(0, 2), back=2, limit=5, **pair)
     table, loaded = mechdiff.run(run), load_pair(pair["pair"], "cpu")
     assert len(table) == 5 * 6
@@ -29,7 +24,7 @@ def test_a_patch_at_an_earlier_token_is_that_of_plain_hooks(pair):  # noqa: F811
         assert line.kl == pytest.approx(expected, abs=2e-5) and expected > 1e-4
 
 
-def test_a_horizon_is_the_mean_over_the_donors_own_answer(pair):  # noqa: F811
+def test_a_horizon_is_the_mean_over_the_donors_own_answer(pair):
     run = Run("patch", layers=(1,), horizon=3, back=1, limit=4, **pair)
     table, loaded = mechdiff.run(run), load_pair(pair["pair"], "cpu")
     for line in table.itertuples():
@@ -49,14 +44,14 @@ def test_a_horizon_is_the_mean_over_the_donors_own_answer(pair):  # noqa: F811
         assert line.kl_donor_clean == pytest.approx(sum(donors) / len(found), abs=2e-5)
 
 
-def test_what_comes_after_the_donors_end_does_not_count(pair, monkeypatch):  # noqa: F811
+def test_what_comes_after_the_donors_end_does_not_count(pair, monkeypatch):
     once, loaded = mechdiff.run(Run("patch", layers=(1,), limit=4, **pair)), load_pair(pair["pair"], "cpu")
     monkeypatch.setattr(type(loaded.tokenizers), "ends", lambda self, side: set(range(97)))  # every first token ends the answer
     longer = mechdiff.run(Run("patch", layers=(1,), limit=4, horizon=4, **pair))
     assert longer["kl"].to_numpy() == pytest.approx(once["kl"].to_numpy(), abs=1e-6)
 
 
-def test_a_stack_is_that_of_plain_hooks_and_stands_beside_its_parts(study):  # noqa: F811
+def test_a_stack_is_that_of_plain_hooks_and_stands_beside_its_parts(study):
     text = "layer=2 stream=heads heads=1,3 blend=0.5; layer=1 stream=resid_post map=procrustes_scaled rank=4 alpha=1"
     run = Run("stack", stack=text, controls=("self",), **study)
     table, loaded = mechdiff.run(run), load_pair(study["pair"], "cpu")
@@ -118,12 +113,12 @@ def by_hooks(loaded, run, tokens):
         ({"question": "stack", "stack": "layer=1 heads=0 blend=2"}, "from 0 to 1"),
     ],
 )
-def test_a_place_or_stack_that_cannot_be_is_a_sentence(pair, settings, message):  # noqa: F811
+def test_a_place_or_stack_that_cannot_be_is_a_sentence(pair, settings, message):
     with pytest.raises(UserError, match=message):
         mechdiff.run(Run(**settings, limit=3, **pair))
 
 
-def test_a_prompt_longer_than_the_window_is_a_sentence(pair, tmp_path):  # noqa: F811
+def test_a_prompt_longer_than_the_window_is_a_sentence(pair, tmp_path):
     path = tmp_path / "long.jsonl"
     path.write_text('{"text": "' + "w1 " * 70 + '"}')
     with pytest.raises(UserError, match=r"has 70 tokens; tiny reads at most 64"):

@@ -1,31 +1,20 @@
 """Transport, rank, head choices and controls on a tiny random pair: equal to the formulas by plain hooks, and invariances."""
 
-import json
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import plain_hooks
 import pytest
 import torch
-from test_experiments import WORDS, ids, pair  # noqa: F401
+from support import plain_hooks
+from support.random_pair import TRAIN, ids
 
 import mechdiff
 from mechdiff import Run, UserError, questions
 from mechdiff.maths.linear_maps import FITS, output_directions, pca_spread, size_ratios
 from mechdiff.models.registry import load_pair
 from mechdiff.questions.diagnostics.map_quality import Diagnostics
-
-TRAIN = [" ".join(WORDS[i : i + 2 + i % 5]) for i in range(50)]
-
-
-@pytest.fixture
-def study(pair, tmp_path):  # noqa: F811
-    """The tiny pair with a train file of fifty prompts, and eight of its val prompts."""
-    path = tmp_path / "train.jsonl"
-    path.write_text("\n".join(json.dumps({"text": text}) for text in TRAIN))
-    return pair | {"train": str(path), "limit": 8}
 
 
 def train_states(loaded, layer, stream="resid_post"):

@@ -7,39 +7,17 @@ import sys
 import time
 
 import numpy as np
-import pandas as pd
 import pytest
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
+from support.sweeping import assert_same, tables
 
 import mechdiff
 from mechdiff import Run
 from mechdiff.maths.intervals import bootstrap_weights
 from mechdiff.study import artifacts, sweeps
 
-SMALL = sweeps.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
-
-
-@pytest.fixture
-def small(study, monkeypatch):  # noqa: F811
-    """A sweep of the tiny pair. Returns what runs it, and its settings."""
-    monkeypatch.setitem(sweeps.GRIDS, "small", SMALL)
-    settings = {name: value for name, value in study.items() if name not in ("pair", "limit")}
-
-    def run(out, **more):
-        for task, _ in sweeps.sweep(study["pair"], "none", "small", out, ["sweep"], **settings, **more):
-            for _ in task.steps():
-                pass
-
-    return run, study
-
-
-def tables(folder):
-    return {str(path.relative_to(folder)): pd.read_parquet(path) for path in sorted(folder.rglob("*.parquet"))}
-
 
 def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
-    sweep, study = small  # noqa: F811
+    sweep, study = small
     sweep(tmp_path / "out")
     found = tables(tmp_path / "out")
     place = "none/{}/tiny/{}.parquet"
@@ -90,8 +68,6 @@ def test_every_condition_is_stored_once(small, tmp_path):
 
 
 SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
 from mechdiff.study import sweeps
 sweeps.GRIDS["small"] = sweeps.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
 settings = dict(prompts={prompts!r}, train={train!r}, device="cpu")
@@ -103,11 +79,11 @@ for task, _ in sweeps.sweep({pair!r}, "none", "small", __import__("pathlib").Pat
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_tables_bit_for_bit(small, tmp_path):
-    _, study = small  # noqa: F811
+    _, study = small
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
     def script(out):
-        text = SCRIPT.format(tests=os.path.dirname(__file__), out=str(out), **{k: study[k] for k in ("pair", "prompts", "train")})
+        text = SCRIPT.format(out=str(out), **{k: study[k] for k in ("pair", "prompts", "train")})
         environment = os.environ | {"MECHDIFF_CACHE": str(tmp_path / f"cache-{out.name}"), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen([sys.executable, "-c", text], env=environment, stdout=subprocess.PIPE)
 
@@ -121,10 +97,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_tables_bit_for_bit(small, 
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert script(killed).wait() == 0
-    one, two = tables(whole), tables(killed)
-    assert one.keys() == two.keys() and len(one) > 8
-    for name in one:
-        pd.testing.assert_frame_equal(one[name], two[name], check_exact=True, obj=name)
+    assert_same(whole, killed)
 
 
 def test_a_manifest_says_what_is_needed_to_remake_the_tables(small, tmp_path):

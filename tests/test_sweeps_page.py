@@ -3,22 +3,18 @@
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
+import controls
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
-from swept_pair import sweep, write_pair
-from test_running import DOMAIN, assert_same, cache, seen, tables, until  # noqa: F401
+from support.app_page import app_at
+from support.sweeping import DOMAIN, assert_same, seen, tables, until
+from support.swept_pair import sweep, write_pair
 
 from mechdiff.study import artifacts, sweep_process
 from mechdiff.study.sweep_process import FAILED, FINISHED, KILLED, RUNNING, STOPPED
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-import controls
-
-PAGE = "import session\nfrom pages import PAGES\nsession.frame(PAGES['sweeps'].draw, 'sweeps')\n"
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +41,7 @@ def selection(pair, monkeypatch, own_store):
 
 
 def open_page(tab: str, folder: Path | str = "") -> AppTest:
-    at = AppTest.from_string(PAGE, default_timeout=300)
-    at.query_params["tab"] = tab
-    if folder:
-        at.query_params["folder"] = str(folder)
-    at.run()
+    at = app_at("sweeps", tab=tab, **({"folder": str(folder)} if folder else {})).run()
     assert not at.exception, at.exception
     return at
 
@@ -66,11 +58,11 @@ def said(at: AppTest, text: str) -> bool:
     return any(text in one.value for one in (*at.markdown, *at.error, *at.warning, *at.info, *at.caption))
 
 
-def test_a_sweep_of_the_command_line_is_seen(pair, cache, tmp_path):  # noqa: F811
+def test_a_sweep_of_the_command_line_is_seen(pair, sweep_cache, tmp_path):
     at = open_page("Run", tmp_path / "out")
     assert said(at, "No sweep has been started here yet") and not button(at, "Start").disabled
     assert said(at, "15,100 cells"), "the estimate comes before the beginning"
-    process = sweep(cache, "--pair", pair, "--domain", DOMAIN, "--out", str(tmp_path / "out"))
+    process = sweep(sweep_cache, "--pair", pair, "--domain", DOMAIN, "--out", str(tmp_path / "out"))
     until(lambda: next((status for status in sweep_process.statuses() if status.total), None))
     os.kill(process.pid, signal.SIGSTOP)
     at.run()
@@ -84,7 +76,7 @@ def test_a_sweep_of_the_command_line_is_seen(pair, cache, tmp_path):  # noqa: F8
     assert said(at, "as fast as the last sweep"), "the next estimate knows how fast it goes here"
 
 
-def test_started_on_the_page_it_ends_in_the_command_lines_tables(whole, cache, tmp_path):  # noqa: F811
+def test_started_on_the_page_it_ends_in_the_command_lines_tables(whole, sweep_cache, tmp_path):
     at = open_page("Run", tmp_path / "out")
     button(at, "Start").click().run()
     assert not at.error and len(bars(at)) == 1, [e.value for e in at.error]
@@ -93,7 +85,7 @@ def test_started_on_the_page_it_ends_in_the_command_lines_tables(whole, cache, t
     assert_same(whole, tmp_path / "out")
 
 
-def test_two_people_start_one_sweep(cache, tmp_path, monkeypatch):  # noqa: F811
+def test_two_people_start_one_sweep(sweep_cache, tmp_path, monkeypatch):
     one, two = (open_page("Run", tmp_path / "out") for _ in range(2))
     button(one, "Start").click().run()
     first = seen(RUNNING)
@@ -107,7 +99,7 @@ def test_two_people_start_one_sweep(cache, tmp_path, monkeypatch):  # noqa: F811
     assert seen(FINISHED).pid == first.pid
 
 
-def test_stop_and_resume_end_in_the_same_tables(whole, cache, tmp_path):  # noqa: F811
+def test_stop_and_resume_end_in_the_same_tables(whole, sweep_cache, tmp_path):
     at = open_page("Run", tmp_path / "out")
     button(at, "Start").click().run()
     status = until(lambda: next((s for s in sweep_process.statuses() if s.stage.endswith(("hooks", "patching"))), None))
@@ -123,7 +115,7 @@ def test_stop_and_resume_end_in_the_same_tables(whole, cache, tmp_path):  # noqa
     assert_same(whole, tmp_path / "out")
 
 
-def test_a_killed_sweep_can_be_gone_on_with(whole, cache, tmp_path):  # noqa: F811
+def test_a_killed_sweep_can_be_gone_on_with(whole, sweep_cache, tmp_path):
     at = open_page("Run", tmp_path / "out")
     button(at, "Start").click().run()
     status = until(lambda: next((s for s in sweep_process.statuses() if s.total), None))
@@ -136,10 +128,10 @@ def test_a_killed_sweep_can_be_gone_on_with(whole, cache, tmp_path):  # noqa: F8
     assert_same(whole, tmp_path / "out")
 
 
-def test_a_failed_sweep_shows_its_sentence(cache, tmp_path):  # noqa: F811
+def test_a_failed_sweep_shows_its_sentence(sweep_cache, tmp_path):
     path = tmp_path / "gone.toml"
     path.write_text(f'domain = "{DOMAIN}"\n[base]\nfolder = "nowhere"\n[tuned]\nfolder = "nowhere"\n')
-    sweep(cache, "--pair", str(path), "--out", str(tmp_path / "out")).communicate()
+    sweep(sweep_cache, "--pair", str(path), "--out", str(tmp_path / "out")).communicate()
     seen(FAILED)
     at = open_page("Run")
     assert said(at, "There is no model in") and button(at, "Try again")
@@ -147,7 +139,7 @@ def test_a_failed_sweep_shows_its_sentence(cache, tmp_path):  # noqa: F811
     assert not at.exception and said(at, "There is no model in")
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence(cache, tmp_path):  # noqa: F811
+def test_a_folder_that_cannot_be_written_is_a_sentence(sweep_cache, tmp_path):
     (tmp_path / "file").write_text("in the way")
     at = open_page("Run", tmp_path / "file" / "folder")
     button(at, "Start").click().run()

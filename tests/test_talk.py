@@ -1,12 +1,16 @@
 """Talks: every mistake in a file names its step, the ready one says what its charts show, and a slide shows what it names."""
 
 import re
-import sys
-from pathlib import Path
 
+import controls
+import jobs
 import pandas as pd
+import prepare
 import pytest
+import session
+import talk
 from streamlit.testing.v1 import AppTest
+from views.study import compare
 
 from mechdiff.__main__ import main
 from mechdiff.common.errors import UserError
@@ -18,15 +22,6 @@ from mechdiff.study.compare_sweeps import difference
 from mechdiff.study.estimates import estimates
 from mechdiff.study.quantities import QUANTITIES
 from mechdiff.study.stored_sweep import parse
-
-APP = Path(__file__).parents[1] / "app"
-sys.path.insert(0, str(APP))
-import controls  # noqa: E402
-import jobs  # noqa: E402
-import prepare  # noqa: E402
-import session  # noqa: E402
-import talk  # noqa: E402
-from views.study import compare  # noqa: E402
 
 STEP = '[[step]]\nheadline = "What is seen"\npage = "patching"\n'
 NOT_ON_SLIDES = {"own", "own_prompt", "back", "stack", "horizon", "measure", "target", "foil"}  # the Lab's

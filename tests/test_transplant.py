@@ -2,11 +2,11 @@
 
 import copy
 
-import plain_hooks
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
 from peft import LoraConfig, get_peft_model
+from support import plain_hooks
+from support.families import FAMILIES, tiny_model
 
 from mechdiff.common.errors import UserError
 from mechdiff.engine.anatomy import Anatomy

@@ -4,10 +4,10 @@ import shutil
 
 import numpy as np
 import pandas as pd
-import plain_hooks
 import pytest
 import torch
-from two_tokenizers import COMMON, OWN, PADDING, SHARED, SPECIAL, strings, tiny, write_file, write_pair, write_side
+from support import plain_hooks
+from support.two_tokenizers import COMMON, OWN, PADDING, SHARED, SPECIAL, strings, tiny, write_file, write_pair, write_side
 
 import mechdiff
 from mechdiff import Run, UserError, questions

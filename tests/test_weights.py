@@ -4,10 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
 from peft import LoraConfig, get_peft_model
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
+from support.families import FAMILIES, tiny_model
 from torch.testing import assert_close
 
 import mechdiff
@@ -201,7 +199,7 @@ def test_what_is_not_readable_has_a_message(tmp_path):
     assert difference(base, other, (0, "mlp.down_proj")) is None, "a matrix that one of them lacks"
 
 
-def test_an_edit_that_makes_the_states_spans_their_mapped_subspace(study, tmp_path):  # noqa: F811
+def test_an_edit_that_makes_the_states_spans_their_mapped_subspace(study, tmp_path):
     """Tuned is base with a huge rank-2 edit of what layer 1's MLP writes: there the recipient's states are that edit."""
     tuned = tiny_model("llama", 0)
     tuned.model.layers[1].mlp.down_proj.weight.add_(100 * of_rank(2, (32, 48)))
@@ -217,7 +215,7 @@ def test_an_edit_that_makes_the_states_spans_their_mapped_subspace(study, tmp_pa
     assert found[2].query("k == 2")["overlap"].iloc[0] > 0.9, "the residual stream carries it on"
 
 
-def test_unrelated_changes_have_the_overlap_of_chance(study):  # noqa: F811
+def test_unrelated_changes_have_the_overlap_of_chance(study):
     run = Run("weights", layers=(3,), **{k: v for k, v in study.items() if k != "limit"})
     table = questions.run(Overlap(run))
     assert len(table) == 4 * 2 * 5

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import torch
-from conftest import tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from support.families import tiny_model
 
 WORDS = [f"w{i}" for i in range(90)]
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]

@@ -4,9 +4,10 @@ import json
 import random
 from pathlib import Path
 
-from swept_pair import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from support.swept_pair import tiny
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 COMMON = [f"w{i}" for i in range(40)]

@@ -85,3 +85,8 @@ def states(model, ids: list[int], sites) -> dict:
 
 def state(model, ids: list[int], layer: int, stream: str):
     return states(model, ids, [(layer, stream)])[layer, stream]
+
+
+def kl(p, q) -> float:
+    """KL(p || q) of two lists of log-probabilities, in nats."""
+    return torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True).item()

@@ -7,13 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from conftest import SMALL
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mechdiff.inputs import prompts
+from support.families import SMALL
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORDS = 300
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from mechdiff.common.paths import CACHE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SERVER_S, ANSWER_S = 300, 900  # patience with the start of a server, and with an answer: a busy machine is no failure
 RUN_S = 20  # patience with a page's run to begin after an action; an action that changes nothing begins none
 QUIET_S = 0.25  # a page that has run nothing for so long has settled
+FEW = "prompts=8"  # of a page's address
 NOISE = ("_stcore/", "favicon")  # Streamlit's own look for its health on a page's path
 # Counts the page's runs from its start on: how a page that has not begun to run is told from one that has ended.
 COUNTING = """window.__runs = 0;

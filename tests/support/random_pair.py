@@ -1,0 +1,45 @@
+"""A pair of tiny random llamas that know ninety words: the fixtures `pair` and `study`."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from mechdiff.models.registry import unload
+from support.families import tiny_model
+
+WORDS = [f"w{i}" for i in range(90)]
+TRAIN = [" ".join(WORDS[i : i + 2 + i % 5]) for i in range(50)]
+
+
+@pytest.fixture
+def pair(tmp_path, own_store):
+    """A pair of tiny Llamas in folders, with a word tokenizer, and a file of twenty prompts."""
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS, "yes", "no"])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    for side, seed in (("base", 0), ("tuned", 1)):
+        tiny_model("llama", seed).save_pretrained(tmp_path / side)
+        tokenizer.save_pretrained(tmp_path / side)
+    path = tmp_path / "tiny.toml"
+    path.write_text('domain = "none"\n[base]\nfolder = "base"\n[tuned]\nfolder = "tuned"\n')
+    lines = [{"text": " ".join(WORDS[i : i + 3 + i % 4]), "template": f"t{i % 5}"} for i in range(20)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    unload()
+    yield {"pair": str(path), "prompts": str(tmp_path / "prompts.jsonl"), "device": "cpu"}
+    unload()
+
+
+def ids(loaded, run, prompt) -> list[int]:
+    """The tokens of a request's prompt."""
+    return loaded.tokenizers.encode(run.chosen_prompts[prompt].text, "tuned")
+
+
+@pytest.fixture
+def study(pair, tmp_path):
+    """The tiny pair with a train file of fifty prompts, and eight of its val prompts."""
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in TRAIN))
+    return pair | {"train": str(path), "limit": 8}

@@ -1,0 +1,66 @@
+"""Sweeps of tiny pairs: run here or in processes of their own, waited for, and their tables compared."""
+
+import os
+import signal
+import time
+from dataclasses import asdict
+
+import pandas as pd
+import pytest
+
+from mechdiff.inputs.prompts import domains
+from mechdiff.study import sweep_process, sweeps
+from mechdiff.study.sweep_process import RUNNING
+
+DOMAIN = domains()[0]
+PATIENCE = 300.0
+SMALL = sweeps.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
+
+
+@pytest.fixture
+def small(study, monkeypatch):
+    """A sweep of the tiny pair. Returns what runs it, and its settings."""
+    monkeypatch.setitem(sweeps.GRIDS, "small", SMALL)
+    settings = {name: value for name, value in study.items() if name not in ("pair", "limit")}
+
+    def run(out, **more):
+        for task, _ in sweeps.sweep(study["pair"], "none", "small", out, ["sweep"], **settings, **more):
+            for _ in task.steps():
+                pass
+
+    return run, study
+
+
+@pytest.fixture
+def sweep_cache(tmp_path, monkeypatch):
+    """A cache folder of one's own, whose sweeps end with the test."""
+    monkeypatch.setattr(sweep_process, "FOLDER", tmp_path / "cache" / "sweeps")
+    yield tmp_path / "cache"
+    for status in sweep_process.statuses():
+        if status.state == RUNNING and status.pid != os.getpid():
+            os.kill(status.pid, signal.SIGKILL)
+
+
+def until(what, patience=PATIENCE):
+    """What a function finds, as soon as it finds it."""
+    deadline = time.monotonic() + patience
+    while not (found := what()):
+        assert time.monotonic() < deadline, [asdict(status) for status in sweep_process.statuses()]
+        time.sleep(0.02)
+    return found
+
+
+def seen(*states):
+    """The one known sweep, once it is in one of these states."""
+    return until(lambda: next((status for status in sweep_process.statuses() if status.state in states), None))
+
+
+def tables(folder):
+    return {str(path.relative_to(folder)): pd.read_parquet(path) for path in sorted(folder.rglob("*.parquet"))}
+
+
+def assert_same(one, other):
+    one, other = tables(one), tables(other)
+    assert one.keys() == other.keys() and len(one) > 8
+    for name in one:
+        pd.testing.assert_frame_equal(one[name], other[name], check_exact=True, obj=name)
