@@ -47,6 +47,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
 """
 LINKS = st.components.v2.component("mechdiff_links", html='<div class="links"></div>', css=CSS, js=JS)
 
+FORMER = {  # the labels that links of version 0.1 hold, and the values in their place
+    "grid": {"quick: 50 prompts, few ranks, single heads": "quick", "full: every prompt, map, rank and set of heads": "full"}
+}
+
 
 @dataclass(frozen=True)
 class Link:
@@ -63,6 +67,9 @@ def asked() -> dict[str, list[str]]:
     if "_asked" in st.session_state:
         return {}
     st.session_state["_asked"] = True
+    for key, values in FORMER.items():
+        if (text := st.query_params.get(key)) in values:
+            st.query_params[key] = st.session_state[key] = values[text]
     return {key: st.query_params.get_all(key) for key in st.query_params}
 
 

@@ -112,6 +112,8 @@ def test_with_nothing_stored_no_chart_is_drawn():
     at = open_page("compare", a_pair="llama-8b-cognitive", b_pair="llama-8b-cultural")
     assert set(column(at, "A") + column(at, "B")) == {"not stored"}
     assert len(at.info) == 2 and not charts_of(at)
+    at = open_page("compare", a_pair="llama-8b-cognitive", b_pair="llama-8b-cognitive")
+    assert len(at.info) == 1, "a sweep compared with itself is named once"
 
 
 def test_published_numbers_are_hollow_and_can_be_hidden():

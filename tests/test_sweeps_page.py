@@ -76,6 +76,21 @@ def test_a_sweep_of_the_command_line_is_seen(pair, sweep_cache, tmp_path):
     assert said(at, "as fast as the last sweep"), "the next estimate knows how fast it goes here"
 
 
+@pytest.mark.usefixtures("sweep_cache")
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("full", "full"),
+        ("full: every prompt, map, rank and set of heads", "full"),  # as links of version 0.1 have it
+        ("quick: 50 prompts, few ranks, single heads", "quick"),
+    ],
+)
+def test_a_link_holds_the_grid(text, value):
+    at = app_at("sweeps", tab="Run", grid=text).run()
+    assert not at.exception and not at.warning, at.warning
+    assert at.session_state["grid"] == value and any(f"--grid {value}" in code.value for code in at.code)
+
+
 def test_started_on_the_page_it_ends_in_the_command_lines_tables(whole, sweep_cache, tmp_path):
     at = open_page("Run", tmp_path / "out")
     button(at, "Start").click().run()

@@ -253,6 +253,8 @@ def test_without_a_sweep_everything_says_so_and_what_to_type(capsys):
     assert "Try:  python -m mechdiff sweep --pair llama-8b-cognitive --domain cognitive --grid full" in told
     assert "Try:  python -m mechdiff sweep --pair demo-cultural --domain cultural --grid full" in told
     assert told.count("Depth of drift;") == 2 and "nothing stored" in told
+    assert main(["compare", "--a", "demo-cultural", "--b", "demo-cultural"]) == 0
+    assert capsys.readouterr().out.count("Try:  python -m mechdiff sweep") == 1, "a sweep compared with itself is named once"
 
 
 @pytest.mark.parametrize(

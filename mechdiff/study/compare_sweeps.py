@@ -97,7 +97,7 @@ def report(a: StoredSweep, b: StoredSweep, depth: float | None = None) -> str:
     table = pd.DataFrame(cells | {"B - A": lines["difference"]})
     table = table.map(str.strip).apply(lambda column: column.str.ljust(column.str.len().max()))
     headings = [f"{side}: {sweep.label} ({sweep.origin()})" for side, sweep in (("A", a), ("B", b))]
-    notes = [note for note in map(missing, (a, b), values) if note]
+    notes = dict.fromkeys(note for note in map(missing, (a, b), values) if note)  # the same sweep twice needs one note
     return "\n".join([*headings, "", table.to_string(index=False, justify="left"), "", INTERVALS, *notes])
 
 

@@ -121,12 +121,19 @@ def judge(chosen: dict[str, StoredSweep], asked: compare_sweeps.Comparison, corn
         for quantity in quantities.QUANTITIES.values():
             st.markdown(f"**{quantity.name}.** {quantity.about}  \n{quantities.scale(quantity)}.")
         st.caption("Where an interval reaches over more than one word, the words at both its ends are given.")
-    for side, one in chosen.items():
-        if note := compare_sweeps.missing(one, found[side]):
-            told, _, command = note.rpartition("Try:  ")
-            st.info(f"**{side}**: {told}\n\nTry:  `{command}`")
-        if one.stamp() and one.manifest("rq1") is None:
-            st.warning(f"{side}: the stored sweep of {one.label} has no manifest, so where its numbers come from is unknown.")
+    tell_missing(chosen, found)
+
+
+def tell_missing(chosen: dict[str, StoredSweep], estimates: dict[str, dict]) -> None:
+    """What is not stored, and which sweeps have no manifest; once for a sweep that is compared with itself."""
+    sides = {sweep: [side for side in chosen if chosen[side] == sweep] for sweep in chosen.values()}
+    for sweep, names in sides.items():
+        if note := compare_sweeps.missing(sweep, estimates[names[0]]):
+            text, _, command = note.rpartition("Try:  ")
+            st.info(f"**{' and '.join(names)}**: {text}\n\nTry:  `{command}`")
+        if sweep.stamp() and sweep.manifest("rq1") is None:
+            about = f"the stored sweep of {sweep.label} has no manifest, so where its numbers come from is unknown."
+            st.warning(f"{' and '.join(names)}: {about}")
 
 
 def draw(chosen: dict[str, StoredSweep], depth: float | None, marked: bool) -> None:

@@ -16,7 +16,7 @@ from mechdiff.study import artifacts, sweep_process, sweeps
 from views import imports
 from views.study import replay, sweep_list
 
-OFFERED = {"quick": "quick: 50 prompts, few ranks, single heads", "full": "full: every prompt, map, rank and set of heads"}
+OFFERED = {"quick": "50 prompts, few ranks, single heads", "full": "every prompt, map, rank and set of heads"}
 AUTO = "the machine's own"
 BUTTONS = {sweep_process.RUNNING: "Stop", sweep_process.STOPPED: "Resume", sweep_process.FAILED: "Try again"}
 TABS = ("Stored", "Run", "Import", "Replay")
@@ -61,7 +61,7 @@ def section(shared: dict, place: Path) -> None:
         "a process of its own, as on the command line: closing this page does not stop it, and stopping it loses nothing."
     )
     left, right = st.columns([2, 1])
-    grid = left.radio("Grid", list(OFFERED), format_func=OFFERED.get, key="grid", bind="query-params", horizontal=True)
+    grid = left.radio("Grid", list(OFFERED), captions=list(OFFERED.values()), key="grid", bind="query-params", horizontal=True)
     chosen = right.selectbox("Number format", [AUTO, *DTYPES], key="dtype", bind="query-params")
     out = None if place == artifacts.ARTIFACTS else str(place)
     asked = sweep_process.SweepRequest(shared["pair"], shared["domain"], grid, None if chosen == AUTO else chosen, out=out)
