@@ -5,7 +5,7 @@ from mechdiff.inputs.prompts import Prompt, keep_prompts
 from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.models.registry import load_pair
 from mechdiff.questions import Run, run
-from mechdiff.questions.shared.summary import summarise_table as summarise
+from mechdiff.questions import summary as summarise
 from mechdiff.study.compare_sweeps import compare_sweeps
 
 __all__ = ["LoadedPair", "Prompt", "Run", "UserError", "compare_sweeps", "keep_prompts", "load_pair", "run", "summarise"]

@@ -20,9 +20,8 @@ from mechdiff.engine.decoding import Decoding, pad_left, together
 from mechdiff.engine.rows import Edit, Rows
 from mechdiff.inputs import answer_scoring
 from mechdiff.models.registry import load_pair, unload
-from mechdiff.questions.behaviour import READ
+from mechdiff.questions.behaviour import MEASURES
 from mechdiff.questions.shared import behaviour_summary
-from mechdiff.questions.shared.summary import summarise_table
 
 NEW = 6
 
@@ -115,7 +114,7 @@ def test_clean_and_patched_are_plain_hooks_and_whole_passes(asked):
 def test_a_model_beside_itself_agrees_in_everything(asked, tmp_path):
     table = mechdiff.run(Run("behaviour", **asked | {"pair": same(tmp_path)}))
     assert (table[["agrees_base", "agrees_tuned"]] == 1).all(axis=None)
-    assert (table[[name for name in READ if name.startswith("kl")]].abs() < 1e-6).all(axis=None)
+    assert (table[[name for name in MEASURES if name.startswith("kl")]].abs() < 1e-6).all(axis=None)
     tuned = table[table["condition"] == "clean tuned"]
     assert tuned["choice_delta"].dropna().tolist() == [0, 0, 0]
     assert tuned["text"].tolist() == table[table["condition"] == "clean base"]["text"].tolist()
@@ -185,7 +184,7 @@ def test_a_stopped_request_goes_on_where_it_was(asked):
 def test_the_summary_counts_changes_from_the_reference(asked):
     run = Run("behaviour", layers=(2,), **asked)
     table = mechdiff.run(run)
-    lines = summarise_table(table, run).set_index(["condition", "measure"])
+    lines = run.summary(table).set_index(["condition", "measure"])
     wide = table.pivot(index="prompt", columns="condition", values="kl_from_base")
     line = lines.loc["clean tuned", "kl_from_base"]
     assert line["mean"] == pytest.approx(wide["clean tuned"].mean()) and line["low"] < line["mean"] < line["high"]
@@ -205,7 +204,7 @@ def test_rates_are_sums_over_sums_and_not_means_of_rates():
         for prompt, (count, tokens) in enumerate(counts):
             told = {"prompt": prompt, "condition": condition, "tokens": tokens}
             lines.append(named | told | numbers | kinds | {"hedges": float(count)})
-    found = behaviour_summary.summarise(pd.DataFrame(lines), ["a", "b"]).set_index(["condition", "measure"])
+    found = behaviour_summary.summary(pd.DataFrame(lines), ["a", "b"]).set_index(["condition", "measure"])
     assert found.loc["clean base", "hedges"]["mean"] == 2.5 and found.loc["clean tuned", "hedges"]["mean"] == 10
     tuned = found.loc["clean tuned", "style"]
     assert (tuned["change"], tuned["low"], tuned["high"]) == (7.5, 10, 10)
@@ -217,7 +216,7 @@ def test_without_answers_exact_match_is_blank_and_says_so(pair):
     task = questions.task(run)
     list(task.steps())
     assert task.table()["exact"].isna().all() and "exact match is blank" in task.notices[0] and "Try:" in task.notices[0]
-    assert "exact" not in set(summarise_table(task.table(), run)["measure"])
+    assert "exact" not in set(run.summary(task.table())["measure"])
 
 
 def test_an_answer_ends_where_the_models_window_does(asked):
@@ -254,7 +253,7 @@ def test_two_tokenizers_agree_by_what_their_tokens_read(asked, tmp_path):
     assert tuned["kl_to_base"].isna().all() and (tuned["kl_to_tuned"] == 0).all()
     assert tuned["text"].tolist() == table[table["condition"] == "clean base"]["text"].tolist()
     assert tuned["choice_delta"].dropna().abs().max() < 1e-4
-    lines = summarise_table(table, run)
+    lines = run.summary(table)
     assert "kl_to_base" not in set(lines["measure"]) and "agrees_base" in set(lines["measure"])
 
 

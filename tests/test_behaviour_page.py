@@ -9,8 +9,7 @@ from support.lab_page import titles
 
 import mechdiff
 from mechdiff import Run
-from mechdiff.questions.shared.behaviour_summary import STYLE, told
-from mechdiff.questions.shared.summary import summarise_table
+from mechdiff.questions.shared.behaviour_summary import STYLE, in_words
 from mechdiff.study import artifacts, sweeps
 
 BLOCK = "import session, streamlit as st\nfrom views import behaviour\n"
@@ -54,7 +53,7 @@ def test_the_full_grid_has_behaviour_and_the_quick_one_has_not():
 
 def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
     monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
-    at, words = fine(script(BLOCK).run()), told(pd.read_parquet(swept / "behaviour_summary.parquet"))
+    at, words = fine(script(BLOCK).run()), in_words(pd.read_parquet(swept / "behaviour_summary.parquet"))
     shown = {metric.label: (metric.value, metric.delta) for metric in at.metric}
     agree = words.loc["agrees_base", "both"]
     assert shown["Same next token"] == (agree.partition(" [")[0], "95 % [" + agree.partition(" [")[2])
@@ -77,7 +76,7 @@ def test_home_computes_when_it_is_asked_to(shared):
     assert "not known here yet" in at.toggle(key="behaviour").label
     at = fine(at.toggle(key="behaviour").set_value(True).run())
     run = Run("behaviour", **shared)
-    words = told(summarise_table(mechdiff.run(run), run))
+    words = in_words(run.summary(mechdiff.run(run)))
     assert next(m.value for m in at.metric if m.label == "Same next token") == words.loc["agrees_base", "both"].partition(" [")[0]
     assert any("python -m mechdiff run behaviour" in code.value for code in at.code)
     at.run()
@@ -85,7 +84,7 @@ def test_home_computes_when_it_is_asked_to(shared):
 
 
 def test_compare_has_both_sides_in_either_direction_and_says_what_is_missing(swept):
-    words = told(pd.read_parquet(swept / "behaviour_summary.parquet"))
+    words = in_words(pd.read_parquet(swept / "behaviour_summary.parquet"))
     at = fine(script(COMPARED.format(other="tiny")).run())
     table = at.table[0].value
     assert (

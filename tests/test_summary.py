@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mechdiff.questions.shared.lines import Wide
-from mechdiff.questions.shared.summary import summarise
+from mechdiff.questions.shared.summary import effect_summary
 
 
 def mapped(reference: float, self_patch: float) -> pd.DataFrame:
@@ -15,7 +15,7 @@ def mapped(reference: float, self_patch: float) -> pd.DataFrame:
     )
     spread = np.linspace(0.9, 1.1, 40)
     values = {"kl": np.stack([1e-3 * spread, self_patch * spread]), "kl_reference": np.stack([reference * spread] * 2)}
-    return summarise(Wide(conditions, values), [f"t{i % 8}" for i in range(40)])
+    return effect_summary(Wide(conditions, values), [f"t{i % 8}" for i in range(40)])
 
 
 def test_a_drop_from_an_effect_above_the_floor_is_shown():

@@ -9,8 +9,7 @@ import streamlit as st
 from glossary import TERMS, say
 
 from mechdiff.questions.behaviour import Behaviour
-from mechdiff.questions.shared.behaviour_summary import NAMES, STYLE, style, told
-from mechdiff.questions.shared.summary import summarise_table
+from mechdiff.questions.shared.behaviour_summary import NAMES, STYLE, in_words, style
 from mechdiff.reporting import charts
 from mechdiff.study import artifacts
 from mechdiff.study.stored_sweep import StoredSweep
@@ -43,7 +42,7 @@ def block(shared: dict) -> None:
         if not {f"clean {side}" for side in ("base", "tuned")} <= set(table["condition"]):
             session.waiting("The numbers appear when both models have answered the first prompts.", session.NUMBERS)
             return
-        draw(summarise_table(table, run), "Live")
+        draw(run.summary(table), "Live")
         answers(table, run)
         session.provenance(run, table.drop(columns=["text", "next"]))
     elif len(kept):
@@ -55,7 +54,7 @@ def block(shared: dict) -> None:
 
 def draw(lines: pd.DataFrame, origin: str) -> None:
     """The numbers in a row that wraps, and the marks of style."""
-    words, counts = told(lines), lines.iloc[0]
+    words, counts = in_words(lines), lines.iloc[0]
     left, right = st.columns([1, 1], gap="large")
     with left:
         row = metrics.numbers()
@@ -103,7 +102,7 @@ def compared(chosen: dict[str, StoredSweep], colours: dict[str, str]) -> None:
     if not there:
         return
     st.subheader("What do they say?", help=say("agreement", "soft refusal", "refusals", "exact match", "style"))
-    words = {side: told(lines) for side, lines in there.items()}
+    words = {side: in_words(lines) for side, lines in there.items()}
     names = {measure: name for measure, name in NAMES.items() if any(measure in part.index for part in words.values())}
     left, right = st.columns([1.25, 1], gap="medium")
     rows = pd.DataFrame({"": list(names.values())})

@@ -16,7 +16,7 @@ for _module in pkgutil.iter_modules(__path__):
     if not _module.ispkg:
         importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["QUESTIONS", "EffectQuestion", "Question", "Run", "kind_of", "run", "task"]
+__all__ = ["QUESTIONS", "EffectQuestion", "Question", "Run", "kind_of", "run", "summary", "task"]
 
 
 def kind_of(question: str) -> type[Question]:
@@ -31,13 +31,22 @@ def Run(question: str, *args: Any, **fields: Any) -> Question:
     return kind_of(question)(*args, **fields)
 
 
+def summary(table: pd.DataFrame, run: Question) -> pd.DataFrame:
+    """A run's table with a line per condition: mean effect over prompts, its 95 % interval, and the ratios that apply.
+
+    See shared/summary.py for the columns. A table that is not per prompt (drift, weights) is returned unchanged; behaviour has a
+    line per condition and measure.
+    """
+    return run.summary(table)
+
+
 def task(request: Any, store: Store | None = None) -> Task:
-    """The request as a task, with what the store already holds. Raises UserError for a request that cannot be answered."""
+    """The request as a task, with the results that the store has. Raises UserError for a request that cannot be answered."""
     return request.task(store or default())
 
 
 def run(request: Any, store: Store | None = None) -> pd.DataFrame:
-    """Answer a request, computing what the store does not hold.
+    """Answer a request, computing what the store does not have.
 
     Returns a row per prompt and condition (drift: per layer and stream). Raises UserError for a request that cannot be answered.
     """

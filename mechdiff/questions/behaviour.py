@@ -1,6 +1,6 @@
 """Behaviour (RQ1): what do both models say, and which patch makes one of them answer like the other?"""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, ClassVar
@@ -23,9 +23,9 @@ from mechdiff.questions.shared.effects import fit_maps
 from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.request import Count, Question, check_controls, check_map_controls, map_field, positions_field
-from mechdiff.questions.shared.task import Progress, Task
+from mechdiff.questions.shared.task import Progress, Steps, Task
 
-READ = (*BESIDE, "refusal_logprob", "choice_logprob", "choice_right")  # where an answer begins
+MEASURES = (*BESIDE, "refusal_logprob", "choice_logprob", "choice_right")  # where an answer begins
 DELTAS = {"refusal_delta": "refusal_logprob", "choice_delta": "choice_logprob"}
 UNKNOWN = (
     "No prompt has a known answer, so exact match is blank.\n"
@@ -35,15 +35,15 @@ UNKNOWN = (
 
 @dataclass
 class Part:
-    """One model or patch on one block of prompts. who: base, tuned, or what the recipient is patched with.
+    """One model or patch on one block of prompts. who: base, tuned, or the condition under which the recipient runs.
 
-    found: once known, a line per prompt: READ, next (the likeliest next token), text, tokens and ended of its greedy answer.
+    answers: once known, a line per prompt: MEASURES, next (the likeliest next token), and text, tokens and ended of its answer.
     """
 
     block: int
     who: str | Condition
     key: str
-    found: pd.DataFrame | None = field(default=None, repr=False)
+    answers: pd.DataFrame | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Behaviour(Question):
         return BehaviourTask(self, store)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        return behaviour_summary.summarise(table, self.templates)
+        return behaviour_summary.summary(table, self.templates)
 
 
 class BehaviourTask(Task):
@@ -99,7 +99,7 @@ class BehaviourTask(Task):
     def __init__(self, run: Behaviour, store: Store):
         self.run, self.store, self.notices, self.identity = run, store, [], Identity(run)
         self.donor, self.recipient = sides(run.direction)
-        self.patches = [] if run.layers is None else site_conditions(run)
+        self.patches = [] if run.layers is None else site_conditions(run, run.map, run.controls)
         if self.patches and run.spec.tuned.weights != run.spec.base.weights:
             run.spec.check_same_shape()
         self.blocks = prompts.blocks(run.chosen_prompts)
@@ -108,15 +108,15 @@ class BehaviourTask(Task):
     @cached_property
     def progress(self) -> Progress:
         total = len(self.run.chosen_prompts) * (2 + len(self.patches))
-        return Progress(total, sum(self._cells(part) for part in self.parts if part.found is not None))
+        return Progress(total, sum(self._cells(part) for part in self.parts if part.answers is not None))
 
     def _part(self, number: int, who: str | Condition) -> Part:
         block, run = self.blocks[number], self.run
-        asked = {"what": "behaviour", "who": repr(who), "texts": prompts.digest(block), "new_tokens": run.new_tokens}
-        asked |= {"openers": answer_scoring.openers(), "choices": [(p.answer, p.choices) for p in block if p.choices]}
+        parts = {"what": "behaviour", "who": repr(who), "texts": prompts.digest(block), "new_tokens": run.new_tokens}
+        parts |= {"openers": answer_scoring.openers(), "choices": [(p.answer, p.choices) for p in block if p.choices]}
         if isinstance(who, Condition):
-            asked |= {"direction": run.direction} | ({} if who.plain else self.identity.train)
-        name = key(**asked, **self.identity.pair)
+            parts |= {"direction": run.direction} | ({} if who.plain else self.identity.train)
+        name = key(**parts, **self.identity.pair)
         return Part(number, who, name, self.store.table(name))
 
     def _cells(self, part: Part) -> int:
@@ -125,7 +125,7 @@ class BehaviourTask(Task):
     def steps(self) -> Iterator[None]:
         if not any(prompt.answer for prompt in self.run.chosen_prompts):
             self.notices = [UNKNOWN]
-        if all(part.found is not None for part in self.parts):
+        if all(part.answers is not None for part in self.parts):
             return
         self.entering("loading the models")
         yield
@@ -134,12 +134,12 @@ class BehaviourTask(Task):
         if self.patches:
             self.entering("reading the train split")
             maps = yield from fit_maps(self.run, self.identity, self.store, self.patches, self.progress)
-        for together in self._batches():
-            if any(part.found is None for part in together):
-                yield from self._compute(loaded, together, maps)
+        for batch in self._batches():
+            if any(part.answers is None for part in batch):
+                yield from self._compute(loaded, batch, maps)
 
     def _batches(self) -> list[list[Part]]:
-        """What is computed together: both clean models on a block, or some patches on it. That depends on the request alone."""
+        """The parts computed together: both clean models on a block, or some patches on it. This depends only on the request."""
         from mechdiff.questions.shared.writing import TOGETHER
 
         batches = []
@@ -150,26 +150,28 @@ class BehaviourTask(Task):
         return batches
 
     def _compute(self, loaded: LoadedPair, parts: list[Part], maps: dict) -> Iterator[None]:
-        """Let both models write on from a block of prompts, or the recipient under some patches."""
+        """Let both models continue a block of prompts, or the recipient under some patches."""
         from mechdiff.questions.shared.writing import begin, write_on
 
-        block, patched = self.blocks[parts[0].block], not isinstance(parts[0].who, str)
+        block, conditions = self.blocks[parts[0].block], [part.who for part in parts if isinstance(part.who, Condition)]
+        patched = bool(conditions)
         texts, who = tuple(prompt.text for prompt in block), (self.recipient,) if patched else SIDES
         self.entering("reading the prompts")
         yield
-        clean, rows = self._rows(loaded, texts, [part.who for part in parts], maps) if patched else ({}, None)
-        begun = {side: Begun(loaded, side, block, len(parts) if patched else 1) for side in who}
-        for side in who:
-            begun[side].batches = yield from begin(loaded, side, begun[side].ids, rows)
-        clean = clean or {side: begun[side].logprobs() for side in SIDES}
-        before, expected = self.done, sum(self._cells(part) for part in parts if part.found is None)
+        clean, rows = self._rows(loaded, texts, conditions, maps) if patched else ({}, None)
+        openings = {side: Openings(loaded, side, block, len(parts) if patched else 1) for side in who}
+        for opening in openings.values():
+            opening.batches = yield from begin(loaded, opening.side, opening.ids, rows)
+        clean = clean or {side: openings[side].logprobs() for side in SIDES}
+        before, expected = self.done, sum(self._cells(part) for part in parts if part.answers is None)
         for number, side in enumerate(who):
-            begun[side].read(clean)
+            opening = openings[side]
+            opening.measure(clean)
             self.entering(f"{side}{' patched' if patched else ''}, writing")
             yield
-            writing = write_on(loaded, side, begun[side].batches, begun[side].n, self._room(loaded, side, begun[side].ids))
+            writing = write_on(loaded, side, opening.batches, opening.n, self._room(loaded, side, opening.ids))
             written = yield from self._counted(writing, before, expected, number, len(who))
-            self._keep(parts if patched else [parts[number]], begun[side], written)
+            self._keep(parts if patched else [parts[number]], opening, written)
         self.progress.done = before + expected
         yield
 
@@ -181,8 +183,8 @@ class BehaviourTask(Task):
         rows = as_rows(conditions, getattr(loaded, self.recipient), traces[self.donor], traces[self.recipient], maps)
         return {side: trace.logprobs for side, trace in traces.items()}, rows
 
-    def _counted(self, writing: Iterator[int], before: int, expected: int, number: int, models: int) -> Iterator[None]:
-        """Go through the writing of one of so many models, and count its tokens as parts of the cells they belong to."""
+    def _counted(self, writing: Generator[int, None, list], before: int, expected: int, number: int, models: int) -> Steps[list]:
+        """Go through the writing of one of the models, and count its tokens as parts of the cells they belong to."""
         while True:
             try:
                 share = next(writing) / (self.run.new_tokens + 1)
@@ -192,38 +194,40 @@ class BehaviourTask(Task):
             yield
 
     def _room(self, loaded: LoadedPair, side: str, ids: list[list[int]]) -> int:
-        """How many tokens may be written after these prompts: fewer than asked for where the model's window ends."""
+        """How many tokens may be written after these prompts: fewer than requested where the model's window ends."""
         window = getattr(loaded, side).window
         room = self.run.new_tokens if window is None else min(self.run.new_tokens, window - max(map(len, ids)))
         if room < self.run.new_tokens:
-            said = f"Some answers are cut off early: {loaded.pair.name} reads {window} tokens, the prompt among them."
-            self.notices = [*dict.fromkeys([*self.notices, said])]
+            notice = f"Some answers are cut off early: {loaded.pair.name} reads {window} tokens, including the prompt."
+            self.notices = [*dict.fromkeys([*self.notices, notice])]
         return room
 
-    def _keep(self, parts: list[Part], begun: "Begun", written: list[tuple[list[int], bool]]) -> None:
+    def _keep(self, parts: list[Part], opening: "Openings", written: list[tuple[list[int], bool]]) -> None:
         for row, part in enumerate(parts):
-            if part.found is None:
-                mine = slice(row, None, len(parts))
-                said = [(begun.tokenizer.decode(tokens), float(len(tokens)), ended) for tokens, ended in written[mine]]
-                values = {name: found[mine] for name, found in begun.found.items()}
-                values["next"] = [begun.label(int(token)) for token in begun.likeliest[mine]]
-                part.found = pd.DataFrame(values).join(pd.DataFrame(said, columns=["text", "tokens", "ended"]))
-                self.store.put_table(part.key, part.found)
+            if part.answers is None:
+                own = slice(row, None, len(parts))
+                texts = [(opening.tokenizer.decode(tokens), float(len(tokens)), ended) for tokens, ended in written[own]]
+                values = pd.DataFrame({name: value[own] for name, value in opening.values.items()})
+                values["next"] = [opening.label(int(token)) for token in opening.likeliest[own]]
+                part.answers = values.join(pd.DataFrame(texts, columns=["text", "tokens", "ended"]))
+                self.store.put_table(part.key, part.answers)
 
     def table(self) -> pd.DataFrame:
-        """A line per prompt and condition, of what is there."""
-        run, there = self.run, [part for part in self.parts if part.found is not None]
+        """A line per prompt and condition, for the parts that are known."""
+        run, known = self.run, [(part, part.answers) for part in self.parts if part.answers is not None]
         named = {"pair": run.spec.name, "domain": run.chosen_domain, "question": run.question, "direction": run.direction}
-        lines = [pd.DataFrame(named | self._labels(part), index=part.found.index).join(part.found) for part in there]
+        lines = [pd.DataFrame(named | self._labels(part), index=answers.index).join(answers) for part, answers in known]
         if not lines:
-            return pd.DataFrame(columns=[*named, "prompt", "condition", *READ, "text"])
+            return pd.DataFrame(columns=[*named, "prompt", "condition", *MEASURES, "text"])
         table = pd.concat(lines, ignore_index=True).astype({"layer": "Int64"})
-        table.insert(4, "prompt", np.concatenate([self._numbers(part) for part in there]))
-        return self._order(self._with_deltas(table.join(self._heard(table))))
+        table.insert(
+            4, "prompt", np.concatenate([part.block * prompts.BLOCK + np.arange(len(answers)) for part, answers in known])
+        )
+        return self._order(self._with_deltas(table.join(self._scores(table))))
 
     @staticmethod
     def _labels(part: Part) -> dict:
-        """What a line says of its condition."""
+        """A line's columns on its condition."""
         who = part.who
         if isinstance(who, str):
             return {"condition": f"clean {who}", "layer": pd.NA, "stream": "", "map": "", "control": "none"}
@@ -231,19 +235,16 @@ class BehaviourTask(Task):
         name = ", ".join([f"patched L{who.layer} {who.stream}", *more])
         return {"condition": name, "layer": who.layer, "stream": who.stream, "map": who.map, "control": who.control}
 
-    def _numbers(self, part: Part) -> np.ndarray:
-        return part.block * prompts.BLOCK + np.arange(len(part.found))
-
-    def _heard(self, table: pd.DataFrame) -> pd.DataFrame:
-        """What the answers' texts say, counted anew each time: the lists may grow, and no model is needed."""
-        asked = [self.run.chosen_prompts[number] for number in table["prompt"]]
-        exact = [answer_scoring.right(t, p.answer, p.choices) if p.answer else np.nan for t, p in zip(table["text"], asked)]
+    def _scores(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Scores of the answers' texts, computed each time: the lists of phrases may grow, and no model is needed."""
+        answered = [self.run.chosen_prompts[number] for number in table["prompt"]]
+        exact = [answer_scoring.right(t, p.answer, p.choices) if p.answer else np.nan for t, p in zip(table["text"], answered)]
         refused = [answer_scoring.refuses(text) for text in table["text"]]
         counts = pd.DataFrame([answer_scoring.marks(text) for text in table["text"]], index=table.index).astype(float)
         return pd.DataFrame({"refused": refused, "exact": exact}, index=table.index).astype(float).join(counts)
 
     def _with_deltas(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The table with what is the condition's less its reference's: the base model for tuned, the recipient for patches."""
+        """The table with each condition minus its reference: the base model for tuned, the recipient for patches."""
         for delta, name in DELTAS.items():
             clean = {side: table[table["condition"] == f"clean {side}"].set_index("prompt")[name] for side in SIDES}
             sides_of = table["condition"].map({"clean tuned": SIDES[0], "clean base": ""}).fillna(self.recipient)
@@ -261,18 +262,18 @@ class BehaviourTask(Task):
         return table[order].iloc[np.lexsort(keys[::-1])].reset_index(drop=True)
 
 
-class Begun:
-    """What is read where n answers to each prompt of a block begin.
+class Openings:
+    """Where n answers to each prompt of a block begin: the next token's distribution, and measures of it.
 
-    batches: prompts' numbers and the state after them, as `writing.begin` returns them. found: READ -> [prompts x n], a prompt's
-    one after the other. likeliest: the next token of each.
+    batches: as `writing.begin` returns them. values: MEASURES -> [prompts x n], those of one prompt next to each other.
+    likeliest: the next token of each.
     """
 
     def __init__(self, loaded: LoadedPair, side: str, block: list[Prompt], n: int):
         self.loaded, self.side, self.block, self.n, self.batches = loaded, side, block, n, []
         self.tokenizer = getattr(loaded.tokenizers, side)
         self.ids = loaded.ids(side, tuple(prompt.text for prompt in block))
-        self.found = {name: np.full(len(block) * n, np.nan, np.float32) for name in READ}
+        self.values = {name: np.full(len(block) * n, np.nan, np.float32) for name in MEASURES}
         self.likeliest = np.zeros(len(block) * n, int)
 
     def label(self, token: int) -> str:
@@ -289,18 +290,19 @@ class Begun:
     def texts(self, members: list[int]) -> np.ndarray:
         return np.concatenate([np.arange(self.n) + prompt * self.n for prompt in members])
 
-    def read(self, clean: dict) -> None:
+    def measure(self, clean: dict) -> None:
         """clean: by side, the clean models' next-token distributions on the block, [prompts, vocabulary]."""
-        from mechdiff.questions.shared.writing import beside, mass, opening_tokens, score_choices
+        from mechdiff.questions.shared.writing import compared_with_clean, mass, opening_tokens, score_choices
 
         own = self.logprobs()
-        clean = {side: found.repeat_interleave(self.n, 0).to(own.device) for side, found in clean.items()}
+        clean = {side: logprobs.repeat_interleave(self.n, 0).to(own.device) for side, logprobs in clean.items()}
         self.likeliest = own.argmax(-1).cpu().numpy()
-        self.found |= beside(own, self.side, clean, self.loaded) | {"refusal_logprob": mass(own, opening_tokens(self.tokenizer))}
+        self.values |= compared_with_clean(own, self.side, clean, self.loaded)
+        self.values["refusal_logprob"] = mass(own, opening_tokens(self.tokenizer))
         for members, decoding in self.batches:
             for place, prompt in enumerate(members):
                 if self.block[prompt].choices:
                     here, mine = range(place * self.n, (place + 1) * self.n), slice(prompt * self.n, (prompt + 1) * self.n)
                     with self.loaded.at_work(self.side):
                         scores, right = score_choices(decoding, self.tokenizer, self.ids[prompt], self.block[prompt], here)
-                    self.found["choice_logprob"][mine], self.found["choice_right"][mine] = scores, right
+                    self.values["choice_logprob"][mine], self.values["choice_right"][mine] = scores, right

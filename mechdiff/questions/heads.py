@@ -67,7 +67,7 @@ class Heads(EffectQuestion):
 
     @cached_property
     def chosen_sets(self) -> tuple[HeadSet, ...]:
-        """The head sets, each in rising order; none where they have to be chosen or drawn."""
+        """The head sets, each in rising order; none if they have to be chosen or drawn."""
         count = self.spec.heads
         if self.head_sets in CHOICES:
             return ()
@@ -101,11 +101,13 @@ def parse_heads(text: str, count: int, pair: str) -> HeadSet:
 
 class HeadsPlan(EffectPlan):
     def chunk(self, block: int, group: Group) -> Chunk:
-        """A single head's chunk, or its part of the chunk that holds every single head of its layer."""
+        """A single head's chunk, or its part of the chunk of all single heads of its layer."""
         chunk = super().chunk(block, group)
-        if chunk.effects is None and len(group) == 1 and len(group[0].heads) == 1:
-            (head,) = group[0].heads
-            every = super().chunk(block, tuple(replace(group[0], heads=(h,)) for h in range(self.run.spec.heads)))
+        first = group[0]
+        assert isinstance(first, Condition) and first.heads is not None, "a group of the question heads replaces heads"
+        if chunk.effects is None and len(group) == 1 and len(first.heads) == 1:
+            (head,) = first.heads
+            every = super().chunk(block, tuple(replace(first, heads=(h,)) for h in range(self.run.spec.heads)))
             chunk.effects = every.effects and {
                 name: values[head : head + 1] if len(values) > 1 else values for name, values in every.effects.items()
             }
@@ -145,7 +147,7 @@ class HeadsTask(EffectsTask):
 
 
 def random_sets(run: Heads) -> list[HeadSelection]:
-    """Random sets of 1, 2, 4, 8, ... heads at every chosen layer: 50 of each size, or every set where there are no more."""
+    """Random sets of 1, 2, 4, 8, ... heads at every chosen layer: 50 of each size, or every set if there are fewer."""
     count, rng, sets = run.spec.heads, random.Random(run.seed), []
     for layer in run.chosen_layers:
         for size in itertools.takewhile(lambda size: size < count, (2**power for power in itertools.count())):
@@ -162,7 +164,7 @@ def random_sets(run: Heads) -> list[HeadSelection]:
 class ChosenHeadsTask(Task):
     """Head sets of every size, scored on the run's prompts. topk and greedy sets are chosen on the train split first.
 
-    topk: the k heads with the largest single effects. greedy: one head at a time, always the one that adds most.
+    topk: the k heads with the largest single effects. greedy: one head at a time, always the head that adds most.
     """
 
     def __init__(self, run: Heads, store: Store):
@@ -171,7 +173,7 @@ class ChosenHeadsTask(Task):
         self.orders: dict[int, HeadSet] = {}
         self.scored: HeadsTask | None = None
         self.before = 0  # cells done in earlier stages
-        self.current: HeadsTask | None = self._stage()
+        self.current: HeadsTask = self._stage()
 
     @property
     def notices(self) -> list[str]:
@@ -190,7 +192,7 @@ class ChosenHeadsTask(Task):
         return self.current.stage if self.scored else f"choosing heads on the train split, {self.current.stage}"
 
     def _to_come(self) -> int:
-        """A guess at the cells of the stages after this one."""
+        """An estimate of the cells of the stages after this one."""
         layers, train = len(self.run.chosen_layers), len(self.run.train_prompts)
         chosen = (
             max((len(order) for order in self.orders.values()), default=0) if self.run.head_sets == "greedy" else len(self.heads)
@@ -231,7 +233,7 @@ class ChosenHeadsTask(Task):
             self.current = self._stage()
 
     def _choose(self) -> None:
-        """Order the heads by their effects: all at once for topk, the best next one for greedy."""
+        """Order the heads by their effects: all at once for topk, the next best for greedy."""
         means = self.current.values()["kl"].mean(1, dtype=float)
         effects = {(c.layer, c.heads): mean for c, mean in zip(self.current.conditions, means) if c.control == "none"}
         for layer in self.run.chosen_layers:

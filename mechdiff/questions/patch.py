@@ -32,7 +32,7 @@ class Patch(EffectQuestion):
 
     @property
     def conditions(self) -> list[Condition]:
-        return site_conditions(self)
+        return site_conditions(self, self.map, self.controls)
 
     def task(self, store: Store) -> EffectsTask:
         return EffectsTask(self, [(condition,) for condition in self.conditions], store)

@@ -18,7 +18,7 @@ from mechdiff.questions.shared.request import Count, positions_field
 
 @dataclass(frozen=True)
 class StackedPatch(EffectQuestion):
-    """Interventions at rising sites, each acting on what those before it made of the state."""
+    """Interventions at rising sites, each acting on the state that the ones before it produced."""
 
     question: ClassVar[str] = "stack"
     title: ClassVar[str] = "What do several interventions do together?"
@@ -38,6 +38,7 @@ class StackedPatch(EffectQuestion):
     @cached_property
     def chosen_stack(self) -> tuple[Condition, ...]:
         """The stack's interventions, in the order in which a pass meets them."""
+        assert self.stack is not None, "a request without a stack is refused"
         return parse_stack(self.stack, self.spec.layers, self.spec.heads)
 
     @property
@@ -49,11 +50,11 @@ class StackedPatch(EffectQuestion):
 
 
 class StackTask(EffectsTask):
-    """The stack, the controls asked for, and each intervention alone. The column `stack` says which."""
+    """The stack, its controls, and each intervention alone. The column `stack` says which."""
 
     def __init__(self, run: StackedPatch, store: Store):
         parts = run.chosen_stack
-        whole = Stack(parts) if len(parts) > 1 else parts[0]
+        whole = parts[0] if len(parts) == 1 else Stack(parts)
         self.controls = {whole: "none"} | {whole.as_control(control): control for control in run.controls}
         super().__init__(run, [(stack,) for stack in (*self.controls, *parts)], store)
 

@@ -12,14 +12,14 @@ from mechdiff.common.cache import Store, key
 from mechdiff.questions.shared.request import Count, Question, map_field, positions_field
 from mechdiff.questions.shared.task import Task
 
-LISTED = 8  # leading singular values that a line has
+LISTED = 8  # leading singular values in a line
 NUMBERS = ("norm", "relative_norm", "participation_ratio", "stable_rank", "rank_90")
 COLUMNS = ["layer", "module", "outputs", "inputs", *NUMBERS, *(f"singular_{k + 1}" for k in range(LISTED))]
 
 
 @dataclass(frozen=True)
 class Weights(Question):
-    """Tuned minus base, matrix by matrix. map, positions: those of the mapped subspace that --diagnostics compares with."""
+    """Tuned minus base, matrix by matrix. map, positions: of the mapped subspace that --diagnostics compares with."""
 
     question: ClassVar[str] = "weights"
     title: ClassVar[str] = "Which matrices changed?"
@@ -36,7 +36,7 @@ class Weights(Question):
 class WeightsTask(Task):
     """Columns: outputs, inputs (the matrix's shape); norm (Frobenius) of its difference; relative_norm, its share of the base's;
 
-    participation_ratio, stable_rank, rank_90 (nan if more directions than were computed): over how many directions it is spread;
+    participation_ratio, stable_rank, rank_90 (nan if more directions than were computed): its effective number of directions;
     singular_1 to singular_8: its leading singular values.
     """
 
@@ -47,50 +47,53 @@ class WeightsTask(Task):
         sources = run.spec.base.fingerprint(), run.spec.tuned.fingerprint()
         basis = {"what": "weights", "base": sources[0], "tuned": sources[1], "seed": run.seed}
         self.keys = {layer: key(layer=layer, **basis) for layer in run.chosen_layers}
-        self.found = {layer: store.table(name) for layer, name in self.keys.items()}
-        self.lines: dict[int, list] = {layer: [] for layer in self.keys}  # of a layer on its way
+        self.tables = {layer: store.table(name) for layer, name in self.keys.items()}
+        self.lines: dict[int, list] = {layer: [] for layer in self.keys}  # of a layer that is not complete
 
     @cached_property
     def sides(self):
-        """Both models' files."""
+        """Both models' files, base first."""
         from mechdiff.inputs.weight_changes import Weights
 
-        return [Weights(source) for source in (self.run.spec.base, self.run.spec.tuned)]
+        return Weights(self.run.spec.base), Weights(self.run.spec.tuned)
 
     def modules(self, layer: int) -> list[str]:
-        """The matrices that both models have there."""
+        """The matrices that both models have at a layer."""
         base, tuned = self.sides
         return [module for module in base.modules(layer) if (layer, module) in tuned.places]
 
     @property
     def total(self) -> int:
         """Matrices. Files are opened only for layers that the store does not hold."""
-        return sum(len(self.modules(layer) if table is None else table) for layer, table in self.found.items())
+        return sum(len(self.modules(layer) if table is None else table) for layer, table in self.tables.items())
 
     @property
     def done(self) -> int:
-        return sum(len(self.lines[layer] if table is None else table) for layer, table in self.found.items())
+        return sum(len(self.lines[layer] if table is None else table) for layer, table in self.tables.items())
 
     def steps(self) -> Iterator[None]:
-        """A step a matrix, for a large one takes seconds; each is kept, so that one who stops loses none."""
-        for layer in [layer for layer, table in self.found.items() if table is None]:
+        """A step per matrix, since a large one takes seconds; each is stored, so that to stop loses none."""
+        for layer in [layer for layer, table in self.tables.items() if table is None]:
             for module in self.modules(layer)[len(self.lines[layer]) :]:
                 self.lines[layer].append(self._line(layer, module))
                 yield
-            self.found[layer] = pd.DataFrame(self.lines[layer], columns=COLUMNS).astype({"rank_90": float})
-            self.store.put_table(self.keys[layer], self.found[layer])
+            complete = pd.DataFrame(self.lines[layer], columns=COLUMNS).astype({"rank_90": float})
+            self.tables[layer] = complete
+            self.store.put_table(self.keys[layer], complete)
 
     def _line(self, layer: int, module: str) -> list:
-        """What one matrix's change is: a line of the table, from the store if it was ever computed."""
+        """The change of one matrix as a line of the table, from the store if it was ever computed."""
         name = key(of=self.keys[layer], module=module)
-        if (kept := self.store.text(name)) is not None:
-            return json.loads(kept)
+        if (stored := self.store.text(name)) is not None:
+            return json.loads(stored)
         from mechdiff.inputs.weight_changes import difference
         from mechdiff.maths.spectrum import spectrum
         from mechdiff.models.registry import resolve_device
 
         device = resolve_device(self.run.device)
-        change, before = (matrix.to(device) for matrix in difference(*self.sides, (layer, module)))
+        matrices = difference(*self.sides, (layer, module))
+        assert matrices is not None, "both models have the matrix"
+        change, before = matrices[0].to(device), matrices[1].to(device)
         whole = spectrum(change, self.run.seed)
         values = [*whole.singular[:LISTED].tolist(), *[0.0] * LISTED][:LISTED]
         size = whole.norm / float(before.norm())
@@ -100,6 +103,6 @@ class WeightsTask(Task):
         return line
 
     def table(self) -> pd.DataFrame:
-        there = [table for table in self.found.values() if table is not None]
-        table = pd.concat(there, ignore_index=True) if there else pd.DataFrame(columns=COLUMNS)
+        known = [table for table in self.tables.values() if table is not None]
+        table = pd.concat(known, ignore_index=True) if known else pd.DataFrame(columns=COLUMNS)
         return pd.DataFrame({"pair": self.run.spec.name, "question": self.run.question}, index=table.index).join(table)

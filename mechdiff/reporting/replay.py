@@ -13,7 +13,6 @@ from mechdiff.common.errors import UserError
 from mechdiff.inputs.pair_file import shipped_pairs
 from mechdiff.inputs.prompts import OWN
 from mechdiff.questions import Question
-from mechdiff.questions.shared.summary import summarise_table
 from mechdiff.reporting.bundle import Entry, Finding, origin, run_of
 from mechdiff.study import compare_sweeps, request_json, stored_sweep
 from mechdiff.study.compare_sweeps import Comparison
@@ -93,7 +92,7 @@ class ReplayTask:
         self.verdicts.append(of_same_origin(verdict, entry, mine))
         headline = self.finding.headline
         if headline is not None and headline.answer == index and isinstance(request, Question):
-            self.headline = value_of(summarise_table(table, request), headline.column, headline.where)
+            self.headline = value_of(request.summary(table), headline.column, headline.where)
 
     def here(self, request):
         """The request for this computer. Raises UserError if it names a file, or a pair that is not available here."""

@@ -29,7 +29,7 @@ from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.lines import Wide
 from mechdiff.questions.shared.request import FULL
-from mechdiff.questions.shared.summary import KEYS, summarise, summarise_table
+from mechdiff.questions.shared.summary import KEYS, effect_summary
 from mechdiff.questions.shared.task import Task
 from mechdiff.study import artifacts
 
@@ -213,11 +213,11 @@ def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame
         whole = pd.concat([task.table() for task in tasks], ignore_index=True)
         yield table.name, whole
         if table.folder == SPOKEN:
-            yield f"{table.name}_summary", summarise_table(whole, table.runs[0])
+            yield f"{table.name}_summary", table.runs[0].summary(whole)
         return
     effects = [task.wide() for task in tasks]
     clusters = [prompt.template for prompt in table.runs[0].chosen_prompts]
-    summaries = [summarise(wide, clusters) for wide in effects]
+    summaries = [effect_summary(wide, clusters) for wide in effects]
     yield f"{table.name}_summary", distinct(pd.concat(summaries, ignore_index=True))
     if table.by_prompt:
         lines = [by_prompt(wide) for wide in effects]

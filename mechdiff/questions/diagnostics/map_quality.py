@@ -1,4 +1,4 @@
-"""How well does a fitted map carry one model's states into the other's? A line per layer and stream, without patching."""
+"""How well does a fitted map predict one model's states from the other's? A line per layer and stream, without patching."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ OVERLAPS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Which maps: run gives pair, train split, direction, map, streams and layers; its prompts are those not fitted on."""
+    """Which maps. run: pair, train split, direction, map, streams and layers; its prompts are those not fitted on."""
 
     run: MappedQuestion
 
@@ -27,11 +27,11 @@ class Diagnostics:
 class DiagnosticsTask(StreamTablesTask):
     """A table with a line per layer and stream.
 
-    r2_train, r2_val: variance of the recipient's states that is explained, on the prompts fitted on and on the others. cka:
+    r2_train, r2_val: share of the recipient's variance that is explained, on the train prompts and on the others. cka:
     debiased, mapped against recipient. cosine_mean, cosine_p10, cosine_p90: between mapped and recipient state. scale: the map's
     one scale, if it has one. effective_rank: of its outputs on train. shrinkage: how much narrower the mapped states spread than
     the recipient's, 0 for as wide. overlap_k: of the first k output directions, between maps of two halves of train.
-    All but r2_train, scale, effective_rank and overlaps are of the prompts that were not fitted on.
+    All but r2_train, scale, effective_rank and overlaps are of the prompts that the map was not fitted on.
     """
 
     def __init__(self, request: Diagnostics, store: Store):
@@ -45,8 +45,8 @@ class DiagnosticsTask(StreamTablesTask):
 
     def stream_key(self, stream: str) -> str:
         run = self.run
-        asked = {"what": "diagnostics", "stream": stream, "map": run.map, "direction": run.direction, "layers": run.chosen_layers}
-        return key(**asked, texts=prompts.digest(run.chosen_prompts), **self.identity.train, **self.identity.pair)
+        parts = {"what": "diagnostics", "stream": stream, "map": run.map, "direction": run.direction, "layers": run.chosen_layers}
+        return key(**parts, texts=prompts.digest(run.chosen_prompts), **self.identity.train, **self.identity.pair)
 
     def steps(self) -> Iterator[None]:
         if self.complete:
@@ -81,14 +81,14 @@ class DiagnosticsTask(StreamTablesTask):
         x, y, new_x, new_y = (
             states.read(side, stream)[layers].to(device) for states in (train, val) for side in sides(self.run.direction)
         )
-        one, other = pca_spread(x), pca_spread(y)
-        fitted = FITS[self.run.map](one, other)
+        source, target = pca_spread(x), pca_spread(y)
+        fitted = FITS[self.run.map](source, target)
         mapped, recipient = fitted.apply(new_x.double()), new_y.double()
         on_train = fitted.apply(x.double())
-        mean = other.mean.unsqueeze(1)
+        mean = target.mean.unsqueeze(1)
 
-        def explained(found, true):
-            return 1 - (true - found).square().sum((1, 2)) / (true - mean).square().sum((1, 2))
+        def explained(predicted, true):
+            return 1 - (true - predicted).square().sum((1, 2)) / (true - mean).square().sum((1, 2))
 
         cosine = torch.cosine_similarity(mapped, recipient, dim=-1)
         narrow = (mapped - mapped.mean(1, keepdim=True)).norm(dim=(1, 2)) / (recipient - recipient.mean(1, keepdim=True)).norm(
@@ -111,7 +111,8 @@ class DiagnosticsTask(StreamTablesTask):
             "effective_rank": effective_rank(pca_spread(on_train).scale),
             "shrinkage": 1 - narrow,
         }
-        columns |= {f"overlap_{k}": overlap(*bases, k) for k in OVERLAPS if k <= min(basis.shape[-1] for basis in bases)}
+        first, second = bases
+        columns |= {f"overlap_{k}": overlap(first, second, k) for k in OVERLAPS if k <= min(first.shape[-1], second.shape[-1])}
         return pd.DataFrame(
             {"layer": layers, "stream": stream} | {name: values.cpu().numpy() for name, values in columns.items()}
         )

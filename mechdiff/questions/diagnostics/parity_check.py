@@ -1,6 +1,5 @@
-"""Before the first computation: does the row engine give what plain hooks give, and how fast does this machine go?"""
+"""Before the first computation: does the row engine give what plain hooks give, and how fast is this computer?"""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -13,14 +12,15 @@ from mechdiff.inputs.prompts import digest
 from mechdiff.questions.patch import Patch
 from mechdiff.questions.shared.request import Question
 from mechdiff.questions.shared.table_tasks import TableTask
+from mechdiff.questions.shared.task import Steps
 
-PROMPTS = 4  # that are read: two for parity, all of them for how fast it goes
+PROMPTS = 4  # prompts that are read: two for parity, all of them for speed
 COLUMNS = ["model", "difference", "limit", "runs by", "seconds a prompt", "seconds a cell"]
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What to check: run gives the pair, its prompts, device and dtype; its first PROMPTS prompts are read."""
+    """What to check. run: the pair, prompts, device and dtype; its first PROMPTS prompts are read."""
 
     run: Question
 
@@ -32,7 +32,7 @@ class ParityTask(TableTask):
     """A row per model that runs as the recipient.
 
     difference: the largest in log-probability between rows and plain hooks over four cells (each stream, at four depths) on two
-    prompts; limit: what rounding may do in this number format; runs by: rows, or hooks where they differ by more. seconds a
+    prompts; limit: what rounding may do in this number format; runs by: rows, or hooks if they differ by more. seconds a
     prompt: the clean passes of both models; seconds a cell: patching the residual stream, every layer.
     """
 
@@ -48,7 +48,7 @@ class ParityTask(TableTask):
     def key(self) -> str:
         return key(what="parity", texts=digest(self.run.chosen_prompts), **self.identity.pair)
 
-    def compute(self) -> Iterator[None]:
+    def compute(self) -> Steps[pd.DataFrame]:
         self.entering("loading the models")
         yield
         loaded, lines = self.identity.load(), []
@@ -68,8 +68,8 @@ class ParityTask(TableTask):
     def _seconds(self, loaded, side: str) -> tuple[float, float]:
         from mechdiff.models.parity import pace
 
-        other = side if loaded.offload else SIDES[side == SIDES[0]]  # two that take turns cannot both be there
-        donor, recipient = (getattr(loaded, one) for one in (other, side))
-        ids = [loaded.ids(one, self.texts) for one in (other, side)]
+        other = side if loaded.offload else SIDES[side == SIDES[0]]  # models that take turns cannot both be on the GPU
+        donor, recipient = getattr(loaded, other), getattr(loaded, side)
+        donor_ids, recipient_ids = loaded.ids(other, self.texts), loaded.ids(side, self.texts)
         with loaded.at_work(other, side):
-            return pace(donor, recipient, *ids, side in loaded.by_hooks)
+            return pace(donor, recipient, donor_ids, recipient_ids, side in loaded.by_hooks)

@@ -1,4 +1,4 @@
-"""Is a change that is low-rank in activations low-rank in weights? How far both span the same directions of a layer's output."""
+"""Is a change that is low-rank in activations also low-rank in weights? Do both span the same directions of a layer's output?"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from mechdiff.common.errors import UserError
 from mechdiff.questions.rank import Rank
 from mechdiff.questions.shared.request import Question
 from mechdiff.questions.shared.table_tasks import TableTask
+from mechdiff.questions.shared.task import Steps
 
 SIZES = (1, 2, 4, 8, 16)
 STREAM = "resid_post"
@@ -20,9 +21,9 @@ COLUMNS = ["written", "module", "k", "overlap", "chance"]
 
 @dataclass(frozen=True)
 class Overlap:
-    """Which: run gives pair, train split, direction, map, and in its layers the one whose mapped subspace is meant.
+    """What to compare. run: pair, train split, direction, map, and one layer, whose mapped subspace is compared.
 
-    Compared with it are the matrices that write into the residual stream, of that layer and of all before it.
+    It is compared with the matrices that write into the residual stream, at that layer and all before it.
     """
 
     run: Question
@@ -42,7 +43,7 @@ class OverlapTask(TableTask):
 
     def __init__(self, request: Overlap, store: Store):
         if len(request.run.chosen_layers) != 1:
-            raise UserError("The mapped subspace is that of one layer.\nTry:  --layers 26")
+            raise UserError("A mapped subspace belongs to one layer.\nTry:  --layers 26")
         run = request.run.converted(Rank, streams=(STREAM,), controls=(), back=0, horizon=1)
         run.spec.check_same_shape()
         (self.layer,) = run.chosen_layers
@@ -53,7 +54,7 @@ class OverlapTask(TableTask):
         parts = {"what": "weight overlap", "map": self.run.map, "direction": self.run.direction, "layer": self.layer}
         return key(**parts, **self.identity.train, **self.identity.pair)
 
-    def compute(self) -> Iterator[None]:
+    def compute(self) -> Steps[pd.DataFrame]:
         from mechdiff.questions.shared.fitted_maps import FittedMaps
 
         maps = FittedMaps(self.run, self.identity, self.store, (STREAM,))
@@ -64,16 +65,17 @@ class OverlapTask(TableTask):
         site = (self.run.map, "none", self.layer, STREAM)
         (fitted,) = maps.fit({site: (False, True)})
         self.entering("factorising weights")
-        lines = []
+        directions, lines = fitted[site].directions, []
+        assert directions is not None, "they were requested"
         for written in range(self.layer + 1):
-            for found in self._compare(fitted[site].directions.float(), written):
-                lines += found
+            for part in self._compare(directions.float(), written):
+                lines += part
                 yield
             self.progress.done += 1
         return pd.DataFrame(lines, columns=COLUMNS)
 
     def _compare(self, mapped, written: int) -> Iterator[list[tuple]]:
-        """A matrix's lines at a time. mapped: [width, directions]. written: the layer whose matrices are compared with it."""
+        """The lines of one matrix at a time. mapped: [width, directions]. written: the layer whose matrices are compared."""
         from mechdiff.inputs.weight_changes import Weights, difference
         from mechdiff.maths.linear_maps import overlap
         from mechdiff.maths.spectrum import spectrum
@@ -82,10 +84,12 @@ class OverlapTask(TableTask):
         width = len(mapped)
         for module in base.writers(written):
             change, _ = difference(base, tuned, (written, module)) or (None, None)
-            found = None if change is None else spectrum(change.to(mapped.device), self.run.seed)
-            rank = 0 if found is None else found.rank
-            sizes = [k for k in SIZES if k <= min(rank, mapped.shape[1])]
-            yield [(written, module, k, float(overlap(found.left, mapped, k)), k / width) for k in sizes]
+            if change is None:
+                yield []
+                continue
+            changed = spectrum(change.to(mapped.device), self.run.seed)
+            sizes = [k for k in SIZES if k <= min(changed.rank, mapped.shape[1])]
+            yield [(written, module, k, float(overlap(changed.left, mapped, k)), k / width) for k in sizes]
 
     def table(self) -> pd.DataFrame:
         run, overlaps = self.run, super().table()

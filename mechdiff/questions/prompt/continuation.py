@@ -1,9 +1,8 @@
-"""What base, tuned and patched model would say: one prompt, each model writing on from it, side by side."""
+"""What base, tuned and patched model would say: one prompt, continued by each model, side by side."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
@@ -16,7 +15,14 @@ from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import fit_maps
 from mechdiff.questions.shared.request import prompt_at
 from mechdiff.questions.shared.table_tasks import TableTask
+from mechdiff.questions.shared.task import Steps
 from mechdiff.questions.stack import StackedPatch
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from mechdiff.engine.decoding import Decoding
+    from mechdiff.engine.rows import Rows
 
 COLUMNS = ["model", "text", "tokens", "ended"]
 PATCHED = "patched"
@@ -26,7 +32,8 @@ PATCHED = "patched"
 class Continuation:
     """What to write. run: pair, prompts, direction, back, seed, and the stack that the patched model runs with, if any.
 
-    prompt: the index among the run's prompts. tokens: at most so many. temperature: nought for the likeliest token each time.
+    prompt: its index among the run's prompts. tokens: the most that are written. temperature: zero for the likeliest token each
+    time.
     """
 
     run: EffectQuestion
@@ -46,17 +53,17 @@ class Continuation:
 
 @dataclass
 class Voice:
-    """One model as it writes. decoding: its state; generator: its source of chance; ends: the tokens that end an answer."""
+    """One model that writes. decoding: its state; generator: its random numbers; ends: the tokens that end an answer."""
 
-    tokenizer: object
-    decoding: object
-    generator: object
+    tokenizer: Any
+    decoding: "Decoding"
+    generator: "Generator"
     ends: set[int]
     written: list[int] = field(default_factory=list)
     ended: bool = False
 
     def write(self, temperature: float) -> None:
-        """One token more."""
+        """Write one more token."""
         import torch
 
         logits = self.decoding.logits[0].float().cpu()
@@ -77,8 +84,8 @@ class Voice:
 class ContinuationTask(TableTask):
     """A row per model (base, tuned, and patched if there is a stack): what it has written so far, and whether it has ended.
 
-    All models draw from the same stream of chance. The patched model's states are replaced while it reads the prompt; what it
-    writes afterwards sees what that left behind.
+    All models draw the same random numbers. The patched model's states are replaced while it reads the prompt; the tokens that
+    it writes afterwards see the keys and values that this produced.
     """
 
     columns: ClassVar[list[str]] = COLUMNS
@@ -100,7 +107,7 @@ class ContinuationTask(TableTask):
         parts |= {} if all(part.plain for part in self.stack) else self.identity.train
         return key(**parts, **self.identity.pair)
 
-    def compute(self) -> Iterator[None]:
+    def compute(self) -> Steps[pd.DataFrame]:
         self.entering("loading the models")
         yield
         loaded = self.identity.load()
@@ -122,7 +129,7 @@ class ContinuationTask(TableTask):
         return self.so_far()
 
     def _side(self, name: str) -> str:
-        """Whose weights a voice runs with."""
+        """The side whose weights a voice runs with."""
         return sides(self.run.direction)[1] if name == PATCHED else name
 
     def _check_window(self, loaded) -> None:
@@ -133,7 +140,7 @@ class ContinuationTask(TableTask):
                 f"{self.request.tokens}.\nTry:  fewer tokens, or a shorter prompt"
             )
 
-    def _rows(self, loaded) -> Iterator[None]:
+    def _rows(self, loaded) -> "Steps[Rows]":
         """The stack as one row of the prompt."""
         from mechdiff.engine.build_rows import as_rows
 

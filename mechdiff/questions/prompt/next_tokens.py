@@ -1,6 +1,5 @@
 """For one prompt: the likeliest next tokens of donor and recipient, and of the recipient with a site or a stack patched."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -16,13 +15,14 @@ from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import fit_maps
 from mechdiff.questions.shared.request import prompt_at
 from mechdiff.questions.shared.table_tasks import TableTask
+from mechdiff.questions.shared.task import Steps
 
 COLUMNS = ["token", "model", "probability"]
 
 
 @dataclass(frozen=True)
 class NextTokens:
-    """What to show: run gives pair, prompts, direction, back; condition what is replaced; prompt the index among the prompts."""
+    """What to show. run: pair, prompts, direction, back. condition: what is replaced. prompt: its index among the prompts."""
 
     run: EffectQuestion
     condition: Condition | Stack
@@ -36,7 +36,7 @@ class NextTokens:
 class NextTokensTask(TableTask):
     """A table with columns token, model (base, tuned, patched) and probability, for the union of each model's top tokens.
 
-    Where two vocabularies differ, tokens are the same if their strings are; a model has no line for one that it does not have.
+    Where two vocabularies differ, tokens are the same if their strings are; a model has no line for a token it does not have.
     """
 
     columns: ClassVar[list[str]] = COLUMNS
@@ -60,7 +60,7 @@ class NextTokensTask(TableTask):
         parts |= {} if request.condition.plain else self.identity.train
         return key(**parts, **self.identity.pair, **self.identity.vocabulary)
 
-    def compute(self) -> Iterator[None]:
+    def compute(self) -> Steps[pd.DataFrame]:
         from mechdiff.engine.build_rows import as_rows
         from mechdiff.questions.shared.measure import run_locked
 
@@ -80,24 +80,24 @@ class NextTokensTask(TableTask):
 
         for _ in run_locked(loaded, recipient_side, texts, recipient, rows, measure, at):
             yield
-        found = {donor_side: donor.logprobs[self.place], recipient_side: recipient.logprobs[self.place], "patched": patched[0]}
-        return self._likeliest(found, loaded, donor_side, recipient_side)
+        logprobs = {donor_side: donor.logprobs[self.place], recipient_side: recipient.logprobs[self.place], "patched": patched[0]}
+        return self._likeliest(logprobs, loaded, donor_side, recipient_side)
 
     def _likeliest(self, logprobs: dict, loaded, donor: str, recipient: str) -> pd.DataFrame:
         """logprobs: model -> [its own vocabulary]."""
-        shared, side_of, found = vocabulary_of(loaded), {"base": "base", "tuned": "tuned", "patched": recipient}, {}
+        shared, side_of, tokens = vocabulary_of(loaded), {"base": "base", "tuned": "tuned", "patched": recipient}, {}
         for model, values in logprobs.items():
             side, other = (donor, recipient) if side_of[model] == donor else (recipient, donor)
             for token in values.topk(self.request.top).indices.tolist():
                 twin = [token] if shared is None else shared.across([token], side)
                 ids = {side: token} | dict(zip([other], twin))  # of one string, in the models that have it
-                found[ids.get(donor), ids.get(recipient)] = ids
+                tokens[ids.get(donor), ids.get(recipient)] = ids
 
         def values(ids: dict[str, int]) -> dict:
             return {model: logprobs[model][ids[side]] for model, side in side_of.items() if side in ids}
 
         lines = []
-        for ids in sorted(found.values(), key=lambda ids: max(values(ids).values()), reverse=True):
+        for ids in sorted(tokens.values(), key=lambda ids: max(values(ids).values()), reverse=True):
             side = recipient if recipient in ids else donor
             name = loaded.tokenizers.label(ids[side], side)
             lines += [(name, model, value.exp().item()) for model, value in values(ids).items()]

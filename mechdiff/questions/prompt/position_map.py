@@ -1,7 +1,6 @@
-"""Where in a prompt does it matter? Every token of one prompt, under every layer: a state replaced there, read at the end."""
+"""Where in a prompt does it matter? One state replaced at each token and layer; its effect on the prompt's next token."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -13,24 +12,26 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import SIDES
 from mechdiff.engine.intervention import Place
 from mechdiff.inputs.prompts import digest
+from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.questions.patch import Patch
 from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.request import prompt_at
 from mechdiff.questions.shared.table_tasks import TableTask
+from mechdiff.questions.shared.task import Steps
 
 COLUMNS = ["token", "text", "back", "layer", "stream", "kl", "kl_to_donor", "kl_donor_clean"]
 
 
 @dataclass(frozen=True)
 class PositionMap:
-    """What to map: run is a patch of some layers and streams; prompt is the index among its prompts."""
+    """What to map. run: a patch of some layers and streams. prompt: its index among the prompts."""
 
     run: Patch
     prompt: int = 0
 
     def __post_init__(self):
         if not isinstance(self.run, Patch):
-            raise UserError("A position map is one of patches.\nTry:  run patch")
+            raise UserError("A position map needs a patch request.\nTry:  run patch")
 
     def task(self, store: Store) -> "PositionMapTask":
         return PositionMapTask(self, store)
@@ -55,7 +56,7 @@ class PositionMapTask(TableTask):
         parts |= {} if all(c.plain for c in self.conditions) else self.identity.train
         return key(**parts, **self.identity.pair)
 
-    def compute(self) -> Iterator[None]:
+    def compute(self) -> Steps[pd.DataFrame]:
         self.entering("loading the models")
         yield
         loaded, ids = yield from self._read()
@@ -73,8 +74,8 @@ class PositionMapTask(TableTask):
             yield
         return self.so_far()
 
-    def _read(self) -> Iterator[None]:
-        """The pair and the prompt's token ids, after one clean pass of both models: what a column needs is a part of it."""
+    def _read(self) -> Steps[tuple[LoadedPair, list[int]]]:
+        """The pair and the prompt's token ids, after one clean pass of both models, which contains what each column needs."""
         loaded = self.identity.load()
         self.entering("reading the prompt")
         ids = loaded.ids("base", (self.prompt.text,))[0]
@@ -96,7 +97,7 @@ class PositionMapTask(TableTask):
 
 @dataclass(frozen=True)
 class MapTime:
-    """How long a position map takes on this machine, asked before it is begun."""
+    """How long a position map takes on this computer, to be known before it begins."""
 
     run: Patch
     prompt: int = 0
@@ -109,8 +110,8 @@ class MapTime:
 
 
 class MapTimeTask(PositionMapTask):
-    """One row: seconds, and columns, one a token. A column's work is its layers times the tokens from it to the end, so one in
-    the middle is timed, and scaled to the whole map. It is stored, and the map then need not compute it.
+    """One row: seconds, and columns, one per token. A column's work is its layers times the tokens from it to the end, so one in
+    the middle is timed, and scaled to the whole map. It is stored, and the map then does not compute it again.
     """
 
     columns: ClassVar[list[str]] = ["seconds", "columns"]
@@ -119,7 +120,7 @@ class MapTimeTask(PositionMapTask):
     def key(self) -> str:
         return key(mapped=super().key, what="seconds")
 
-    def compute(self) -> Iterator[None]:
+    def compute(self) -> Steps[pd.DataFrame]:
         self.entering("loading the models")
         yield
         _, ids = yield from self._read()
@@ -127,7 +128,7 @@ class MapTimeTask(PositionMapTask):
         fresh = [column for column in columns if column.done < column.total][:2]
         self.entering("timing one column")
         seconds_a_token = 0.0
-        for column in fresh:  # the first one waits for more: maps, the check against plain hooks
+        for column in fresh:  # the first includes other work: maps, the check against plain hooks
             start = time.monotonic()
             yield from column.steps()
             seconds_a_token = (time.monotonic() - start) / (column.run.back + 1)

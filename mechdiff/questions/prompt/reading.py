@@ -1,6 +1,5 @@
-"""One prompt read by both models: how far their next-token distributions part after every token, and what each expects."""
+"""One prompt read by both models: how far their next-token distributions diverge after every token, and what each expects."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -14,6 +13,7 @@ from mechdiff.inputs.prompts import digest
 from mechdiff.inputs.vocabularies import vocabulary_of
 from mechdiff.questions.shared.request import Question, prompt_at
 from mechdiff.questions.shared.table_tasks import TableTask
+from mechdiff.questions.shared.task import Steps
 
 PIECE = 64  # tokens that are unembedded together
 COLUMNS = ["token", "text", "own", "back", "kl", "rank", "model", "next", "probability"]
@@ -21,7 +21,7 @@ COLUMNS = ["token", "text", "own", "back", "kl", "rank", "model", "next", "proba
 
 @dataclass(frozen=True)
 class Reading:
-    """What to read: run gives the pair and the prompts; prompt is the index among them; top: expected tokens a model."""
+    """What to read. run: the pair and the prompts. prompt: its index among them. top: expected tokens per model."""
 
     run: Question
     prompt: int = 0
@@ -34,11 +34,11 @@ class Reading:
 class ReadingTask(TableTask):
     """A row per token of the prompt, model and expected next token.
 
-    token: its index, from 0; text: the token itself; own: whether it lies in the prompt's own text, not the template's; back: how
-    far before the decision token; kl: KL(tuned || base) of the next token there, nats; rank, next, probability: the model's
+    token: its index, from 0; text: the token itself; own: whether it is in the prompt's own text, not the template's; back: its
+    distance to the decision token; kl: KL(tuned || base) of the next token there, nats; rank, next, probability: the model's
     likeliest next tokens, from rank 0, and those of the other model too. Two tokenizers that differ share no token of the prompt
-    but the decision token, so that alone is then there. Where two vocabularies differ, kl is taken over the strings that both
-    have, renormalised, a column `vocabulary` says so, and a model has no line for a token that it does not have.
+    but the decision token, so the table then has that token alone. Where two vocabularies differ, kl is computed over the strings
+    that both have, renormalised, a column `vocabulary` says so, and a model has no line for a token that it does not have.
     """
 
     columns: ClassVar[list[str]] = COLUMNS
@@ -52,7 +52,7 @@ class ReadingTask(TableTask):
         parts = {"what": "reading of both", "columns": COLUMNS, "top": self.request.top, "texts": digest([self.prompt])}
         return key(**parts, **self.identity.pair, **self.identity.vocabulary)
 
-    def compute(self) -> Iterator[None]:
+    def compute(self) -> Steps[pd.DataFrame]:
         self.entering("loading the models")
         yield
         loaded = self.identity.load()
@@ -65,7 +65,7 @@ class ReadingTask(TableTask):
             yield
         own, words = self._own(loaded, ids), loaded.tokenizers.labels(ids, SIDES[-1])
         if not loaded.tokenizers.shared:
-            own, words, states = own[-1:], words[-1:], {side: found[-1:] for side, found in states.items()}
+            own, words, states = own[-1:], words[-1:], {side: rows[-1:] for side, rows in states.items()}
         self.progress.total, parts, shared = len(words), [], vocabulary_of(loaded)
         for start in range(0, self.total, PIECE):
             with loaded.at_work():
@@ -76,7 +76,7 @@ class ReadingTask(TableTask):
 
     @staticmethod
     def _states(anatomy, ids: list[int]):
-        """What leaves the last layer, [tokens, width]."""
+        """The states that leave the last layer, [tokens, width]."""
         import torch
 
         from mechdiff.engine.decoding import last_states
@@ -86,14 +86,14 @@ class ReadingTask(TableTask):
         return states[0][0]
 
     def _own(self, loaded, ids: list[int]) -> list[bool]:
-        """Which tokens are the prompt's own; all, where the tokenizer or the template does not let one know."""
+        """Which tokens are the prompt's own; all, if the tokenizer or the template does not tell."""
         try:
             return [start < end for start, end in loaded.tokenizers.spans(self.prompt.text, SIDES[-1])]
         except UserError:
             return [True] * len(ids)
 
-    def _compare(self, loaded, shared, words: list[str], own: list[bool], states: dict, some: range) -> list[tuple]:
-        """Lines of some tokens. shared: the vocabulary that both models have, None for one and the same."""
+    def _compare(self, loaded, shared, words: list[str], own: list[bool], states: dict, piece: range) -> list[tuple]:
+        """Lines of a piece's tokens. shared: the tokens that both models have; None if they have the same vocabulary."""
         import torch
 
         from mechdiff.maths.similarity import kl
@@ -101,20 +101,20 @@ class ReadingTask(TableTask):
         logprobs = {}
         for side in SIDES:
             with torch.no_grad(), loaded.resident(side):
-                logits = getattr(loaded, side).logits(states[side][some.start : some.stop])
+                logits = getattr(loaded, side).logits(states[side][piece.start : piece.stop])
             logprobs[side] = logits.float().log_softmax(-1)
         lines, within = [], logprobs
         if shared is not None:
-            within = {side: found[:, getattr(shared, side)].log_softmax(-1) for side, found in logprobs.items()}
-        apart = kl(within["tuned"], within["base"]).tolist()
+            within = {side: values[:, getattr(shared, side)].log_softmax(-1) for side, values in logprobs.items()}
+        divergences = kl(within["tuned"], within["base"]).tolist()
         likeliest = {side: logprobs[side].topk(self.request.top).indices.tolist() for side in SIDES}
-        for row, token in enumerate(some):
-            here = (token, words[token], own[token], len(words) - 1 - token, apart[row])
+        for row, token in enumerate(piece):
+            here = (token, words[token], own[token], len(words) - 1 - token, divergences[row])
             for side, other in (SIDES, SIDES[::-1]):
                 others = likeliest[other][row] if shared is None else shared.across(likeliest[other][row], other)
                 tokens = list(dict.fromkeys([*likeliest[side][row], *others]))
                 values = logprobs[side][row, tokens]
                 ranks = (logprobs[side][row] > values[:, None]).sum(1).tolist()
-                names = [loaded.tokenizers.label(one, side) for one in tokens]
+                names = [loaded.tokenizers.label(other_id, side) for other_id in tokens]
                 lines += [(*here, *line) for line in zip(ranks, [side] * len(tokens), names, values.exp().tolist())]
         return lines

@@ -9,10 +9,10 @@ from mechdiff.maths.intervals import bootstrap_weights, percentiles
 
 KEYS = ("pair", "domain", "direction", "condition", "layer", "stream", "map", "control")
 BESIDE = ("agrees_base", "agrees_tuned", "kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned")
-SHARES = ("agrees_base", "agrees_tuned", "refused", "exact", "choice_right")  # nought or one a prompt
+SHARES = ("agrees_base", "agrees_tuned", "refused", "exact", "choice_right")  # zero or one for each prompt
 MEANS = ("kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned", "refusal_logprob", "choice_logprob")  # nats
 STYLE = "style"  # all marks of style together
-PER = 100  # tokens that marks are counted a
+PER = 100  # marks are counted per so many tokens
 SHARE, NATS, RATE = "share", "nats", f"per {PER} tokens"
 
 
@@ -21,15 +21,16 @@ def units() -> dict[str, str]:
     return dict.fromkeys(SHARES, SHARE) | dict.fromkeys(MEANS, NATS) | dict.fromkeys((STYLE, *patterns()), RATE)
 
 
-def summarise(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
-    """A line per condition and measure: mean, low, high; and change, change_low, change_high: its mean less its reference's.
+def summary(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
+    """A line per condition and measure: mean, low, high; and change, change_low, change_high: its mean minus its reference's.
 
     The reference of tuned is the clean base model, that of a patch the clean recipient, on the same prompts, resampled together.
-    unit: share (of the prompts), nats, or marks per 100 tokens of all answers. prompts, templates: on how many it rests. A
-    measure that no prompt has (exact match without answers) has no line. clusters: the template of each prompt.
+    unit: share (of the prompts), nats, or marks per 100 tokens of all answers. prompts, templates: their numbers. A measure that
+    no prompt has (exact match without answers) has no line. clusters: the template of each prompt.
     """
-    conditions, found = table[[name for name in KEYS if name in table]].drop_duplicates().dropna(axis=1, how="all"), []
-    references = [reference(line.condition, line.direction, set(conditions["condition"])) for line in conditions.itertuples()]
+    conditions, rows = table[[name for name in KEYS if name in table]].drop_duplicates().dropna(axis=1, how="all"), []
+    present = set(conditions["condition"])
+    references = [reference(str(line["condition"]), str(line["direction"]), present) for _, line in conditions.iterrows()]
     table = table.assign(**{STYLE: table[list(patterns())].sum(axis=1)}) if len(table) else table
     for measure, unit in units().items() if len(table) else ():
         wide = {name: table.pivot(index="prompt", columns="condition", values=name) for name in (measure, "tokens")}
@@ -42,27 +43,28 @@ def summarise(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
         resampled = means(values, tokens if unit == RATE else None, chosen)
         place = {name: number for number, name in enumerate(names)}
         for number, line in enumerate(conditions.to_dict("records")):
-            mine = resampled[:, number]
-            apart = mine - resampled[:, place[references[number]]] if references[number] else np.full(len(mine), np.nan)
-            numbers = dict(zip(("mean", "low", "high"), (mine[0], *known(mine[1:]))))
-            numbers |= dict(zip(("change", "change_low", "change_high"), (apart[0], *known(apart[1:]))))
+            own, other = resampled[:, number], references[number]
+            change = np.full(len(own), np.nan) if other is None else own - resampled[:, place[other]]
+            numbers = dict(zip(("mean", "low", "high"), (own[0], *known_interval(own[1:]))))
+            numbers |= dict(zip(("change", "change_low", "change_high"), (change[0], *known_interval(change[1:]))))
             counts = {"prompts": len(chosen), "templates": len(set(chosen))}
-            found.append(line | {"measure": measure, "unit": unit} | numbers | counts)
-    return pd.DataFrame(found, columns=None if found else [*KEYS, "measure", "unit", "mean", "low", "high"])
+            rows.append(line | {"measure": measure, "unit": unit} | numbers | counts)
+    return pd.DataFrame(rows, columns=None if rows else [*KEYS, "measure", "unit", "mean", "low", "high"])
 
 
-def known(resampled: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval over the resamples that have a value: one whose answers hold no token has no rate."""
-    there = resampled[~np.isnan(resampled)]
-    return percentiles(there) if len(there) else (np.nan, np.nan)
+def known_interval(resampled: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval over the resamples that have a value: one whose answers have no tokens has no rate."""
+    values = resampled[~np.isnan(resampled)]
+    low, high = percentiles(values) if len(values) else (np.nan, np.nan)
+    return low, high
 
 
-def reference(condition: str, direction: str, there: set[str]) -> str | None:
-    """The condition that another one's change is counted from; None for the clean base model, and where it is not there."""
+def reference(condition: str, direction: str, present: set[str]) -> str | None:
+    """The condition that another one's change is measured from; None for the clean base model, and if it is not present."""
     if condition == f"clean {SIDES[0]}":
         return None
     name = f"clean {SIDES[0] if condition == f'clean {SIDES[1]}' else sides(direction)[1]}"
-    return name if name in there else None
+    return name if name in present else None
 
 
 def means(values: np.ndarray, tokens: np.ndarray | None, clusters: list[str]) -> np.ndarray:
@@ -77,7 +79,7 @@ def means(values: np.ndarray, tokens: np.ndarray | None, clusters: list[str]) ->
     return PER * (weights @ values) / np.where(written, written, np.nan)
 
 
-NAMES = {  # what people are shown, in this order
+NAMES = {  # the measures in tables for people, in this order
     "agrees_base": "Same next token",
     "kl_from_base": "KL(tuned || base)",
     "kl_to_base": "KL(base || tuned)",
@@ -88,22 +90,23 @@ NAMES = {  # what people are shown, in this order
     "choice_logprob": "Its log-probability",
     STYLE: "Marks of style",
 }
-ONE = ("agrees_base", "kl_from_base", "kl_to_base")  # that say something of both models at once
+OF_BOTH = ("agrees_base", "kl_from_base", "kl_to_base")  # measures that describe both models at once
 
 
-def told(lines: pd.DataFrame) -> pd.DataFrame:
+def in_words(lines: pd.DataFrame) -> pd.DataFrame:
     """The clean models' lines of a summary in words, a row per measure: name, base, tuned, change, both (in place of the three).
 
-    What the prompts do not have is left out.
+    Measures that the prompts do not have are left out.
     """
-    found = {side: lines[lines["condition"] == f"clean {side}"].set_index("measure") for side in SIDES}
+    clean = {side: lines[lines["condition"] == f"clean {side}"] for side in SIDES}
     rows = []
     for measure, name in NAMES.items():
-        if any(measure not in part.index for part in found.values()):
+        base, tuned = (part[part["measure"] == measure] for part in clean.values())
+        if base.empty or tuned.empty:
             continue
-        base, tuned = (part.loc[measure] for part in found.values())
-        row = {"measure": measure, "name": name, "both": text(tuned) if measure in ONE else ""}
-        if measure not in ONE:
+        base, tuned = base.iloc[0], tuned.iloc[0]
+        row = {"measure": measure, "name": name, "both": text(tuned) if measure in OF_BOTH else ""}
+        if measure not in OF_BOTH:
             row |= {"base": text(base), "tuned": text(tuned), "change": text(tuned, "change")}
         rows.append(row)
     return pd.DataFrame(rows, columns=["measure", "name", "both", "base", "tuned", "change"]).fillna("").set_index("measure")
@@ -121,6 +124,6 @@ def text(line: pd.Series, what: str = "mean") -> str:
 
 def style(lines: pd.DataFrame) -> pd.DataFrame:
     """The clean models' marks of style as a chart draws them: kind, model, mean, low, high."""
-    shown = lines[lines["measure"].isin(patterns()) & lines["condition"].isin([f"clean {side}" for side in SIDES])]
-    kind, model = shown["measure"].str.replace("_", " "), shown["condition"].str.removeprefix("clean ")
-    return shown[["mean", "low", "high"]].assign(kind=kind, model=model)
+    marks = lines[lines["measure"].isin(patterns()) & lines["condition"].isin([f"clean {side}" for side in SIDES])]
+    kind, model = marks["measure"].str.replace("_", " "), marks["condition"].str.removeprefix("clean ")
+    return marks[["mean", "low", "high"]].assign(kind=kind, model=model)

@@ -4,13 +4,13 @@ from mechdiff.engine.intervention import Condition
 from mechdiff.questions.shared.request import Question
 
 
-def site_conditions(request: Question) -> list[Condition]:
-    """Every chosen layer and stream under the request's map, each followed by its controls."""
+def site_conditions(request: Question, name: str, controls: tuple[str, ...]) -> list[Condition]:
+    """Every chosen layer and stream under the map of this name, each followed by its controls."""
     conditions = []
     for stream in request.streams:
         for layer in request.chosen_layers:
-            condition = Condition(layer, stream, request.map, heads=every_head(request, stream))
-            conditions += [condition, *(condition.as_control(control) for control in request.controls)]
+            condition = Condition(layer, stream, name, heads=every_head(request, stream))
+            conditions += [condition, *(condition.as_control(control) for control in controls)]
     return conditions
 
 

@@ -1,7 +1,7 @@
-"""Computing the effects that a plan lacks, in passes: chunks of one block or several that walk through the recipient together.
+"""Computing the effects that a plan lacks, in passes: chunks of one or more blocks that run through the recipient together.
 
-How chunks are divided into passes depends on the request alone, and a pass is computed whole: a request that was stopped goes on
-to the same numbers, bit for bit.
+How chunks are divided into passes depends only on the request, and a pass is computed whole: a request that was stopped and
+continued gives the same numbers, bit for bit.
 """
 
 from collections import defaultdict
@@ -14,11 +14,12 @@ import numpy as np
 from mechdiff.common.terms import sides
 from mechdiff.engine.build_rows import as_rows, site_of
 from mechdiff.engine.intervention import Condition
+from mechdiff.engine.trace import Trace
 from mechdiff.inputs import vocabularies
 from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.questions.shared.effect_plan import Chunk, EffectPlan, Group
 from mechdiff.questions.shared.measure import Measure, piece_sizes, run_locked
-from mechdiff.questions.shared.task import Progress
+from mechdiff.questions.shared.task import Progress, Steps
 
 Keep = Callable[[], None]
 
@@ -31,8 +32,8 @@ class Passes:
         self.donor, self.recipient = sides(plan.run.direction)
 
     def steps(self) -> Iterator[None]:
-        """Every pass that lacks something. On a GPU a pass is stored while the next one is computed."""
-        plan, keep = self.plan, nothing_left
+        """Every pass that is not complete. On a GPU a pass is stored while the next one is computed."""
+        plan, keep = self.plan, nothing_to_store
         if self.loaded.offload:  # all of the donor's passes first: the models then change places once, and not for every block
             for number in plan.missing_blocks:
                 yield from self.read(self.donor, [number], False)
@@ -41,20 +42,20 @@ class Passes:
             for chunks in self.divided(numbers):
                 if all(chunk.effects for chunk in chunks):
                     continue
-                following: Keep = yield from self.compute(chunks)
+                following = yield from self.compute(chunks)
                 keep()
                 keep = following
                 if plan.identity.device != "cuda":
                     following()
-                    keep = nothing_left
+                    keep = nothing_to_store
                 yield
         keep()
         yield
 
     def together(self) -> list[list[int]]:
-        """The blocks that walk together: all that lack something, if one pass can hold every row of them; else one by one.
+        """The blocks that run together: all incomplete ones, if one pass can hold all their rows; otherwise one by one.
 
-        So a request that could be stopped half-way, and goes on, computes the same passes.
+        So a request that was stopped half-way, and is continued, computes the same passes.
         """
         plan, lacking = self.plan, self.plan.missing_blocks
         rows = len(plan.conditions) * sum(len(plan.blocks[number]) for number in lacking) * plan.place.span
@@ -66,7 +67,7 @@ class Passes:
         return piece_sizes(getattr(self.loaded, self.recipient))[0]
 
     def divided(self, numbers: list[int]) -> list[list[Chunk]]:
-        """The chunks of some blocks in passes of as many rows as may walk together, a larger chunk alone."""
+        """The chunks of some blocks in passes of as many rows as may run together; a larger chunk alone."""
         limit = self.most_rows // (len(self.plan.prompts_of(numbers)) * self.plan.place.span)
         passes: list[list[Chunk]] = []
         rows, alike = limit, defaultdict(list)
@@ -80,8 +81,8 @@ class Passes:
             rows += len(conditions)
         return passes
 
-    def compute(self, chunks: list[Chunk]) -> Iterator[None]:
-        """One pass. Returns what stores its results, to be called when it may wait for them."""
+    def compute(self, chunks: list[Chunk]) -> Steps[Keep]:
+        """One pass. Returns the function that stores its results, which waits until they are in main memory."""
         plan, loaded, progress = self.plan, self.loaded, self.progress
         numbers = sorted({chunk.block for chunk in chunks})
         texts = plan.prompts_of(numbers)
@@ -109,8 +110,8 @@ class Passes:
         yield
         return partial(self.keep, chunks, numbers, measure, shared.counts if shared else {})
 
-    def read(self, side: str, numbers: list[int], keep_calls: bool) -> Iterator[None]:
-        """One side's clean pass over some blocks, with a step after each that has to be made."""
+    def read(self, side: str, numbers: list[int], keep_calls: bool) -> Steps[Trace]:
+        """One side's clean pass over some blocks, with a step after each block that has to be computed."""
         loaded, plan = self.loaded, self.plan
         texts = plan.prompts_of(numbers)
         if len(numbers) > 1 and loaded.known(side, texts, keep_calls, plan.place) is None:
@@ -139,7 +140,7 @@ class Passes:
         return tuple(self.loaded.tokenizers.token_id(text, self.recipient) for text in texts)
 
 
-def nothing_left() -> None:
+def nothing_to_store() -> None:
     """Every pass is stored."""
 
 
@@ -150,8 +151,9 @@ def slices(names: list, lengths: list[int]) -> dict[Any, slice]:
 
 
 def used_alphas(conditions: Group, maps: dict) -> dict[str, np.ndarray]:
-    """The scale that each mapped condition used, [conditions, 1]; nothing where none is mapped."""
-    if not any(isinstance(c, Condition) and c.map != "none" for c in conditions):
+    """The scale that each mapped condition used, [conditions, 1]; nothing if none is mapped. A stack is a group of its own."""
+    single = [condition for condition in conditions if isinstance(condition, Condition)]
+    if all(condition.map == "none" for condition in single):
         return {}
-    scales = [maps[site_of(c)].alpha if c.alpha is None else c.alpha for c in conditions]
+    scales = [maps[site_of(c)].alpha if c.alpha is None else c.alpha for c in single]
     return {"alpha_used": np.array(scales, np.float32)[:, None]}

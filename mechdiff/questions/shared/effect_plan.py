@@ -1,6 +1,6 @@
-"""Which effects a request needs: conditions on prompts, in chunks that the store keeps.
+"""Which effects a request needs: conditions on prompts, in chunks that are stored.
 
-A chunk is a block of prompts under the conditions of one site: a later request finds every chunk that an earlier one computed.
+A chunk is a block of prompts under the conditions of one site: a later request reads every chunk that an earlier one computed.
 """
 
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from mechdiff.common.terms import sides
 from mechdiff.engine.intervention import Condition, Place, Stack
 from mechdiff.inputs import prompts
 from mechdiff.inputs.prompts import Prompt
+from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.lines import MEASURES
-from mechdiff.questions.shared.request import Question
 
 Group = tuple[Condition | Stack, ...]
 Arrays = dict[str, np.ndarray]
@@ -32,16 +32,15 @@ class Chunk:
 
 
 class EffectPlan:
-    """The chunks of a request, and what the store holds of them.
+    """The chunks of a request, with the effects that are stored.
 
     groups: conditions that are stored together; each group has one layer and stream. texts: the prompts.
     """
 
-    def __init__(self, run: Question, groups: list[Group], store: Store, texts: list[Prompt]):
+    def __init__(self, run: EffectQuestion, groups: list[Group], store: Store, texts: list[Prompt]):
         self.run, self.store, self.identity, self.texts = run, store, Identity(run), texts
         self.groups = sorted(dict.fromkeys(groups), key=lambda group: group[0].layer)
-        back, horizon = getattr(run, "back", 0), getattr(run, "horizon", 1)
-        self.place = Place(back, horizon, sides(run.direction)[0] if horizon > 1 else "")
+        self.place = Place(run.back, run.horizon, sides(run.direction)[0] if run.horizon > 1 else "")
         self.blocks = prompts.blocks(texts)
 
     @cached_property
@@ -67,7 +66,7 @@ class EffectPlan:
         return Chunk(block, group, name, self.store.arrays(name))
 
     def key(self, what: str, texts: str, conditions: tuple) -> str:
-        """Where the store keeps effects: by content of the pair, prompts and conditions, and the fields that say so."""
+        """The key under which effects are stored: content of the pair, prompts and conditions, and the request's key fields."""
         parts = {"what": what, "direction": self.run.direction, "texts": texts, "conditions": repr(conditions)}
         parts |= self.run.key_fields()
         flat = [c for group in conditions for c in group] if isinstance(conditions[0], tuple) else conditions
@@ -102,18 +101,19 @@ class EffectPlan:
     def values(self) -> Arrays:
         """The measures of every condition on every prompt, [conditions, prompts]; nan where they are not known yet.
 
-        A whole answer is kept beside its chunks, so that a repeat is one look-up.
+        A complete answer is stored in addition to its chunks, so that a repeat is one look-up.
         """
         if self.whole is not None:
             return self.whole
-        names = {name: None for chunk in self.known for name in chunk.effects} or dict.fromkeys(MEASURES)
+        known = [(chunk, chunk.effects) for chunk in self.chunks if chunk.effects]
+        names = {name: None for _, effects in known for name in effects} or dict.fromkeys(MEASURES)
         values = {name: np.full((len(self.conditions), len(self.texts)), np.nan, np.float32) for name in names}
         starts = dict(zip(self.groups, np.cumsum([0, *map(len, self.groups)])))
-        for chunk in self.known:
+        for chunk, effects in known:
             rows = slice(starts[chunk.conditions], starts[chunk.conditions] + len(chunk.conditions))
             first = chunk.block * prompts.BLOCK
-            for name, effects in chunk.effects.items():
-                values[name][rows, first : first + len(self.blocks[chunk.block])] = effects
+            for name, measure in effects.items():
+                values[name][rows, first : first + len(self.blocks[chunk.block])] = measure
         if all(chunk.effects for chunk in self.chunks):
             self.whole = values
             self.store.put_arrays(self.whole_key, values)

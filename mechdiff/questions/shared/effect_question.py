@@ -10,7 +10,7 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import CONTROLS
 from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.request import Index, Question, check_controls
-from mechdiff.questions.shared.summary import summarise, wide
+from mechdiff.questions.shared.summary import effect_summary, wide
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ class EffectQuestion(Question):
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """A line per condition: mean effect over prompts, its interval, and the ratios that apply."""
-        return summarise(wide(table, self.ratio), self.templates)
+        return effect_summary(wide(table, self.ratio), self.templates)

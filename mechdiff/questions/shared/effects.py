@@ -11,10 +11,11 @@ from mechdiff.engine.intervention import Condition
 from mechdiff.inputs import vocabularies
 from mechdiff.inputs.prompts import Prompt
 from mechdiff.questions.shared.effect_plan import Arrays, EffectPlan, Group
+from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.lines import MEASURES, SITE, Wide, leading_columns, site_labels
 from mechdiff.questions.shared.request import Question
-from mechdiff.questions.shared.task import Progress, Task
+from mechdiff.questions.shared.task import Progress, Steps, Task
 
 
 class EffectsTask(Task):
@@ -25,7 +26,7 @@ class EffectsTask(Task):
 
     plan_type = EffectPlan
 
-    def __init__(self, run: Question, groups: list[Group], store: Store, texts: list[Prompt] | None = None):
+    def __init__(self, run: EffectQuestion, groups: list[Group], store: Store, texts: list[Prompt] | None = None):
         self.run, self.model_notices = run, []
         self.plan = self.plan_type(run, groups, store, run.chosen_prompts if texts is None else texts)
         if run.spec.tuned.weights != run.spec.base.weights:
@@ -41,7 +42,7 @@ class EffectsTask(Task):
 
     @property
     def notices(self) -> list[str]:
-        """How the models run, which prompts were left out, and over which vocabulary effects are where that is not all of it."""
+        """How the models run, which prompts were left out, and which vocabulary effects are over, where that is not all of it."""
         about = vocabularies.summary(self.values(), self.run.direction)
         return [*self.model_notices, *self.run.notices, *([vocabularies.message(about)] if about else [])]
 
@@ -66,14 +67,14 @@ class EffectsTask(Task):
         return self.plan.values()
 
     def labels(self) -> pd.DataFrame:
-        """A row per line's condition, in the columns of SITE. row: its place among the conditions; reference: that of the
-        condition it is compared with, if any.
+        """A row per line's condition, in the columns of SITE. row: its index among the conditions; reference: the index of the
+        condition it is compared with, if there is one.
         """
         labels = pd.DataFrame([site_labels(condition, self.run) for condition in self.conditions], columns=list(SITE))
         return labels.assign(row=range(len(labels)))
 
     def wide(self) -> Wide:
-        """What is known, with what the lines are compared with."""
+        """The effects that are known, with their references."""
         labels, (values, vocabulary) = self.labels(), vocabularies.without_counts(self.values())
         names = (*MEASURES, *sorted(values.keys() - {*MEASURES}))
         effects = {name: values[name][labels["row"]] for name in names if name in values}
@@ -89,7 +90,7 @@ class EffectsTask(Task):
         return self.wide().long()
 
 
-def fit_maps(run: Question, identity: Identity, store: Store, conditions: list, progress: Progress) -> Iterator[None]:
+def fit_maps(run: Question, identity: Identity, store: Store, conditions: list, progress: Progress) -> Steps[dict]:
     """Fit the maps that conditions need, on the train split. Returns them by site."""
     sites = {}
     for condition in (part for stack in conditions for part in stack.parts):

@@ -14,7 +14,7 @@ from mechdiff.engine.build_rows import Site, SiteMap
 from mechdiff.maths.linalg import in_parallel
 from mechdiff.maths.linear_maps import FITS, Map, PcaSpread, folds, output_directions, pca_spread, random_rotation, size_ratios
 from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import Question
+from mechdiff.questions.shared.request import Question, positions_of
 from mechdiff.questions.shared.states import States
 
 IN_MEMORY = 1 << 30  # bytes of fitted maps that stay in memory for the next request
@@ -37,13 +37,14 @@ class FittedMaps:
 
     def __init__(self, run: Question, identity: Identity, store: Store, streams: tuple[str, ...]):
         self.run, self.identity = run, identity
-        stored = STREAMS if run.positions == 1 else streams  # many positions fill the disk: only what is asked for
-        self.states = States(identity, run.train_prompts, store, run.positions, run.seed, stored)
+        positions = positions_of(run)
+        stored = STREAMS if positions == 1 else streams  # many positions fill the disk: only what is needed
+        self.states = States(identity, run.train_prompts, store, positions, run.seed, stored)
         self.donor, self.recipient = sides(run.direction)
         self.depth = run.spec.layers
 
     def waiting(self) -> int:
-        """Train prompts, counted once a side, whose states are still to be computed."""
+        """Train prompts, counted once per side, whose states are still to be computed."""
         return sum(len(block) for _, block in self.states.missing())
 
     def steps(self) -> Iterator[int]:
@@ -84,9 +85,10 @@ class FittedMaps:
 
         @lru_cache
         def at(layer: int) -> tuple[PcaSpread, PcaSpread]:
-            return tuple(pca_spread(states[layer : layer + 1].to(self.identity.device)) for states in (x, y))
+            left, right = (pca_spread(states[layer : layer + 1].to(self.identity.device)) for states in (x, y))
+            return left, right
 
-        found, layer = {}, next(iter(sites))[2]
+        maps, layer = {}, next(iter(sites))[2]
         mean = at(layer)[1].mean[0]
         ratios = self._ratios([site[:2] for site, (scaled, _) in sites.items() if scaled], *at(layer))
         for site, (scaled, cuts) in sites.items():
@@ -97,8 +99,8 @@ class FittedMaps:
             if scaled:
                 unseen = ratios.get((name, control))
                 alpha = self._scale(name, control, fitted, *at(layer)) if unseen is None else unseen.quantile(0.5).item()
-            found[site] = SiteMap(fitted[0], mean, alpha, output_directions(fitted, source)[0] if cuts else None)
-        return found
+            maps[site] = SiteMap(fitted[0], mean, alpha, output_directions(fitted, source)[0] if cuts else None)
+        return maps
 
     def other(self, layer: int) -> int:
         """The layer whose map stands in as a control: half the depth away."""

@@ -1,11 +1,11 @@
-"""What a stored value depends on, apart from what was asked: the pair's content, the precision, the device, the kernel."""
+"""What a stored value depends on, apart from the request: the pair's content, the precision, the device, the kernel."""
 
 from functools import cached_property
 
 from mechdiff.inputs import prompts
 from mechdiff.inputs.vocabularies import one_tokenizer
 from mechdiff.models import registry
-from mechdiff.questions.shared.request import Question
+from mechdiff.questions.shared.request import Question, positions_of
 
 
 class Identity:
@@ -35,15 +35,15 @@ class Identity:
 
     @cached_property
     def train(self) -> dict:
-        """What fitted maps, and what is drawn at random, depend on beside the pair."""
+        """What fitted maps and random draws depend on, besides the pair."""
         run = self.run
-        positions = getattr(run, "positions", 1)
+        positions = positions_of(run)
         parts = {"train": prompts.digest(run.train_prompts), "positions": positions, "seed": run.seed}
         return parts | ({"curated": sorted(prompts.read_positions(run.chosen_domain).items())} if positions > 1 else {})
 
     @cached_property
     def vocabulary(self) -> dict:
-        """What divergences depend on where two tokenizers may differ: that they are taken over the strings both have."""
+        """What divergences depend on where two tokenizers may differ: that they are computed over the strings that both have."""
         return {} if one_tokenizer(self.run.spec) else {"vocabulary": "shared strings"}
 
     def states(self, side: str, block: list[prompts.Prompt], stream: str) -> dict:

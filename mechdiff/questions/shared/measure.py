@@ -1,6 +1,6 @@
-"""Running rows under the weights' lock, and what is read from each row's next-token distribution."""
+"""Running rows under the weights' lock, and measuring each row's next-token distribution."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -18,17 +18,19 @@ from mechdiff.models.loaded_pair import LoadedPair
 GPU_ROWS, GPU_LOGITS = 1 << 16, 1 << 13  # more rows together do not make a GPU faster
 CPU_LOGITS = 160  # rows that are unembedded together on a CPU: more cost memory traffic, fewer cost matrix speed
 CPU_PIECE = 512  # rows that walk together on a CPU: under half a second for the demo pair, so that others get their turn
-SOME = 256  # rows whose whole log-probabilities are there at once, where a token's are asked for
+TARGET_ROWS = 256  # rows whose whole log-probabilities are in memory at once, where a target's are needed
+
+RowMeasure = Callable[[Tensor, Tensor, Tensor], None]  # is given logits, places and rows, as in `rows.run_rows`
 
 
 class Measure:
     """Collects KL(patched || clean), KL(donor || patched) and the target's log-probability for every row and prompt.
 
-    count: rows a prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient are compared; without it
-    what compares them is nan. lengths: how many of the tokens read count, a prompt, where that is more than one: each measure is
-    then the mean over them. within: the donor's and the recipient's ids, [n] each, of the tokens that both have, where these are
-    not all: every divergence is then between distributions over these alone, renormalised. Targets are not restricted.
-    Everything stays on the device until all rows are there: `leave` begins to copy it.
+    count: rows per prompt. tokens: the target's id, and the foil's. shared: whether donor and recipient are compared; if not,
+    measures that compare them are nan. lengths: how many of the tokens read count, per prompt, if more than one is read: each
+    measure is then the mean over them. within: the donor's and the recipient's ids, [n] each, of the tokens that both have, if
+    these are not all: every divergence is then between distributions over these alone, renormalised. Targets are not restricted.
+    Everything stays on the device until all rows are measured: `leave` begins to copy it.
     """
 
     def __init__(
@@ -41,11 +43,12 @@ class Measure:
             self._restrict(*(torch.as_tensor(ids, device=self.device) for ids in within))
         self.counted = None if lengths is None else np.arange(recipient.read) < np.array(lengths)[:, None]
         names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
-        self.found = {name: torch.full((count, len(self.clean)), torch.nan, device=self.device) for name in names}
-        self.copied = None  # when what was found is in main memory
+        self.values = {name: torch.full((count, len(self.clean)), torch.nan, device=self.device) for name in names}
+        self.copied: torch.cuda.Event | None = None  # when the values are in main memory
 
     def _restrict(self, donor: Tensor, recipient: Tensor) -> None:
-        """Keep of both clean distributions what both tokenizers have, and how much probability that was."""
+        """Restrict both clean distributions to the tokens that both tokenizers have, and note their probability."""
+        assert self.donor is not None, "two vocabularies are compared only where donor and recipient are"
         parts = {"donor": self.donor[:, donor], "recipient": self.clean[:, recipient]}
         self.masses = {f"shared_mass_{side}": part.exp().sum(-1) for side, part in parts.items()}
         self.donor, self.clean = (part.log_softmax(-1) for part in parts.values())
@@ -57,11 +60,11 @@ class Measure:
         effect, to_donor = similarity.divergences_at(within, self.clean, other, places)
         values = {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor})
         if self.tokens:
-            parts = [self._about_tokens(some.log_softmax(-1, dtype=torch.float32)) for some in logits.split(SOME)]
+            parts = [self._about_tokens(part.log_softmax(-1, dtype=torch.float32)) for part in logits.split(TARGET_ROWS)]
             values |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         at = tuple(index.to(self.device, non_blocking=True) for index in (rows, places))
         for name, value in values.items():
-            self.found[name][at] = value
+            self.values[name][at] = value
 
     def _about_tokens(self, logprobs: Tensor) -> dict[str, Tensor]:
         values = {}
@@ -72,12 +75,12 @@ class Measure:
         return values
 
     def leave(self) -> None:
-        """Every row has been seen: begin to copy what was found to main memory, behind the work that a GPU still has to do."""
+        """Every row is measured: begin to copy the values to main memory, behind the work that a GPU still has to do."""
         unknown = torch.full((len(self.clean),), torch.nan)
         same = {"kl_donor_clean": unknown if self.donor is None else similarity.kl(self.donor, self.clean)}
         same |= {f"{name}_clean": value for name, value in self._about_tokens(self.whole).items()} | self.masses
-        both = self.found, {name: value[None] for name, value in same.items()}
-        self.found, self.same_found = ({name: to_host(value) for name, value in values.items()} for values in both)
+        both = self.values, {name: value[None] for name, value in same.items()}
+        self.values, self.same_values = ({name: to_host(value) for name, value in values.items()} for values in both)
         if self.device.type == "cuda":
             self.copied = torch.cuda.Event()
             self.copied.record()
@@ -85,12 +88,12 @@ class Measure:
     @cached_property
     def measured(self) -> dict[str, np.ndarray]:
         """The measures, [rows, prompts]."""
-        return self._read(self.found)
+        return self._read(self.values)
 
     @cached_property
     def same(self) -> dict[str, np.ndarray]:
         """What is the same for all rows, [1, prompts]."""
-        return self._read(self.same_found)
+        return self._read(self.same_values)
 
     def _read(self, values: dict[str, Tensor]) -> dict[str, np.ndarray]:
         if self.copied is not None:
@@ -98,7 +101,7 @@ class Measure:
         return {name: self._over_tokens(value.numpy()) for name, value in values.items()}
 
     def arrays(self, rows: slice, prompts: slice = slice(None)) -> dict[str, np.ndarray]:
-        """The measures of some rows on some prompts, [rows, prompts], with what is the same for all rows beside them."""
+        """The measures of some rows on some prompts, [rows, prompts], and those that are the same for all rows."""
         return {name: values[rows, prompts] for name, values in self.measured.items()} | {
             name: values[:, prompts] for name, values in self.same.items()
         }
@@ -112,14 +115,14 @@ class Measure:
 
 
 def to_host(value: Tensor) -> Tensor:
-    """A copy in main memory, which is under way where the value is on a GPU."""
+    """A copy in main memory; if the value is on a GPU, the copy has only begun."""
     if not value.is_cuda:
         return value
     return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
 
 
 def piece_sizes(anatomy) -> tuple[int, int]:
-    """How many rows may walk together, and how many may be unembedded together, within the memory budget."""
+    """How many rows may run together, and how many may be unembedded together, within the memory budget."""
     room = budget(anatomy.device)
     if anatomy.device.type == "cpu":
         return CPU_PIECE >> room.shrunk or 1, CPU_LOGITS >> room.shrunk or 1
@@ -127,7 +130,7 @@ def piece_sizes(anatomy) -> tuple[int, int]:
 
 
 def run_locked(
-    loaded: LoadedPair, side: str, texts: tuple[str, ...], recipient: Trace, rows: Rows, measure: Measure, place: Place = HERE
+    loaded: LoadedPair, side: str, texts: tuple[str, ...], recipient: Trace, rows: Rows, measure: RowMeasure, place: Place = HERE
 ) -> Iterator[int]:
     """Run rows in a recipient, holding the weights' lock for one piece at a time. Yields the cells done."""
     anatomy = getattr(loaded, side)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import isfinite
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pandas as pd
 from msgspec import Meta
@@ -30,14 +30,15 @@ QUESTIONS: dict[str, type["Question"]] = {}  # by name; each adds itself as its 
 Count = Annotated[int, Meta(ge=1, le=MOST)]
 Index = Annotated[int, Meta(ge=0, le=MOST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Kind = TypeVar("Kind", bound="Question")
 
 
 @dataclass(frozen=True)
 class Question:
     """What to compute. Raises UserError for a value that is not valid; layers and heads are checked against the pair when used.
 
-    A question sets `question`, its name, and `title`, and gives a `task`. columns: those of a condition that its table has.
-    averages: whether its summary holds means over prompts.
+    A question sets `question`, its name, and `title`, and returns a `task`. columns: the columns of SITE that its table has.
+    averages: whether its summary has means over prompts.
     """
 
     question: ClassVar[str] = ""
@@ -63,7 +64,7 @@ class Question:
     direction: str = flag("base-to-tuned", "donor and recipient: whose state goes into which model", choices=DIRECTIONS)
     min_shared_ratio: Share = flag(
         0.0,
-        "keep only prompts, of val and of train, of whose tokens both tokenizers have at least this share, 0 to 1",
+        "keep only prompts (val and train) with at least this share of tokens that both tokenizers have, 0 to 1",
         must="a number from 0 (every prompt) to 1 (all tokens shared)",
         example="0.9",
     )
@@ -80,8 +81,8 @@ class Question:
         if name and QUESTIONS.setdefault(name, cls).__qualname__ != cls.__qualname__:
             raise UserError(f"There are two questions named '{name}': {QUESTIONS[name].__module__} and {cls.__module__}.")
 
-    def __new__(cls, *args, **given):
-        refuse_foreign(cls, given)
+    def __new__(cls, *args, **values):
+        refuse_foreign(cls, values)
         return super().__new__(cls)
 
     def __post_init__(self):
@@ -110,7 +111,7 @@ class Question:
                 raise one_of("Stream", stream, (*self.stream_choices, ALL))
 
     def task(self, store: Store) -> Task:
-        """The request as work to be done, with what the store already holds."""
+        """The request as a task, with the results that the store already has."""
         raise NotImplementedError
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -132,8 +133,8 @@ class Question:
         values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.metadata["key"]}
         return {name: value for name, value in values.items() if value != type(self).__dataclass_fields__[name].default}
 
-    def converted(self, kind: type["Question"], **changes) -> "Question":
-        """Another question on the same pair, prompts and settings, as far as both have them."""
+    def converted(self, kind: type[Kind], **changes) -> Kind:
+        """Another question on the same pair, prompts and settings, for the fields that both have."""
         shared = {spec.name: getattr(self, spec.name) for spec in fields(kind) if hasattr(self, spec.name)}
         return kind(**shared | changes)
 
@@ -173,7 +174,7 @@ class Question:
         return [prompt.template for prompt in self.chosen_prompts]
 
     def _comparable(self, prompts: list[Prompt], split: str) -> list[Prompt]:
-        """The prompts of a split that both tokenizers share enough tokens of; how many were left out is noted."""
+        """The prompts of a split with enough tokens that both tokenizers have; the number left out is noted."""
         if not self.min_shared_ratio:
             return prompts
         comparable = with_shared_tokens(self.spec, prompts, self.min_shared_ratio, split)
@@ -182,7 +183,7 @@ class Question:
 
     @cached_property
     def left_out(self) -> dict[str, tuple[int, int]]:
-        """Split -> how many of its prompts were left out, of how many; for the splits read so far."""
+        """Split -> how many of its prompts were left out, and how many it has; for the splits read so far."""
         return {}
 
     @property
@@ -202,7 +203,7 @@ def map_field(default: str) -> Any:
 def positions_field() -> Any:
     return flag(
         1,
-        "positions a train prompt that maps are fitted on: 1 (the decision token) or 16",
+        "positions per train prompt that maps are fitted on: 1 (the decision token) or 16",
         must="a number of positions, at least 1",
         example="1  or  --positions 16",
     )
@@ -233,6 +234,11 @@ def refuse_foreign(kind: type[Question], names: Iterable[str]) -> None:
 def map_of(request: Question) -> str:
     """The request's map; none for a question without maps."""
     return getattr(request, "map", "none")
+
+
+def positions_of(request: Question) -> int:
+    """Positions per train prompt that the request's maps are fitted on; 1 for a question without maps."""
+    return getattr(request, "positions", 1)
 
 
 def finite(text: str) -> float:

@@ -1,6 +1,6 @@
-"""States of either model, kept on disk: what drift and the fitted maps are computed from.
+"""States of either model, stored on disk: what drift and the fitted maps are computed from.
 
-They are taken at the decision token, or at more positions: the decision token and up to so many curated ones before it.
+They are read at the decision token, or at more positions: the decision token and curated ones before it.
 """
 
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from mechdiff.questions.shared.identity import Identity
 class States:
     """The states of both models on a list of prompts, computed block by block where they are not on disk.
 
-    positions: 1 for the decision token alone; a larger K for up to K curated positions before it (a domain's file holds at
-    most 16) and the decision token. seed: which are chosen where no file names them, or names more than K.
-    streams: what is computed and kept.
+    positions: 1 for the decision token alone; a larger K for up to K curated positions before it (a domain's file has at
+    most 16) and the decision token. seed: which are chosen if no file names them, or if it names more than K.
+    streams: those that are computed and stored.
     """
 
     def __init__(self, identity: Identity, prompts: list[Prompt], store: Store, positions=1, seed=0, streams=STREAMS):
@@ -40,8 +40,8 @@ class States:
         if self.positions == 1:
             return dict.fromkeys(texts, ())
         curated, count, seed = read_positions(self.identity.run.chosen_domain), self.positions, self.seed
-        found = {text: tokens.pick(curated[text], text, count, seed) for text in texts if text in curated}
-        return found | {text: self.tokenizers.choose(text, count, seed) for text in texts if text not in found}
+        positions = {text: tokens.pick(curated[text], text, count, seed) for text in texts if text in curated}
+        return positions | {text: self.tokenizers.choose(text, count, seed) for text in texts if text not in positions}
 
     @property
     def groups(self):
@@ -75,7 +75,7 @@ class States:
 
         ids = [loaded.encode(text, side) for text in texts]
         before = [loaded.tokenizers.positions(text, self.characters[text], side) for text in texts]
-        places = [[*found, len(i) - 1] for found, i in zip(before, ids)]
+        places = [[*earlier, len(i) - 1] for earlier, i in zip(before, ids)]
         anatomy = getattr(loaded, side)
         with loaded.at_work(side):
             return run_states(anatomy, ids, places)
@@ -98,6 +98,6 @@ class States:
         parts = []
         for block in self.blocks:
             stored = self.store.arrays(self.key(side, block, stream))
-            found = self._run(side, block)[stream].float().cpu() if stored is None else torch.from_numpy(stored["states"])
-            parts.append(found)
+            states = self._run(side, block)[stream].float().cpu() if stored is None else torch.from_numpy(stored["states"])
+            parts.append(states)
         return torch.cat(parts, 1)

@@ -7,65 +7,56 @@ import pandas as pd
 
 from mechdiff.maths.intervals import bootstrap_weights, floor_of, interval, ratio
 from mechdiff.questions.shared.lines import SITE, Wide
-from mechdiff.questions.shared.request import Question
 
-AT_ONCE = 256  # conditions whose resamples are in memory together, a thread
+AT_ONCE = 256  # conditions whose resamples one thread holds in memory together
 KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen", "stack", "vocabulary"]
 
 
 def wide(table: pd.DataFrame, ratio: str = "drop") -> Wide:
     """A long table, a line per prompt and condition, with a row per condition again."""
     keys = [name for name in KEYS if name in table]
-    code, found = pd.factorize(pd.MultiIndex.from_frame(table[keys]))
-    shape = len(found), table["prompt"].max() + 1 if len(table) else 0
+    code, conditions = pd.factorize(pd.MultiIndex.from_frame(table[keys]))
+    shape = len(conditions), table["prompt"].max() + 1 if len(table) else 0
     values = {}
     for name in (name for name in table if name not in (*keys, "prompt")):
         values[name] = np.full(shape, np.nan)
         values[name][code, table["prompt"]] = table[name]
-    return Wide(found.to_frame(index=False).set_axis(keys, axis=1), values, ratio)
+    return Wide(conditions.to_frame(index=False).set_axis(keys, axis=1), values, ratio)
 
 
-def summarise_table(table: pd.DataFrame, run: Question) -> pd.DataFrame:
-    """A run's table with a line per condition: mean effect over prompts, its 95 % interval, and the ratios that apply.
-
-    See summarise for the columns. A table that is not per prompt (drift, weights) is returned as it is; behaviour has a line
-    per condition and measure.
-    """
-    return run.summary(table)
-
-
-def summarise(effects: Wide, clusters: list[str]) -> pd.DataFrame:
-    """Conditions with mean, low, high (nats), prompts, templates, and as far as they apply, each with _low and _high:
+def effect_summary(effects: Wide, clusters: list[str]) -> pd.DataFrame:
+    """Conditions with mean, low, high (nats), prompts, templates, and the ratios that apply, each with _low and _high:
 
     recovery: 1 - mean KL(donor || patched) / mean KL(donor || clean). drop (transport, rank): per cent of the zscore effect;
-    not under complement `own`, where rank nought would drop everything. coverage (heads): share of all heads' effect. All are
-    blank where their denominator is at the floor of the self-patches, if those were asked for.
-    clusters: the template of each prompt. Prompts that not every condition has are left out.
+    not under complement `own`, where rank 0 would drop everything. coverage (heads): share of all heads' effect. All are
+    blank where their denominator is at the floor of the self-patches, if those were requested.
+    clusters: the template of each prompt. Prompts that lack a condition are left out.
     """
     complete = ~np.isnan(effects.values["kl"]).any(0) if len(effects.conditions) else np.zeros(0, bool)
     if not complete.any():
         return effects.conditions.iloc[:0].assign(mean=[], low=[], high=[], prompts=[], templates=[])
     chosen = [clusters[prompt] for prompt in np.flatnonzero(complete)]
     weights = bootstrap_weights(chosen)
-    values = {name: found[:, complete].T.astype(float) for name, found in effects.values.items()}
+    values = {name: measure[:, complete].T.astype(float) for name, measure in effects.values.items()}
     floor = floor_of(values["kl"][:, (effects.conditions["control"] == "self").to_numpy()])
 
     def part(start: int) -> pd.DataFrame:
-        some = slice(start, start + AT_ONCE)
-        few = {name: found[:, some] for name, found in values.items()}
-        return measures(effects.conditions.iloc[some], few, weights, floor, effects.ratio)
+        columns = slice(start, start + AT_ONCE)
+        chunk = {name: measure[:, columns] for name, measure in values.items()}
+        return measures(effects.conditions.iloc[columns], chunk, weights, floor, effects.ratio)
 
     with ThreadPoolExecutor() as pool:
-        found = pd.concat(pool.map(part, range(0, len(effects.conditions), AT_ONCE)), ignore_index=True)
+        numbers = pd.concat(pool.map(part, range(0, len(effects.conditions), AT_ONCE)), ignore_index=True)
     counts = {"prompts": len(chosen), "templates": len(set(chosen))}
-    return effects.conditions.reset_index(drop=True).join(found).assign(**counts)
+    return effects.conditions.reset_index(drop=True).join(numbers).assign(**counts)
 
 
 def measures(conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor: float, name: str) -> pd.DataFrame:
-    found = dict(zip(("mean", "low", "high"), interval(values["kl"], weights)))
+    """The mean effect and the ratios of some conditions. name: what kl / kl_reference is called."""
+    columns: dict[str, np.ndarray] = dict(zip(("mean", "low", "high"), interval(values["kl"], weights)))
 
-    def add(name: str, middle, low, high) -> None:
-        found[name], found[f"{name}_low"], found[f"{name}_high"] = middle, low, high
+    def add(name: str, middle: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        columns[name], columns[f"{name}_low"], columns[f"{name}_high"] = middle, low, high
 
     if "kl_to_donor" in values and not np.isnan(values["kl_to_donor"]).any():
         share, low, high = ratio(values["kl_to_donor"], values["kl_donor_clean"], weights, floor)
@@ -75,6 +66,6 @@ def measures(conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor:
         if name == "coverage":
             add("coverage", share, low, high)
         else:
-            shown = np.where(conditions["complement"] == "own", np.nan, 1.0) if "complement" in conditions else 1.0
-            add("drop", 100 * (1 - share) * shown, 100 * (1 - high) * shown, 100 * (1 - low) * shown)
-    return pd.DataFrame(found)
+            blank = np.where(conditions["complement"] == "own", np.nan, 1.0) if "complement" in conditions else 1.0
+            add("drop", 100 * (1 - share) * blank, 100 * (1 - high) * blank, 100 * (1 - low) * blank)
+    return pd.DataFrame(columns)

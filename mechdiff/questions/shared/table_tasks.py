@@ -1,4 +1,4 @@
-"""Tasks whose answer is a table that the store keeps whole, under one key, or under one for each stream."""
+"""Tasks whose answer is a table that is stored whole, under one key, or under one key per stream."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pandas as pd
 from mechdiff.common.cache import Store
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.request import Question
-from mechdiff.questions.shared.task import Task
+from mechdiff.questions.shared.task import Steps, Task
 
 
 class TableTask(Task):
@@ -31,21 +31,22 @@ class TableTask(Task):
     @cached_property
     @abstractmethod
     def key(self) -> str:
-        """Where the store keeps the table."""
+        """The key under which the table is stored."""
 
     @abstractmethod
-    def compute(self) -> Iterator[None]:
+    def compute(self) -> Steps[pd.DataFrame]:
         """Yields while it computes, and returns the table."""
 
     def steps(self) -> Iterator[None]:
         if self.answer is not None:
             return
-        self.answer = yield from self.compute()
-        self.store.put_table(self.key, self.answer)
+        answer = yield from self.compute()
+        self.answer = answer
+        self.store.put_table(self.key, answer)
         self.progress.done = self.progress.total
 
     def so_far(self) -> pd.DataFrame:
-        """What is known before the answer is whole."""
+        """What is known before the answer is complete."""
         return pd.DataFrame(columns=self.columns)
 
     def table(self) -> pd.DataFrame:
@@ -53,7 +54,7 @@ class TableTask(Task):
 
 
 class StreamTablesTask(Task):
-    """A task whose answer is a table for each of the run's streams, stored under a key each."""
+    """A task whose answer is a table for each of the run's streams, each stored under its own key."""
 
     def __init__(self, run: Question, store: Store, prompts_to_read: int):
         self.run, self.store, self.identity = run, store, Identity(run)
@@ -62,7 +63,7 @@ class StreamTablesTask(Task):
 
     @abstractmethod
     def stream_key(self, stream: str) -> str:
-        """Where the store keeps a stream's table."""
+        """The key under which a stream's table is stored."""
 
     @property
     def complete(self) -> bool:

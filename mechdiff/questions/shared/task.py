@@ -1,17 +1,20 @@
-"""A request at work: the steps it still needs, how far it is, and the table of what is known so far."""
+"""A request being computed: the steps that it still needs, its progress, and the table of what is known so far."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
+
+Result = TypeVar("Result")
+Steps = Generator[None, None, Result]  # yields while it computes, and returns its result
 
 
 @dataclass
 class Progress:
-    """Work in cells (a prompt under a condition), and what is being done. A task tells it; pages and bars read it."""
+    """Work in cells (a prompt under a condition), and what is being done. A task updates it; pages and bars read it."""
 
     total: int = 0
     done: int = 0
@@ -19,7 +22,7 @@ class Progress:
 
 
 class Task(ABC):
-    """What every question offers. run: the question asked; notices: what a reader should know of the answer."""
+    """What every question offers. run: the question; notices: what a reader should know about the answer."""
 
     run: Any
     notices: list[str]
@@ -45,7 +48,7 @@ class Task(ABC):
 
     @abstractmethod
     def steps(self) -> Iterator[None]:
-        """Compute what is missing, keeping each finished chunk on disk: whoever stops iterating loses nothing finished."""
+        """Compute what is missing, storing each finished chunk on disk: to stop iterating loses nothing that is finished."""
 
     @abstractmethod
     def table(self) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""Greedy answers in batches, and what is read where they begin: the next token, the mass on refusals, the choices."""
+"""Greedy answers in batches, and measures where they begin: the next token, the mass on refusals, the choices."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
@@ -17,13 +17,16 @@ from mechdiff.inputs.prompts import Prompt
 from mechdiff.maths import similarity
 from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.questions.shared.behaviour_summary import BESIDE
+from mechdiff.questions.shared.task import Steps
 
 TOGETHER = {"cpu": 64, "cuda": 256}  # answers that are written, and choices that are scored, at a time
+Batch = tuple[list[int], Decoding]  # indices of prompts, and the state after them
+Answer = tuple[list[int], bool]  # its tokens, and whether it ended
 
 
-def begin(loaded: LoadedPair, side: str, ids: list[list[int]], rows: Rows | None) -> Iterator[None]:
-    """Let a side read prompts, in as few batches as it can. Returns each batch: the prompts' numbers and its state after them."""
-    anatomy, found = getattr(loaded, side), []
+def begin(loaded: LoadedPair, side: str, ids: list[list[int]], rows: Rows | None) -> Steps[list[Batch]]:
+    """Let a side read prompts, in as few batches as it can. Returns the batches."""
+    anatomy, batches = getattr(loaded, side), []
 
     def read(members: list[int]) -> Decoding:
         padded, seen = pad_left([ids[prompt] for prompt in members])
@@ -31,19 +34,19 @@ def begin(loaded: LoadedPair, side: str, ids: list[list[int]], rows: Rows | None
 
     for members in together(anatomy, ids):
         with loaded.at_work(side):
-            found += in_parts(read, members, anatomy.device)
+            batches += in_parts(read, members, anatomy.device)
         yield
-    return found
+    return batches
 
 
-def write_on(loaded: LoadedPair, side: str, batches: list, n: int, count: int) -> Iterator[int]:
-    """Let a side answer greedily, `count` tokens at most, what it has begun to: n texts a prompt. Yields after every token.
+def write_on(loaded: LoadedPair, side: str, batches: list[Batch], n: int, count: int) -> Generator[int, None, list[Answer]]:
+    """Let a side answer greedily, with at most `count` tokens, the prompts it has read: n texts per prompt.
 
-    Yields how many tokens of an answer are written; returns for each text, a prompt's one after the other, its tokens and whether
-    it ended. Holds the weights' lock for one token at a time.
+    Yields after every token how many are written; returns each text's answer, those of one prompt next to each other. Holds the
+    weights' lock for one token at a time.
     """
     ends = torch.tensor(sorted(loaded.tokenizers.ends(side)))
-    found = [([], False)] * (sum(len(members) for members, _ in batches) * n)
+    answers: list[Answer] = [([], False)] * (sum(len(members) for members, _ in batches) * n)
     for members, decoding in batches:
         written, going = [[] for _ in range(len(members) * n)], torch.ones(len(members) * n, dtype=torch.bool)
         for number in range(count):
@@ -58,34 +61,34 @@ def write_on(loaded: LoadedPair, side: str, batches: list, n: int, count: int) -
             yield number + 1
         for place, prompt in enumerate(members):
             for row in range(n):
-                found[prompt * n + row] = written[place * n + row], not going[place * n + row]
-    return found
+                answers[prompt * n + row] = written[place * n + row], not bool(going[place * n + row])
+    return answers
 
 
 def of_prompts(rows: Rows | None, members: list[int]) -> Rows | None:
-    """The same rows of some prompts alone."""
+    """The same rows for some of the prompts."""
     return rows and Rows(rows.count, [replace(edit, value=edit.value[members]) for edit in rows.edits])
 
 
-def beside(logprobs: Tensor, side: str, clean: dict[str, Tensor], loaded: LoadedPair) -> dict[str, np.ndarray]:
-    """Next-token distributions of a side, [k, vocabulary], beside those of both clean models on the same prompts, a row each.
+def compared_with_clean(logprobs: Tensor, side: str, clean: dict[str, Tensor], loaded: LoadedPair) -> dict[str, np.ndarray]:
+    """Next-token distributions of a side, [k, vocabulary], compared with both clean models' on the same prompts, row by row.
 
-    kl_from_base: KL(this || base); kl_to_base: KL(base || this), nats. The one place where two vocabularies meet: between models
-    that share none, the likeliest tokens agree if they read the same, and there is no KL.
+    kl_from_base: KL(this || base); kl_to_base: KL(base || this), nats. Between models with different vocabularies, the likeliest
+    tokens agree if their strings are the same, and there is no KL.
     """
-    comparable, found = comparable_vocabularies(loaded), {}
+    comparable, values = comparable_vocabularies(loaded), {}
     for other in SIDES:
         if other == side or comparable:
             agrees = logprobs.argmax(-1) == clean[other].argmax(-1)
-            apart = similarity.kl(logprobs, clean[other]), similarity.kl(clean[other], logprobs)
+            divergences = similarity.kl(logprobs, clean[other]), similarity.kl(clean[other], logprobs)
         else:
             words = [
                 [loaded.tokenizers.label(int(t), s) for t in d.argmax(-1)] for d, s in ((logprobs, side), (clean[other], other))
             ]
             agrees = torch.tensor([mine == theirs for mine, theirs in zip(*words)])
-            apart = (torch.full((len(logprobs),), torch.nan),) * 2
-        found |= {f"agrees_{other}": agrees, f"kl_from_{other}": apart[0], f"kl_to_{other}": apart[1]}
-    return {name: found[name].float().cpu().numpy() for name in BESIDE}
+            divergences = (torch.full((len(logprobs),), torch.nan),) * 2
+        values |= {f"agrees_{other}": agrees, f"kl_from_{other}": divergences[0], f"kl_to_{other}": divergences[1]}
+    return {name: values[name].float().cpu().numpy() for name in BESIDE}
 
 
 def comparable_vocabularies(loaded: LoadedPair) -> bool:
@@ -93,44 +96,46 @@ def comparable_vocabularies(loaded: LoadedPair) -> bool:
 
 
 def opening_tokens(tokenizer) -> list[int]:
-    """The first tokens of what refusals begin with, with a space before it and without.
+    """The first tokens of the phrases that begin refusals, with a space before them and without.
 
-    One counts that is the opener's first word, or at least two letters of it: a byte of a letter begins anything.
+    A token counts if it is the phrase's first word, or at least two letters of it: many texts begin with a single byte.
     """
-    found = set()
+    tokens = set()
     for opener in openers():
         for text in (opener, f" {opener}"):
             token = tokenizer(text, add_special_tokens=False).input_ids[0]
-            begun, word = tokenizer.decode([token]).strip(), re.match(r"\w+", opener)[0]
-            if opener.startswith(begun) and (len(begun) > 1 or begun == word):
-                found.add(token)
-    return sorted(found)
+            beginning, word = tokenizer.decode([token]).strip(), re.match(r"\w+", opener)
+            assert word is not None, "every opener begins with a word"
+            if opener.startswith(beginning) and (len(beginning) > 1 or beginning == word[0]):
+                tokens.add(token)
+    return sorted(tokens)
 
 
 def mass(logprobs: Tensor, tokens: list[int]) -> np.ndarray:
-    """The log-probability, [k], that the next token is one of these; nan where there are none."""
+    """The log-probability, [k], that the next token is one of these; nan if there are none."""
     if not tokens:
         return np.full(len(logprobs), np.nan, np.float32)
     return logprobs[:, tokens].logsumexp(-1).cpu().numpy()
 
 
 def score_choices(decoding: Decoding, tokenizer, ids: list[int], prompt: Prompt, texts: range) -> tuple[np.ndarray, np.ndarray]:
-    """Of some texts that follow one prompt: the right choice's log-probability (nats), and whether it is the likeliest, [texts].
+    """For some texts after one prompt: the right choice's log-probability (nats), and whether it is the likeliest, [texts].
 
-    A choice's is the sum over its tokens. ids: the prompt's; where it does not end in white space, a space precedes a choice.
+    A choice's log-probability is the sum over its tokens. ids: the prompt's; unless it ends in white space, a space precedes a
+    choice.
     """
     space = "" if tokenizer.decode(ids[-1:])[-1:].isspace() else " "
     options = [tokenizer(space + option, add_special_tokens=False).input_ids for option in scored(prompt.text, prompt.choices)]
     longest = max(map(len, options))
     padded = torch.tensor([option + [0] * (longest - len(option)) for option in options])
     counted = torch.tensor([[True] * len(option) + [False] * (longest - len(option)) for option in options])
-    found, most = [], max(1, TOGETHER[decoding.anatomy.device.type] // len(options))
-    for some in torch.tensor(list(texts)).split(most):
-        which, tokens = some.repeat_interleave(len(options)), padded.repeat(len(some), 1)
+    parts, most = [], max(1, TOGETHER[decoding.anatomy.device.type] // len(options))
+    for batch in torch.tensor(list(texts)).split(most):
+        which, tokens = batch.repeat_interleave(len(options)), padded.repeat(len(batch), 1)
         logits = decoding.logits[which].unsqueeze(1)
         if longest > 1:
             logits = torch.cat([logits, decoding.after(which, tokens[:, :-1])], 1)
         each = logits.log_softmax(-1, dtype=torch.float32).cpu().gather(2, tokens.unsqueeze(2)).squeeze(2)
-        found.append(each.where(counted.repeat(len(some), 1), 0.0).sum(1).unflatten(0, (len(some), len(options))))
-    scores, place = torch.cat(found), prompt.choices.index(prompt.answer)
+        parts.append(each.where(counted.repeat(len(batch), 1), 0.0).sum(1).unflatten(0, (len(batch), len(options))))
+    scores, place = torch.cat(parts), prompt.choices.index(prompt.answer)
     return scores[:, place].numpy(), (scores.argmax(1) == place).float().numpy()
