@@ -33,9 +33,9 @@ def act(args) -> None:
     if args.grid not in sweeps.GRIDS:
         raise one_of("Grid", args.grid, sweeps.GRIDS)
     settings = {"device": args.device, "dtype": args.dtype, "seed": args.seed, "offload": args.offload}
-    asked = sweep_process.SweepRequest(args.pair, args.domain, args.grid, out=args.out and str(args.out), **settings)
-    sweep_process.check_place(asked)
-    with sweep_process.Record(asked) as record:
+    request = sweep_process.SweepRequest(args.pair, args.domain, args.grid, out=args.out and str(args.out), **settings)
+    sweep_process.check_place(request)
+    with sweep_process.Record(request) as record:
         parts = sweeps.extent(args.pair, args.domain, args.grid, **settings)
         record.begin(parts)
         for task, label in sweeps.sweep(args.pair, args.domain, args.grid, args.out, sys.argv[1:], **settings):

@@ -85,12 +85,12 @@ def field_value(value: object, hint: Any, place: str) -> Any:
         return made
     name = place.rpartition(".")[2]
     try:
-        found = msgspec.convert(value, hint)
+        converted = msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
         raise UserError(f"The field {place} of the bundle is not valid: {str(error).replace('`', '')}.") from None
-    if isinstance(found, int) and found > MOST.get(name, 1 << 31):
-        raise UserError(f"The field {place} of the bundle is not valid: {found} is too large.")
-    return found
+    if isinstance(converted, int) and converted > MOST.get(name, 1 << 31):
+        raise UserError(f"The field {place} of the bundle is not valid: {converted} is too large.")
+    return converted
 
 
 def dataclasses_in(hint: Any) -> tuple[type, ...]:

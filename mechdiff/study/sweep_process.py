@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import filelock
@@ -124,7 +125,7 @@ def read(path: Path) -> Status | None:
     """A status from its file; None if it cannot be read. A sweep whose process is gone counts as stopped."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        fields = {FORMER.get(name, name): value for name, value in content.items()}
+        fields: dict[str, Any] = {FORMER.get(name, name): value for name, value in content.items()}
         status = Status(**fields | {"request": SweepRequest(**fields["request"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

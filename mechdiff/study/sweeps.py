@@ -1,16 +1,17 @@
-"""Full sweeps into artifacts: every question of a pair on a domain, in as few walks through the models as possible.
+"""Full sweeps into artifacts: every question of a pair on a domain, in as few passes through the models as possible.
 
-All conditions of one direction are rows of the same walks, whichever question they belong to. Head sets that have to be
-chosen on the train split first come after. Whatever is finished is in the cache: a sweep that was stopped goes on from there,
-to the same tables.
+All conditions of one direction are rows of the same passes, whichever question they belong to. Head sets that are chosen on the
+train split come afterwards. Whatever is finished is in the cache: a sweep that was stopped resumes from there, to the same
+tables.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,11 +32,12 @@ from mechdiff.questions.shared.lines import Wide
 from mechdiff.questions.shared.request import FULL
 from mechdiff.questions.shared.summary import KEYS, effect_summary
 from mechdiff.questions.shared.task import Task
+from mechdiff.questions.transport import Transport
 from mechdiff.study import artifacts
 
 LIBRARIES = ("mechdiff", "torch", "transformers", "peft", "numpy")
 MAPPED_STREAMS = ("resid_post", "attn_out", "mlp_out")
-CONTROLLED = "procrustes_scaled"  # the study's own map: its rank curves have every control beside them
+CONTROLLED = "procrustes_scaled"  # the study's own map: its rank curves have every control
 UNCUT = ("self", "mean", *MAP_CONTROLS)
 
 
@@ -43,9 +45,9 @@ UNCUT = ("self", "mean", *MAP_CONTROLS)
 class Grid:
     """How much of the study a sweep covers.
 
-    limit: prompts, None for all. patched, transplanted, cut: streams of patches, module transplants and rank cuts. moved: maps
-    that are carried over whole; maps: those that are cut. ranks, alphas: beside auto. sets: how head sets are chosen, beside
-    every single head. states: whether anything but behaviour is measured; behaviour: whether both models write.
+    limit: prompts, None for all. patched, transplanted, cut: streams of patches, module transplants and rank cuts. moved: uncut
+    maps; maps: those that are cut. ranks, alphas: of the cuts, in addition to full and auto. sets: how head sets are chosen, in
+    addition to single heads. states: whether anything but behaviour is measured; behaviour: whether both models write.
     """
 
     limit: int | None = None
@@ -61,26 +63,27 @@ class Grid:
     behaviour: bool = True
 
 
-QUICK = {"limit": 50, "patched": MAPPED_STREAMS, "transplanted": ("attn_out", "mlp_out"), "cut": ("resid_post",)}
+QUICK: dict[str, Any] = {"limit": 50, "patched": MAPPED_STREAMS, "transplanted": ("attn_out", "mlp_out"), "cut": ("resid_post",)}
 QUICK |= {"moved": ("zscore", CONTROLLED), "maps": (CONTROLLED,), "ranks": ("1", "8", "32", "full"), "alphas": (), "sets": ()}
-QUICK |= {"behaviour": False}  # to write takes long on a CPU
+QUICK |= {"behaviour": False}  # writing is slow on a CPU
 GRIDS = {"quick": Grid(**QUICK), "auto": Grid(alphas=()), "full": Grid(), "behaviour": Grid(states=False)}
-SPOKEN = "rq1-behaviour"  # a folder of its own, with its own manifest, for it can be computed alone
+SPOKEN = "rq1-behaviour"  # a folder with its own manifest, since behaviour can be computed alone
+Request = Question | Diagnostics
 
 
 @dataclass
 class Table:
-    """One table of a folder: the requests it joins, and which of their lines are kept prompt by prompt."""
+    """One table of a folder: the requests it joins, and whether it is stored prompt by prompt too, not only as a summary."""
 
     folder: str
     name: str
-    runs: list[Question | Diagnostics]
+    runs: Sequence[Request]
     by_prompt: bool = True
 
 
 def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
     """Every table of a sweep."""
-    common = {"pair": pair, "domain": domain, "limit": grid.limit} | settings
+    common: dict[str, Any] = {"pair": pair, "domain": domain, "limit": grid.limit} | settings
     spoken = [Table(SPOKEN, "behaviour", [Run("behaviour", **common)])] if grid.behaviour else []
     if not grid.states:
         return spoken
@@ -94,7 +97,7 @@ def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
         drift,
         Table("rq1", "patch", patch),
         Table("rq1", "transplant", transplant),
-        Table("rq2", "maps", [Diagnostics(Run("transport", **c)) for c in moved]),
+        Table("rq2", "maps", [Diagnostics(Transport(**c)) for c in moved]),
         Table("rq2", "transport", [Run("transport", controls=controls_of(c["map"]), **c) for c in moved]),
         Table("rq3", "rank", [Run("rank", controls=UNCUT if c["map"] == CONTROLLED else ("mean",), **c) for c in cuts]),
         Table("rq4", "heads", [Run("heads", controls=("self", "mean"), **c) for c in both]),
@@ -115,37 +118,44 @@ def controls_of(name: str) -> tuple[str, ...]:
 
 
 class Joint(EffectsTask):
-    """The conditions of many requests that differ in question alone. A chunk holds every condition of its layer and stream."""
+    """The conditions of requests that differ only in question. A chunk has every condition of its layer and stream."""
 
-    def __init__(self, runs: list[Question], store: Store):
+    def __init__(self, runs: list[EffectQuestion], store: Store):
         sites: dict[tuple[int, str], dict[Condition, None]] = {}
         for run in runs:
-            task = questions.task(run, store)
-            for condition in getattr(task, "scored", task).conditions if settled(task) else ():
+            task = settled(questions.task(run, store))
+            for condition in task.conditions if task else ():
                 sites.setdefault((condition.layer, condition.stream), {})[condition] = None
         super().__init__(runs[0], [tuple(group) for group in sites.values()], store)
 
     def answer(self, task: EffectsTask) -> None:
-        """Give a task the effects of its conditions."""
+        """Hand a task the effects of its conditions."""
         place = {condition: row for row, condition in enumerate(self.conditions)}
         rows = [place[condition] for condition in task.conditions]
         task.plan.whole = {name: values[rows] for name, values in self.values().items()}
 
 
-def settled(task: Task) -> bool:
-    """Whether it is known which conditions a task has: head sets may yet have to be chosen."""
-    return isinstance(task, EffectsTask) or (isinstance(task, ChosenHeadsTask) and task.scored is not None)
+def settled(task: Task) -> EffectsTask | None:
+    """The task whose conditions are known; None if its head sets are still to be chosen."""
+    if isinstance(task, ChosenHeadsTask):
+        return task.scored
+    return task if isinstance(task, EffectsTask) else None
+
+
+def with_direction(runs: list[Request], direction: str) -> list[EffectQuestion]:
+    """The requests for effects in one direction."""
+    return [run for run in runs if isinstance(run, EffectQuestion) and run.direction == direction]
 
 
 def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tuple[int, int]]:
-    """The cells of every part of a sweep, by the label that `sweep` gives it, and how many of them the cache holds.
+    """The cells of every part of a sweep, by the label that `sweep` gives it, and how many of them are cached.
 
-    Where head sets are yet to be chosen it is a guess.
+    Where head sets are still to be chosen, the number is an estimate.
     """
     runs, store = [run for table in plan(pair, domain, GRIDS[grid], **settings) for run in table.runs], default()
     parts: dict[str, Task] = {}
     for direction in DIRECTIONS:
-        if not (here := [run for run in runs if not alone(run) and run.direction == direction]):
+        if not (here := with_direction(runs, direction)):
             continue
         parts[joint_label(direction)] = Joint(here, store)
         tasks = {label(run): questions.task(run, store) for run in here}
@@ -154,12 +164,12 @@ def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tu
     return {name: (task.total, task.done) for name, task in parts.items()}
 
 
-def alone(run: Question | Diagnostics) -> bool:
-    """Whether a request walks by itself: through states that are kept, or as both models write."""
+def alone(run: Request) -> bool:
+    """Whether a request runs by itself: from stored states, or by letting both models write."""
     return not isinstance(run, EffectQuestion)
 
 
-def described(run: Question | Diagnostics) -> dict:
+def described(run: Request) -> dict:
     """A request for a manifest."""
     return {"run": described(run.run)} if isinstance(run, Diagnostics) else {"question": run.question} | asdict(run)
 
@@ -168,7 +178,7 @@ def joint_label(direction: str) -> str:
     return f"every question, {direction}"
 
 
-def label(run: Question | Diagnostics) -> str:
+def label(run: Request) -> str:
     if isinstance(run, Diagnostics):
         return f"{run.run.map} map, {run.run.direction}"
     return run.question if alone(run) else f"{run.question} {getattr(run, 'head_sets', '')}, {run.direction}".replace(" ,", ",")
@@ -177,46 +187,46 @@ def label(run: Question | Diagnostics) -> str:
 def sweep(
     pair: str, domain: str | None, grid: str, out: Path | None, command: list[str], store: Store | None = None, **settings
 ) -> Iterator[tuple[Task, str]]:
-    """Yields each task to be followed, with a label; writes the tables and manifests when all are done."""
+    """Yields each task to be run, with a label; writes the tables and manifests when all are done."""
     start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), store or default()
-    kept = 0  # cells that an earlier, stopped sweep left
+    cached = 0  # cells that an earlier, stopped sweep computed
     runs, tasks = [run for table in tables for run in table.runs], {}
     for direction in DIRECTIONS:
-        if not (here := [run for run in runs if not alone(run) and run.direction == direction]):
+        if not (here := with_direction(runs, direction)):
             continue
         joint = Joint(here, store)
-        kept += joint.done
+        cached += joint.done
         yield joint, joint_label(direction)
         for run in here:
             tasks[run] = task = questions.task(run, store)
-            if settled(task):
-                joint.answer(getattr(task, "scored", task))
+            if (scored := settled(task)) is not None:
+                joint.answer(scored)
             else:
                 yield task, label(run)
     for run in filter(alone, runs):
         tasks[run] = questions.task(run, store)
-        kept += tasks[run].done if label(run) == "behaviour" else 0  # the others go through what this sweep has kept
+        cached += tasks[run].done if label(run) == "behaviour" else 0  # the others read states that this sweep has stored
         yield tasks[run], label(run)
     computed = time.monotonic() - start
-    shared = next((about for task in tasks.values() if (about := shared_vocabulary(task)) is not None), None)
+    shared, request = next((about for task in tasks.values() if (about := shared_vocabulary(task))), None), first_question(tables)
     more = {"vocabulary": shared} if shared else {}
     for folder in dict.fromkeys(table.folder for table in tables):
         here = [table for table in tables if table.folder == folder]
-        place = (out or ARTIFACTS) / runs[0].chosen_domain / folder / runs[0].spec.name
+        place = (out or ARTIFACTS) / request.chosen_domain / folder / request.spec.name
         files = dict(part for table in here for part in collect(table, [tasks[run] for run in table.runs]))
-        artifacts.save(place, files, manifest(here, grid, command, computed) | {"cells_from_cache": kept} | more)
+        artifacts.save(place, files, manifest(here, grid, command, computed) | {"cells_from_cache": cached} | more)
 
 
 def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """A table's files: its lines by prompt, if they are kept, and its summary."""
-    if not hasattr(tasks[0], "wide"):
+    """A table's files: its lines by prompt, if they are stored, and its summary."""
+    effects = [task.wide() for task in tasks if isinstance(task, EffectsTask | ChosenHeadsTask)]
+    if not effects:
         whole = pd.concat([task.table() for task in tasks], ignore_index=True)
         yield table.name, whole
         if table.folder == SPOKEN:
-            yield f"{table.name}_summary", table.runs[0].summary(whole)
+            yield f"{table.name}_summary", first_question([table]).summary(whole)
         return
-    effects = [task.wide() for task in tasks]
-    clusters = [prompt.template for prompt in table.runs[0].chosen_prompts]
+    clusters = first_question([table]).templates
     summaries = [effect_summary(wide, clusters) for wide in effects]
     yield f"{table.name}_summary", distinct(pd.concat(summaries, ignore_index=True))
     if table.by_prompt:
@@ -225,9 +235,9 @@ def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame
 
 
 def by_prompt(wide: Wide) -> pd.DataFrame:
-    """A line per prompt and condition with its effect; rank cuts under a fitted map keep no more than that, their controls none.
+    """A line per prompt and condition. Rank cuts under a fitted map have only their effect, and their controls no lines:
 
-    Cut controls are two in five of all lines; what they are drawn for is in the summary.
+    these would be two in five of all lines, and their curves are in the summary.
     """
     names = (
         ["kl", "kl_to_donor", "kl_donor_clean"] if (wide.conditions["question"].isin(["patch", "transplant"])).all() else ["kl"]
@@ -238,14 +248,14 @@ def by_prompt(wide: Wide) -> pd.DataFrame:
 
 
 def distinct(table: pd.DataFrame) -> pd.DataFrame:
-    """Each condition once: requests that differ in map share their controls `self` and `mean`."""
+    """The lines with each condition once: requests that differ in map share their controls `self` and `mean`."""
     keys = [name for name in ("direction", "prompt", *KEYS) if name in table]
     return table.drop(columns=["pair", "domain", "question"]).loc[~table.duplicated(keys)].reset_index(drop=True)
 
 
 def manifest(tables: list[Table], grid: str, command: list[str], seconds: float) -> dict:
-    """Everything a reader needs to trust or remake the tables."""
-    request = next(run for table in tables for run in table.runs if isinstance(run, Question))
+    """Everything a reader needs to trust the tables or to compute them again."""
+    request = first_question(tables)
     identity, spec = Identity(request), request.spec
     return {
         "pair": spec.name,
@@ -269,8 +279,13 @@ def manifest(tables: list[Table], grid: str, command: list[str], seconds: float)
     }
 
 
+def first_question(tables: list[Table]) -> Question:
+    """The first request for a question: all requests of a sweep share its pair, prompts and settings."""
+    return next(run for table in tables for run in table.runs if isinstance(run, Question))
+
+
 def shared_vocabulary(task: Task) -> dict | None:
-    """Over which strings a task's effects were taken, where that is not one whole vocabulary."""
+    """The strings that a task's effects are over, if that is not one whole vocabulary."""
     about = vocabularies.summary(task.values(), task.run.direction) if isinstance(task, EffectsTask) else None
     return about and about | {"told": vocabularies.message(about)}
 
