@@ -227,7 +227,7 @@ def flat(rows: int) -> bytes:
         ("finding.json", told(lambda found: found.pop("entries")), "lacks a proper 'entries'"),
         ("finding.json", told(lambda found: found["headline"].update(answer=77)), "belongs to no table"),
         ("finding.json", told(lambda found: found["entries"][0].update(name="../x")), "is missing"),
-        ("finding.json", told(lambda found: found["titles"].update(other="x")), "is missing, or not a PNG"),
+        ("finding.json", told(lambda found: found["titles"].update(other="x")), "is missing or not a PNG"),
         ("tables/1-patch.parquet", lambda _: b"PAR1 no table", "cannot be read"),
         ("tables/1-patch.parquet", lambda _: flat(600_000), "more than 20,000,000 cells"),
         ("tables/1-patch.parquet", lambda _: pd.DataFrame({"a": [[1, 2]]}).to_parquet(), "neither numbers nor text"),
@@ -261,7 +261,7 @@ def test_a_bundle_names_no_files_of_this_machine(made, tmp_path, wrong):
 
 def test_prompts_under_anothers_name_are_refused(made):
     name = next(iter(bundle_reader.read(made).texts))
-    with pytest.raises(UserError, match="not those"):
+    with pytest.raises(UserError, match="do not have the hash"):
         bundle_reader.keep_texts(bundle_reader.read(changed(made, f"prompts/{name}.jsonl", lambda _: b'{"text": "others"}')))
 
 
