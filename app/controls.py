@@ -8,7 +8,7 @@ moves from place to place loses its binding to the address.)
 import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from urllib.parse import urlencode
 
@@ -17,42 +17,15 @@ import page_record
 import streamlit as st
 from glossary import TERMS, say
 
-from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
+from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS
 from mechdiff.inputs import prompts
-from mechdiff.inputs.pair_file import Pair, pair_names, read_pair, shipped_pairs
-from mechdiff.inputs.vocabularies import one_tokenizer
-from mechdiff.questions import Question, Run
-from mechdiff.reporting import charts
+from mechdiff.inputs.pair_file import Pair, pair_names, read_pair
+from mechdiff.questions import Question
+from mechdiff.reporting import charts, view_requests
+from mechdiff.reporting.selection import DEFAULTS, OWN, STREAM_ORDER, Selection, default_layer, tokenizers_differ
 from mechdiff.study.imports import imported_sets
 
-OWN, HOME = "own", "home"
-STREAM_ORDER = ("resid_post", *(stream for stream in STREAMS if stream != "resid_post"))
-DEFAULTS = {  # what the link holds: every linked widget's key, and its value where nothing is chosen (the layer's: the pair's)
-    "pair": shipped_pairs()[0],
-    "domain": OWN,
-    "direction": DIRECTIONS[0],
-    "prompts": 32,
-    "shared": 0.0,
-    "layer": None,
-    "stream": STREAM_ORDER[0],
-    "map": "none",
-    "fit": "procrustes_scaled",
-    "alpha": "auto",
-    "rank": "8",
-    "complement": COMPLEMENTS[0],
-    "heads": [0],
-    "blend": 1.0,
-    "prompt": 0,
-    "own": "",
-    "own_prompt": 0,
-    "back": 0,
-    "stack": "",
-    "horizon": 1,
-    "measure": "effect",
-    "target": "",
-    "foil": "",
-    "imported": imported_sets.NONE,
-}
+HOME = "home"
 STREAM_HELP = f"""{say("stream", "decision token")}
 
 - `resid_post`, `resid_pre`: the residual stream after and before the layer
@@ -109,17 +82,13 @@ def link(page: str, values: dict) -> str:
     return f"{'./' if page == HOME else page}?{urlencode(named, doseq=True)}"
 
 
-def others(shared: dict) -> None:
+def others(selection: Selection) -> None:
     """End a page: the linked widgets that it does not use, hidden."""
     used = [f".st-key-places > div:has(.st-key-place-{key})" for key in PLACES if key in drawn()]
-    chosen = read_pair(shared["pair"])
-    rest = {"fit": fitted_map, "stream": stream, "map": donor_map, "alpha": alpha, "rank": rank, "complement": complement}
-    rest |= {"blend": blend, "prompt": lambda: prompt(len(request("patch", shared).chosen_prompts))}
-    if chosen.missing() is None:
-        rest |= {"layer": lambda: layer(chosen), "heads": lambda: heads(chosen)}
-    for key, draw in rest.items():
-        if key not in drawn():
-            draw()
+    present = selection.spec.missing() is None
+    for key, draw in WIDGETS.items():
+        if key not in drawn() and (present or key not in ("layer", "heads")):
+            draw(selection)
     if used:
         st.html(f"<style>.st-key-places, {', '.join(used)} {{display: flex !important}}</style>")
 
@@ -193,16 +162,15 @@ def count() -> int:
     )
 
 
-def shared_ratio(chosen: Pair) -> dict[str, float]:
-    """The least shared ratio, as a field of a Run; there only where two tokenizers may differ."""
-    if chosen.missing() is not None or one_tokenizer(chosen):
-        return {}
+def shared_ratio(chosen: Pair) -> float:
+    """The least shared ratio, which can be chosen only where two tokenizers may differ."""
+    if not tokenizers_differ(chosen):
+        return 0.0
     about = (
         "Only prompts, of validation and train, of whose tokens both tokenizers have at least this share. Where the two "
         "tokenizers differ, next-token distributions are compared over the token strings that both have."
     )
-    least = linked(st.sidebar.slider, "Shared tokens, at least", 0.0, 1.0, value=0.0, step=0.05, key="shared", help=about)
-    return {"min_shared_ratio": least}
+    return linked(st.sidebar.slider, "Shared tokens, at least", 0.0, 1.0, value=0.0, step=0.05, key="shared", help=about)
 
 
 def stream() -> str:
@@ -242,7 +210,7 @@ def layer(chosen: Pair) -> int:
         "Layer",
         0,
         last,
-        value=2 * last // 3,
+        value=default_layer(chosen.layers),
         key="layer",
         mend=lambda value: min(max(value, 0), last),
         help=f"0 to {last}, from the input. Or click a layer on a chart.",
@@ -252,7 +220,7 @@ def layer(chosen: Pair) -> int:
 def chosen_layer(last: int) -> int:
     """The chosen layer on a page without its widget, where last is the last one."""
     value = str(st.session_state.get("layer", st.query_params.get("layer", "")))
-    return min(int(value), last) if value.isdigit() else 2 * last // 3
+    return min(int(value), last) if value.isdigit() else default_layer(last + 1)
 
 
 def heads(chosen: Pair) -> list[int]:
@@ -293,19 +261,38 @@ def imported() -> None:
         linked(st.sidebar.selectbox, "Imported", [imported_sets.NONE, *names], key="imported", help=about)
 
 
-def selection() -> dict:
-    """The sidebar: what every page shares. Returns the fields of a Run."""
+WIDGETS: dict[str, Callable[[Selection], object]] = {  # those above a page, by their place in a selection
+    "fit": lambda _: fitted_map(),
+    "stream": lambda _: stream(),
+    "map": lambda _: donor_map(),
+    "alpha": lambda _: alpha(),
+    "rank": lambda _: rank(),
+    "complement": lambda _: complement(),
+    "blend": lambda _: blend(),
+    "prompt": lambda selection: prompt(len(view_requests.patch(selection).chosen_prompts)),
+    "layer": lambda selection: layer(selection.spec),
+    "heads": lambda selection: tuple(heads(selection.spec)),
+}
+
+
+def selection() -> Selection:
+    """The sidebar: what every page shares."""
     chosen = pair()
     if not st.query_params.get("talk"):
         own_pair.form()
-    shared = {"pair": chosen.name, "domain": domain(chosen), "direction": direction(), "limit": count()}
-    shared |= shared_ratio(chosen)
+    selection = Selection(chosen.name, domain(chosen), direction(), count(), shared_ratio(chosen))
     imported()
-    return shared
+    return selection
 
 
-def request(question: str, shared: dict, **details) -> Question:
-    return Run(question, **shared, **details)
+def current() -> Selection:
+    """The selection that this page run began with: the sidebar's."""
+    return st.session_state["_selection"]
+
+
+def widgets(selection: Selection, *names: str) -> Selection:
+    """Draw widgets above the page. Returns the selection with their values."""
+    return replace(selection, **{name: WIDGETS[name](selection) for name in names})
 
 
 def command(run: Question) -> str:

@@ -3,7 +3,6 @@
 A job nobody has looked at for a while stops; what it finished is in the cache.
 """
 
-import re
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,10 +11,10 @@ from dataclasses import dataclass, field
 import rates
 import streamlit as st
 
-from mechdiff import questions
 from mechdiff.inputs.pair_file import Source
 from mechdiff.models.gguf import STEPS, prepare
 from mechdiff.questions.shared.task import Task
+from mechdiff.study import timings
 
 ABANDONED = 30.0  # seconds after which a job that no page asks for stops
 
@@ -39,7 +38,7 @@ class Job:
 
     def work(self) -> None:
         """Run the task to its end, or until nobody wants it. How fast it went is kept for estimates."""
-        first, clock = self.task.done, rates.Clock(self.task)
+        first, clock = self.task.done, timings.Clock(self.task)
         for _ in self.task.steps():
             clock.tick()
             self.done, self.total, self.stage = self.task.done, self.task.total, self.task.stage
@@ -57,10 +56,7 @@ class Job:
 
     def time_left(self) -> str:
         """What a progress bar says after its label."""
-        spent, share = time.monotonic() - self.started, self.done / max(1, self.total)
-        if share < 0.02 or spent < 2:
-            return ""
-        return f", about {max(1, round(spent * (1 - share) / share))} s left"
+        return timings.time_left(self.started, self.done / max(1, self.total))
 
 
 @st.cache_resource
@@ -95,11 +91,5 @@ def finish(identity) -> None:
 
 
 def new_job(request, task: Task) -> tuple[Job, callable]:
-    if isinstance(request, questions.Question):
-        where = "" if request.layers is None else f" at layer {', '.join(map(str, request.layers))}"
-        count = len(request.chosen_prompts)
-        what = request.question + (f"{where} on {count} prompt{'s' * (count != 1)}" if request.reads_prompts else where)
-    else:
-        what = "the " + re.sub("(?<=[a-z])(?=[A-Z])", " ", type(request).__name__).lower()
-    job = Job(f"Computing {what}", "", task.done, task.total, task)
+    job = Job(timings.label(request), "", task.done, task.total, task)
     return job, job.work

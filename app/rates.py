@@ -1,83 +1,10 @@
-"""How long a request will take here, from how long the last ones took."""
-
-import json
-import time
+"""How long a page's requests will take here: the estimates of mechdiff.study.timings, remembered for a while."""
 
 import streamlit as st
 
 from mechdiff import questions
-from mechdiff.common.cache import default, key
-from mechdiff.common.terms import FITTED
-from mechdiff.inputs.prompts import BLOCK
 from mechdiff.questions import Question
-from mechdiff.questions.behaviour import Behaviour
-from mechdiff.questions.shared.identity import Identity
-from mechdiff.questions.shared.request import map_of
-from mechdiff.questions.shared.task import Task
-
-READING, PATCHING, WRITING = "reading the prompts", "patching", "writing"  # how stages end; others come before the first of these
-ENOUGH = 200  # cells from which on what one takes is worth keeping: a few alone take longer
-
-
-class Clock:
-    """Tells a task's time apart: what goes before, what reading a block of prompts takes, and what the cells take."""
-
-    def __init__(self, task: Task):
-        self.task, self.stage, self.done, self.at = task, task.stage, task.done, time.monotonic()
-        self.spent, self.reads, self.cells = dict.fromkeys((READING, PATCHING, WRITING, ""), 0.0), 0, 0
-
-    def tick(self) -> None:
-        """A step has ended; its stage was named before it began."""
-        now, part = time.monotonic(), next((part for part in (READING, PATCHING, WRITING) if self.stage.endswith(part)), "")
-        self.spent[part] += now - self.at
-        self.reads += part == READING
-        self.cells += (self.task.done - self.done) if part in (PATCHING, WRITING) else 0
-        self.stage, self.done, self.at = self.task.stage, self.task.done, now
-
-    def keep(self) -> None:
-        """Remember how fast a task went that ended."""
-        run = getattr(self.task, "run", None)
-        if run is None or not self.cells:
-            return
-        found = {before(run): self.spent[""]}
-        if self.reads:
-            found[read_of(run)] = self.spent[READING] / self.reads
-        if self.spent[WRITING]:
-            found[cell_of(run, kind(run))] = self.spent[WRITING] / self.cells
-        elif self.cells >= ENOUGH:
-            found |= dict.fromkeys((cell_of(run), cell_of(run, run.question)), self.spent[PATCHING] / self.cells)
-        default().put_text(place(), json.dumps(known() | found))
-
-
-def place() -> str:
-    return key(what="rates of the app")
-
-
-def known() -> dict[str, float]:
-    """Seconds, by what took them."""
-    return json.loads(default().text(place()) or "{}")
-
-
-def cell_of(run: Question, question: str = "any question") -> str:
-    return f"{run.spec.name} on {Identity(run).device}: a cell of {question}"
-
-
-def kind(run: Question) -> str:
-    """What a cell of a run is a cell of: to write takes the longer the more is written."""
-    return f"{run.question} of {run.new_tokens} tokens" if isinstance(run, Behaviour) else run.question
-
-
-def cell_time(run: Question, rates: dict[str, float]) -> float | None:
-    """Seconds a cell, from the same question, or from any other that does not write; None if nothing of the kind has run."""
-    return rates.get(cell_of(run, kind(run)), rates.get(cell_of(run)) if kind(run) == run.question else None)
-
-
-def read_of(run: Question) -> str:
-    return f"{run.spec.name} on {Identity(run).device}: a block of prompts"
-
-
-def before(run: Question) -> str:
-    return f"{run.spec.name} on {Identity(run).device}: before {run.question} with {map_of(run)} on {run.chosen_domain}"
+from mechdiff.study import timings
 
 
 @st.cache_data(ttl=30, max_entries=64, show_spinner=False)
@@ -88,23 +15,5 @@ def remaining(name: str, _run: Question) -> int:
 
 
 def estimate(*runs: Question) -> str:
-    """How long requests will take, in words; honest where nothing of the kind has run here."""
-    lacking = {run: left for run in runs if (left := remaining(repr(run), run))}
-    if not lacking:
-        return "known already, shown at once"
-    rates = known()
-    if any(cell_time(run, rates) is None for run in lacking):
-        return "how long is not known here yet"
-    seconds = sum(seconds_of(run, left, rates) for run, left in lacking.items())
-    unread = any(map_of(run) in FITTED and before(run) not in rates for run in lacking)
-    return f"about {in_words(seconds)} here{', once the train split is read' if unread else ''}"
-
-
-def seconds_of(run: Question, cells: int, rates: dict[str, float]) -> float:
-    prompts = len(run.chosen_prompts) + (len(run.train_prompts) if run.chooses_on_train else 0)
-    blocks = -(-prompts // BLOCK)
-    return rates.get(before(run), 0.0) + blocks * rates.get(read_of(run), 0.0) + cells * cell_time(run, rates)
-
-
-def in_words(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+    """How long requests will take, in words."""
+    return timings.estimate({run: remaining(repr(run), run) for run in runs})

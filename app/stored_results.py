@@ -22,16 +22,18 @@ def read(place: str, domain: str, folder: str, pair: str, name: str, where: tupl
     return artifacts.read(domain, folder, pair, name, dict(where))
 
 
+def fresh(domain: str, folder: str, pair: str, name: str, where: dict) -> tuple:
+    """The same for the folder that is read now."""
+    return read(str(artifacts.ARTIFACTS), domain, folder, pair, name, tuple(where.items()))
+
+
 def lines(run: Question, folder: str, name: str, **where) -> pd.DataFrame:
     """The stored lines of the run's pair, domain and direction, as far as they match; an empty table if there are none."""
-    found, _ = look_up(run, folder, name, **where)
-    return found
+    return look_up(run, folder, name, **where)[0]
 
 
 def look_up(run: Question, folder: str, name: str, **where) -> tuple[pd.DataFrame, dict | None]:
-    where = where if run.question == "drift" else {"direction": run.direction} | where  # drift has no direction
-    found, about = read(str(artifacts.ARTIFACTS), run.chosen_domain, folder, run.spec.name, name, tuple(where.items()))
-    return pd.DataFrame() if found is None else found, about
+    return artifacts.look_up(run, folder, name, fresh, **where)
 
 
 def missing(run: Question, what: str = "") -> None:

@@ -11,16 +11,9 @@ import streamlit as st
 
 from mechdiff.common.errors import UserError
 from mechdiff.reporting import charts
-from mechdiff.reporting.talk import PARTS, Step, Talk, find, read_talk
+from mechdiff.reporting.talk import PARTS, SLIDERS, Step, Talk, find, read_talk
 
 TALK, STEP = "talk", "step"  # what the address calls them
-SLIDERS = {  # page: the widgets that stay
-    "drift": ("layer",),
-    "patching": ("layer",),
-    "transport": ("layer",),
-    "rank": ("rank", "complement", "layer"),
-    "heads": ("heads", "layer"),
-}
 KEYS = {  # page and part: the key of what draws it, or how the keys begin
     "drift": {"curve": "pick_drift"},
     "patching": {"curve": "pick_layer", "prompts": "pick_prompt", "tokens": "tokens", "transplants": "pick_transplant"},

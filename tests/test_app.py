@@ -21,6 +21,7 @@ from mechdiff.__main__ import main
 from mechdiff.cli.run import options_of
 from mechdiff.questions import Question
 from mechdiff.questions.diagnostics.weight_overlap import Overlap
+from mechdiff.reporting.selection import Selection
 from mechdiff.study import artifacts
 
 HOME = Path(__file__).parents[1] / "app" / "Home.py"
@@ -145,13 +146,13 @@ def cli_fields(run: Question) -> dict:
 )
 def test_the_shown_command_is_the_request(question, details):
     shared = {"pair": "demo-cultural", "domain": "cognitive", "direction": "tuned-to-base", "limit": 16}
-    run = controls.request(question, shared, **details)
+    run = Selection(**shared).run(question, **details)
     assert type(run)(**cli_fields(run)) == run
 
 
 def test_a_shown_command_names_what_is_not_the_default():
     shared = {"pair": "demo-cultural", "domain": "cultural", "direction": "base-to-tuned", "limit": 8}
-    run = controls.request("rank", shared, ranks=("8",), complement=("mean",), alpha=("0.8",), controls=("self",))
+    run = Selection(**shared).run("rank", ranks=("8",), complement=("mean",), alpha=("0.8",), controls=("self",))
     shown = "run rank --pair demo-cultural --domain cultural --limit 8 --controls self --complement mean --alpha 0.8 --ranks 8"
     assert controls.command(run) == f"python -m mechdiff {shown}"
 

@@ -12,8 +12,8 @@ from mechdiff import Run
 from mechdiff.questions.shared.behaviour_summary import STYLE, in_words
 from mechdiff.study import artifacts, sweeps
 
-BLOCK = "import session, streamlit as st\nfrom views import behaviour\n"
-BLOCK += "session.frame(lambda: behaviour.block(st.session_state['_shared']))\n"
+BLOCK = "import controls, session\nfrom views import behaviour\n"
+BLOCK += "session.frame(lambda: behaviour.block(controls.current()))\n"
 COMPARED = """import session
 from views import behaviour
 from views.study import compare

@@ -18,6 +18,7 @@ import mechdiff
 from mechdiff import Run
 from mechdiff.maths.intervals import bootstrap_weights, interval
 from mechdiff.reporting import charts
+from mechdiff.study import timings
 
 pytestmark = pytest.mark.usefixtures("patient")
 VIEWS = ("home", "drift", "patching", "transport", "rank", "heads")
@@ -253,10 +254,10 @@ def test_an_estimate_is_honest(tiny, monkeypatch):
     run = Run("patch", streams=("mlp_out",), **tiny)
     rates.remaining.clear()
     assert "not known" in rates.estimate(run)
-    monkeypatch.setattr(rates, "ENOUGH", 32)
+    monkeypatch.setattr(timings, "ENOUGH", 32)
     jobs.Job("patching", task=mechdiff.questions.task(Run("patch", **tiny))).work()
     assert (
-        rates.known()[rates.cell_of(run)] > 0
+        timings.known()[timings.cell_of(run)] > 0
         and rates.estimate(run).startswith("about ")
         and rates.estimate(run).endswith(" here")
     )

@@ -13,6 +13,7 @@ from support.app_page import app_at
 from support.sweeping import DOMAIN, assert_same, seen, tables, until
 from support.swept_pair import sweep, write_pair
 
+from mechdiff.reporting.selection import Selection
 from mechdiff.study import artifacts, sweep_process
 from mechdiff.study.sweep_process import FAILED, FINISHED, KILLED, RUNNING, STOPPED
 
@@ -36,7 +37,7 @@ def whole(pair, tmp_path_factory):
 def selection(pair, monkeypatch, own_store):
     """What the sidebar gives: the tiny pair."""
     shared = {"pair": pair, "domain": DOMAIN, "direction": "base-to-tuned", "limit": 8}
-    monkeypatch.setattr(controls, "selection", lambda: shared)
+    monkeypatch.setattr(controls, "selection", lambda: Selection(**shared))
     return shared
 
 

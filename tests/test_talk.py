@@ -1,20 +1,22 @@
 """Talks: every mistake in a file names its step, the ready one says what its charts show, and a slide shows what it names."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import controls
 import jobs
 import pandas as pd
-import prepare
 import pytest
 import session
 import talk
-from streamlit.testing.v1 import AppTest
+from support.app_page import app_at
 from views.study import compare
 
 from mechdiff.__main__ import main
 from mechdiff.common.errors import UserError
-from mechdiff.reporting import charts
+from mechdiff.reporting import charts, prepare
 from mechdiff.reporting import talk as talks
 from mechdiff.reporting.talk import PARTS, READY, SELECTION, find, keep, read_talk
 from mechdiff.study import artifacts
@@ -181,16 +183,26 @@ def test_preparing_leaves_nothing_to_compute(read, tmp_path, monkeypatch, own_st
     found = read(text)
     name = keep(tmp_path / "mine.toml")
     monkeypatch.setattr(prepare, "positions", lambda step: [{"layer": 17}])
-    assert prepare.main(str(tmp_path / "mine.toml"), name, "5") == 0
+    prepare.prepare(found, 5.0)
     assert "1 of 1 slider positions ready" in capsys.readouterr().out
     monkeypatch.delattr(jobs, "start")  # anything left to compute is an error from here on
     for layer in ("16", "17"):
-        at = AppTest.from_string(prepare.SCRIPT.format(page="patching"), default_timeout=300)
+        at = app_at("patching")
         for key, value in (found.steps[0].values | {"talk": name, "step": 1, "layer": layer}).items():
             at.query_params[key] = str(value)
         at.run()
         assert not at.exception and not at.error
         assert at.metric[0].label == f"Mean effect at layer {layer}"
+
+
+def test_what_cannot_be_computed_names_its_step(read, own_store, demo):
+    with pytest.raises(UserError, match="Step 2: CKA needs at least"):
+        prepare.compute(2, talks.Step("x", "drift", {"prompts": 3}), prepare.Voice())
+
+
+def test_preparing_needs_no_browser():
+    code = "import mechdiff.reporting.prepare, sys; sys.exit('streamlit' in sys.modules or 'torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
 
 
 def test_positions_are_the_nearest_first():
@@ -200,14 +212,14 @@ def test_positions_are_the_nearest_first():
 
 
 def test_home_as_a_slide_marks_no_layer():
-    at = AppTest.from_string(prepare.SCRIPT.format(page="home"), default_timeout=300)
+    at = app_at("home")
     at.query_params["talk"], at.query_params["step"] = "1", "1"
     drawn = [chart.proto.spec for chart in at.run().get("vega_lite_chart") + at.get("arrow_vega_lite_chart")]
     assert len(drawn) == 5 and not any('"params"' in spec for spec in drawn)
 
 
 def test_an_unknown_talk_says_so_on_the_page():
-    at = AppTest.from_string(prepare.SCRIPT.format(page="home"), default_timeout=300)
+    at = app_at("home")
     at.query_params["talk"] = "nothing-of-the-kind"
     at.run()
     assert "talk prepare" in at.error[0].value and at.subheader

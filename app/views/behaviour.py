@@ -10,7 +10,8 @@ from glossary import TERMS, say
 
 from mechdiff.questions.behaviour import Behaviour
 from mechdiff.questions.shared.behaviour_summary import NAMES, STYLE, in_words, style
-from mechdiff.reporting import charts
+from mechdiff.reporting import charts, view_requests
+from mechdiff.reporting.selection import Selection
 from mechdiff.study import artifacts
 from mechdiff.study.stored_sweep import StoredSweep
 from mechdiff.study.sweeps import SPOKEN
@@ -29,9 +30,9 @@ READ = 6  # answers that are shown side by side
 
 
 @session.panel
-def block(shared: dict) -> None:
+def block(selection: Selection) -> None:
     """The chosen pair's behaviour on its prompts: from the stored sweep, or computed when asked."""
-    run = controls.request("behaviour", shared | {"direction": controls.DEFAULTS["direction"]})
+    run = view_requests.behaviour(selection)
     st.subheader(f"What do both models say? {run.spec.name} on {run.chosen_domain}", help=say("agreement", "refusals", "style"))
     kept = stored_results.lines(run, SPOKEN, "behaviour_summary")
     live = run.spec.missing() is None and controls.compute(

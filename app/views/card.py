@@ -1,25 +1,26 @@
 """The pre-flight card of the chosen pair: what it is, what can be asked, what that costs. Loads weights only when told to."""
 
-import controls
 import pandas as pd
 import session
 import streamlit as st
-from rates import in_words
 
 from mechdiff.common.errors import UserError
 from mechdiff.inputs.pair_file import Pair
+from mechdiff.questions import Run
 from mechdiff.questions.diagnostics.parity_check import Parity
+from mechdiff.reporting.selection import Selection
 from mechdiff.study import cost_estimate
 from mechdiff.study.cost_estimate import Card, in_bytes
+from mechdiff.study.timings import in_words
 from views import metrics
 
 WIDTHS = {name: st.column_config.Column(width=w) for name, w in {"": 150, "base": 300, "tuned": 300, "same?": 60}.items()}
 PARITY_HELP = "Four cells on two prompts, by the row engine and by plain forward hooks, in the pair's own number format."
 
 
-def section(shared: dict) -> None:
+def section(selection: Selection) -> None:
     """A line that says whether the pair is here, and the card for those who ask."""
-    pair = controls.read_pair(shared["pair"])
+    pair = selection.spec
     with st.container(gap=None):
         here = pair.missing() is None
         told = "its weights are on this machine" if here else "its weights are not on this machine"
@@ -29,12 +30,12 @@ def section(shared: dict) -> None:
         if switch.toggle(
             "Pre-flight card", key="card", help="What the models are, what can be asked of them, and what it costs."
         ):
-            whole(pair, shared)
+            whole(pair, selection)
 
 
 @session.panel
-def whole(pair: Pair, shared: dict) -> None:
-    found = read(pair, shared["domain"])
+def whole(pair: Pair, selection: Selection) -> None:
+    found = read(pair, selection.domain)
     for fault in dict.fromkeys(found.faults):
         if fault == pair.missing():
             st.info(fault.replace("\n", "\n\n"))
@@ -50,7 +51,7 @@ def whole(pair: Pair, shared: dict) -> None:
     shown = table.style.apply(lambda row: ["font-weight: 600" if row["same?"] else ""] * len(row), axis=1)
     st.dataframe(shown, hide_index=True, width="stretch", height=35 * len(table) + 38, column_config=WIDTHS)
     if not found.faults and found.questions["patch"] is None:
-        parity(found, shared)
+        parity(found, selection)
 
 
 @st.cache_resource(ttl=30, max_entries=8, show_spinner="Reading the pair's files")
@@ -85,10 +86,10 @@ def questions(found: Card) -> None:
             st.warning(why, icon=":material/block:")
 
 
-def parity(found: Card, shared: dict) -> None:
+def parity(found: Card, selection: Selection) -> None:
     """The check of rows against plain hooks: on request, since it loads the models."""
     asked = st.session_state.setdefault("_parity", set())
-    request = Parity(controls.request("patch", {"pair": shared["pair"], "domain": shared["domain"]}))
+    request = Parity(Run("patch", selection.pair, selection.domain))
     if request not in asked:
         if not st.button("Check rows against plain hooks", key="parity", help=PARITY_HELP, icon=":material/rule:"):
             return

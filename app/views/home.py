@@ -27,12 +27,13 @@ def page() -> None:
         "the command line's own code."
     )
     steps()
-    card.section(st.session_state["_shared"])
+    selection = controls.current()
+    card.section(selection)
     for column, name in zip(st.columns(2, gap="large"), SHOWN):
         with column:
             pair_curves(name)
-    session.ready(controls.read_pair(st.session_state["_shared"]["pair"]))
-    behaviour.block(st.session_state["_shared"])
+    session.ready(selection.spec)
+    behaviour.block(selection)
 
 
 def steps() -> None:

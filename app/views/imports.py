@@ -11,6 +11,7 @@ import streamlit as st
 from mechdiff.inputs import prompts
 from mechdiff.reporting import charts
 from mechdiff.reporting.charts.base import KL
+from mechdiff.reporting.selection import Selection
 from mechdiff.study.imports import imported_sets, marks
 from mechdiff.study.imports.layout import layout
 from mechdiff.study.imports.reading import StudyFiles
@@ -41,49 +42,49 @@ def shown() -> str | None:
     return name if name != imported_sets.NONE and name in imported_sets.names() else None
 
 
-def on(figure, kind: str, shared: dict, **where):
+def on(figure, kind: str, selection: Selection, **where):
     """A page's chart with the imported marks, where they belong on it: the same domain, and an axis that means the same.
 
     where: the values that columns of the import have. Ratios over ranks are shown beside a model of any depth, of the layer
     nearest to the page's.
     """
-    name, pair = shown(), controls.read_pair(shared["pair"])
-    if name is None or shared["domain"] != pair.domain:
+    name, pair = shown(), selection.spec
+    if name is None or selection.domain != pair.domain:
         return figure
     alike = (pair.layers, pair.heads) == (layout()["layers"], layout()["heads"])
     if kind != "rank" and not alike:
         return figure
     layer = where.pop("layer", None)
-    found = marks.points(name, kind, shared["domain"], shared["direction"], **where)
+    found = marks.points(name, kind, selection.domain, selection.direction, **where)
     if layer is not None:
         found = marks.nearest(found, layer / (pair.layers - 1))
     return charts.with_imported(figure, found)
 
 
 @session.panel
-def numbers(page: str, shared: dict) -> None:
+def numbers(page: str, selection: Selection) -> None:
     """The imported numbers of a page's question, over the study's own layers, and their tables with all that they lack."""
-    name, pair = shown(), controls.read_pair(shared["pair"])
+    name, pair = shown(), selection.spec
     if name is None:
         return
     with st.expander(f"Imported numbers: {name}, means only", expanded=pair.missing() is not None):
-        if shared["domain"] != pair.domain:
+        if selection.domain != pair.domain:
             st.caption("An import holds each domain's own pair; here the domain is another one, so it is not compared.")
         drawn = 0
         columns = st.columns(len(PAGES[page]), gap="medium")
         for column, (kind, x, y, title) in zip(columns, PAGES[page]):
-            found = marks.points(name, kind, shared["domain"], shared["direction"])
+            found = marks.points(name, kind, selection.domain, selection.direction)
             if len(found):
                 drawn += 1
-                told = f"{shared['domain']}, over the study's {layout()['layers']} layers; point at a square for its file"
+                told = f"{selection.domain}, over the study's {layout()['layers']} layers; point at a square for its file"
                 figure = charts.means_only(found, x, y, title, told)
                 controls.draw(figure, f"imported-{page}-{kind}", column)
         names = dict.fromkeys(marks.CHARTS[kind].table for kind, *_ in PAGES[page])
-        found = {table: imported_sets.read(name, shared["domain"], table) for table in [*names, *EXTRA.get(page, [])]}
+        found = {table: imported_sets.read(name, selection.domain, table) for table in [*names, *EXTRA.get(page, [])]}
         tables(found, f"{page}-{name}")
         if not any(map(len, found.values())):
             others = sorted({path.partition("/")[0] for path in imported_sets.manifest_of(name)["tables"]})
-            st.caption(f"{name} holds nothing of this question on {shared['domain']}. It has: {', '.join(others)}.")
+            st.caption(f"{name} holds nothing of this question on {selection.domain}. It has: {', '.join(others)}.")
 
 
 def tables(found: dict[str, pd.DataFrame], key: str) -> None:

@@ -1,6 +1,5 @@
 """What the pages about maps share: one mapped condition's numbers, stored and live, and the map's diagnostics."""
 
-import controls
 import history
 import pandas as pd
 import session
@@ -33,11 +32,6 @@ def quiet(text: str) -> dict:
 def numbers():
     """A row for metrics, which wraps where it is narrow."""
     return st.container(horizontal=True, gap="medium")
-
-
-def site(shared: dict) -> tuple[str, str, int, str]:
-    """The widgets that say which map at which site: map, stream, layer, alpha."""
-    return controls.fitted_map(), controls.stream(), controls.layer(controls.read_pair(shared["pair"])), controls.alpha()
 
 
 def summary(run: Question, table: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from mechdiff.common.paths import CACHE, DATA
 from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
 from mechdiff.inputs.pair_file import Pair, read_pair, shipped_pairs
 from mechdiff.inputs.prompts import domains
+from mechdiff.reporting.selection import OWN
 
 READY = "1"  # the address' name for the talk that comes with mechdiff
 PARTS = {  # page -> the parts that a slide can show; the first is the default
@@ -25,7 +26,13 @@ PARTS = {  # page -> the parts that a slide can show; the first is the default
     "heads": ("map", "bars", "coverage"),
     "compare": ("verdict", "drift", "effect", "attn_out", "mlp_out", "drop", "rank", "greedy", "topk"),
 }
-OWN = "own"
+SLIDERS = {  # page -> the widgets that stay on its slide, the main one first
+    "drift": ("layer",),
+    "patching": ("layer",),
+    "transport": ("layer",),
+    "rank": ("rank", "complement", "layer"),
+    "heads": ("heads", "layer"),
+}
 TWENTIETHS = [part / 20 for part in range(21)]
 TEXTS, WHOLE, LISTS, SHARES = ("rank_at", "imported"), ("layer", "prompt"), ("heads",), ("blend", "shared")
 SWITCHES = ("curve", "ranks", "transplants", "coverage", "published")

@@ -1,6 +1,7 @@
 """Files of stored sweeps: tidy tables, and a manifest that says where every number comes from. Reading needs no torch."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 from mechdiff.common.errors import UserError
 from mechdiff.common.paths import ARTIFACTS
 from mechdiff.common.terms import SIDES
+from mechdiff.questions import Question
 
 BITS = 12  # of a stored value's mantissa: about three and a half digits
 
@@ -49,6 +51,21 @@ def read(domain: str, folder: str, pair: str, table: str, where: dict | None = N
     filters = [(column, "==", value) for column, value in where.items()] if where else None
     lines = pd.read_parquet(path, filters=filters) if path.exists() else None
     return lines, json.loads(manifest.read_text()) if manifest.exists() else None
+
+
+def look_up(run: Question, folder: str, name: str, read: Callable = read, **where) -> tuple[pd.DataFrame, dict | None]:
+    """The stored lines of a request's pair, domain and direction, and their manifest. No line is an empty table.
+
+    where: column -> value, to select lines. read: what reads the files, as `read` above.
+    """
+    where = where if run.question == "drift" else {"direction": run.direction} | where  # drift has no direction
+    lines, manifest = read(run.chosen_domain, folder, run.spec.name, name, where)
+    return pd.DataFrame() if lines is None else lines, manifest
+
+
+def stored_lines(run: Question, folder: str, name: str, **where) -> pd.DataFrame:
+    """The lines alone."""
+    return look_up(run, folder, name, **where)[0]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 import session
 from streamlit.testing.v1 import AppTest
 
+from mechdiff.reporting.selection import Selection
 from mechdiff.study import artifacts, sweeps
 
 PROMPTS = 8
@@ -73,7 +74,7 @@ def tiny(study, tmp_path, monkeypatch):
     """The app on a tiny pair, and nothing stored. Returns what its sidebar gives."""
     shared = {name: value for name, value in study.items() if name != "limit"}
     shared |= {"domain": "none", "direction": "base-to-tuned", "limit": PROMPTS}
-    monkeypatch.setattr(controls, "selection", lambda: shared)
+    monkeypatch.setattr(controls, "selection", lambda: Selection(**shared))
     monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path / "artifacts")
     return shared
 

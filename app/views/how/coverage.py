@@ -10,21 +10,21 @@ import stored_results
 import streamlit as st
 from glossary import TERMS
 
-from mechdiff.reporting import chart_tables, charts
+from mechdiff.reporting import chart_tables, charts, view_requests
+from mechdiff.reporting.selection import Selection
 from views import imports, metrics
 
 LONGER = "Heads are first chosen on the train split: on a CPU minutes for top k, and many for greedy, once a layer."
 
 
-def section(shared: dict, layer: int, blend: float) -> None:
+def section(selection: Selection) -> None:
     """Coverage over the number of heads at the chosen layer: stored, and when asked live."""
     st.subheader("Coverage by sets of heads", help=TERMS["coverage"])
     st.caption(
         "**top k**: the k heads with the largest single effects. **greedy**: one head after another, always the one that adds "
         "most. Both are chosen on the train split and scored on these prompts. The grey band holds 95 % of **random sets**."
     )
-    where = {"layers": (layer,), "blend": blend, "controls": ("self",)}
-    runs = [controls.request("heads", shared, head_sets=name, **where) for name in ("random", "topk", "greedy")]
+    layer, blend, runs = selection.chosen_layer, selection.blend, view_requests.coverage(selection)
     kept = stored_results.lines(runs[0], "rq4", "coverage_summary", layer=layer) if blend == 1 else pd.DataFrame()
     if blend != 1:
         st.info("The stored curve is for blend 1. Compute this one on these prompts, or set the blend to 1.")
@@ -59,7 +59,7 @@ def draw(kept: pd.DataFrame, live: pd.DataFrame, count: int, layer: int, about: 
         return
     about = f"{about}; 95 % CI over prompts (random sets: over sets); click a set"
     curve = charts.coverage_curve(shown, layer, about, st.session_state.get("heads") or [])
-    figure = imports.on(curve, "coverage", st.session_state["_shared"], layer=layer)
+    figure = imports.on(curve, "coverage", controls.current(), layer=layer)
     controls.clickable(figure, "coverage_curve", partial(take_set, count=count))
 
 

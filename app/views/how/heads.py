@@ -10,32 +10,31 @@ from glossary import TERMS, say
 
 from mechdiff.common.terms import sides
 from mechdiff.maths.intervals import bootstrap_weights, floor_of, interval, ratio, summarise
-from mechdiff.reporting import chart_tables, charts
+from mechdiff.reporting import chart_tables, charts, view_requests
+from mechdiff.reporting.selection import Selection
 from views import imports, metrics
 from views.how import coverage
 
 
 def page() -> None:
-    shared = st.session_state["_shared"]
-    donor, recipient = sides(shared["direction"])
+    selection = controls.current()
+    donor, recipient = sides(selection.direction)
     session.heading(
         "Heads: which attention heads carry the change?",
         say("heads", "effect", "coverage", "blend", "floor", "decision token"),
         f"Chosen heads' outputs in the **{recipient}** model are replaced by the **{donor}** model's. **Coverage**: a set's "
         "effect as a share of all the layer's heads'.",
     )
-    if session.ready(controls.read_pair(shared["pair"])):
-        everything(shared)
-    imports.numbers("heads", shared)
+    if session.ready(selection.spec):
+        everything(selection)
+    imports.numbers("heads", selection)
 
 
 @session.panel
-def everything(shared: dict) -> None:
-    pair = controls.read_pair(shared["pair"])
-    layer, chosen, blend = controls.layer(pair), controls.heads(pair), controls.blend()
-    every = controls.request("heads", shared, head_sets="each", blend=blend)
-    sets = "all" if not chosen else ",".join(map(str, chosen))
-    asked = controls.request("heads", shared, layers=(layer,), head_sets=sets, blend=blend, controls=("self",))
+def everything(selection: Selection) -> None:
+    selection = controls.widgets(selection, "layer", "heads", "blend")
+    layer, chosen, blend = selection.chosen_layer, selection.chosen_heads, selection.blend
+    asked, every = view_requests.heads_together(selection), view_requests.single_heads(selection)
     together = session.answer(asked)
     table = session.answer(every, patience=0.05)
     singles = table[table["layer"] == layer]
@@ -52,12 +51,12 @@ def everything(shared: dict) -> None:
             bars(here, kept, every, layer, chosen)
     with stored_results.row():
         if blend == 1 and here is not None:
-            name = set_name(chosen, pair.heads)
+            name = set_name(chosen, every.spec.heads)
             stored_results.badge(every, here[here["heads"] == name], "rq4", "heads", layer=layer, heads=name, control="none")
         stored_results.provenance(every, "rq4")
     if len(table):
         session.provenance(every, table)
-    coverage.section(shared, layer, blend)
+    coverage.section(selection)
 
 
 def set_name(chosen: list[int], count: int) -> str:

@@ -1,7 +1,5 @@
 """Rank: how many dimensions does the change need?"""
 
-from dataclasses import replace
-
 import controls
 import pandas as pd
 import rates
@@ -10,38 +8,38 @@ import stored_results
 import streamlit as st
 from glossary import TERMS, say
 
-from mechdiff.common.terms import FITTED, MAP_CONTROLS, sides
-from mechdiff.reporting import chart_tables, charts
+from mechdiff.common.terms import FITTED, sides
+from mechdiff.reporting import chart_tables, charts, view_requests
+from mechdiff.reporting.selection import Selection
 from views import imports, metrics
 
 LONGER = "Nine ranks on the chosen prompts: as points beside the stored curve, or where there is none, with all controls."
 
 
 def page() -> None:
-    shared = st.session_state["_shared"]
-    donor, recipient = sides(shared["direction"])
+    selection = controls.current()
+    donor, recipient = sides(selection.direction)
     session.heading(
         "Rank: how many dimensions does the change need?",
         say("rank", "complement", "map", "effect", "recovery", "drop", "alpha", "controls", "split-half overlap"),
         f"The map from **{donor}** to **{recipient}** is cut to its k leading directions. The **complement** fills the rest: the "
         "train **mean**, which deletes it, or the **own** state.",
     )
-    if session.ready(controls.read_pair(shared["pair"])):
-        cut(shared)
-    imports.numbers("rank", shared)
+    if session.ready(selection.spec):
+        cut(selection)
+    imports.numbers("rank", selection)
 
 
 @session.panel
-def cut(shared: dict) -> None:
-    name, stream, layer, alpha = metrics.site(shared)
-    rank, complement = controls.rank(), controls.complement()
-    if name not in FITTED:
-        st.info(f"The map `{name}` is not fitted, so it has no leading directions to keep.\n\nTry:  {', '.join(FITTED)}")
+def cut(selection: Selection) -> None:
+    selection = controls.widgets(selection, "fit", "stream", "layer", "alpha", "rank", "complement")
+    if selection.fit not in FITTED:
+        st.info(f"The map `{selection.fit}` is not fitted, so it has no leading directions to keep.\n\nTry:  {', '.join(FITTED)}")
         return
-    asked = {"layers": (layer,), "map": name, "streams": (stream,), "alpha": (alpha,), "controls": ("self",)}
-    run = controls.request("rank", shared, ranks=(rank,), complement=(complement,), **asked)
-    line, table = metrics.answer(run, f"Effect at rank {rank}", f"{stream} · L{layer} · k={rank} · {complement}")
-    curves(run, controls.request("rank", shared, **asked), line, table[table["control"] == "none"])
+    run, rank = view_requests.rank(selection), selection.rank
+    what = f"{selection.stream} · L{selection.chosen_layer} · k={rank} · {selection.complement}"
+    line, table = metrics.answer(run, f"Effect at rank {rank}", what)
+    curves(run, selection, line, table[table["control"] == "none"])
     if line is not None:
         session.provenance(run, table)
 
@@ -53,16 +51,14 @@ def stored_as(run) -> dict:
     return {"map": run.map, "rank": run.ranks[0], "complement": run.complement[0], "alpha": run.alpha[0], "control": "none"}
 
 
-def curves(run, every, line, here: pd.DataFrame) -> None:
+def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
     """Effect, recovery and drop over rank, and rank by alpha: stored, and live as points, more of them when asked."""
     (layer,), (stream,), (alpha,), (complement,) = run.layers, run.streams, run.alpha, run.complement
-    kept = stored_results.lines(run, "rq3", "rank_summary", layer=layer, stream=stream)
-    scaled = stored_results.lines(run, "rq3", "alpha_summary", layer=layer, stream=stream, map=run.map)
-    found, live = chart_tables.of_cut(kept, scaled, run.map, alpha), metrics.live(line)
-    about = stored_results.origin(run, "rq3", found)
+    found, kept = view_requests.stored_over_ranks(run, stored_results.lines)
+    live, about = metrics.live(line), stored_results.origin(run, "rq3", found)
+    every = view_requests.rank_curve(selection, len(found) > 0)
     if found.empty:
         stored_results.missing(run, f" with {run.map} at alpha {alpha}")
-        every = replace(every, controls=("self", "mean", *MAP_CONTROLS))
     place, origins = st.container(), stored_results.row()
     if controls.compute("ranks", LONGER, rates.estimate(every)):
         more = metrics.summary(every, session.answer(every, patience=0.05))
@@ -77,7 +73,7 @@ def curves(run, every, line, here: pd.DataFrame) -> None:
     with origins:
         stored_results.badge(run, here, "rq3", "rank", layer=layer, stream=stream, **stored_as(run))
         stored_results.provenance(run, "rq3")
-    below(run, chart_tables.join(kept, scaled), live)
+    below(run, kept, live)
 
 
 def effects_and_shares(run, found: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
@@ -105,7 +101,7 @@ def beside(figure, kind: str, run):
     """A chart over ranks with the imported marks of the run's stream and, where it is a number, its alpha."""
     where = {"stream": run.streams[0], "control": "none", "layer": run.layers[0]}
     where |= {} if run.alpha == ("auto",) else {"alpha": run.alpha[0]}
-    return imports.on(figure, kind, st.session_state["_shared"], **where)
+    return imports.on(figure, kind, controls.current(), **where)
 
 
 def below(run, every: pd.DataFrame, live: pd.DataFrame) -> None:

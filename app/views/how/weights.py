@@ -1,5 +1,7 @@
 """Weights: which matrices changed, over how many directions, and are these the directions that a map carries over?"""
 
+from dataclasses import replace
+
 import controls
 import history
 import pandas as pd
@@ -10,8 +12,9 @@ from glossary import TERMS, say
 from mechdiff import questions
 from mechdiff.common.terms import FITTED
 from mechdiff.questions import Question
-from mechdiff.questions.diagnostics.weight_overlap import SIZES, Overlap
-from mechdiff.reporting import charts
+from mechdiff.questions.diagnostics.weight_overlap import SIZES
+from mechdiff.reporting import charts, view_requests
+from mechdiff.reporting.selection import Selection
 from views import metrics
 
 MEASURES = ("relative_norm", "participation_ratio", "stable_rank", "rank_90")
@@ -24,15 +27,15 @@ def page() -> None:
         say("relative norm", "participation ratio", "stable rank", "rank 90", "pair"),
         "Each matrix's difference, tuned minus base, read from the files: no prompt and no forward pass.",
     )
-    shared = st.session_state["_shared"]
-    if session.ready(controls.read_pair(shared["pair"])):
-        matrices(shared)
+    selection = controls.current()
+    if session.ready(selection.spec):
+        matrices(selection)
 
 
 @session.panel
-def matrices(shared: dict) -> None:
-    run = controls.request("weights", shared | {"limit": None})
-    layer, row = controls.layer(run.spec), metrics.numbers()
+def matrices(selection: Selection) -> None:
+    selection = controls.widgets(selection, "layer")
+    run, layer, row = view_requests.weights(selection), selection.chosen_layer, metrics.numbers()
     table = session.answer(run)
     if table.empty:
         session.waiting("The map fills in as matrices are compared.")
@@ -58,7 +61,7 @@ def matrices(shared: dict) -> None:
             told = f"{len(values)} leading; {max(0.0, rest):.1%} of the square lies beyond"
             controls.draw(charts.singular_bars(values, f"L{layer} {module}", told))
     session.provenance(run, table)
-    subspace(shared, layer)
+    subspace(replace(selection, fit=st.session_state.get("fit", selection.fit)))
 
 
 def take(picked: dict) -> None:
@@ -79,14 +82,14 @@ def numbers(run: Question, row, line: dict) -> None:
 
 
 @session.panel
-def subspace(shared: dict, layer: int) -> None:
+def subspace(selection: Selection) -> None:
     """The changes' output directions against those of the map on the Rank page."""
     st.subheader("Low-rank in activations, low-rank in weights?", help=say("map", "rank", "overlap"))
-    fit = st.session_state.get("fit", controls.DEFAULTS["fit"])
+    fit, layer = selection.fit, selection.chosen_layer
     if fit not in FITTED:
         st.info(f"The map `{fit}` is not fitted, so it has no leading directions.\n\nTry:  {', '.join(FITTED)} on the Rank page")
         return
-    asked = Overlap(controls.request("weights", shared | {"limit": None}, map=fit, layers=(layer,)))
+    asked = view_requests.overlap(selection)
     task = questions.task(asked)
     takes = "known already, shown at once" if task.done >= task.total else "the train split is read first"
     if not controls.compute(

@@ -9,8 +9,9 @@ import streamlit as st
 import token_strip
 from glossary import say
 
-from mechdiff.questions import Question, Run
+from mechdiff.questions import Question
 from mechdiff.questions.prompt.reading import Reading
+from mechdiff.reporting.selection import Selection
 from views.lab import continuation, effects, interventions, positions, prompts
 
 READ_S = 1.5  # patience with a new prompt: a short one is read in that time, and nothing below can be drawn before
@@ -19,44 +20,39 @@ WINDOW = 400  # tokens that are shown together
 
 @dataclass(frozen=True)
 class Study:
-    """What is looked at. shared: the sidebar's fields of a Run. one: the chosen prompt's name; every: that of all of them."""
+    """What is looked at. selection: the sidebar's. one: the chosen prompt's name; every: that of all of them."""
 
-    shared: dict
+    selection: Selection
     one: str
     every: str
     back: int = 0
 
     def run(self, question: str, every: bool = False, **details) -> Question:
-        asked = self.shared | {
-            "limit": None,
-            "prompts": self.every if every else self.one,
-            "back": self.back,
-            "min_shared_ratio": 0.0,
-        }
-        return Run(question, **asked | details)
+        names = {"prompts": self.every if every else self.one, "back": self.back, "min_shared_ratio": 0.0}
+        return self.selection.run(question, **{"limit": None} | names | details)
 
 
 def page() -> None:
-    shared = st.session_state["_shared"]
+    selection = controls.current()
     st.header("Lab: what if, on your own words?", help=say("stack", "effect", "recovery", "floor", "donor", "recipient"))
-    if session.ready(controls.read_pair(shared["pair"])):
-        everything(shared)
+    if session.ready(selection.spec):
+        everything(selection)
 
 
 @session.panel
-def everything(shared: dict) -> None:
+def everything(selection: Selection) -> None:
     left, right = st.columns([2, 3], gap="medium")
     with left:
-        names = prompts.choose(shared)
+        names = prompts.choose(selection)
     if names is None:
         return
     with right:
-        study, reading = Study(shared, *names), None
+        study, reading = Study(selection, *names), None
         reading = session.answer(Reading(study.run("patch", back=0)), patience=READ_S)
         if reading.empty:
             session.waiting("Both models read the prompt.", 170)
             return
-        study = Study(shared, *names, back=tokens(reading))
+        study = Study(selection, *names, back=tokens(reading))
     left, right = st.columns([2, 3], gap="medium")
     with right:
         stack, answered = interventions.section(study)

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import controls
 import pandas as pd
-import rates
 import session
 import streamlit as st
 
 from mechdiff import questions
 from mechdiff.questions.prompt.position_map import MapTime, PositionMap
 from mechdiff.reporting import charts
+from mechdiff.study import timings
 
 STEPS = [1, 2, 3, 5, 10]
 
@@ -57,7 +57,7 @@ def offer(asked: PositionMap, time: MapTime) -> None:
     st.button("Compute the map", type="primary", on_click=begun().add, args=(asked,), key="map_positions")
     if len(found):
         seconds, columns = found.iloc[0]
-        st.caption(f"About {rates.in_words(seconds)}: one of its {columns:.0f} columns was timed just now.")
+        st.caption(f"About {timings.in_words(seconds)}: one of its {columns:.0f} columns was timed just now.")
     else:
         st.caption("Timing one column, to tell how long all of them take.")
 

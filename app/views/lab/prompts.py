@@ -6,9 +6,10 @@ import streamlit as st
 from mechdiff.common.errors import UserError
 from mechdiff.inputs import prompts
 from mechdiff.inputs.prompts import OWN, Prompt
+from mechdiff.reporting.selection import Selection
 
 
-def choose(shared: dict) -> tuple[str, str] | None:
+def choose(selection: Selection) -> tuple[str, str] | None:
     """The prompt box. Returns the chosen prompt's name and that of all of one's prompts; None if a link's are not here."""
     row = st.container()  # above, but its text depends on what is drawn below
     below = st.container(horizontal=True, vertical_alignment="bottom")
@@ -17,7 +18,7 @@ def choose(shared: dict) -> tuple[str, str] | None:
         with st.popover("Open", icon=":material/folder_open:", key="open_menu"):
             own = files()
     try:
-        found = prompts.read_prompts(OWN + own) if own else controls.request("patch", shared).chosen_prompts
+        found = prompts.read_prompts(OWN + own) if own else selection.run("patch").chosen_prompts
     except UserError as error:
         st.error(str(error), icon=":material/link_off:")
         box(row, "", own)

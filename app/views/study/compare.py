@@ -35,7 +35,7 @@ def page() -> None:
         "Two choices of pair and domain, from **stored sweeps** alone. Of the sidebar only the direction counts here. "
         "A click on a point chooses its pair, domain and layer on every page."
     )
-    body(st.session_state["_shared"]["direction"])
+    body(controls.current().direction)
 
 
 def body(direction: str) -> None:

@@ -10,13 +10,12 @@ import controls
 import links
 import pandas as pd
 import pyarrow.parquet as pq
-import rates
 import streamlit as st
 
 from mechdiff.inputs import prompts
 from mechdiff.inputs.pair_file import pair_names, shipped_pairs
 from mechdiff.reporting import html_report
-from mechdiff.study import artifacts
+from mechdiff.study import artifacts, timings
 from mechdiff.study.artifacts import SweepFolder
 from mechdiff.study.stored_sweep import StoredSweep
 
@@ -54,7 +53,7 @@ def line(folders: list[SweepFolder]) -> dict:
     shown = {"Pair": folders[0].pair, "Domain": folders[0].domain, "Questions": ", ".join(kept.folder for kept in folders)}
     shown |= {name: str(about.get(key, "—")) for key, name in FACTS.items()}
     shown |= {"Finished": str(about.get("finished", "—"))[:16].replace("T", " ")}
-    shown |= {"Took": rates.in_words(about["seconds"]) if "seconds" in about else "—"}
+    shown |= {"Took": timings.in_words(about["seconds"]) if "seconds" in about else "—"}
     return shown | {"MB": sum(kept.size for kept in folders) / 1e6, "Manifest": f"missing in {missing}" if missing else "there"}
 
 
@@ -69,7 +68,7 @@ def detail(folders: list[SweepFolder], ours: bool) -> None:
     )
     if ours:
         with download:
-            take_report(StoredSweep(pair, domain, st.session_state["_shared"]["direction"]))
+            take_report(StoredSweep(pair, domain, controls.current().direction))
         leads_to(pair, domain)
     kept = next(kept for kept in folders if kept.folder == name)
     left, right = st.columns([2, 3], gap="large")

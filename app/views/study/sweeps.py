@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import rates
+import controls
 import session
 import streamlit as st
 from glossary import say
 
 from mechdiff.common.terms import DTYPES
 from mechdiff.inputs import prompts
-from mechdiff.inputs.pair_file import read_pair
 from mechdiff.inputs.prompts import BLOCK
 from mechdiff.questions import Run
-from mechdiff.study import artifacts, sweep_process, sweeps
+from mechdiff.reporting.selection import Selection
+from mechdiff.study import artifacts, sweep_process, sweeps, timings
 from views import imports
 from views.study import replay, sweep_list
 
@@ -37,7 +37,7 @@ def on_shelf() -> None:
 
 
 def begin() -> None:
-    section(st.session_state["_shared"], folder())
+    section(controls.current(), folder())
 
 
 def folder() -> Path:
@@ -53,18 +53,18 @@ def folder() -> Path:
     return Path(typed).expanduser() if typed else artifacts.ARTIFACTS
 
 
-def section(shared: dict, place: Path) -> None:
+def section(selection: Selection, place: Path) -> None:
     """A sweep of the sidebar's pair and domain, and all that are known of."""
-    spec = read_pair(shared["pair"])
+    spec = selection.spec
     st.caption(
-        f"Every question of the sidebar's pair and domain: **{spec.name}** on **{shared['domain']}**. It runs in "
+        f"Every question of the sidebar's pair and domain: **{spec.name}** on **{selection.domain}**. It runs in "
         "a process of its own, as on the command line: closing this page does not stop it, and stopping it loses nothing."
     )
     left, right = st.columns([2, 1])
     grid = left.radio("Grid", list(OFFERED), captions=list(OFFERED.values()), key="grid", bind="query-params", horizontal=True)
     chosen = right.selectbox("Number format", [AUTO, *DTYPES], key="dtype", bind="query-params")
     out = None if place == artifacts.ARTIFACTS else str(place)
-    asked = sweep_process.SweepRequest(shared["pair"], shared["domain"], grid, None if chosen == AUTO else chosen, out=out)
+    asked = sweep_process.SweepRequest(selection.pair, selection.domain, grid, None if chosen == AUTO else chosen, out=out)
     if session.ready(spec):
         offer(asked, spec.name, place)
     watch()
@@ -77,8 +77,8 @@ def offer(asked: sweep_process.SweepRequest, name: str, place: Path) -> None:
     text = f"**{total:,} cells** (a prompt under a condition){known}: {takes(asked, name, left)}."
     if before := artifacts.manifest_of(place / asked.domain / "rq1" / name):
         text += (
-            f" The stored sweep, {before['grid']} grid on {before['prompts']} prompts, took {rates.in_words(before['seconds'])} "
-            f"on {before['device_name']}; **the new tables replace it**."
+            f" The stored sweep, {before['grid']} grid on {before['prompts']} prompts, took "
+            f"{timings.in_words(before['seconds'])} on {before['device_name']}; **the new tables replace it**."
         )
     st.markdown(text)
     at = sweep_process.find(name, asked.domain)
@@ -105,13 +105,15 @@ def takes(asked: sweep_process.SweepRequest, name: str, left: int) -> str:
     if not left:
         return "known already, only the tables have to be written"
     if (pace := sweep_process.pace(asked, name)) is not None:
-        return f"about {rates.in_words(pace * left)} here, as fast as the last sweep"
-    run, known = Run("patch", asked.pair, asked.domain, dtype=asked.dtype), rates.known()
-    if (cell := known.get(rates.cell_of(run))) is None:
+        return f"about {timings.in_words(pace * left)} here, as fast as the last sweep"
+    run, known = Run("patch", asked.pair, asked.domain, dtype=asked.dtype), timings.known()
+    if (cell := known.get(timings.cell_of(run))) is None:
         return "how long is not known here yet"
     val = prompts.read_domain(asked.domain, "val")[: sweeps.GRIDS[asked.grid].limit]
     blocks = 2 * -(-len(val) // BLOCK) + -(-len(run.train_prompts) // BLOCK)
-    return f"about {rates.in_words(left * cell + blocks * known.get(rates.read_of(run), 0.0))} here, as fast as the live pages"
+    return (
+        f"about {timings.in_words(left * cell + blocks * known.get(timings.read_of(run), 0.0))} here, as fast as the live pages"
+    )
 
 
 @st.fragment(run_every=sweep_process.EVERY)
@@ -155,11 +157,11 @@ def one(status: sweep_process.Status) -> None:
 
 def describe(status: sweep_process.Status) -> None:
     what = f"**{status.name}** on **{status.domain}**, {status.request.grid} grid"
-    took = rates.in_words(status.updated - status.started)
+    took = timings.in_words(status.updated - status.started)
     if status.state == sweep_process.RUNNING:
         left = status.seconds_left()
         so_far = f"{status.done:,} of {status.total:,} cells" if status.total else "0 cells"
-        told = f", about {rates.in_words(left)} left" if left is not None else ""
+        told = f", about {timings.in_words(left)} left" if left is not None else ""
         st.progress(status.share, text=f"{what}: {status.share:.0%}, {so_far}{told}  \n{status.stage}")
     elif status.state == sweep_process.FINISHED:
         where = status.request.out or artifacts.ARTIFACTS

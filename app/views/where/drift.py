@@ -4,25 +4,25 @@ import controls
 import history
 import session
 import stored_results
-import streamlit as st
 from glossary import TERMS, say
 
-from mechdiff.reporting import chart_tables, charts
+from mechdiff.reporting import chart_tables, charts, view_requests
+from mechdiff.reporting.selection import Selection
 from views import imports, metrics
 
 
 def page() -> None:
     session.heading("Drift: where do representations part?", say("CKA", "debiased", "jackknife", "decision token"), TERMS["CKA"])
-    shared = st.session_state["_shared"]
-    if session.ready(controls.read_pair(shared["pair"])):
-        curve(shared)
-    imports.numbers("drift", shared)
+    selection = controls.current()
+    if session.ready(selection.spec):
+        curve(selection)
+    imports.numbers("drift", selection)
 
 
 @session.panel
-def curve(shared: dict) -> None:
-    stream, layer = controls.stream(), controls.layer(controls.read_pair(shared["pair"]))
-    run = controls.request("drift", shared, streams=(stream,))
+def curve(selection: Selection) -> None:
+    selection = controls.widgets(selection, "stream", "layer")
+    run, stream, layer = view_requests.drift(selection), selection.stream, selection.chosen_layer
     table = session.answer(run)
     kept = stored_results.lines(run, "rq1", "drift", stream=stream)
     numbers(run, table, kept, stream, layer)
@@ -32,7 +32,7 @@ def curve(shared: dict) -> None:
     if len(shown):
         told = [f"{name}: {int(part['n'].iloc[0])} prompts" for name, part in (("stored", kept), ("live", table)) if len(part)]
         about = f"{'; '.join(told)}; bands, bars: 95 % jackknife; click a layer"
-        figure = imports.on(charts.drift_curve(shown, layer, about), "drift", shared, stream=stream)
+        figure = imports.on(charts.drift_curve(shown, layer, about), "drift", selection, stream=stream)
         controls.clickable(figure, "pick_drift")
     stored_results.provenance(run, "rq1")
     if len(table):

@@ -10,33 +10,31 @@ import streamlit as st
 from glossary import TERMS, say
 
 from mechdiff.common.terms import sides
-from mechdiff.engine.intervention import Condition
 from mechdiff.maths.intervals import bootstrap_weights, ratio, summarise
-from mechdiff.questions.prompt.next_tokens import NextTokens
-from mechdiff.reporting import chart_tables, charts
+from mechdiff.reporting import chart_tables, charts, view_requests
+from mechdiff.reporting.selection import Selection
 from views import imports, metrics
 from views.where import transplants
 
 
 def page() -> None:
-    shared = st.session_state["_shared"]
-    donor, recipient = sides(shared["direction"])
+    selection = controls.current()
+    donor, recipient = sides(selection.direction)
     session.heading(
         "Patching: where does the difference matter?",
         say("effect", "donor", "recipient", "decision token", "floor", "controls"),
         f"At one layer, the **{recipient}** model runs with the **{donor}** model's state at the decision token. The **effect** "
         "is how far that moves the next token.",
     )
-    if session.ready(controls.read_pair(shared["pair"])):
-        layers(shared)
-    imports.numbers("patching", shared)
+    if session.ready(selection.spec):
+        layers(selection)
+    imports.numbers("patching", selection)
 
 
 @session.panel
-def layers(shared: dict) -> None:
-    pair = controls.read_pair(shared["pair"])
-    stream, chosen_map, layer = controls.stream(), controls.donor_map(), controls.layer(pair)
-    run = controls.request("patch", shared, streams=(stream,), map=chosen_map, controls=("self",))
+def layers(selection: Selection) -> None:
+    selection = controls.widgets(selection, "stream", "map", "layer")
+    run, layer = view_requests.patch(selection), selection.chosen_layer
     table = session.answer(run)
     summary = summarise(table, ["layer", "control"], [prompt.template for prompt in run.chosen_prompts])
     mean = summary[(summary["layer"] == layer) & (summary["control"] == "none")]
@@ -47,16 +45,12 @@ def layers(shared: dict) -> None:
         numbers(run, here, mean.iloc[0], layer)
     curve(run, summary, layer)
     with stored_results.row():
-        stored_results.badge(run, here, "rq1", "patch", layer=layer, stream=stream, map=chosen_map, control="none")
+        stored_results.badge(run, here, "rq1", "patch", layer=layer, stream=selection.stream, map=selection.map, control="none")
         stored_results.provenance(run, "rq1")
     if not mean.empty:
-        one_layer(run, Condition(layer, stream, chosen_map, heads=heads(stream, pair)), here, mean.iloc[0])
+        one_layer(run, selection, here, mean.iloc[0])
         session.provenance(run, table)
-    transplants.section(shared, layer)
-
-
-def heads(stream: str, pair) -> tuple[int, ...] | None:
-    return tuple(range(pair.heads)) if stream == "heads" else None
+    transplants.section(selection)
 
 
 def numbers(run, here: pd.DataFrame, mean: pd.Series, layer: int) -> None:
@@ -88,17 +82,18 @@ def curve(run, summary: pd.DataFrame, layer: int) -> None:
     told += [f"live: {live['prompts'].iloc[0]} prompts, {live['templates'].iloc[0]} templates"] if len(live) else []
     about = f"{'; '.join(told)}; bands, bars: 95 %; click a layer"
     figure = charts.layer_curve(shown, layer, about)
-    controls.clickable(imports.on(figure, "effect", st.session_state["_shared"], stream=run.streams[0]), "pick_layer")
+    controls.clickable(imports.on(figure, "effect", controls.current(), stream=run.streams[0]), "pick_layer")
 
 
-def one_layer(run, condition: Condition, here: pd.DataFrame, mean: pd.Series) -> None:
+def one_layer(run, selection: Selection, here: pd.DataFrame, mean: pd.Series) -> None:
     """The chosen layer: its spread over prompts, and one prompt's next tokens."""
     left, right = st.columns(2)
     with right:
-        picked = controls.prompt(len(run.chosen_prompts))
+        selection = controls.widgets(selection, "prompt")
+        picked, request = selection.prompt, view_requests.next_tokens(selection)
         text = run.chosen_prompts[picked].text
         st.markdown(f"> {text[:400].replace(chr(10), '  ' + chr(10) + '> ')}{' …' if len(text) > 400 else ''}")
-        tokens = session.answer(NextTokens(run, condition, picked)) if condition.map == "none" else None
+        tokens = None if request is None else session.answer(request)
         if tokens is None:
             st.caption("Next tokens are shown for the donor's state as it is.")
         elif tokens.empty:
@@ -107,7 +102,7 @@ def one_layer(run, condition: Condition, here: pd.DataFrame, mean: pd.Series) ->
             controls.draw(charts.token_bars(tokens), "tokens")
     with left:
         texts = here.assign(text=[run.chosen_prompts[i].text[:120] for i in here["prompt"]])[["prompt", "kl", "text"]]
-        spread = charts.prompt_spread(texts, mean["mean"], mean.low, mean.high, condition.layer, picked)
+        spread = charts.prompt_spread(texts, mean["mean"], mean.low, mean.high, selection.chosen_layer, picked)
         controls.clickable(spread, "pick_prompt")
 
 

@@ -8,22 +8,21 @@ import stored_results
 import streamlit as st
 from glossary import TERMS
 
-from mechdiff.reporting import chart_tables, charts
+from mechdiff.reporting import chart_tables, charts, view_requests
+from mechdiff.reporting.selection import Selection
 from views import metrics
 
-MODULES = ("attn_out", "mlp_out")
 LONGER = "Both modules of every layer, and the chosen layer's heads, on the chosen prompts: as points beside the stored curve."
 
 
-def section(shared: dict, layer: int) -> None:
+def section(selection: Selection) -> None:
     """Transplants by layer, and single heads' at the chosen layer: stored, and when asked live."""
     st.subheader("What did each module's own weights change?", help=TERMS["transplant"])
     st.caption(
         "Patching a state shows everything upstream of it. A **transplant** runs the donor's attention or MLP *weights* on the "
         "recipient's own input: what that one module's weights changed, and exactly zero where the weights agree."
     )
-    modules = controls.request("transplant", shared, streams=MODULES, controls=("self",))
-    heads = controls.request("transplant", shared, streams=("heads",), layers=(layer,), controls=("self",))
+    layer, (modules, heads) = selection.chosen_layer, view_requests.transplants(selection)
     kept = stored_results.lines(modules, "rq1", "transplant_summary")
     if kept.empty:
         stored_results.missing(modules)
@@ -31,7 +30,7 @@ def section(shared: dict, layer: int) -> None:
     if controls.compute("transplants", LONGER, rates.estimate(modules)):
         table, singles = (session.answer(run, patience=0.05) for run in (modules, heads))
         live = chart_tables.join(metrics.summary(modules, table), metrics.summary(heads, singles))
-        for stream in MODULES:
+        for stream in view_requests.MODULES:
             here = table[(table["layer"] == layer) & (table["stream"] == stream) & (table["control"] == "none")]
             at = {"layer": layer, "stream": stream, "control": "none"}
             with origins:
@@ -50,9 +49,10 @@ def section(shared: dict, layer: int) -> None:
 def draw(kept: pd.DataFrame, live: pd.DataFrame, layer: int, about: str) -> None:
     left, right = st.columns([3, 2])
     shown = chart_tables.join(chart_tables.by_module(kept), chart_tables.by_module(live, live=True, floor=kept.empty))
-    with left:
+    if len(shown):
         about = f"{about}; bands, bars: 95 %; click a layer"
-        controls.clickable(charts.transplant_curve(shown, layer, about), "pick_transplant")
+        with left:
+            controls.clickable(charts.transplant_curve(shown, layer, about), "pick_transplant")
     singles = chart_tables.join(one_by_one(kept, layer, False), one_by_one(live, layer, True))
     if len(singles):
         chosen = st.session_state.get("heads") or []

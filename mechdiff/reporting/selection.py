@@ -1,0 +1,116 @@
+"""What a view of the app is of: the link's values, each as the pages use it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mechdiff.common.terms import COMPLEMENTS, DIRECTIONS, STREAMS
+from mechdiff.inputs.pair_file import Pair, read_pair, shipped_pairs
+from mechdiff.inputs.vocabularies import one_tokenizer
+from mechdiff.questions import Question, Run
+
+OWN = "own"  # the domain's value in the link that stands for the pair's own
+STREAM_ORDER = ("resid_post", *(stream for stream in STREAMS if stream != "resid_post"))
+DEFAULTS: dict[str, Any] = {  # every linked widget's key, and its value where nothing is chosen (the layer's: the pair's)
+    "pair": shipped_pairs()[0],
+    "domain": OWN,
+    "direction": DIRECTIONS[0],
+    "prompts": 32,
+    "shared": 0.0,
+    "layer": None,
+    "stream": STREAM_ORDER[0],
+    "map": "none",
+    "fit": "procrustes_scaled",
+    "alpha": "auto",
+    "rank": "8",
+    "complement": COMPLEMENTS[0],
+    "heads": [0],
+    "blend": 1.0,
+    "prompt": 0,
+    "own": "",
+    "own_prompt": 0,
+    "back": 0,
+    "stack": "",
+    "horizon": 1,
+    "measure": "effect",
+    "target": "",
+    "foil": "",
+    "imported": "none",
+}
+ON_REQUEST = ("curve", "ranks", "transplants", "coverage", "behaviour", "overlap")  # what pages compute only when it is asked for
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One selection of the app's widgets.
+
+    pair to device: what all requests of a view share, named as a question names it. layer: None is the pair's default.
+    fit: the map of the pages about maps; map: that of the others. switches: the parts that are to be computed on request.
+    """
+
+    pair: str
+    domain: str
+    direction: str = DEFAULTS["direction"]
+    limit: int | None = DEFAULTS["prompts"]
+    min_shared_ratio: float = 0.0
+    prompts: str | None = None
+    train: str | None = None
+    device: str = "auto"
+    layer: int | None = None
+    stream: str = DEFAULTS["stream"]
+    map: str = DEFAULTS["map"]
+    fit: str = DEFAULTS["fit"]
+    alpha: str = DEFAULTS["alpha"]
+    rank: str = DEFAULTS["rank"]
+    complement: str = DEFAULTS["complement"]
+    heads: tuple[int, ...] = tuple(DEFAULTS["heads"])
+    blend: float = DEFAULTS["blend"]
+    prompt: int = DEFAULTS["prompt"]
+    switches: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_link(cls, values: dict[str, Any]) -> "Selection":
+        """The selection of a link's values, or of a talk's step. What they do not name has its default."""
+        chosen = DEFAULTS | values
+        pair = read_pair(chosen["pair"])
+        names = ("direction", "layer", "stream", "map", "fit", "alpha", "rank", "complement", "blend", "prompt")
+        return cls(
+            pair.name,
+            pair.domain if chosen["domain"] == OWN else chosen["domain"],
+            limit=chosen["prompts"],
+            min_shared_ratio=chosen["shared"] if tokenizers_differ(pair) else 0.0,
+            heads=tuple(chosen["heads"]),
+            switches=frozenset(name for name in ON_REQUEST if chosen.get(name)),
+            **{name: chosen[name] for name in names},
+        )
+
+    def run(self, question: str, **details: Any) -> Question:
+        """A question on the selection's pair and prompts."""
+        names = ("pair", "domain", "direction", "limit", "min_shared_ratio", "prompts", "train", "device")
+        return Run(question, **{name: getattr(self, name) for name in names} | details)
+
+    @cached_property
+    def spec(self) -> Pair:
+        """The pair's description."""
+        return read_pair(self.pair)
+
+    @property
+    def chosen_layer(self) -> int:
+        """A layer that the pair has."""
+        last = self.spec.layers - 1
+        return default_layer(self.spec.layers) if self.layer is None else min(max(self.layer, 0), last)
+
+    @property
+    def chosen_heads(self) -> list[int]:
+        """The chosen heads, as far as the pair has them."""
+        return sorted(head for head in self.heads if 0 <= head < self.spec.heads)
+
+
+def default_layer(count: int) -> int:
+    """The layer that is chosen at first, of so many."""
+    return 2 * (count - 1) // 3
+
+
+def tokenizers_differ(pair: Pair) -> bool:
+    """Whether a pair's prompts can be filtered by their shared tokens: its weights are here, and have two tokenizers."""
+    return pair.missing() is None and not one_tokenizer(pair)

@@ -1,0 +1,177 @@
+"""What each page of the app asks: pure functions of its selection, and of what a stored sweep already answers.
+
+The pages draw the answers, `talk prepare` computes them in advance, and a bundle holds them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from mechdiff.common.terms import DIRECTIONS, FITTED, MAP_CONTROLS
+from mechdiff.engine.intervention import Condition
+from mechdiff.questions import EffectQuestion, Question
+from mechdiff.questions.diagnostics.weight_overlap import Overlap
+from mechdiff.questions.prompt.next_tokens import NextTokens
+from mechdiff.reporting import chart_tables
+from mechdiff.reporting.selection import Selection
+from mechdiff.study.artifacts import stored_lines
+
+MODULES = ("attn_out", "mlp_out")
+
+
+def behaviour(selection: Selection) -> Question:
+    return selection.run("behaviour", direction=DIRECTIONS[0])
+
+
+def drift(selection: Selection) -> Question:
+    return selection.run("drift", streams=(selection.stream,))
+
+
+def patch(selection: Selection) -> EffectQuestion:
+    return effects(selection, "patch", streams=(selection.stream,), map=selection.map, controls=("self",))
+
+
+def next_tokens(selection: Selection) -> NextTokens | None:
+    """The chosen prompt's next tokens with the chosen state replaced; there only for the donor's state as it is."""
+    if selection.map != "none":
+        return None
+    run, spec = patch(selection), selection.spec
+    heads = tuple(range(spec.heads)) if selection.stream == "heads" else None
+    last = len(run.chosen_prompts) - 1
+    condition = Condition(selection.chosen_layer, selection.stream, selection.map, heads=heads)
+    return NextTokens(run, condition, min(max(selection.prompt, 0), last))
+
+
+def transplants(selection: Selection) -> tuple[Question, Question]:
+    """Both modules of every layer, and the chosen layer's single heads."""
+    return (
+        selection.run("transplant", streams=MODULES, controls=("self",)),
+        selection.run("transplant", streams=("heads",), layers=(selection.chosen_layer,), controls=("self",)),
+    )
+
+
+def mapped(selection: Selection, question: str, **details: Any) -> EffectQuestion:
+    """A question about the chosen fitted map."""
+    site = {"map": selection.fit, "streams": (selection.stream,), "alpha": (selection.alpha,)}
+    return effects(selection, question, **site | {"controls": ("self",)} | details)
+
+
+def transport(selection: Selection) -> EffectQuestion:
+    return mapped(selection, "transport", layers=(selection.chosen_layer,))
+
+
+def transport_curve(selection: Selection, stored: bool) -> EffectQuestion:
+    """Every layer. stored: whether a sweep already gives its controls."""
+    return mapped(selection, "transport", **({} if stored else {"controls": ("self", "mean")}))
+
+
+def rank(selection: Selection) -> EffectQuestion:
+    cut = {"ranks": (selection.rank,), "complement": (selection.complement,)}
+    return mapped(selection, "rank", layers=(selection.chosen_layer,), **cut)
+
+
+def rank_curve(selection: Selection, stored: bool) -> EffectQuestion:
+    """Every rank at the chosen layer. stored: whether a sweep already gives its controls."""
+    controls = {} if stored else {"controls": ("self", "mean", *MAP_CONTROLS)}
+    return mapped(selection, "rank", layers=(selection.chosen_layer,), **controls)
+
+
+def heads_together(selection: Selection) -> EffectQuestion:
+    """The chosen heads in one set, or all of them."""
+    chosen = ",".join(map(str, selection.chosen_heads)) or "all"
+    layers = (selection.chosen_layer,)
+    return effects(selection, "heads", layers=layers, head_sets=chosen, blend=selection.blend, controls=("self",))
+
+
+def single_heads(selection: Selection) -> EffectQuestion:
+    """Every head of every layer, alone."""
+    return effects(selection, "heads", head_sets="each", blend=selection.blend)
+
+
+def coverage(selection: Selection) -> list[EffectQuestion]:
+    """Sets of heads of every size at the chosen layer: random ones, then those chosen on the train split."""
+    where = {"layers": (selection.chosen_layer,), "blend": selection.blend, "controls": ("self",)}
+    return [effects(selection, "heads", head_sets=name, **where) for name in ("random", "topk", "greedy")]
+
+
+def weights(selection: Selection, **details: Any) -> Question:
+    return selection.run("weights", limit=None, **details)
+
+
+def overlap(selection: Selection) -> Overlap:
+    """The changes' output directions at the chosen layer against those of the fitted map."""
+    return Overlap(weights(selection, map=selection.fit, layers=(selection.chosen_layer,)))
+
+
+def effects(selection: Selection, question: str, **details: Any) -> EffectQuestion:
+    run = selection.run(question, **details)
+    assert isinstance(run, EffectQuestion)
+    return run
+
+
+def stored_over_layers(run: Any, lines: Callable[..., pd.DataFrame] = stored_lines) -> pd.DataFrame:
+    """Stored transport at the run's stream: its map at its alpha, zscore, and the controls that belong to them.
+
+    lines: what reads the stored lines of a run.
+    """
+    stream, alpha = run.streams[0], run.alpha[0]
+    every = lines(run, "rq2", "transport_summary", stream=stream)
+    scaled = lines(run, "rq2", "alpha_summary", stream=stream, map=run.map, alpha=alpha)
+    return chart_tables.of_uncut(every, scaled, run.map, alpha)
+
+
+def stored_over_ranks(run: Any, lines: Callable[..., pd.DataFrame] = stored_lines) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Stored rank cuts at the run's site: its map at its alpha with the controls; and all maps, and its own at every alpha."""
+    where = {"layer": run.layers[0], "stream": run.streams[0]}
+    every = lines(run, "rq3", "rank_summary", **where)
+    scaled = lines(run, "rq3", "alpha_summary", **where, map=run.map)
+    return chart_tables.of_cut(every, scaled, run.map, run.alpha[0]), chart_tables.join(every, scaled)
+
+
+def of_patching(selection: Selection) -> list:
+    tokens = next_tokens(selection)
+    chosen = [patch(selection), *([] if tokens is None else [tokens])]
+    return chosen + ([*transplants(selection)] if "transplants" in selection.switches else [])
+
+
+def of_transport(selection: Selection) -> list:
+    run = transport(selection)
+    if "curve" not in selection.switches:
+        return [run]
+    return [run, transport_curve(selection, len(stored_over_layers(run)) > 0)]
+
+
+def of_rank(selection: Selection) -> list:
+    if selection.fit not in FITTED:
+        return []
+    run = rank(selection)
+    if "ranks" not in selection.switches:
+        return [run]
+    return [run, rank_curve(selection, len(stored_over_ranks(run)[0]) > 0)]
+
+
+def of_heads(selection: Selection) -> list:
+    sets = coverage(selection) if "coverage" in selection.switches else []
+    return [heads_together(selection), single_heads(selection), *sets]
+
+
+def of_weights(selection: Selection) -> list:
+    compared = "overlap" in selection.switches and selection.fit in FITTED
+    return [weights(selection), *([overlap(selection)] if compared else [])]
+
+
+PAGES: dict[str, Callable[[Selection], list]] = {
+    "home": lambda selection: [behaviour(selection)] if "behaviour" in selection.switches else [],
+    "drift": lambda selection: [drift(selection)],
+    "patching": of_patching,
+    "transport": of_transport,
+    "rank": of_rank,
+    "heads": of_heads,
+    "weights": of_weights,
+}
+
+
+def requests(page: str, selection: Selection) -> list:
+    """Everything that a page computes for a selection, in the order in which it is drawn; nothing for a page of stored sweeps."""
+    return PAGES[page](selection) if page in PAGES else []

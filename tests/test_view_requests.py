@@ -1,0 +1,70 @@
+"""What a page asks is what the pure functions say of its selection: for `talk prepare`, and for a bundle of the page."""
+
+# ruff: noqa: F811 (fixtures are imported)
+
+import pandas as pd
+import pytest
+from test_app import open_page, patient, tiny  # noqa: F401
+from test_experiments import pair  # noqa: F401
+from test_study import study  # noqa: F401
+from views.where import transplants
+
+import mechdiff
+from mechdiff.inputs.pair_file import shipped_pairs
+from mechdiff.reporting import view_requests
+from mechdiff.reporting.selection import DEFAULTS, ON_REQUEST, Selection
+
+PLACE = {"layer": 1, "stream": "mlp_out", "fit": "ridge", "rank": "4", "complement": "own", "heads": [1, 3], "blend": 0.5}
+SWITCH = {"transport": "curve", "rank": "ranks", "patching": "transplants", "heads": "coverage", "weights": "overlap"}
+PAGES = {"drift": 1, "patching": 4, "transport": 2, "rank": 2, "heads": 5, "weights": 2}  # how many requests each asks
+
+
+def view(shared: dict, values: dict) -> Selection:
+    """A selection on the tiny pair."""
+    values = {name: tuple(value) if name == "heads" else value for name, value in values.items()}
+    return Selection(**shared, **values, switches=frozenset(ON_REQUEST))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_asks_what_its_requests_say(page, tiny):
+    query = {name: [str(part) for part in value] if name == "heads" else str(value) for name, value in PLACE.items()}
+    at = open_page(page, **query, **{SWITCH.get(page, "curve"): "true"})
+    while at.session_state["_pending"]:
+        at.run()
+        assert not at.exception and not at.error
+    asked = view_requests.requests(page, view(tiny, PLACE))
+    assert list(at.session_state["_shown"].answers) == asked and len(asked) == PAGES[page]
+
+
+def test_a_link_is_read_as_the_widgets_read_it():
+    first = Selection.from_link({})
+    assert first.pair == shipped_pairs()[0] and first.domain == first.spec.domain and first.limit == DEFAULTS["prompts"]
+    other = Selection.from_link({"pair": "demo-cognitive", "domain": "cultural", "prompts": 8, "heads": [2, 0], "curve": True})
+    assert (other.domain, other.limit, other.heads, other.switches) == ("cultural", 8, (2, 0), {"curve"})
+    run = view_requests.behaviour(other)
+    assert (run.pair, run.domain, run.limit, run.direction) == ("demo-cognitive", "cultural", 8, "base-to-tuned")
+
+
+def test_a_place_that_the_pair_does_not_have_becomes_one_that_it_has(tiny):
+    far = Selection(**tiny, layer=99, heads=(0, 99))
+    assert far.chosen_layer == far.spec.layers - 1 and far.chosen_heads == [0]
+    assert Selection(**tiny).chosen_layer == 2 * (far.spec.layers - 1) // 3
+
+
+def test_what_a_sweep_holds_is_not_computed_again(tiny):
+    selection = Selection(**tiny, fit="ridge")
+    for curve in (view_requests.transport_curve, view_requests.rank_curve):
+        assert curve(selection, stored=True).controls == ("self",) and "mean" in curve(selection, stored=False).controls
+
+
+def test_only_the_state_as_it_is_has_next_tokens(tiny):
+    assert view_requests.next_tokens(Selection(**tiny, map="zscore")) is None
+    every = view_requests.next_tokens(Selection(**tiny, stream="heads", layer=1, prompt=99))
+    assert every.condition.heads == tuple(range(4)) and every.prompt == tiny["limit"] - 1
+
+
+def test_single_heads_may_be_there_before_the_modules(tiny):
+    """Transplants are answered by two jobs: the heads' bars do not wait for the modules' curve."""
+    heads = view_requests.transplants(Selection(**tiny, layer=1))[1]
+    mechdiff.run(heads)
+    transplants.draw(pd.DataFrame(), heads.summary(mechdiff.run(heads)), 1, "")
