@@ -219,8 +219,13 @@ def layer(chosen: Pair) -> int:
 
 def chosen_layer(last: int) -> int:
     """The chosen layer on a page without its widget, where last is the last one."""
-    value = str(st.session_state.get("layer", st.query_params.get("layer", "")))
+    value = str(elsewhere("layer"))
     return min(int(value), last) if value.isdigit() else default_layer(last + 1)
+
+
+def elsewhere(key: str):
+    """A linked value on a page without its widget: the address holds it until the widget is drawn, hidden, below the page."""
+    return st.session_state.get(key, st.query_params.get(key, DEFAULTS[key]))
 
 
 def heads(chosen: Pair) -> list[int]:

@@ -33,7 +33,7 @@ def test_a_page_asks_what_its_requests_say(page, tiny):
         at.run()
         assert not at.exception and not at.error
     asked = view_requests.requests(page, view(tiny, PLACE))
-    assert list(at.session_state["_shown"].answers) == asked and len(asked) == PAGES[page]
+    assert list(at.session_state["_page_record"].answers) == asked and len(asked) == PAGES[page]
 
 
 def test_a_link_is_read_as_the_widgets_read_it():

@@ -89,10 +89,13 @@ def positions(step: Step) -> list[dict]:
     if key is None:
         return []
     if key == "rank":
-        ladder, here = list(RANKS), str(step.values.get("rank", DEFAULTS["rank"]))
-    else:
-        key, selection = "layer", selection_of(step)
-        ladder, here = list(range(selection.spec.layers)), selection.chosen_layer
+        return nearest(key, list(RANKS), str(step.values.get("rank", DEFAULTS["rank"])))
+    selection = selection_of(step)
+    return nearest("layer", list(range(selection.spec.layers)), selection.chosen_layer)
+
+
+def nearest(key: str, ladder: list, here: object) -> list[dict]:
+    """The other values of a ladder, by their distance from where the slider is."""
     at = ladder.index(here)
     return [{key: value} for value in sorted(ladder, key=lambda value: abs(ladder.index(value) - at))[1:]]
 

@@ -23,7 +23,8 @@ class Clock:
 
     def __init__(self, task: Task):
         self.task, self.stage, self.done, self.at = task, task.stage, task.done, time.monotonic()
-        self.spent, self.reads, self.cells = dict.fromkeys((READING, PATCHING, WRITING, ""), 0.0), 0, 0
+        self.spent: dict[str, float] = dict.fromkeys((READING, PATCHING, WRITING, ""), 0.0)
+        self.reads, self.cells = 0, 0
 
     def tick(self) -> None:
         """A step has ended; its stage was named before it began."""
@@ -85,17 +86,21 @@ def estimate(remaining: Mapping[Question, int]) -> str:
     if not lacking:
         return "known already, shown at once"
     rates = known()
-    if any(cell_time(run, rates) is None for run in lacking):
+    times = [seconds_of(run, left, rates) for run, left in lacking.items()]
+    if None in times:
         return "how long is not known here yet"
-    seconds = sum(seconds_of(run, left, rates) for run, left in lacking.items())
     unread = any(map_of(run) in FITTED and before(run) not in rates for run in lacking)
-    return f"about {in_words(seconds)} here{', once the train split is read' if unread else ''}"
+    return f"about {in_words(sum(filter(None, times)))} here{', once the train split is read' if unread else ''}"
 
 
-def seconds_of(run: Question, cells: int, rates: dict[str, float]) -> float:
+def seconds_of(run: Question, cells: int, rates: dict[str, float]) -> float | None:
+    """Seconds of a request with so many cells to compute; None if nothing of the kind has run."""
+    cell = cell_time(run, rates)
+    if cell is None:
+        return None
     prompts = len(run.chosen_prompts) + (len(run.train_prompts) if run.chooses_on_train else 0)
     blocks = -(-prompts // BLOCK)
-    return rates.get(before(run), 0.0) + blocks * rates.get(read_of(run), 0.0) + cells * cell_time(run, rates)
+    return rates.get(before(run), 0.0) + blocks * rates.get(read_of(run), 0.0) + cells * cell
 
 
 def in_words(seconds: float) -> str:

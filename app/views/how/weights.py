@@ -61,7 +61,7 @@ def matrices(selection: Selection) -> None:
             told = f"{len(values)} leading; {max(0.0, rest):.1%} of the square lies beyond"
             controls.draw(charts.singular_bars(values, f"L{layer} {module}", told))
     session.provenance(run, table)
-    subspace(replace(selection, fit=st.session_state.get("fit", selection.fit)))
+    subspace(replace(selection, fit=controls.elsewhere("fit")))
 
 
 def take(picked: dict) -> None:
