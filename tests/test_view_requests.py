@@ -1,12 +1,8 @@
 """What a page asks is what the pure functions say of its selection: for `talk prepare`, and for a bundle of the page."""
 
-# ruff: noqa: F811 (fixtures are imported)
-
 import pandas as pd
 import pytest
-from test_app import open_page, patient, tiny  # noqa: F401
-from test_experiments import pair  # noqa: F401
-from test_study import study  # noqa: F401
+from support.app_page import fine, open_page
 from views.where import transplants
 
 import mechdiff
@@ -14,6 +10,7 @@ from mechdiff.inputs.pair_file import shipped_pairs
 from mechdiff.reporting import view_requests
 from mechdiff.reporting.selection import DEFAULTS, ON_REQUEST, Selection
 
+pytestmark = pytest.mark.usefixtures("patient")
 PLACE = {"layer": 1, "stream": "mlp_out", "fit": "ridge", "rank": "4", "complement": "own", "heads": [1, 3], "blend": 0.5}
 SWITCH = {"transport": "curve", "rank": "ranks", "patching": "transplants", "heads": "coverage", "weights": "overlap"}
 PAGES = {"drift": 1, "patching": 4, "transport": 2, "rank": 2, "heads": 5, "weights": 2}  # how many requests each asks
@@ -30,8 +27,7 @@ def test_a_page_asks_what_its_requests_say(page, tiny):
     query = {name: [str(part) for part in value] if name == "heads" else str(value) for name, value in PLACE.items()}
     at = open_page(page, **query, **{SWITCH.get(page, "curve"): "true"})
     while at.session_state["_pending"]:
-        at.run()
-        assert not at.exception and not at.error
+        fine(at.run())
     asked = view_requests.requests(page, view(tiny, PLACE))
     assert list(at.session_state["_page_record"].answers) == asked and len(asked) == PAGES[page]
 
