@@ -15,15 +15,21 @@ with install_import_hook([f"mechdiff.maths.{name}" for name in SHAPED], "beartyp
     from mechdiff.maths import intervals, linear_maps, similarity, spectrum  # noqa: F401
 
 pytest_plugins = ["support.random_pair", "support.sweeping", "support.app_page", "support.lab_page"]
+SLOW = {"demo", "tiny", "small", "whole"}  # fixtures: the demo pair, whole pages on a tiny one, whole sweeps
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(items):
-    """Browser tests go first, because they take longest and other workers run the rest meanwhile; they get their marker here."""
+    """Browser tests go first, because they take longest and other workers run the rest meanwhile.
+
+    Here tests get the markers that follow from their fixtures; a test that is slow by itself carries its own.
+    """
     items.sort(key=lambda item: not item.path.stem.startswith("test_browser"))
     for item in items:
         if "chrome" in item.fixturenames:
             item.add_marker(pytest.mark.browser)
+        if SLOW & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_xdist_make_scheduler(config, log):
