@@ -15,7 +15,7 @@ CELLS = [(layer, head) for layer in range(4) for head in range(4)]
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def work():
     return OfShape("tiny", 2, 12, "cpu", "float32")
 
 
@@ -46,11 +46,11 @@ def test_seconds_are_a_prompt_for_the_full_sweep():
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_every_form_gives_mechdiffs_answers(name, tiny):
+def test_every_form_gives_mechdiffs_answers(name, work):
     package = {"nnsight": "nnsight", "transformerlens": "transformer_lens"}.get(name)
     if package:
         pytest.importorskip(package, reason="pip install -r benchmarks/requirements.txt")
-    peer, ours = PEERS[name](tiny), Mechdiff(tiny).answers(CELLS)
+    peer, ours = PEERS[name](work), Mechdiff(work).answers(CELLS)
     assert ours.max() > 1e-3, "heads must matter for the test to mean something"
     for prompt in range(2):
         with torch.no_grad():
@@ -68,8 +68,8 @@ def test_kl_is_that_of_torch():
     torch.testing.assert_close(kl(patched, clean), reference.sum(-1))
 
 
-def test_everyone_does_cells_of_every_prompt(tiny):
-    rounds, engine, peer = Rounds(3, 4), Mechdiff(tiny), PEERS["hooks"](tiny)
+def test_everyone_does_cells_of_every_prompt(work):
+    rounds, engine, peer = Rounds(3, 4), Mechdiff(work), PEERS["hooks"](work)
     for prompt in range(2):
         rounds.mechdiff(engine)
         rounds.peer(peer, prompt, engine.cells)

@@ -68,17 +68,15 @@ def visit(chrome, prepared):
 def press(tab: Visitor, *keys: str) -> Visitor:
     for key in keys:
         tab.page.keyboard.press(key)
-    tab.page.wait_for_timeout(300)
     return tab.settle()
 
 
 def on(tab: Visitor, step: int, headline: str) -> Visitor:
-    """The tab shows this step."""
+    """The tab shows this step, or will."""
+    tab.page.wait_for_url(re.compile(rf"[?&]step={step}\b"), wait_until="commit")
     tab.page.get_by_role("heading", name=headline, exact=True).wait_for(timeout=1000 * ANSWER_S)
-    tab.settle()  # the headline comes first, then the numbers
-    assert tab.page.get_by_text(f"{step} / 3", exact=True).is_visible()
-    assert f"step={step}" in tab.page.url
-    return tab.fine()
+    tab.page.get_by_text(f"{step} / 3", exact=True).wait_for()
+    return tab.settle().fine()  # the headline comes first, then the numbers
 
 
 def test_keys_step_and_sliders_move_with_the_network_cut(visit):
@@ -107,7 +105,7 @@ def test_a_slide_shows_its_parts_and_nothing_else(visit):
     for name in HIDDEN:
         assert not any(one.is_visible() for one in tab.page.get_by_test_id(name).all()), name
     shown = [one for one in tab.page.get_by_test_id("stVegaLiteChart").all() if one.is_visible()]
-    assert len(shown) == 1 and shown[0].bounding_box()["height"] > 360
+    assert len(shown) == 1 and shown[0].bounding_box()["height"] > 720 / 2, "half of the slide"
     box = shown[0].bounding_box()
     assert box["x"] + box["width"] <= 1280 and box["y"] + box["height"] <= 720
     inside = shown[0].locator("svg").bounding_box()
@@ -120,18 +118,20 @@ def test_the_note_a_reload_and_the_way_out(visit):
     note = on(tab, 1, "Effects by layer").page.get_by_text("Say why.")
     assert not note.is_visible()
     press(tab, "n")
-    assert note.is_visible()
+    note.wait_for()
     on(press(tab, "ArrowRight", "ArrowLeft", "ArrowRight"), 2, "Two heads")
-    assert not note.is_visible()
+    note.wait_for(state="hidden")
     numbers = tab.metrics()
     tab.page.reload()
     on(tab.ran(0), 2, "Two heads")
     assert tab.metrics() == numbers
     on(tab.after(tab.page.go_back), 1, "Effects by layer")
     tab.after(lambda: tab.page.keyboard.press("Escape"))
-    tab.page.wait_for_url(re.compile(r"/patching\?.*layer=16"))  # the link is written once the page is there
+    tab.page.wait_for_url(re.compile(r"/patching\?.*layer=16"), wait_until="commit")  # written once the page is there
+    tab.settle()
     assert "talk" not in tab.page.url and "step" not in tab.page.url
-    assert tab.page.get_by_test_id("stSidebar").is_visible() and tab.metric("Mean effect at layer 16")
+    tab.page.get_by_test_id("stSidebar").wait_for()
+    assert tab.metric("Mean effect at layer 16")
     assert tab.page.get_by_role("heading", name=re.compile("^Patching")).is_visible()
     press(tab.fine(), "ArrowRight")
     assert "step" not in tab.page.url, "outside a talk its keys do nothing"

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from support.sweeping import DOMAIN, PATIENCE, assert_same, seen, tables, until
+from support.sweeping import DOMAIN, PATIENCE, assert_same, seen, tables, until, working
 from support.swept_pair import sweep, write_pair
 
 from mechdiff import UserError
@@ -24,8 +24,8 @@ def test_a_sweep_is_seen_from_its_start_to_its_end(pair, sweep_cache, tmp_path):
     process = sweep(sweep_cache, "--pair", pair, "--out", str(tmp_path / "out"))
     status = seen(RUNNING)
     assert (status.name, status.domain, status.pid) == ("tiny", DOMAIN, process.pid)
-    working = until(lambda: next((s for s in sweep_process.statuses() if s.total), None))
-    assert 0 <= working.done <= working.total and working.request.grid == "quick"
+    begun = until(lambda: next((s for s in sweep_process.statuses() if s.total), None))
+    assert 0 <= begun.done <= begun.total and begun.request.grid == "quick"
     process.wait(PATIENCE)
     ended = seen(FINISHED)
     assert ended.done == ended.total > 10_000 and ended.pace() > 0 and ended.error == ""
@@ -51,8 +51,7 @@ def test_stopped_and_gone_on_with_it_ends_in_the_same_tables(pair, sweep_cache, 
     assert whole.returncode == 0
     request = SweepRequest(pair, out=str(tmp_path / "out"))
     sweep_process.start(request)
-    patching = ("patching", "hooks")
-    sweep_process.stop(until(lambda: next((s for s in sweep_process.statuses() if s.stage.endswith(patching)), None)))
+    sweep_process.stop(working())
     stopped = seen(STOPPED, FINISHED)
     assert stopped.state == STOPPED and stopped.error == "", "SIGTERM was heard"
     until(lambda: "goes on from there" in stopped.printed(1000))  # said after the status is written

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 from support.app_page import app_at
-from support.sweeping import DOMAIN, assert_same, seen, tables, until
+from support.sweeping import DOMAIN, assert_same, seen, tables, until, working
 from support.swept_pair import sweep, write_pair
 
 from mechdiff.reporting.selection import Selection
@@ -118,7 +118,7 @@ def test_two_people_start_one_sweep(sweep_cache, tmp_path, monkeypatch):
 def test_stop_and_resume_end_in_the_same_tables(whole, sweep_cache, tmp_path):
     at = open_page("Run", tmp_path / "out")
     button(at, "Start").click().run()
-    status = until(lambda: next((s for s in sweep_process.statuses() if s.stage.endswith(("hooks", "patching"))), None))
+    status = working()
     os.kill(status.pid, signal.SIGSTOP)  # it does not end while the page is drawn
     at.run()
     button(at, "Stop").click().run()

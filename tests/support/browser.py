@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mechdiff.common.paths import CACHE
 
 ROOT = Path(__file__).parents[2]
-SERVER_S, ANSWER_S = 300, 900  # patience with the start of a server, and with an answer: a busy machine is no failure
-RUN_S = 20  # patience with a page's run to begin after an action; an action that changes nothing begins none
+# Longest waits in seconds: every wait ends as soon as the state is there, so a busy machine is no failure.
+SERVER_S, ANSWER_S = 300, 900  # the start of a server, and an answer
+PATIENCE = 240  # anything else: a text, a button, an address, a download
+RUN_S = 60  # a page's run to begin after an action; an action that changes nothing begins none
 QUIET_S = 0.25  # a page that has run nothing for so long has settled
 FEW = "prompts=8"  # of a page's address
 NOISE = ("_stcore/", "favicon")  # Streamlit's own look for its health on a page's path
@@ -79,6 +81,7 @@ class Visitor:
 
     def __init__(self, page, address: str):
         self.page, self.address, self.errors = page, address, []
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("console", self._heard)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.add_init_script(COUNTING)
@@ -100,9 +103,10 @@ class Visitor:
 
     def ran(self, before: int) -> "Visitor":
         """Wait until the page has begun to run once more than `before`; not for ever, since two runs can look like one."""
-        deadline = time.monotonic() + RUN_S
-        while self.page.evaluate("window.__runs") <= before and time.monotonic() < deadline:
-            self.page.wait_for_timeout(20)
+        from playwright.sync_api import TimeoutError
+
+        with suppress(TimeoutError):
+            self.page.wait_for_function("before => window.__runs > before", arg=before, timeout=1000 * RUN_S)
         return self
 
     def settle(self, timeout: float = ANSWER_S) -> "Visitor":

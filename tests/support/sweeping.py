@@ -55,6 +55,13 @@ def seen(*states):
     return until(lambda: next((status for status in sweep_process.statuses() if status.state in states), None))
 
 
+def working():
+    """The one known sweep, once it has computed something. Its later statuses say so too: a fast one is not missed."""
+    status = until(lambda: next((status for status in sweep_process.statuses() if status.done > status.cached), None))
+    assert status.state == RUNNING, "it ended before it could be disturbed"
+    return status
+
+
 def tables(folder):
     return {str(path.relative_to(folder)): pd.read_parquet(path) for path in sorted(folder.rglob("*.parquet"))}
 
