@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mechdiff.cli import build_parser
+from mechdiff.cli import build_parser, run
 from mechdiff.common.paths import CACHE
 from mechdiff.reporting.talk import read_talk
 
@@ -59,7 +59,9 @@ def test_every_shown_command_can_be_typed(path, tmp_path, monkeypatch):
     for words in commands(path):
         words = [word.split("|")[0] for word in words if word != "--help"]  # `drift|patch`: the first stands for all
         if words:
-            build_parser().parse_args(words)
+            args = build_parser().parse_args(words)
+            if args.command == "run" and "--help" not in args.options:
+                run.read(args)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=label)

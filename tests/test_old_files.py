@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import pandas as pd
 import pytest
 
 import mechdiff
+from mechdiff.cli import build_parser, run
 
 ROOT = Path(mechdiff.__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
@@ -220,6 +223,8 @@ def alike(old: dict, now: dict) -> bool:
         elif isinstance(value, dict):
             if not isinstance(now.get(name), dict) or not alike(value, now[name]):
                 return False
+        elif name == "ranks" and old["question"] == "transport":  # always the uncut map, whatever 0.1.0 wrote here
+            continue
         elif name in now:
             if now[name] != value:
                 return False
@@ -228,7 +233,15 @@ def alike(old: dict, now: dict) -> bool:
     return True
 
 
-@pytest.mark.skip("not yet adapted to shown commands")
+def parsed(line: str) -> dict:
+    """What a command line asks for, whatever the order of its flags."""
+    args = build_parser().parse_args(shlex.split(line)[3:])
+    if args.command == "run":
+        request, files = run.read(args)
+        return files | {"request": request}
+    return vars(args)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", told("links.json") if (DATA / "links.json").exists() else [])
 def test_a_link_asks_for_what_it_asked(opened, name):
@@ -238,7 +251,7 @@ def test_a_link_asks_for_what_it_asked(opened, name):
     assert now["problems"] == [] and now["warnings"] == old["warnings"] and now["page"] == old["page"]
     assert now["selection"] == old["selection"]
     told_here = "python -m mechdiff" + " run" * (not needs_no_model(name))  # the others are those of stored sweeps
-    asked = [[line for line in one["commands"] if line.startswith(told_here)] for one in (now, old)]
+    asked = [[parsed(line) for line in one["commands"] if line.startswith(told_here)] for one in (now, old)]
     assert asked[0] == asked[1]
     left = list(now["requests"])
     for request in old["requests"]:
@@ -331,7 +344,6 @@ def test_a_snippets_request_can_still_be_made(tmp_path):
     assert len(paths) >= 8
 
 
-@pytest.mark.skip("not yet adapted to shown commands")
 @pytest.mark.slow
 def test_a_talk_is_read_and_prepared(like, opened, tmp_path):
     """opened: what its slides show is then known already, so that little is left to compute."""
@@ -440,6 +452,26 @@ def test_an_old_cache_answers_at_once(from_cache, name):
     question = told("cache.json")[name][0][1]
     assert status == 0 and f"{question}: 0 cells" in said, said
     assert summary_of(pd.read_parquet(path)) == pytest.approx(told("cache.json")[name][1], rel=1e-6, nan_ok=True)
+
+
+def test_every_documented_command_can_still_be_typed(tmp_path, monkeypatch):
+    lines = (DATA / "commands.txt").read_text(encoding="utf-8").splitlines()
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        assert parsed(command_of(line, monkeypatch)), line
+    assert len(lines) > 90
+
+
+def command_of(line: str, monkeypatch) -> str:
+    """A line of a script as the command that it stands for; any other line as it is."""
+    _, _, module, *words = shlex.split(line)
+    if module == "mechdiff":
+        return line
+    monkeypatch.setattr("sys.argv", [module, *words])
+    monkeypatch.setattr("mechdiff.__main__.main", lambda words: shlex.join(["python", "-m", "mechdiff", *words]))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    return str(ended.value.code)
 
 
 STATUS = """

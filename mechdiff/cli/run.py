@@ -51,18 +51,25 @@ def text_of(value: object) -> str:
 
 
 def act(args) -> None:
-    kind = kind_of(args.question)
-    given, foreign = options_of(kind).parse_known_args(args.options)
-    refuse(kind, foreign)
-    for name in (given.out, given.diagnostics):
-        if name and not name.endswith(SUFFIXES):
-            raise UserError(f"The table cannot be written as '{name}'. Choose a name that ends in {' or '.join(SUFFIXES)}.")
-    request = kind(**{name: value for name, value in vars(given).items() if name not in ("out", "diagnostics")})
-    if given.diagnostics:
+    request, files = read(args)
+    if files["diagnostics"]:
         maps = diagnostics_of(request)
         follow(maps, "maps")
-        write(maps.table(), Path(given.diagnostics))
-    answer(request, given.out)
+        write(maps.table(), Path(files["diagnostics"]))
+    answer(request, files["out"])
+
+
+def read(args) -> tuple[Question, dict[str, str | None]]:
+    """The request of a command line, and the files that its tables go to: out, diagnostics."""
+    kind = kind_of(args.question)
+    options, foreign = options_of(kind).parse_known_args(args.options)
+    refuse(kind, foreign)
+    values = vars(options)
+    files = {name: values.pop(name) for name in ("out", "diagnostics")}
+    for name in filter(None, files.values()):
+        if not name.endswith(SUFFIXES):
+            raise UserError(f"The table cannot be written as '{name}'. Choose a name that ends in {' or '.join(SUFFIXES)}.")
+    return kind(**values), files
 
 
 def refuse(kind: type[Question], foreign: list[str]) -> None:
