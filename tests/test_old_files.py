@@ -23,6 +23,7 @@ import pytest
 
 import mechdiff
 from mechdiff.cli import build_parser, run
+from mechdiff.study import request_json
 
 ROOT = Path(mechdiff.__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
@@ -261,6 +262,13 @@ def test_a_link_asks_for_what_it_asked(opened, name):
     assert left == []
     if needs_no_model(name):
         assert now["metrics"] == old["metrics"]
+
+
+@pytest.mark.parametrize("name", told("links.json"))
+def test_a_request_of_the_pages_is_read(name):
+    """As a bundle holds it."""
+    for request in told("links.json")[name]["requests"]:
+        assert alike(request, json.loads(json.dumps(request_json.plain(request_json.request(request)))))
 
 
 @pytest.mark.slow
