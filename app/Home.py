@@ -1,4 +1,4 @@
-"""mechdiff's app: `streamlit run app/Home.py`. Settings and navigation; `session.frame` is what surrounds every page."""
+"""mechdiff's app: `streamlit run app/Home.py`. Settings and navigation; `session.frame` draws what surrounds every page."""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
-"""Widgets to typed values: one selection, the same on every page, and held by the link.
+"""Widgets to typed values: one selection, shared by every page and saved in the URL.
 
-Every linked widget is drawn on every page, in a place of its own above it, and those that a page does not use are hidden there.
-So its value stays, the address holds the whole selection, and going back in the browser goes back in it too. (A widget that
-moves from place to place loses its binding to the address.)
+Every linked widget is drawn on every page, in its own place above it, and hidden on pages that do not use it. Its value
+therefore stays, the URL contains the whole selection, and the browser's back button also restores it. (A widget that moves
+from place to place loses its binding to the URL.)
 """
 
 import shlex
@@ -34,30 +34,30 @@ STREAM_HELP = f"""{say("stream", "decision token")}
 MAP_HELP = f"""{say("map")}
 
 - `none`: nothing
-- `zscore`: each dimension gets the mean and scale that the recipient has on the train split; the reference of *drop*
-- `ridge`: the linear map with the least error on the train split, penalised as cross-validation asks
+- `zscore`: each dimension gets the recipient's mean and scale on train prompts; the reference for *drop*
+- `ridge`: the linear map with the least error on train prompts, its penalty chosen by cross-validation
 - `procrustes`: a rotation and one scale
-- `procrustes_scaled`: the same between whitened states, then the recipient's own spread
+- `procrustes_scaled`: the same between whitened states, then rescaled to the recipient's spread
 
-A fitted map has to read the train split with both models first: a minute or more on a CPU, once for every pair and domain."""
-ALPHA_HELP = f"""{TERMS["alpha"]} `auto`: the median of the recipient's size over the mapped size, on train prompts that the map
-was not fitted on."""
+Before a map can be fitted, both models must read the train prompts: a minute or more on a CPU, once per pair and domain."""
+ALPHA_HELP = f"""{TERMS["alpha"]} `auto`: the median ratio of the recipient's norm to the mapped norm, on train prompts on
+which the map was not fitted."""
 COMPLEMENT_HELP = f"""{TERMS["complement"]}
 
-- `mean`: the recipient's train mean. The rest is deleted, so a low rank also does damage; rank 0 is mean ablation.
-- `own`: the recipient's own state. Rank 0 changes nothing, so no drop is shown."""
-PLACES = ("fit", "stream", "map", "layer", "alpha", "rank", "complement", "heads", "blend", "prompt")  # those above a page
-ALWAYS = ("pair", "domain", "limit", "stack")  # flags that a shown command has even where they are the default
+- `mean`: the recipient's train mean. This deletes the rest, so a low rank also does damage. Rank 0 is mean ablation.
+- `own`: the recipient's own state. Rank 0 changes nothing, so there is no drop."""
+PLACES = ("fit", "stream", "map", "layer", "alpha", "rank", "complement", "heads", "blend", "prompt")  # the widgets above a page
+ALWAYS = ("pair", "domain", "limit", "stack")  # flags that a command always names, even if they have the default value
 
 
 def places() -> None:
-    """Begin a page: a place for every linked widget that is not in the sidebar."""
+    """Start a page: a place for every linked widget that is not in the sidebar."""
     line = st.container(horizontal=True, gap="medium", key="places")
     st.session_state["_places"] = {key: line.container(key=f"place-{key}") for key in PLACES}
 
 
 def linked(widget: Callable, label: str, *args, key: str, mend: Callable | None = None, **details):
-    """Draw a widget that the link holds. mend: makes of a value from another pair one that this widget can show."""
+    """Draw a widget whose value is in the URL. mend: turns a value from another pair into one that this widget can show."""
     if mend and key in st.session_state and mend(st.session_state[key]) != st.session_state[key]:
         st.session_state[key] = mend(st.session_state[key])
     with st.session_state.get("_places", {}).get(key) or nullcontext():
@@ -77,13 +77,13 @@ def state() -> dict:
 
 
 def link(page: str, values: dict) -> str:
-    """A page with a selection, as the address that opens it. What is not named has its default there."""
+    """The address that opens a page with a selection. Values that are the default are left out."""
     named = {key: "" if value == [] else value for key, value in values.items() if value != DEFAULTS[key]}
     return f"{'./' if page == HOME else page}?{urlencode(named, doseq=True)}"
 
 
 def others(selection: Selection) -> None:
-    """End a page: the linked widgets that it does not use, hidden."""
+    """End a page: draw the linked widgets that it does not use, hidden."""
     used = [f".st-key-places > div:has(.st-key-place-{key})" for key in PLACES if key in drawn()]
     present = selection.spec.missing() is None
     for key, draw in WIDGETS.items():
@@ -94,34 +94,34 @@ def others(selection: Selection) -> None:
 
 
 def clickable(figure, key: str, take: Callable[[dict], None] | None = None) -> None:
-    """Draw a chart whose marks can be clicked. take: what to do with a clicked mark's values; default: choose them."""
+    """Draw a chart whose marks can be clicked. take: what to do with a clicked mark's values; default: select them."""
     page_record.chart(figure)
     act = partial(clicked, key, take or choose)
     st.altair_chart(charts.Unchecked(figure), width="stretch", key=key, on_select=act, selection_mode=charts.PICK)
 
 
 def draw(figure, key: str | None = None, place=st) -> None:
-    """Draw a chart to be looked at alone. key: what a slide finds it by."""
+    """Draw a chart without clicks. key: identifies it on a slide."""
     page_record.chart(figure)
     place = place.container(key=key) if key else place
     place.altair_chart(charts.Unchecked(figure), width="stretch")
 
 
 def clicked(key: str, take: Callable[[dict], None]) -> None:
-    """Runs before the page is drawn again. A click beside all marks picks nothing."""
+    """Runs before the page is drawn again. A click outside all marks picks nothing."""
     picked = st.session_state.get(key, {}).get("selection", {}).get(charts.PICK) or []
     if picked:
         take(picked[0])
 
 
 def choose(picked: dict) -> None:
-    """Give a clicked mark's values to the widgets of the same names."""
+    """Set the widgets of the same names to a clicked mark's values."""
     for key in DEFAULTS.keys() & picked.keys():
         st.session_state[key] = picked[key]
 
 
 def toggle_head(picked: dict) -> None:
-    """Add or drop a clicked head; one of another layer starts a new set there."""
+    """Add or remove a clicked head; a head of another layer starts a new set there."""
     layer, head = int(picked["layer"]), int(picked["head"])
     same = st.session_state.get("layer") == layer
     before = set(st.session_state.get("heads") or []) if same else set()
@@ -129,7 +129,8 @@ def toggle_head(picked: dict) -> None:
 
 
 def pair() -> Pair:
-    name = linked(st.sidebar.selectbox, "Pair", pair_names(), key="pair", help=f"{TERMS['pair']} Those added here come last.")
+    about = f"{TERMS['pair']} Your own pairs are last in the list."
+    name = linked(st.sidebar.selectbox, "Pair", pair_names(), key="pair", help=about)
     return read_pair(name)
 
 
@@ -139,15 +140,20 @@ def domain(chosen: Pair) -> str:
         "Domain",
         [OWN, *prompts.domains()],
         key="domain",
-        help=f"{TERMS['domain']} own: {chosen.domain}. Another domain than its own is a control.",
+        format_func=partial(domain_label, default=chosen.domain),
+        help=f"{TERMS['domain']} Any domain other than the default is a control.",
     )
     return chosen.domain if picked == OWN else picked
 
 
+def domain_label(value: str, default: str) -> str:
+    """A domain in a list. default: the pair's own."""
+    return f"default ({default})" if value == OWN else value
+
+
 def direction() -> str:
-    about = (
-        f"Whose state goes into whom. `base-to-tuned`: the tuned model runs with the base's state.  \n{say('donor', 'recipient')}"
-    )
+    about = "Which model's state goes into which model. `base-to-tuned`: the tuned model runs with the base model's state."
+    about = f"{about}  \n{say('donor', 'recipient')}"
     return linked(st.sidebar.radio, "Direction", DIRECTIONS, key="direction", help=about)
 
 
@@ -158,19 +164,19 @@ def count() -> int:
         COUNTS,
         value=DEFAULTS["prompts"],
         key="prompts",
-        help="How many of the domain's 150 validation prompts. More make narrower intervals, and take longer the first time.",
+        help="How many of the domain's 150 validation prompts to use. More give narrower intervals, and take longer once.",
     )
 
 
 def shared_ratio(chosen: Pair) -> float:
-    """The least shared ratio, which can be chosen only where two tokenizers may differ."""
+    """The smallest shared ratio, which can be chosen only if the tokenizers may differ."""
     if not tokenizers_differ(chosen):
         return 0.0
     about = (
-        "Only prompts, of validation and train, of whose tokens both tokenizers have at least this share. Where the two "
-        "tokenizers differ, next-token distributions are compared over the token strings that both have."
+        "Use only prompts (validation and train) in which both tokenizers share at least this fraction of tokens. Where the "
+        "tokenizers differ, next-token distributions are compared over the tokens that both have."
     )
-    return linked(st.sidebar.slider, "Shared tokens, at least", 0.0, 1.0, value=0.0, step=0.05, key="shared", help=about)
+    return linked(st.sidebar.slider, "Minimum share of common tokens", 0.0, 1.0, value=0.0, step=0.05, key="shared", help=about)
 
 
 def stream() -> str:
@@ -182,7 +188,7 @@ def donor_map() -> str:
 
 
 def fitted_map() -> str:
-    """The map of the pages that are about maps: their default is the study's own."""
+    """The map on pages about maps; the default is the original study's."""
     return linked(st.selectbox, "Fitted map", MAPS, index=MAPS.index(DEFAULTS["fit"]), key="fit", help=MAP_HELP)
 
 
@@ -199,8 +205,8 @@ def complement() -> str:
 
 
 def compute(key: str, text: str, takes: str) -> bool:
-    """Whether something that takes longer is to be computed on the page's own prompts. takes: how long."""
-    return st.toggle(f"Compute on these prompts: {takes}", key=key, bind="query-params", help=text)
+    """Whether to compute something slower on the page's own prompts. takes: how long it takes."""
+    return st.toggle(f"Compute on these prompts ({takes})", key=key, bind="query-params", help=text)
 
 
 def layer(chosen: Pair) -> int:
@@ -213,12 +219,12 @@ def layer(chosen: Pair) -> int:
         value=default_layer(chosen.layers),
         key="layer",
         mend=lambda value: min(max(value, 0), last),
-        help=f"0 to {last}, from the input. Or click a layer on a chart.",
+        help=f"0 (nearest to the input) to {last}. Or click a layer in a chart.",
     )
 
 
 def chosen_layer(last: int) -> int:
-    """The chosen layer on a page without its widget, where last is the last one."""
+    """The chosen layer on a page without the layer widget. last: the last layer."""
     value = str(elsewhere("layer"))
     return min(int(value), last) if value.isdigit() else default_layer(last + 1)
 
@@ -237,7 +243,7 @@ def heads(chosen: Pair) -> list[int]:
         default=DEFAULTS["heads"],
         key="heads",
         mend=lambda value: [head for head in value or [] if 0 <= head < chosen.heads],
-        help=f"{TERMS['heads']} Or click heads on a chart.",
+        help=f"{TERMS['heads']} Or click heads in a chart.",
     )
     return sorted(picked or [])
 
@@ -255,18 +261,18 @@ def prompt(total: int) -> int:
         value=0,
         key="prompt",
         mend=lambda value: min(max(value, 0), total - 1),
-        help=f"Which of the {total} prompts to look at, from 0. Or click a prompt's mark on the chart.",
+        help=f"Which of the {total} prompts to show, counted from 0. Or click a prompt in the chart.",
     )
 
 
 def imported() -> None:
-    """Which imported set the charts show beside ours; there only when something is imported."""
+    """Which imported set the charts also show; only if something is imported."""
     if names := imported_sets.names():
-        about = "Another study's numbers as hollow squares: means without intervals, on its own domain."
+        about = "Another study's numbers as hollow squares: means without intervals, on the pair's default domain."
         linked(st.sidebar.selectbox, "Imported", [imported_sets.NONE, *names], key="imported", help=about)
 
 
-WIDGETS: dict[str, Callable[[Selection], object]] = {  # those above a page, by their place in a selection
+WIDGETS: dict[str, Callable[[Selection], object]] = {  # the widgets above a page, by their place in a selection
     "fit": lambda _: fitted_map(),
     "stream": lambda _: stream(),
     "map": lambda _: donor_map(),
@@ -281,7 +287,7 @@ WIDGETS: dict[str, Callable[[Selection], object]] = {  # those above a page, by 
 
 
 def selection() -> Selection:
-    """The sidebar: what every page shares."""
+    """The sidebar: the selection that every page shares."""
     chosen = pair()
     if not st.query_params.get("talk"):
         own_pair.form()
@@ -301,7 +307,7 @@ def widgets(selection: Selection, *names: str) -> Selection:
 
 
 def command(run: Question) -> str:
-    """The command line that gives the same numbers: what is not the default, and always pair, domain and limit."""
+    """The command line that gives the same numbers: every option that is not the default, and always pair, domain and limit."""
     parts = [f"python -m mechdiff run {run.question}"]
     for spec in fields(run):
         value = getattr(run, spec.name)

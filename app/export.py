@@ -1,6 +1,6 @@
-"""Take it away: what a page shows, as files, a link, a command, Python, and one bundle that others can replay.
+"""Export & share: a page's results as files, a link, a command, Python code, and a bundle that others can replay.
 
-It is a fragment with a popover: while that is closed, nothing of it is drawn, and files are made when they are asked for.
+It is a fragment with a popover: while that is closed nothing is drawn, and a file is made only when it is downloaded.
 """
 
 from functools import partial
@@ -17,47 +17,47 @@ from mechdiff.reporting import bundle, figures, notebooks
 from mechdiff.study.compare_sweeps import Comparison
 
 TABS = ("Figures", "Link and code", "Finding bundle")
-ALWAYS = {"compare": ("a_pair", "a_domain", "b_pair", "b_domain")}  # else what is not said depends on what is stored
-NO_VIEW = ("talk", "step")  # of the address, but not of the view
+ALWAYS = {"compare": ("a_pair", "a_domain", "b_pair", "b_domain")}  # otherwise the link depends on which sweeps are stored
+NO_VIEW = ("talk", "step")  # in the URL, but not part of the view
 FORMATS = {  # of a chart and its table: what makes the file, and its type
     "PNG": (figures.png, "image/png"),
     "SVG": (figures.svg, "image/svg+xml"),
     "CSV": (lambda spec: figures.numbers(spec).to_csv(index=False).encode(), "text/csv"),
     "Parquet": (lambda spec: figures.numbers(spec).to_parquet(index=False), "application/vnd.apache.parquet"),
 }
-# Beside the heading, on the right, so that nothing on the page is pushed down.
+# To the right of the heading, so that nothing on the page is pushed down.
 STYLE = """<style>
 div:has(> .st-key-export) {position: absolute; top: .35rem; right: 0; width: auto !important; z-index: 9}
 .st-key-export {width: auto !important}
 [data-testid="stMainBlockContainer"] > div {position: relative}
 @media (max-width: 900px) {div:has(> .st-key-export) {position: static}}
 </style>"""
-BUNDLE = "The link, the requests, their tables, the figures and a manifest, in one .zip. It opens under Sweeps, Replay, and with "
-OWN = "Your own prompts are named by their hash, so the link and the code work on this machine alone."
-NAMED = "The prompt is named by its hash, so these lines work on this machine alone; the Python below has its text."
+BUNDLE = "One .zip with the link, requests, tables, figures and a manifest. Open it under Sweeps > Replay, or run "
+OWN = "Your own prompts are identified by their hash, so the link and the code work only on this machine."
+NAMED = "The prompt is identified by its hash, so these work only on this machine. The Python code below contains its text."
 
 
 @st.fragment
 def draw(page: str) -> None:
-    """The popover with all that can be taken from a page; page: its name in the address."""
+    """The popover with everything that can be exported from a page. page: its name in the URL."""
     st.html(STYLE)
-    found = page_record.current()
-    if not found.charts and not found.answers:
+    record = page_record.current()
+    if not record.charts and not record.answers:
         return
-    opened = st.popover("Take it away", icon=":material/ios_share:", key="take", on_change="rerun")
-    if not opened.open:
+    popover = st.popover("Export & share", icon=":material/ios_share:", key="take", on_change="rerun")
+    if not popover.open:
         return
-    with opened:
+    with popover:
         link = address(page or controls.HOME)
-        for tab, part in zip(st.tabs(TABS), (pictures, code, whole)):
+        for tab, part in zip(st.tabs(TABS), (pictures, code, full_bundle)):
             with tab:
-                part(found, link)
+                part(record, link)
 
 
 def address(page: str) -> str:
-    """The link that opens the view: the shared selection, and what the address holds of the page's own widgets."""
-    shared, given = controls.link(page, controls.state()), st.query_params
-    own = {key: given.get_all(key) for key in given if key not in controls.DEFAULTS and key not in NO_VIEW}
+    """The link that opens the view: the shared selection, and the page's own widgets that are in the URL."""
+    shared, query = controls.link(page, controls.state()), st.query_params
+    own = {key: query.get_all(key) for key in query if key not in controls.DEFAULTS and key not in NO_VIEW}
     own |= {key: st.session_state[key] for key in ALWAYS.get(page, ()) if key in st.session_state}
     return shared + ("&" if not shared.endswith("?") else "") * bool(own) + urlencode(own, doseq=True)
 
@@ -66,10 +66,10 @@ def specification(figure) -> dict:
     return figure if isinstance(figure, dict) else figure.to_dict(validate=False)
 
 
-def pictures(found: PageRecord, link: str) -> None:
+def pictures(record: PageRecord, link: str) -> None:
     """Every chart for print, and its numbers."""
-    st.caption("PNG at 300 dots an inch and SVG: on white, 20 cm wide. CSV and Parquet: the numbers that the chart draws.")
-    for number, figure in enumerate(found.charts):
+    st.caption("PNG (300 dpi) and SVG are 20 cm wide, on white. CSV and Parquet contain the numbers in the chart.")
+    for number, figure in enumerate(record.charts):
         spec = specification(figure)
         title = figures.title(spec)
         row = st.container(horizontal=True, vertical_alignment="center", gap="medium")
@@ -81,67 +81,67 @@ def pictures(found: PageRecord, link: str) -> None:
 
 
 def download(label: str, make, file: str, mime: str, key: str, place=st, **looks) -> None:
-    """A button for a file that is made when it is clicked."""
+    """A button for a file that is made when the button is clicked."""
     looks = {"type": "tertiary"} | looks
     place.download_button(label, make, file, mime, key=key, on_click="ignore", **looks)
 
 
-def main_request(found: PageRecord):
-    """What the page's number comes from; where it has none, the first request that a line of code answers."""
-    answers = list(found.answers.values())
-    if found.headline is not None:
-        return answers[found.headline.answer].request
-    return next((one.request for one in answers if isinstance(one.request, Question | Comparison)), None)
+def main_request(record: PageRecord):
+    """The request of the page's headline number; without one, the first request that a line of code can answer."""
+    answers = list(record.answers.values())
+    if record.headline is not None:
+        return answers[record.headline.answer].request
+    return next((answer.request for answer in answers if isinstance(answer.request, Question | Comparison)), None)
 
 
-def commands(found: PageRecord) -> list[str]:
-    """The command lines of what is shown."""
-    return [command for one in found.answers.values() if (command := command_of(one))]
+def commands(record: PageRecord) -> list[str]:
+    """The command lines of the page's answers."""
+    return [command for answer in record.answers.values() if (command := command_of(answer))]
 
 
-def command_of(one: bundle.Answer) -> str:
-    return one.command or (controls.command(one.request) if isinstance(one.request, Question) else "")
+def command_of(answer: bundle.Answer) -> str:
+    return answer.command or (controls.command(answer.request) if isinstance(answer.request, Question) else "")
 
 
-def has_own(found: PageRecord) -> bool:
-    """Whether something rests on prompts that are nobody else's."""
-    kept = {name: some for one in found.answers.values() for name, some in bundle.prompts_by_hash(one.request).items()}
-    return not all(map(prompts.public, kept.values()))
+def has_own(record: PageRecord) -> bool:
+    """Whether any answer depends on the user's own prompts."""
+    sets = {name: texts for answer in record.answers.values() for name, texts in bundle.prompts_by_hash(answer.request).items()}
+    return not all(map(prompts.public, sets.values()))
 
 
-def code(found: PageRecord, link: str) -> None:
+def code(record: PageRecord, link: str) -> None:
     """The view as a link, as command lines, as Python, and as a notebook."""
-    st.caption("The view as a link")
+    st.caption("Link to this view")
     st.code(urljoin(st.context.url or "", link), language=None, wrap_lines=True)
-    own = has_own(found)
+    own = has_own(record)
     if own:
         st.caption(OWN)
-    if lines := commands(found):
+    if lines := commands(record):
         hint = f". {NAMED}" if not own and any(prompts.OWN in line for line in lines) else ""
-        st.caption(f"The same numbers on the command line{hint}")
+        st.caption(f"Same numbers on the command line{hint}")
         st.code("\n".join(lines), language="bash", wrap_lines=True)
-    request = main_request(found)
+    request = main_request(record)
     if request is None:
         return
-    st.caption("The number on the screen in Python")
-    st.code(notebooks.snippet(request, found.headline), language="python", wrap_lines=True)
-    made = partial(notebooks.notebook, request, found.headline, link, command_of(found.answers[request]))
+    st.caption("The headline number in Python")
+    st.code(notebooks.snippet(request, record.headline), language="python", wrap_lines=True)
+    made = partial(notebooks.notebook, request, record.headline, link, command_of(record.answers[request]))
     looks = {"icon": ":material/book:", "type": "secondary"}
     download("Notebook", made, "finding.ipynb", "application/x-ipynb+json", "take-notebook", **looks)
 
 
-def whole(found: PageRecord, link: str) -> None:
+def full_bundle(record: PageRecord, link: str) -> None:
     """One zip with everything, which others can replay."""
-    if not found.answers:
-        st.caption("Nothing here was computed live, so that there is nothing to replay.")
+    if not record.answers:
+        st.caption("Nothing on this page was computed live, so there is nothing to replay.")
         return
-    st.markdown(BUNDLE + "`python -m mechdiff replay BUNDLE`, which computes everything anew and compares every value.")
-    texts = has_own(found) and st.checkbox(
-        "with my prompts' texts", key="take-texts", help="Without them a replay elsewhere cannot re-check what rests on them."
+    st.markdown(BUNDLE + "`python -m mechdiff replay BUNDLE`: both recompute everything and compare every value.")
+    texts = has_own(record) and st.checkbox(
+        "with my prompts' texts", key="take-texts", help="Without them, a replay elsewhere cannot check results that need them."
     )
-    answers = [bundle.Answer(one.request, one.table, command_of(one)) for one in found.answers.values()]
-    specs = [specification(figure) for figure in found.charts]
-    made = partial(bundle.write, answers, specs, link, found.headline, texts)
-    name = bundle.slug(found.headline.asked if found.headline else link.partition("?")[0])
+    answers = [bundle.Answer(answer.request, answer.table, command_of(answer)) for answer in record.answers.values()]
+    specs = [specification(figure) for figure in record.charts]
+    made = partial(bundle.write, answers, specs, link, record.headline, texts)
+    name = bundle.slug(record.headline.asked if record.headline else link.partition("?")[0])
     looks = {"icon": ":material/folder_zip:", "type": "primary"}
     download("Finding bundle", made, f"finding-{name}.zip", "application/zip", "take-bundle", **looks)

@@ -1,6 +1,6 @@
 """Work in the background: one job a request, shared by everyone who asks for it, with its progress.
 
-A job nobody has looked at for a while stops; what it finished is in the cache.
+A job that no page asks for any more stops; what it has finished is in the cache.
 """
 
 import threading
@@ -37,7 +37,7 @@ class Job:
         return not self.cancelled and time.monotonic() - self.touched < ABANDONED
 
     def work(self) -> None:
-        """Run the task to its end, or until nobody wants it. How fast it went is kept for estimates."""
+        """Run the task to its end, or until no page asks for it. Its speed is stored for estimates."""
         first, clock = self.task.done, timings.Clock(self.task)
         for _ in self.task.steps():
             clock.tick()
@@ -66,7 +66,7 @@ def background() -> tuple[ThreadPoolExecutor, dict, threading.Lock]:
 
 
 def start(identity, make: callable) -> Job:
-    """The job of this identity; begun if there is none. make() returns the job and the function to run."""
+    """The job of this identity, started if there is none. make() returns the job and the function to run."""
     pool, jobs, lock = background()
     with lock:
         job = jobs.get(identity)

@@ -1,4 +1,4 @@
-"""Links inside the app that bring a page and its whole selection back, without leaving the session; and links that cannot be.
+"""Links inside the app that restore a page and its whole selection within the session; and invalid parts of a link.
 
 A click does what the browser's back button does: the address changes, and Streamlit takes page and widgets from it. (Its own
 page links and page switches keep or clear the values of widgets that are bound to the address.)
@@ -54,7 +54,7 @@ FORMER = {  # the labels that links of version 0.1 hold, and the values in their
 
 @dataclass(frozen=True)
 class Link:
-    """to: a page and its query. text, about: its two lines. act: what a button beside it says, if there is one."""
+    """to: a page and its query. text, about: its two lines. act: the label of its button, if it has one."""
 
     to: str
     text: str
@@ -62,28 +62,28 @@ class Link:
     act: str = ""
 
 
-def asked() -> dict[str, list[str]]:
-    """What a session's first address says, by key; nothing later on, when the app itself writes what the address says."""
-    if "_asked" in st.session_state:
+def first_address() -> dict[str, list[str]]:
+    """The parameters of a session's first address; later nothing, since the app itself then writes the address."""
+    if "_opened" in st.session_state:
         return {}
-    st.session_state["_asked"] = True
+    st.session_state["_opened"] = True
     for key, values in FORMER.items():
         if (text := st.query_params.get(key)) in values:
             st.query_params[key] = st.session_state[key] = values[text]
     return {key: st.query_params.get_all(key) for key in st.query_params}
 
 
-def refused(asked: dict[str, list[str]]) -> list[str]:
-    """What of an address no widget took, once all of them are drawn: unknown names, and numbers beyond what there is.
+def rejected(requested: dict[str, list[str]]) -> list[str]:
+    """The parameters that no widget accepted, once all widgets are drawn: unknown names, and numbers out of range.
 
-    Streamlit takes such values out of the address; it does so with defaults, too, but those the widget has.
+    Streamlit removes such values from the address. It removes defaults too, but those the widget has.
     """
-    taken = {key: st.session_state[key] for key in asked if key in st.session_state and key not in st.query_params}
-    return [f"{key}={','.join(asked[key])}" for key, value in taken.items() if plain(value) != plain(asked[key])]
+    removed = {key: st.session_state[key] for key in requested if key in st.session_state and key not in st.query_params}
+    return [f"{key}={','.join(requested[key])}" for key, value in removed.items() if plain(value) != plain(requested[key])]
 
 
 def plain(value: object) -> list:
-    """A widget's value, or an address's words for it, in a form in which both are the same."""
+    """A widget's value, or its text in an address, in a form in which both are equal."""
     parts = value if isinstance(value, list | tuple) else [value]
     return sorted(str(number(str(part))).lower() for part in parts if part not in ("", None))
 
@@ -96,7 +96,7 @@ def number(text: str) -> float | str:
 
 
 def draw(links: list[Link], key: str, act: Callable[[int], None] | None = None, cards: bool = False) -> None:
-    """Draw links. act: what to do with the number of the one whose button is clicked, before the page is drawn again."""
+    """Draw links. act: called with the number of the link whose button is clicked, before the page is drawn again."""
 
     def acted() -> None:
         act(st.session_state[key]["acted"])

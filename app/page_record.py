@@ -1,4 +1,4 @@
-"""What this page run has shown so far: its charts, its answered requests, and the number it is about."""
+"""A record of the current page run: its charts, its answered requests, and its headline number."""
 
 from dataclasses import dataclass, field
 
@@ -6,12 +6,12 @@ import streamlit as st
 
 from mechdiff.reporting.bundle import Answer, Headline
 
-TIMES = ("MapTime", "Parity")  # requests about this machine, and no findings
+TIMES = ("MapTime", "Parity")  # requests about this machine: not findings
 
 
 @dataclass
 class PageRecord:
-    """charts: as they were drawn, Altair charts or specifications. answers: each request once, with its whole table."""
+    """charts: as drawn, Altair charts or specifications. answers: each request once, with its whole table."""
 
     charts: list = field(default_factory=list)
     answers: dict = field(default_factory=dict)
@@ -19,7 +19,7 @@ class PageRecord:
 
 
 def begin() -> None:
-    """A page run begins: nothing is shown yet."""
+    """Start an empty record for a new page run."""
     st.session_state["_page_record"] = PageRecord()
 
 
@@ -28,18 +28,18 @@ def current() -> PageRecord:
 
 
 def chart(figure) -> None:
-    """A chart is drawn."""
+    """Record a chart."""
     current().charts.append(figure)
 
 
 def answer(request, table, command: str = "") -> None:
-    """A request is answered with its whole table."""
+    """Record a request and its whole table."""
     if len(table) and type(request).__name__ not in TIMES:
         current().answers[request] = Answer(request, table, command)
 
 
 def headline(request, asked: str, of: str, value: float, unit: str, column: str, where: dict) -> None:
-    """The number that the page is about is told. where: what tells its line in the request's summary."""
+    """Record the page's headline number. where: the columns that identify its line in the request's summary."""
     answers = list(current().answers)
     if request in answers and value == value:
         plain = {name: part.item() if hasattr(part, "item") else part for name, part in where.items()}

@@ -9,7 +9,7 @@ from mechdiff.study import timings
 
 @st.cache_data(ttl=30, max_entries=64, show_spinner=False)
 def remaining(name: str, _run: Question) -> int:
-    """The cells that are still to be computed. name: what tells requests apart."""
+    """The number of cells still to compute. name: identifies the request."""
     task = questions.task(_run)
     return task.total - task.done
 

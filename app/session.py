@@ -1,7 +1,7 @@
-"""Between the pages and the instrument: requests answered in the background, and what is shown meanwhile.
+"""Between the pages and the instrument: requests answered in the background, and what is shown in the meantime.
 
-A request that the cache holds is answered at once. Anything else becomes a job in a thread: the page waits a moment for it,
-then shows what is there so far, and a small poller redraws the page as more arrives.
+A cached request is answered at once. Any other becomes a job in a thread: the page waits for it briefly, then shows the
+results so far, and a small poller redraws the page as more arrive.
 """
 
 import functools
@@ -29,7 +29,7 @@ from mechdiff.reporting import charts
 PATIENCE = 0.6  # seconds that a page waits for a job before it shows progress
 CHART, NUMBERS = 400, 104  # heights in pixels: of a chart with title and legend, and of a row of numbers
 REDRAW = 1.5  # seconds between redraws while results arrive
-# Little space around a page, so that its main chart is seen at once; the progress lies over its foot, so that nothing jumps.
+# Little space around a page, so that its main chart is visible at once; the progress covers the foot, so that nothing jumps.
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] {padding: 2.25rem 2.5rem 5rem}
 [data-testid="stHeader"] {background: transparent}
@@ -46,10 +46,10 @@ div:has(> .st-key-progress) {position: sticky; bottom: 0; z-index: 99; padding: 
 
 
 def answer(request, patience: float | None = None) -> pd.DataFrame:
-    """The request's table: whole if it is known or quickly computed, else as far as it is there, with a progress bar.
+    """The request's table: whole if it is cached or quickly computed, otherwise the part so far, with a progress bar.
 
-    patience: seconds to wait for a job before showing what is there; default PATIENCE.
-    Raises UserError for a request that cannot be.
+    patience: seconds to wait for a job before showing partial results; default PATIENCE.
+    Raises UserError for an impossible request.
     """
     started = time.perf_counter()
     task = questions.task(request)
@@ -78,7 +78,7 @@ def answer(request, patience: float | None = None) -> pd.DataFrame:
 
 
 def show_notices(task: Task) -> None:
-    """What a reader should know of an answer; each sentence once a page."""
+    """What a reader should know about an answer; each sentence once per page."""
     for notice in task.notices:
         if notice not in st.session_state.setdefault("_noticed", []):
             st.session_state["_noticed"].append(notice)
@@ -86,12 +86,12 @@ def show_notices(task: Task) -> None:
 
 
 def note_time(started: float) -> None:
-    """Keep how long the answer took, for the page's foot."""
+    """Store how long the answer took, for the page's foot."""
     st.session_state.setdefault("_times", []).append(time.perf_counter() - started)
 
 
 def pending() -> dict:
-    """The jobs that this page run is waiting for."""
+    """The jobs for which this page run is waiting."""
     return st.session_state.setdefault("_pending", {})
 
 
@@ -101,17 +101,17 @@ def stopped() -> set:
 
 
 def resumed(request) -> bool:
-    """Say that a request was stopped, and offer to go on."""
+    """Say that a request was cancelled, and offer to resume it."""
     note, button = st.columns([6, 1], vertical_alignment="center")
-    note.info("Stopped. What was finished is kept.")
-    if not button.button("Go on", key=f"resume-{hash(request)}"):
+    note.info("Cancelled. Finished results are in the cache.")
+    if not button.button("Resume", key=f"resume-{hash(request)}"):
         return False
     stopped().discard(request)
     return True
 
 
 def frame(page, name: str = "") -> None:
-    """What surrounds every page: the shared selection, the page, the history, the progress of what it waits for, the foot.
+    """What surrounds every page: the shared selection, the page, the history, the progress bar, the foot.
 
     name: the page's name in the address.
     """
@@ -122,20 +122,20 @@ def frame(page, name: str = "") -> None:
     st.session_state.pop("_noticed", None)
     controls.drawn().clear()
     page_record.begin()
-    asked = links.asked()
+    requested = links.first_address()
     selection = st.session_state["_selection"] = controls.selection()
-    away, notice = st.container(key="export"), st.container()
+    export_place, notice = st.container(key="export"), st.container()
     st.session_state["_top"] = st.container()
     slide = talk.begin()
     controls.places()
     with charts.stage(slide):
         guard(page)
     guard(controls.others, selection)
-    tell_refused(asked, notice)
+    show_rejected(requested, notice)
     history.keep()
     history.rail()
     if not slide:
-        with away:
+        with export_place:
             export.draw(name)
     if pending():
         with st.container(key="progress"):
@@ -143,25 +143,27 @@ def frame(page, name: str = "") -> None:
     foot()
 
 
-def tell_refused(asked: dict, place) -> None:
-    """Say what of the address is not shown, for the numbers of another selection look like any others. Stays until it changes."""
-    if refused := links.refused(asked):
-        st.session_state["_refused_link"] = ", ".join(f"`{part}`" for part in refused), controls.state()
-    told, state = st.session_state.get("_refused_link", ("", None))
-    if told and state == controls.state():
-        note = f"The link asks for {told}, which cannot be shown here. In its place stands the default."
-        place.warning(note, icon=":material/link_off:")
+def show_rejected(requested: dict, place) -> None:
+    """Say which parts of the address are not used, since another selection's numbers look like any others.
+
+    The notice stays until the selection changes.
+    """
+    if rejected := links.rejected(requested):
+        st.session_state["_rejected_link"] = ", ".join(f"`{part}`" for part in rejected), controls.state()
+    parts, state = st.session_state.get("_rejected_link", ("", None))
+    if parts and state == controls.state():
+        place.warning(f"This link's {parts} is not available here. Using the default instead.", icon=":material/link_off:")
 
 
 def heading(title: str, about: str, caption: str) -> None:
-    """A page's question, above its widgets. about: the terms it needs, for those who ask."""
+    """A page's question, above its widgets. about: the terms it uses, for the help text."""
     with st.session_state["_top"]:
         st.header(title, help=about)
         st.caption(caption)
 
 
 def guard(draw, *args, **kwargs) -> None:
-    """Draw a part of a page; a UserError becomes a notice in its place."""
+    """Draw a part of a page; a UserError becomes a notice instead."""
     try:
         draw(*args, **kwargs)
     except UserError as error:
@@ -173,7 +175,7 @@ def show_error(error: UserError) -> None:
 
 
 def ready(pair: Pair) -> bool:
-    """Whether the pair's weights are here. If mechdiff can fetch them by itself, that begins, with a progress bar."""
+    """Whether the pair's weights are on this machine. If mechdiff can fetch them itself, it starts to, with a progress bar."""
     missing = pair.missing()
     if missing is None:
         return True
@@ -197,7 +199,7 @@ def ready(pair: Pair) -> bool:
 
 
 def asked_to_convert(source: Source, missing: str) -> bool:
-    """Whether a GGUF of one's own is to be converted now: it takes room on the disk, so it waits for a click."""
+    """Whether to convert a user's GGUF now: it takes disk space, so it waits for a click."""
     wanted = st.session_state.setdefault("_convert", set())
     if source not in wanted:
         st.info(missing.replace("\n", "\n\n"))
@@ -209,14 +211,14 @@ def asked_to_convert(source: Source, missing: str) -> bool:
 
 @st.fragment(run_every=0.5)
 def poll() -> None:
-    """The progress of what the page waits for; redraws the page as results arrive."""
+    """The progress of the page's jobs; redraws the page as results arrive."""
     waited = pending()
     for identity, job in waited.items():
         job.touched = time.monotonic()
         bar, cancel = st.columns([6, 1], vertical_alignment="center")
         share = min(1.0, job.done / max(1, job.total))
         stage = f", {job.stage}" if job.stage else ""
-        bar.progress(share, text=f"{job.label}: {share:.0%}{stage}{job.time_left()}")
+        bar.progress(share, text=f"{job.label}: {100 * share:.0f} %{stage}{job.time_left()}")
         if job.task is not None and cancel.button("Cancel", key=f"cancel-{hash(identity)}"):
             job.cancelled = True
             stopped().add(identity)
@@ -227,24 +229,24 @@ def poll() -> None:
 
 
 def waiting(text: str, height: int = CHART) -> None:
-    """What stands in a chart's place until its first numbers arrive: as high as what comes, so that nothing jumps."""
+    """A placeholder until a chart's first numbers arrive, of the same height, so that nothing jumps."""
     st.container(height=height, border=True, vertical_alignment="center").caption(f":material/hourglass_top: {text}")
 
 
 def provenance(run, table: pd.DataFrame) -> None:
-    """How to get the same numbers elsewhere, and the numbers."""
-    with st.expander("The numbers, and the command that gives them"):
+    """The command that gives the same numbers elsewhere, and the numbers."""
+    with st.expander("Numbers and command"):
         st.code(controls.command(run), language="bash", wrap_lines=True)
         st.dataframe(table, height=220, hide_index=True)
 
 
 def foot() -> None:
-    """The sidebar's foot: where it computes, how large the cache is, and how long the last answers took."""
+    """The sidebar's foot: the device, the size of the cache, and how long the last answers took."""
     store, times = default(), st.session_state.pop("_times", [])
-    took = f"  \nAnswered in {1000 * sum(times):.0f} ms" if times and not pending() else ""
+    took = f"  \nLast answer: {1000 * sum(times):.0f} ms" if times and not pending() else ""
     st.sidebar.caption(
-        f"Computing on: **{device_name()}**  \nCache: {store.size / 1e6:.0f} MB of {store.size_limit / 1e9:.0f} GB, "
-        f"oldest results are dropped first{took}"
+        f"Device: **{device_name()}**  \nCache: {store.size / 1e6:.0f} MB of {store.size_limit / 1e9:.0f} GB, "
+        f"oldest dropped first{took}"
     )
 
 
@@ -258,7 +260,7 @@ def device_name() -> str:
 
 
 def panel(draw):
-    """A part of a page that a UserError does not take the rest of the page with: it becomes a notice in its place."""
+    """A part of a page in which a UserError becomes a notice and the rest of the page is still drawn."""
 
     @functools.wraps(draw)
     def guarded(*args, **kwargs):

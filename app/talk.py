@@ -1,7 +1,7 @@
-"""Talk mode (`?talk=1`): a page as a slide. Big type, nothing but the step's parts and its sliders, and keys to step.
+"""Talk mode (`?talk=1`): a page as a slide, with large type, only the step's parts and sliders, and keys to navigate.
 
-A step is a link: the address changes and Streamlit takes page and widgets from it, so that a slider moves on from there, and
-coming back to the step brings its own view back.
+A step is a link: the address changes and Streamlit takes page and widgets from it. A slider moves on from there, and returning
+to the step restores its own view.
 """
 
 from urllib.parse import urlencode
@@ -13,8 +13,8 @@ from mechdiff.common.errors import UserError
 from mechdiff.reporting import charts
 from mechdiff.reporting.talk import PARTS, SLIDERS, Step, Talk, find, read_talk
 
-TALK, STEP = "talk", "step"  # what the address calls them
-KEYS = {  # page and part: the key of what draws it, or how the keys begin
+TALK, STEP = "talk", "step"  # their names in the URL
+KEYS = {  # page and part: the key of its element, or the beginning of the keys
     "drift": {"curve": "pick_drift"},
     "patching": {"curve": "pick_layer", "prompts": "pick_prompt", "tokens": "tokens", "transplants": "pick_transplant"},
     "transport": {"curve": "pick_transport", "drop": "pick_drop"},
@@ -23,17 +23,17 @@ KEYS = {  # page and part: the key of what draws it, or how the keys begin
     "home": {"effects": "effects-", "drift": "drift-"},
     "compare": {part: "verdict" if part == "verdict" else f"compared-{part}" for part in PARTS["compare"]},
 }
-ALWAYS = (  # what a slide shows of any page
+ALWAYS = (  # what a slide always shows
     ".st-key-talk",
     '[data-testid="stMetric"]',
     '[data-testid="stAlertContentError"]',
     '[data-testid="stException"]',
     ".st-key-progress",
 )
-HEIGHTS = {"home": 30, "compare": 34}  # of a slide's charts, in rem: what other pages' numbers and sliders leave
+HEIGHTS = {"home": 30, "compare": 34}  # of a slide's charts, in rem
 FURNITURE = ("stSidebar", "stHeader", "stExpandSidebarButton", "stToolbar", "stElementToolbar", "stExpander", "stPopover")
 BLOCKS = ("stElementContainer", "stLayoutWrapper", "stColumn", "stHorizontalBlock", "stVerticalBlock")
-SURPLUS = '[data-testid="stElementContainer"]:has(> [data-testid="stMetric"]):nth-child(2)'  # the zscore reference
+SURPLUS = '[data-testid="stElementContainer"]:has(> [data-testid="stMetric"]):nth-child(2)'  # the z-score reference
 # One rem is a fixed share of the window, so that a slide has the same proportions on every projector.
 STYLE = """<style>
 html {{ font-size: min(2.3vh, 1.3vw) !important; overflow: hidden; }}
@@ -113,7 +113,7 @@ export default function ({ data, parentElement }) {
   before.onclick = () => go(at() - 1);
   after.onclick = () => go(at() + 1);
   before.title = "Back: Left, Page Up";
-  after.title = "On: Right, Page Down, Space. N: the note. Escape: leave the talk";
+  after.title = "Next: Right, Page Down, Space. N: note. Escape: leave the talk";
 
   const key = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || !step()) return;
@@ -150,7 +150,7 @@ STAGE = st.components.v2.component("mechdiff_talk", html=HTML, css=CSS, js=JS)
 
 
 def begin() -> int:
-    """Draw what makes the page a slide, if the address names a talk. Returns the letters of a chart's line there, or nought."""
+    """Turn the page into a slide, if the URL names a talk. Returns the characters in a chart's line there, or zero."""
     name = st.query_params.get(TALK)
     if not name:
         return 0
@@ -162,7 +162,7 @@ def begin() -> int:
     number = st.query_params.get(STEP, "")
     step = talk.steps[min(max(int(number), 1), len(talk.steps)) - 1] if number.isdigit() else None
     st.html(style(step))
-    data = {"steps": [address(name, n, one) for n, one in enumerate(talk.steps, 1)], "headline": "", "note": "", "about": ""}
+    data = {"steps": [address(name, n, step) for n, step in enumerate(talk.steps, 1)], "headline": "", "note": "", "about": ""}
     data["step"] = talk.steps.index(step) + 1 if step else 0
     if step:
         data |= {"headline": step.headline, "note": step.note, "about": about(talk, step)}
@@ -185,7 +185,7 @@ def word(value: object) -> str:
 
 
 def about(talk: Talk, step: Step) -> str:
-    """What the numbers on a slide are of."""
+    """What the numbers on a slide refer to."""
     chosen = controls.state()
     domain = controls.read_pair(chosen["pair"]).domain if chosen["domain"] == controls.OWN else chosen["domain"]
     if step.page in ("home", "compare"):
@@ -194,19 +194,19 @@ def about(talk: Talk, step: Step) -> str:
 
 
 def style(step: Step | None) -> str:
-    """What is seen of the page, and how large."""
+    """Which parts of the page are visible, and their size."""
     parts = [KEYS[step.page][part] for part in step.show] if step else []
     drawn = [f'[class*="st-key-{key}"]' if key.endswith("-") else f".st-key-{key}" for key in parts]
     places = [".st-key-places"] if step and step.page in SLIDERS else []
-    shown = ", ".join([*ALWAYS, *drawn, *places, *(["h3"] if step and step.page == controls.HOME else [])])
+    visible = ", ".join([*ALWAYS, *drawn, *places, *(["h3"] if step and step.page == controls.HOME else [])])
     main = '[data-testid="stMain"]'
-    blocks = [f'{main} [data-testid="{name}"]:not(:has({shown}), :is({shown}), :is({shown}) *)' for name in BLOCKS]
+    blocks = [f'{main} [data-testid="{name}"]:not(:has({visible}), :is({visible}), :is({visible}) *)' for name in BLOCKS]
     sliders = ", ".join(f":has(.st-key-place-{key})" for key in SLIDERS.get(step.page, ())) if step else "*"
     return STYLE.format(
         surplus=SURPLUS if step and step.page in ("transport", "rank") else ".none",
         furniture=", ".join(f'[data-testid="{name}"]' for name in FURNITURE),
         blocks=", ".join(blocks),
         sliders=sliders or "*",
-        charts=", ".join(f'{one} [data-testid="stVegaLiteChart"]' for one in drawn) or ".no-chart",
+        charts=", ".join(f'{part} [data-testid="stVegaLiteChart"]' for part in drawn) or ".no-chart",
         height=HEIGHTS.get(step.page, 25.6) if step else 0,
     )

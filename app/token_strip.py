@@ -1,4 +1,4 @@
-"""A prompt's tokens as running text, coloured; a click chooses one. Text wraps, so that it is no chart."""
+"""A prompt's tokens as running text, shaded; a click selects one. Not a chart, since text must wrap."""
 
 from collections.abc import Callable
 

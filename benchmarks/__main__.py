@@ -1,4 +1,4 @@
-"""python -m benchmarks: nnsight, TransformerLens and plain hooks beside mechdiff, in one run."""
+"""python -m benchmarks: nnsight, TransformerLens and plain hooks next to mechdiff, in one run."""
 
 import argparse
 import json
@@ -17,11 +17,11 @@ MODULES = {"nnsight": "nnsight", "transformerlens": "transformer_lens"}
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--pair", default="demo-cognitive")
-    parser.add_argument("--shape", help="a model with random weights of this shape in place of a pair: llama-8b, tiny")
+    parser.add_argument("--shape", help="use a model with random weights of this shape instead of a pair: llama-8b, tiny")
     parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=128, help="tokens a prompt, for --shape (default: 128)")
-    parser.add_argument("--cells", type=int, default=24, help="cells a prompt that are done one by one (default: 24)")
-    parser.add_argument("--batch", type=int, default=32, help="cells a batch; two batches a prompt (default: 32)")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens per prompt, for --shape (default: 128)")
+    parser.add_argument("--cells", type=int, default=24, help="cells per prompt that are done one by one (default: 24)")
+    parser.add_argument("--batch", type=int, default=32, help="cells per batch; two batches per prompt (default: 32)")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"of {', '.join(PEERS)}; all by default")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype")
@@ -32,7 +32,9 @@ def arguments() -> argparse.Namespace:
 def check(asked: argparse.Namespace) -> None:
     """Raise UserError for what would only fail at the end."""
     if min(asked.prompts, asked.cells, asked.batch) < 1 or asked.tokens < 2:
-        raise UserError("There has to be a prompt of two tokens, a cell and a batch.\nTry:  --prompts 4 --cells 24 --batch 32")
+        raise UserError(
+            "--prompts, --cells and --batch must be at least 1, and --tokens at least 2.\nTry:  --prompts 4 --cells 24 --batch 32"
+        )
     if asked.out and not asked.out.parent.is_dir():
         raise UserError(f"There is no folder {asked.out.parent} for {asked.out.name}.\nTry:  mkdir -p {asked.out.parent}")
 
@@ -54,7 +56,7 @@ def table(figures: dict) -> str:
     lines = [
         f"{about}, {figures['device']}; {versions}",
         "",
-        "| | seconds a prompt | clean passes | ratio | with clean passes | KL from mechdiff's | from plain hooks' |",
+        "| | seconds per prompt | clean passes | ratio | with clean passes | KL from mechdiff's | from plain hooks' |",
         "|---|---|---|---|---|---|---|",
     ]
     for line in figures["forms"]:

@@ -124,7 +124,7 @@ class NNsight(Peer):
     """nnsight's traces. Batched in two ways: an invoke for every cell, and one batch edited by index."""
 
     library, packages = "nnsight", ("nnsight",)
-    forms: ClassVar = {ONE: "one", SPARED: "one", "batched, sparing, an invoke a cell": "invokes", BATCHED: "batch"}
+    forms: ClassVar = {ONE: "one", SPARED: "one", "batched, sparing, one invoke per cell": "invokes", BATCHED: "batch"}
 
     def wrap(self, subject):
         from nnsight import TransformersModel

@@ -57,13 +57,13 @@ SHOTS = {
 def type_own(tab: Visitor) -> None:
     """The Lab, with a prompt of one's own."""
     tab.page.get_by_role("textbox", name="Your prompt").fill(OWN)
-    tab.page.get_by_role("button", name="Read it").click()
+    tab.page.get_by_role("button", name="Run").click()
     tab.page.wait_for_timeout(500)
     tab.settle(PATIENCE)
 
 
 def open_takeaway(tab: Visitor) -> None:
-    tab.page.get_by_role("button", name="Take it away").click()
+    tab.page.get_by_role("button", name="Export & share").click()
     tab.page.wait_for_timeout(1500)
 
 

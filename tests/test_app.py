@@ -63,8 +63,8 @@ def test_patching_shows_the_command_lines_number(tmp_path):
     assert metric(at, "Mean effect at layer 21") == f"{table['kl'].mean():.4f} nats"
     recovery = 1 - table["kl_to_donor"].mean() / table["kl_donor_clean"].mean()
     shown = next(m for m in at.metric if m.label == "Recovery")
-    low, high = (float(part.rstrip("%")) / 100 for part in shown.delta.removeprefix("95 % interval ").split(" to "))
-    assert shown.value == f"{recovery:.0%}" and low <= recovery <= high and low < high
+    low, high = (float(part.rstrip(" %")) / 100 for part in shown.delta.removeprefix("95 % interval ").split(" to "))
+    assert shown.value == f"{100 * recovery:z.0f} %" and low <= recovery <= high and low < high
 
 
 @pytest.mark.usefixtures("demo")
@@ -75,7 +75,7 @@ def test_heads_show_the_command_lines_number(tmp_path):
     table = from_cli(tmp_path, "heads", "--layers", "24", "--head-sets", "1,3", "--blend", "0.5")
     mine = table[table["heads"] == "1-3"]
     assert metric(at, "Heads 1, 3") == f"{mine['kl'].mean():.5f} nats"
-    assert metric(at, "Coverage") == f"{mine['kl'].mean() / mine['kl_reference'].mean():.0%}"
+    assert metric(at, "Coverage") == f"{100 * mine['kl'].mean() / mine['kl_reference'].mean():.0f} %"
 
 
 @pytest.mark.usefixtures("demo")
@@ -165,6 +165,27 @@ def answer(shared: dict, question: str, **details) -> pd.Series:
     return line
 
 
+def test_patching_has_no_recovery_where_the_models_differ_by_rounding(tiny, monkeypatch):
+    """Both ways of saying so agree: the page's number and the question's summary."""
+    computed = session.answer
+
+    def answer_of_equal_models(request, **details):
+        table = computed(request, **details)
+        rounding = {"kl_donor_clean": 2e-7, "kl_to_donor": 1e-7}
+        own = table["control"] == "self" if "control" in table else False
+        return table.assign(kl=table["kl"].mask(own, 3e-7), **rounding) if "kl_to_donor" in table else table
+
+    monkeypatch.setattr(session, "answer", answer_of_equal_models)
+    assert metric(open_demo("patching", layer="1"), "Recovery") == "—"
+
+
+def test_patching_shows_the_summarys_recovery(tiny):
+    at, line = open_demo("patching", layer="1"), answer(tiny, "patch", layers=(1,))
+    shown = next(m for m in at.metric if m.label == "Recovery")
+    assert shown.value == f"{100 * line.recovery:z.0f} %"
+    assert shown.delta == f"95 % interval {100 * line.recovery_low:z.0f} to {100 * line.recovery_high:z.0f} %"
+
+
 def test_transport_shows_the_command_lines_number(swept):
     at = open_demo("transport", layer="1", stream="mlp_out", fit="ridge", alpha="0.5")
     line = answer(swept, "transport", map="ridge", layers=(1,), streams=("mlp_out",), alpha=("0.5",))
@@ -205,7 +226,7 @@ def test_a_live_number_is_compared_with_the_stored_one(swept, view):
 def test_stored_and_live_parts_draw(swept):
     for view, key in (("transport", "curve"), ("rank", "ranks"), ("patching", "transplants"), ("heads", "coverage")):
         kept = open_demo(view, layer="1")
-        assert not [i for i in kept.info if "No stored sweep" in i.value]
+        assert not [i for i in kept.info if "no stored sweep" in i.value]
         live = kept.toggle(key=key).set_value(True).run()
         assert not live.exception and not live.error, view
         assert len(charts_of(live)) == len(charts_of(kept)) > 1, view
@@ -214,7 +235,7 @@ def test_stored_and_live_parts_draw(swept):
 @pytest.mark.parametrize("view", ["transport", "rank", "patching", "heads"])
 def test_without_a_stored_sweep_a_page_says_so_and_works_alone(tiny, view):
     at = open_demo(view, layer="1")
-    assert any("No stored sweep" in i.value and "--domain none --grid full" in i.value for i in at.info)
+    assert any("no stored sweep" in i.value and "--domain none --grid full" in i.value for i in at.info)
     assert at.metric and not badges(at)
 
 
@@ -230,12 +251,15 @@ def test_weights_show_the_command_lines_numbers(tiny):
     at = open_demo("weights", layer="2", overlap="true")
     table = mechdiff.run(Run("weights", pair=tiny["pair"], layers=(2,))).set_index("module")
     first = table.iloc[0]
-    assert metric(at, f"L2 {first.name}") == f"{first['relative_norm']:.2%}"
+    assert metric(at, f"L2 {first.name}") == f"{100 * first['relative_norm']:.2f} %"
     assert metric(at, "Stable rank") == f"{first['stable_rank']:.3g}"
     linked = open_demo("weights", shown="stable rank")
     assert '"field": "stable_rank"' in json.dumps(charts_of(linked)[0]) and not linked.warning
     at.selectbox(key="module").set_value("self_attn.v_proj").run()
-    assert metric(at, "L2 self_attn.v_proj") == f"{table.loc['self_attn.v_proj', 'relative_norm']:.2%}"
+    assert metric(at, "L2 self_attn.v_proj") == f"{100 * table.loc['self_attn.v_proj', 'relative_norm']:.2f} %"
     asked = {name: tiny[name] for name in ("pair", "prompts", "train", "domain", "device")}
     overlap = questions.run(Overlap(Run("weights", layers=(2,), **asked))).query("k == 8")
-    assert any(f"Mean {overlap['overlap'].mean():.1%}, chance {8 / 32:.1%}" in caption.value for caption in at.caption)
+    assert any(
+        f"Mean overlap {100 * overlap['overlap'].mean():.1f} %, chance {100 * 8 / 32:.1f} %" in caption.value
+        for caption in at.caption
+    )

@@ -73,14 +73,14 @@ def stored_read(place, domain, folder, pair, name, where):
 def test_home_computes_when_it_is_asked_to(shared):
     at = fine(script(BLOCK).run())
     assert not at.metric and any("sweep --pair" in caption.value for caption in at.caption), "nothing is computed unasked"
-    assert "not known here yet" in at.toggle(key="behaviour").label
+    assert "no time estimate yet" in at.toggle(key="behaviour").label
     at = fine(at.toggle(key="behaviour").set_value(True).run())
     run = Run("behaviour", **shared)
     words = in_words(run.summary(mechdiff.run(run)))
     assert next(m.value for m in at.metric if m.label == "Same next token") == words.loc["agrees_base", "both"].partition(" [")[0]
     assert any("python -m mechdiff run behaviour" in code.value for code in at.code)
     at.run()
-    assert "known already" in at.toggle(key="behaviour").label
+    assert "cached" in at.toggle(key="behaviour").label
 
 
 def test_compare_has_both_sides_in_either_direction_and_says_what_is_missing(swept):

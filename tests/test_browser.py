@@ -93,7 +93,7 @@ def test_lab_reads_two_thousand_words(visit):
 
 def test_a_stack_has_the_command_lines_number(visit, cache, tmp_path):
     tab = visit("lab?stack=layer%3D20;layer%3D28 heads%3D2,5").type("Your prompt", "Name a drink that guests are offered.").fine()
-    tab.page.get_by_text("The numbers, and the command").first.click()
+    tab.page.get_by_text("Numbers and command").first.click()
     code = tab.page.get_by_test_id("stCode").filter(has_text="run stack").first
     words = shlex.split(code.inner_text().replace("\n", " "))
     for name in ("models", "prompts"):  # the texts, but none of the results
@@ -110,7 +110,7 @@ def test_clicked_cells_make_a_stack_and_the_models_write(visit):
     count = tab.page.get_by_test_id("stVegaLiteChart").count()
     tab.click_chart(count - 1, 0.6, 0.5).click_chart(count - 1, 0.8, 0.5)
     assert "heads" in tab.page.url and tab.fine().page.get_by_test_id("stPopoverButton").filter(has_text="L").count() >= 1
-    tab.page.get_by_role("button", name="Write").click()
+    tab.page.get_by_role("button", name="Generate").click()
     for model in ("base", "tuned", "patched"):
         tab.page.get_by_text(re.compile(rf"{model} · \d+ tokens")).wait_for(timeout=1000 * ANSWER_S)
     tab.page.get_by_test_id("stMain").get_by_role("button", name="Stop").wait_for(state="detached", timeout=1000 * ANSWER_S)
@@ -121,9 +121,9 @@ def test_compare_has_a_verdict_for_any_two_choices(visit):
     tab = visit("compare").fine()
     before = tab.page.get_by_test_id("stTable").first.inner_text()
     assert "—" in before and "[" in before, "numbers with words and intervals"
-    boxes = tab.page.get_by_test_id("stSelectbox").filter(has_text="on domain")
-    assert boxes.count() >= 2
-    tab.choose("on domain", "cultural", 1)
+    boxes = tab.page.get_by_test_id("stSelectbox").filter(has_text="B Domain")
+    assert boxes.count() == 1
+    tab.choose("B Domain", "cultural")
     after = tab.fine().page.get_by_test_id("stTable").first.inner_text()
     assert after != before
     assert visit(tab.page.url.split("/", 3)[3]).page.get_by_test_id("stTable").first.inner_text() == after

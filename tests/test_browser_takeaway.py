@@ -14,14 +14,14 @@ VIEW = f"patching?pair=demo-cultural&{FEW}&layer=12"
 
 
 def take(tab: Visitor, part: str) -> Visitor:
-    """Open Take it away, at one of its tabs."""
-    tab.after(tab.page.get_by_role("button", name="Take it away").click)
+    """Open Export & share, at one of its tabs."""
+    tab.after(tab.page.get_by_role("button", name="Export & share").click)
     tab.page.get_by_role("tab", name=part).click()
     return tab.settle()
 
 
 def link_of(tab: Visitor) -> str:
-    """The link that Take it away shows, without the server's address."""
+    """The link that Export & share shows, without the server's address."""
     shown = tab.page.get_by_test_id("stPopoverBody").get_by_test_id("stCode").first
     return shown.inner_text().strip().split("/", 3)[3]
 

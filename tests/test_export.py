@@ -174,7 +174,7 @@ def test_a_closed_popover_makes_nothing(tiny, monkeypatch):
             ["bars: 95 %", "The other map"],
         ),
         ("A dot a prompt; click one. Line and shade: mean", ["A dot a prompt. Line and shade: mean"]),
-        (["A state replaced. Click a cell:", "into the stack, or out of it"], ["A state replaced"]),
+        (["One state replaced. Click a cell to add it", "to the stack, or to remove it"], ["One state replaced"]),
         ("", []),
     ],
 )

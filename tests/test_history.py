@@ -203,7 +203,7 @@ def test_every_answer_of_a_session_is_a_link_that_brings_it_back(tiny):
     go(at, "heads").button_group(key="heads").set_value([1, 2]).run()
     at.run()
     views = at.session_state["_views"]
-    assert [view.asked.split(" · ")[0] for view in views] == ["heads", "heads", "rank", "rank"], "newest first, each once"
+    assert [view.question.split(" · ")[0] for view in views] == ["heads", "heads", "rank", "rank"], "newest first, each once"
     shown = [m.value for m in at.metric]
     for view, values in ((views[0], shown), (views[-1], None)):
         again = follow(controls.link(view.page, view.state))
@@ -231,7 +231,7 @@ def test_a_pinned_view_is_what_others_are_compared_with(tiny):
     assert not [c for c in at.caption if "pinned" in c.value]
     at.session_state["_pinned"] = at.session_state["_views"][0]
     at.run()
-    assert not [c for c in at.caption if "against the pinned" in c.value], "nothing to compare with itself"
+    assert not [c for c in at.caption if "compared with the pinned" in c.value], "nothing to compare with itself"
     at.button_group(key="heads").set_value([0, 2]).run()
     effects = []
     for heads in ("0,2", "0"):
@@ -242,18 +242,18 @@ def test_a_pinned_view_is_what_others_are_compared_with(tiny):
     _, low, high = interval(apart[:, None], bootstrap_weights([p.template for p in run.chosen_prompts]))
     said = f"{apart.mean():+.3g} nats [{low[0]:+.3g}, {high[0]:+.3g}] (95 %, paired over 8 prompts)"
     assert any(said in c.value for c in at.caption)
-    assert not [c for c in go(at, "drift").caption if "against the pinned" in c.value], "another kind of number"
+    assert not [c for c in go(at, "drift").caption if "compared with the pinned" in c.value], "another kind of number"
 
 
 def test_other_prompts_are_not_paired():
     one, other = (history.View("rank", {}, "a", "b", v, "nats", t, np.ones(4) * v) for v, t in ((0.5, "x"), (0.2, "y")))
-    assert history.difference(one, other, ["t"] * 4) == "+0.3 nats (other prompts, so not paired)"
+    assert history.difference(one, other, ["t"] * 4) == "+0.3 nats (different prompts, so not paired)"
 
 
 def test_an_estimate_is_honest(tiny, monkeypatch):
     run = Run("patch", streams=("mlp_out",), **tiny)
     rates.remaining.clear()
-    assert "not known" in rates.estimate(run)
+    assert "no time estimate" in rates.estimate(run)
     monkeypatch.setattr(timings, "ENOUGH", 32)
     jobs.Job("patching", task=mechdiff.questions.task(Run("patch", **tiny))).work()
     assert (
@@ -263,13 +263,13 @@ def test_an_estimate_is_honest(tiny, monkeypatch):
     )
     mechdiff.run(run)
     rates.remaining.clear()
-    assert rates.estimate(run) == "known already, shown at once"
+    assert rates.estimate(run) == "cached, shown at once"
 
 
 def test_the_page_says_how_long_it_will_take(tiny):
     (toggle,) = [t for t in open_app("transport", layer="1").toggle if t.key == "curve"]
-    assert toggle.label.startswith("Compute on these prompts: ")
-    assert any(part in toggle.label for part in ("not known here yet", "about "))
+    assert toggle.label.startswith("Compute on these prompts (")
+    assert any(part in toggle.label for part in ("no time estimate yet", "about "))
 
 
 def test_a_stopped_job_can_go_on_and_an_abandoned_one_begins_anew(tiny):

@@ -90,7 +90,7 @@ def test_what_cannot_be_written_is_a_sentence(shared):
     ],
 )
 def test_the_first_words_that_differ_are_marked(texts, number, shown):
-    assert continuation.parting([text.split() for text in texts]) == number
+    assert continuation.first_difference([text.split() for text in texts]) == number
     assert continuation.marked(texts[0], number) == shown.replace("<mark>", continuation.MARK.split("{word}")[0])
 
 

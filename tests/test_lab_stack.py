@@ -137,7 +137,7 @@ def test_every_measure_of_the_maps_is_the_tables(shared, measure):
 
 def test_a_target_is_asked_for_and_checked(shared):
     at = fine(open_lab(own=keep(TEXT), measure="target"))
-    assert any("Name a token" in info.value for info in at.info) and len(charts_of(at)) == 1
+    assert any("Type a target token" in info.value for info in at.info) and len(charts_of(at)) == 1
     at.text_input(key="target").set_value("yes").run()
     assert len(charts_of(fine(at))) == 3
     at.text_input(key="foil").set_value("w1 w2").run()

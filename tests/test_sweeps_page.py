@@ -61,7 +61,7 @@ def said(at: AppTest, text: str) -> bool:
 
 def test_a_sweep_of_the_command_line_is_seen(pair, sweep_cache, tmp_path):
     at = open_page("Run", tmp_path / "out")
-    assert said(at, "No sweep has been started here yet") and not button(at, "Start").disabled
+    assert said(at, "No sweep has been started yet") and not button(at, "Start").disabled
     assert said(at, "15,100 cells"), "the estimate comes before the beginning"
     process = sweep(sweep_cache, "--pair", pair, "--domain", DOMAIN, "--out", str(tmp_path / "out"))
     until(lambda: next((status for status in sweep_process.statuses() if status.total), None))
@@ -74,7 +74,7 @@ def test_a_sweep_of_the_command_line_is_seen(pair, sweep_cache, tmp_path):
     process.communicate()
     at.run()
     assert said(at, "finished") and not bars(at) and not button(at, "Start").disabled
-    assert said(at, "as fast as the last sweep"), "the next estimate knows how fast it goes here"
+    assert said(at, "at the pace of the last sweep"), "the next estimate knows how fast it goes here"
 
 
 @pytest.mark.usefixtures("sweep_cache")
@@ -196,7 +196,7 @@ def test_our_own_sweeps_have_a_report_and_others_none(whole):
 
 def test_new_tables_show_without_a_restart(whole, tmp_path):
     at = open_page("Stored", tmp_path)
-    assert said(at, "No sweep is stored")
+    assert said(at, "There are no sweeps")
     shutil.copytree(whole / DOMAIN, tmp_path / DOMAIN)
     at.run()
     assert len(at.dataframe[0].value) == 1

@@ -1,4 +1,4 @@
-"""A part of Home and of Compare: what do both models say? Agreement, refusals, right answers and style, with intervals."""
+"""A section of Home and of Compare: what do both models say? Agreement, refusals, right answers and style, with intervals."""
 
 import controls
 import pandas as pd
@@ -26,31 +26,31 @@ HELP = {
     "choice_right": "right choice",
     STYLE: "style",
 }
-READ = 6  # answers that are shown side by side
+LONGEST = 6  # answers shown side by side
 
 
 @session.panel
 def block(selection: Selection) -> None:
-    """The chosen pair's behaviour on its prompts: from the stored sweep, or computed when asked."""
+    """The chosen pair's behaviour on its prompts: from the stored sweep, or computed on request."""
     run = view_requests.behaviour(selection)
     st.subheader(f"What do both models say? {run.spec.name} on {run.chosen_domain}", help=say("agreement", "refusals", "style"))
-    kept = stored_results.lines(run, SPOKEN, "behaviour_summary")
+    stored = stored_results.lines(run, SPOKEN, "behaviour_summary")
     live = run.spec.missing() is None and controls.compute(
-        "behaviour", f"Both models write {run.new_tokens} tokens after each of {run.limit} prompts.", rates.estimate(run)
+        "behaviour", f"Both models generate {run.new_tokens} tokens after each of {run.limit} prompts.", rates.estimate(run)
     )
     if live:
         table = session.answer(run)
         if not {f"clean {side}" for side in ("base", "tuned")} <= set(table["condition"]):
-            session.waiting("The numbers appear when both models have answered the first prompts.", session.NUMBERS)
+            session.waiting("Generating the first answers with both models...", session.NUMBERS)
             return
         draw(run.summary(table), "Live")
         answers(table, run)
         session.provenance(run, table.drop(columns=["text", "next"]))
-    elif len(kept):
-        draw(kept, "Stored sweep" if stored_results.look_up(run, SPOKEN, "manifest")[1] else "Stored WITHOUT a manifest")
+    elif len(stored):
+        draw(stored, "Stored sweep" if stored_results.look_up(run, SPOKEN, "manifest")[1] else "Stored WITHOUT a manifest")
         stored_results.provenance(run, SPOKEN)
     else:
-        st.caption(f"Nothing is stored of it. `python -m mechdiff sweep --pair {run.pair} --grid behaviour` stores it.")
+        st.caption(f"Not stored yet. To store it: `python -m mechdiff sweep --pair {run.pair} --grid behaviour`")
 
 
 def draw(lines: pd.DataFrame, origin: str) -> None:
@@ -61,49 +61,49 @@ def draw(lines: pd.DataFrame, origin: str) -> None:
         row = metrics.numbers()
         for measure in (name for name in METRICS if name in words.index):
             metric(row, words.loc[measure], measure)
-        about = "few worked solutions reach their result by then" if "exact" in words.index else "exact match needs known answers"
+        about = "few worked solutions get to their result" if "exact" in words.index else "exact match needs known answers"
         st.caption(
-            f"{origin}: {counts['prompts']} prompts, {counts['templates']} templates; [..]: 95 % over prompts. Greedy answers of "
-            f"at most {Behaviour.new_tokens} tokens; {about}."
+            f"{origin}: {counts['prompts']} prompts, {counts['templates']} templates; [..]: 95 % CI over prompts. Greedy answers "
+            f"of at most {Behaviour.new_tokens} tokens ({about})."
         )
     with right:
         controls.draw(charts.style_marks(style(lines)), "style")
 
 
 def metric(row, words: pd.Series, measure: str) -> None:
-    """One measure: of both models together, or base → tuned, with the interval of what changed."""
+    """One measure: of both models together, or base → tuned with the change and its interval."""
     about = TERMS[HELP[measure]] if measure in HELP else "In nats, at the decision token."
     if words["both"]:
         value, _, interval = words["both"].partition(" [")
-        row.metric(words["name"], value, help=about, **metrics.quiet(f"95 % [{interval}"))
+        row.metric(words["name"], value, help=about, **metrics.quiet(f"95 % CI [{interval}"))
         return
     base, tuned = (words[side].partition(" [")[0] for side in ("base", "tuned"))
     row.metric(words["name"], f"{bare(base)} → {tuned}", help=about, **metrics.quiet(words["change"]))
 
 
 def bare(text: str) -> str:
-    """A number without its unit, where the one after it has it."""
+    """A number without its unit, for a pair of numbers whose second has it."""
     return text.partition(" ")[0]
 
 
 def answers(table: pd.DataFrame, run: Behaviour) -> None:
     """The first answers, side by side."""
-    asked = [prompt.text for prompt in run.chosen_prompts]
+    texts = [prompt.text for prompt in run.chosen_prompts]
     sides = {side: table[table["condition"] == f"clean {side}"].set_index("prompt")["text"] for side in ("base", "tuned")}
-    read = pd.DataFrame(sides).head(READ)
-    read.insert(0, "prompt", [asked[number] for number in read.index])
-    with st.expander("What they wrote"):
-        st.table(read.rename(columns=str).reset_index(drop=True), hide_index=True, border="horizontal")
+    table = pd.DataFrame(sides).head(LONGEST)
+    table.insert(0, "prompt", [texts[number] for number in table.index])
+    with st.expander("Their answers"):
+        st.table(table.rename(columns=str).reset_index(drop=True), hide_index=True, border="horizontal")
 
 
 def compared(chosen: dict[str, StoredSweep], colours: dict[str, str]) -> None:
-    """Both choices' stored behaviour side by side; nothing where neither has any."""
-    found = {side: artifacts.read(one.domain, SPOKEN, one.pair, "behaviour_summary")[0] for side, one in chosen.items()}
-    there = {side: lines for side, lines in found.items() if lines is not None}
-    if not there:
+    """Both choices' stored behaviour side by side; nothing if neither has any."""
+    stored = {side: artifacts.read(sweep.domain, SPOKEN, sweep.pair, "behaviour_summary")[0] for side, sweep in chosen.items()}
+    stored = {side: lines for side, lines in stored.items() if lines is not None}
+    if not stored:
         return
-    st.subheader("What do they say?", help=say("agreement", "soft refusal", "refusals", "exact match", "style"))
-    words = {side: in_words(lines) for side, lines in there.items()}
+    st.subheader("What do the models say?", help=say("agreement", "soft refusal", "refusals", "exact match", "style"))
+    words = {side: in_words(lines) for side, lines in stored.items()}
     names = {measure: name for measure, name in NAMES.items() if any(measure in part.index for part in words.values())}
     left, right = st.columns([1.25, 1], gap="medium")
     rows = pd.DataFrame({"": list(names.values())})
@@ -111,15 +111,15 @@ def compared(chosen: dict[str, StoredSweep], colours: dict[str, str]) -> None:
         rows[f":{colours[side]}[**{side}**] base → tuned (change)"] = [cell(part, measure) for measure in names]
     left.container(key="behaviours").table(rows, border="horizontal", hide_index=True)
     left.caption(
-        f"Stored; [..]: 95 % over prompts. Marks of style are per 100 tokens; answers have {Behaviour.new_tokens} at most."
+        f"Stored; [..]: 95 % CI over prompts. Marks of style: per 100 tokens of answers of at most {Behaviour.new_tokens}."
     )
-    lines = [style(part).assign(choice=f"{side}: {chosen[side].label}") for side, part in there.items()]
-    drawn = charts.style_marks(pd.concat(lines, ignore_index=True), compared=True)
+    lines = [style(part).assign(choice=f"{side}: {chosen[side].label}") for side, part in stored.items()]
+    figure = charts.style_marks(pd.concat(lines, ignore_index=True), compared=True)
     with right:
-        controls.draw(drawn, "compared-style")
-    for side in chosen.keys() - there.keys():
+        controls.draw(figure, "compared-style")
+    for side in chosen.keys() - stored.keys():
         command = f"python -m mechdiff sweep --pair {chosen[side].pair} --domain {chosen[side].domain} --grid behaviour"
-        st.info(f"**{side}**: no behaviour is stored.\n\nTry:  `{command}`")
+        st.info(f"**{side}**: behaviour is not stored.\n\nTry:  `{command}`")
 
 
 def cell(words: pd.DataFrame, measure: str) -> str:

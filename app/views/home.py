@@ -1,4 +1,4 @@
-"""Home: what this is, three steps to begin with, and the two demo pairs side by side from stored sweeps. Needs no torch."""
+"""Home: what mechdiff does, three first steps, and the two demo pairs side by side from stored sweeps. Needs no torch."""
 
 from functools import partial
 
@@ -15,21 +15,21 @@ from mechdiff.study import artifacts
 from mechdiff.study.stored_sweep import half_effect
 from views import behaviour, card
 
-SHOWN = ("demo-cultural", "demo-cognitive")
+DEMO_PAIRS = ("demo-cultural", "demo-cognitive")
 DIRECTION, STREAM = "base-to-tuned", "resid_post"
 
 
 def page() -> None:
     st.title("mechdiff: where and how did fine-tuning change this model?", help=say("pair", "domain", "decision token", "effect"))
     st.caption(
-        "Pick a pair (a base model and its fine-tune) and a domain of prompts in the sidebar. All pages share one selection: the "
-        "link holds it, and a click on a curve changes it. Everything is computed live on this machine, beside stored sweeps, by "
-        "the command line's own code."
+        "Choose a pair (a base model and its fine-tune) and a domain of prompts in the sidebar. All pages share this selection; "
+        "it is saved in the URL; click a chart to change it. Results are computed live, next to precomputed sweeps, by the same "
+        "code as the command line."
     )
     steps()
     selection = controls.current()
     card.section(selection)
-    for column, name in zip(st.columns(2, gap="large"), SHOWN):
+    for column, name in zip(st.columns(2, gap="large"), DEMO_PAIRS):
         with column:
             pair_curves(name)
     session.ready(selection.spec)
@@ -37,54 +37,54 @@ def page() -> None:
 
 
 def steps() -> None:
-    """Three links, each to a page with a selection worth seeing."""
-    pair = {"pair": SHOWN[0]}
-    begin = [
+    """Three links to pages with a selection worth seeing."""
+    pair = {"pair": DEMO_PAIRS[0]}
+    cards = [
         ("patching", {"layer": 16}, "1. Where does it matter?", "Click a layer: how far does its state move the next token?"),
-        ("rank", {"layer": 26, "rank": "16"}, "2. How many dimensions?", "Cut the map to rank k; look at both complements."),
+        ("rank", {"layer": 26, "rank": "16"}, "2. How many dimensions?", "Cut the map to rank k, and check both complements."),
         (
             "heads",
             {"layer": 26, "heads": [0, 3]},
             "3. Which heads?",
-            "Click heads together: how much of the layer do they carry?",
+            "Click heads: how much of the layer's effect do they carry together?",
         ),
     ]
-    rows = [links.Link(controls.link(page, pair | values), text, about) for page, values, text, about in begin]
+    rows = [links.Link(controls.link(page, pair | values), text, about) for page, values, text, about in cards]
     links.draw(rows, "steps", cards=True)
 
 
 def pair_curves(name: str) -> None:
-    """A pair's stored curves on its own domain, with one sentence of reading each."""
+    """A pair's stored curves on its default domain, each with a one-sentence reading."""
     domain = controls.read_pair(name).domain
-    st.subheader(f"{domain.capitalize()} fine-tune", help=f"The pair {name} on its own {domain} prompts. {TERMS['stored']}")
+    st.subheader(f"{domain.capitalize()} fine-tune", help=f"The pair {name} on {domain} prompts. {TERMS['stored']}")
     drift, about = artifacts.read(domain, "rq1", name, "drift", {"stream": STREAM})
     patch, _ = artifacts.read(domain, "rq1", name, "patch_summary", {"stream": STREAM, "direction": DIRECTION})
     if drift is None or patch is None:
-        st.info(f"No stored sweep of {name}.\n\nTry:  `python -m mechdiff sweep --pair {name} --grid full`")
+        st.info(f"There is no stored sweep of {name}.\n\nTry:  `python -m mechdiff sweep --pair {name} --grid full`")
         return
     if about is None:
-        st.warning(f"The stored sweep of {name} has no manifest, so where its numbers come from is unknown.")
+        st.warning(f"The stored sweep of {name} has no manifest, so the origin of its numbers is unknown.")
     patch = patch[patch["control"].isin(["none", "self"])]
     patch = patch.assign(shown=patch["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
     prompts, templates = patch[["prompts", "templates"]].iloc[0]
     last = int(patch["layer"].max())
-    slide = talk.TALK in st.query_params  # there the curves stand alone
+    slide = talk.TALK in st.query_params  # a slide shows the curves alone
     layer = None if slide else controls.chosen_layer(last)
     draw = controls.draw if slide else partial(controls.clickable, take=partial(choose, name))
-    effects = charts.layer_curve(patch, layer, f"{prompts} prompts, {templates} templates; band: 95 %")
+    effects = charts.layer_curve(patch, layer, f"{prompts} prompts, {templates} templates; band: 95 % CI")
     draw(effects, f"effects-{name}")
     st.markdown(read_patch(patch))
-    similarity = charts.drift_curve(drift, layer, f"{prompts} prompts; band: 95 % jackknife")
+    similarity = charts.drift_curve(drift, layer, f"{prompts} prompts; band: 95 % CI (jackknife)")
     draw(similarity, f"drift-{name}")
     st.markdown(read_drift(drift))
     if about is not None:
-        with st.expander("Where these numbers come from"):
+        with st.expander("Origin of these numbers"):
             st.code(about["command"], language="bash")
             st.json(about, expanded=False)
 
 
 def choose(name: str, picked: dict) -> None:
-    """Give a clicked layer, and the pair whose curve it is on, to every page."""
+    """Select a clicked layer, and the pair whose curve it is on, for every page."""
     controls.choose(picked | {"pair": name, "domain": controls.OWN})
 
 
@@ -92,7 +92,7 @@ def read_drift(table: pd.DataFrame) -> str:
     lowest = table.loc[table["cka_debiased"].idxmin()]
     depth = lowest.layer / table["layer"].max()
     return (
-        f"The models part most at **layer {int(lowest.layer)}** ({depth:.0%} of the depth): debiased CKA "
+        f"The models differ most at **layer {int(lowest.layer)}** ({depth:.0%} of the depth): debiased CKA "
         f"**{lowest.cka_debiased:.2f}** [{lowest.low:.2f}, {lowest.high:.2f}]."
     )
 

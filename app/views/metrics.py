@@ -1,4 +1,4 @@
-"""What the pages about maps share: one mapped condition's numbers, stored and live, and the map's diagnostics."""
+"""Numbers that several pages show: one condition's effect, drop and recovery, and a map's diagnostics."""
 
 import history
 import pandas as pd
@@ -14,48 +14,46 @@ DIAGNOSTICS = {
     "r2_train": "R² on train",
     "r2_val": "R² on val",
     "cka": "debiased CKA",
-    "cosine_mean": "cosine, mean",
+    "cosine_mean": "mean cosine",
     "cosine_p10": "cosine, 10th percentile",
     "cosine_p90": "cosine, 90th percentile",
     "scale": "scale",
-    "alpha": "alpha, out of fold",
+    "alpha": "alpha (out of fold)",
     "effective_rank": "effective rank",
-    "shrinkage": "narrower than own by",
+    "shrinkage": "shrinkage against own",
 }
 
 
 def quiet(text: str) -> dict:
-    """A metric's second line, as it is: neither good nor bad."""
+    """A metric's second line, without an arrow or a colour."""
     return {"delta": text, "delta_color": "off", "delta_arrow": "off", "width": "content"}
 
 
 def numbers():
-    """A row for metrics, which wraps where it is narrow."""
+    """A row for metrics, which wraps on narrow screens."""
     return st.container(horizontal=True, gap="medium")
 
 
 def summary(run: Question, table: pd.DataFrame) -> pd.DataFrame:
-    """A line per condition of what is there of a live request."""
+    """A line per condition of a live request, as far as it is computed."""
     return run.summary(table)
 
 
 def with_reference(table: pd.DataFrame) -> pd.DataFrame:
-    """A live table with the zscore effects as lines of their own."""
+    """A live table with the z-score effects as additional lines."""
     mapped = table[(table["control"] == "none") & (table["map"] != "zscore")]
     return pd.concat([table, mapped.assign(map="zscore", kl=mapped["kl_reference"])], ignore_index=True)
 
 
 def answer(run: Question, label: str, what: str) -> tuple[pd.Series | None, pd.DataFrame]:
-    """One condition, asked for beside its controls: its numbers are shown and noted in the history, as `what`.
+    """Show one condition's numbers and add it to the history as `what`.
 
-    Returns its summary, None until it is there, and the answer.
+    Returns its summary line, None until it is computed, and the request's table.
     """
     table = session.answer(run)
-    line, here = asked(summary(run, table)), table[table["control"] == "none"]
+    line, here = single_line(summary(run, table)), table[table["control"] == "none"]
     if line is None:
-        session.waiting(
-            "The live effect appears when the train split is read, the map fitted and the prompts patched.", session.NUMBERS
-        )
+        session.waiting("Reading training prompts, fitting the map, patching...", session.NUMBERS)
     else:
         metrics(here, line, label)
         history.note(run, what, line["mean"], effects=here.sort_values("prompt")["kl"], control="none")
@@ -63,48 +61,51 @@ def answer(run: Question, label: str, what: str) -> tuple[pd.Series | None, pd.D
 
 
 def metrics(table: pd.DataFrame, line: pd.Series, what: str) -> None:
-    """The live condition in numbers. table: its lines by prompt."""
+    """The live condition's numbers. table: its lines, one per prompt."""
     zscore = table["kl_reference"].mean()
     row = numbers()
     interval = f"95 % interval {line['low']:.4f} to {line['high']:.4f}"
     row.metric(what, f"{line['mean']:.4f} nats", help=say("effect", "interval"), **quiet(interval))
-    row.metric("Zscore effect", f"{zscore:.4f} nats", help=TERMS["zscore"], **quiet("the reference"))
-    ratio(row, "Drop", line, "drop", 1, f"{TERMS['drop']} Not defined under complement own.")
+    row.metric("Z-score effect", f"{zscore:.4f} nats", help=TERMS["zscore"], **quiet("the reference"))
+    ratio(row, "Drop", line, "drop", 1, f"{TERMS['drop']} Not defined for complement own.")
     ratio(row, "Recovery", line, "recovery", 100, TERMS["recovery"])
 
 
 def ratio(row, label: str, line: pd.Series, name: str, factor: float, about: str) -> None:
+    """A ratio of a summary line with its interval, in per cent. factor: 100 for a share, 1 for per cent."""
     value, low, high = (factor * line[part] for part in (name, f"{name}_low", f"{name}_high"))
-    shown, interval = f"{value:z.0f} %", f"95 % interval {low:z.0f} to {high:z.0f} %"
+    text, interval = f"{value:z.0f} %", f"95 % interval {low:z.0f} to {high:z.0f} %"
     if value != value:
-        shown, interval = "—", "not defined here"
-    row.metric(label, shown, help=about, **quiet(interval))
+        text, interval = "—", "not defined here"
+    row.metric(label, text, help=about, **quiet(interval))
 
 
 def diagnostics(run: Question, layer: int, stream: str) -> None:
-    """The stored map's quality at one site, in a row; its overlaps for those who want them. Says so if there are none."""
-    found = stored_results.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map)
+    """The quality of the stored map at one site, and the overlaps of its leading directions."""
+    stored = stored_results.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map)
     with st.expander("How good is the map itself?"):
-        if found.empty:
-            st.caption("The stored sweep holds no diagnostics of this map.")
+        if stored.empty:
+            st.caption("The stored sweep has no diagnostics of this map.")
             return
-        line = found.iloc[0]
-        named = {text: f"{line[name]:.3g}" for name, text in DIAGNOSTICS.items() if name in line and line[name] == line[name]}
-        st.caption("R² on val, CKA, cosines and width: the mapped state against the own one, on prompts that were not fitted on.")
-        st.dataframe(pd.DataFrame([named]), hide_index=True)
-        overlaps = chart_tables.overlap(found)
+        line = stored.iloc[0]
+        values = {text: f"{line[name]:.3g}" for name, text in DIAGNOSTICS.items() if name in line and line[name] == line[name]}
+        st.caption(
+            "R² on val, CKA, cosines, shrinkage: the mapped state against the recipient's own, on prompts not used for fitting."
+        )
+        st.dataframe(pd.DataFrame([values]), hide_index=True)
+        overlaps = chart_tables.overlap(stored)
         if not overlaps.empty:
-            said = ", ".join(f"{k}: {value:.2f}" for k, value in zip(overlaps["rank"], overlaps["overlap"]))
-            st.caption(f"Split-half overlap of the leading k directions (1: both halves of train agree). {said}")
+            values = ", ".join(f"{k}: {value:.2f}" for k, value in zip(overlaps["rank"], overlaps["overlap"]))
+            st.caption(f"Split-half overlap of the leading k directions (1: both halves of the train prompts agree). {values}")
 
 
 def live(lines: pd.DataFrame | pd.Series | None) -> pd.DataFrame:
-    """Live conditions as a chart's rows, or none."""
+    """Live conditions as rows of a chart, if there are any."""
     lines = pd.DataFrame([lines]) if isinstance(lines, pd.Series) else pd.DataFrame(lines)
     return chart_tables.as_live(lines)
 
 
-def asked(summarised: pd.DataFrame) -> pd.Series | None:
-    """The line of the one condition that was asked for beside its controls; None until it is there."""
-    found = summarised[summarised["control"] == "none"]
-    return None if found.empty else found.iloc[0]
+def single_line(lines: pd.DataFrame) -> pd.Series | None:
+    """The summary line of a request with one condition, without its controls; None until it is computed."""
+    lines = lines[lines["control"] == "none"]
+    return None if lines.empty else lines.iloc[0]

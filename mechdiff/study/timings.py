@@ -81,16 +81,16 @@ def before(run: Question) -> str:
 
 
 def estimate(remaining: Mapping[Question, int]) -> str:
-    """How long requests will take, in words; honest where nothing of the kind has run here. remaining: their missing cells."""
+    """How long requests will take, in words; says so where nothing similar has run here. remaining: their missing cells."""
     lacking = {run: left for run, left in remaining.items() if left}
     if not lacking:
-        return "known already, shown at once"
+        return "cached, shown at once"
     rates = known()
     times = [seconds_of(run, left, rates) for run, left in lacking.items()]
     if None in times:
-        return "how long is not known here yet"
+        return "no time estimate yet"
     unread = any(map_of(run) in FITTED and before(run) not in rates for run in lacking)
-    return f"about {in_words(sum(filter(None, times)))} here{', once the train split is read' if unread else ''}"
+    return f"about {in_words(sum(filter(None, times)))} here{', after reading the train prompts' if unread else ''}"
 
 
 def seconds_of(run: Question, cells: int, rates: dict[str, float]) -> float | None:

@@ -22,8 +22,8 @@ def page() -> None:
     session.heading(
         "Heads: which attention heads carry the change?",
         say("heads", "effect", "coverage", "blend", "floor", "decision token"),
-        f"Chosen heads' outputs in the **{recipient}** model are replaced by the **{donor}** model's. **Coverage**: a set's "
-        "effect as a share of all the layer's heads'.",
+        f"Choose heads: their outputs in the **{recipient}** model are replaced by the **{donor}** model's. **Coverage** is the "
+        "effect of these heads as a share of the effect of all heads in the layer.",
     )
     if session.ready(selection.spec):
         everything(selection)
@@ -34,21 +34,21 @@ def page() -> None:
 def everything(selection: Selection) -> None:
     selection = controls.widgets(selection, "layer", "heads", "blend")
     layer, chosen, blend = selection.chosen_layer, selection.chosen_heads, selection.blend
-    asked, every = view_requests.heads_together(selection), view_requests.single_heads(selection)
-    together = session.answer(asked)
+    selected, every = view_requests.heads_together(selection), view_requests.single_heads(selection)
+    together = session.answer(selected)
     table = session.answer(every, patience=0.05)
     singles = table[table["layer"] == layer]
     here = pd.concat([together, singles]).drop_duplicates(["prompt", "heads", "control"])
-    kept = stored_results.lines(every, "rq4", "heads_summary", control="none") if blend == 1 else pd.DataFrame()
-    here = chosen_numbers(here, asked, layer, chosen)
+    stored = stored_results.lines(every, "rq4", "heads_summary", control="none") if blend == 1 else pd.DataFrame()
+    here = chosen_numbers(here, selected, layer, chosen)
     left, right = st.columns([3, 2])
     with left:
-        cells(table, kept, layer, chosen)
+        head_map(table, stored, layer, chosen)
     with right:
         if here is None:
-            session.waiting("The chosen heads' effect appears in a moment.")
+            session.waiting("Computing the chosen heads...")
         else:
-            bars(here, kept, every, layer, chosen)
+            bars(here, stored, every, layer, chosen)
     with stored_results.row():
         if blend == 1 and here is not None:
             name = set_name(chosen, every.spec.heads)
@@ -60,14 +60,14 @@ def everything(selection: Selection) -> None:
 
 
 def set_name(chosen: list[int], count: int) -> str:
-    """What tables call a set of heads."""
+    """The name of a set of heads in tables."""
     return "all" if len(chosen) == count else "-".join(map(str, chosen))
 
 
 def chosen_numbers(table: pd.DataFrame, run, layer: int, chosen: list[int]) -> pd.DataFrame | None:
-    """The chosen heads' numbers. table: what is there of this layer. Returns it without controls, or None while waiting."""
+    """The chosen heads' numbers. table: this layer's lines so far. Returns it without controls, or None while waiting."""
     if not (table["heads"] == "all").any():
-        session.waiting("The numbers appear in a moment.", session.NUMBERS)
+        session.waiting("Computing the chosen heads...", session.NUMBERS)
         return None
     floor = floor_of(table.loc[table["control"] == "self", "kl"].to_numpy(float))
     table, name = table[table["control"] == "none"], set_name(chosen, run.spec.heads)
@@ -79,24 +79,25 @@ def chosen_numbers(table: pd.DataFrame, run, layer: int, chosen: list[int]) -> p
     return table
 
 
-def bars(table: pd.DataFrame, kept: pd.DataFrame, run, layer: int, chosen: list[int]) -> None:
-    """The chosen heads together, beside each head alone and all of them, live and stored."""
+def bars(table: pd.DataFrame, stored: pd.DataFrame, run, layer: int, chosen: list[int]) -> None:
+    """The chosen heads together, each head alone, and all heads; live and stored."""
     name = set_name(chosen, run.spec.heads)
     complete = table[table.groupby("heads")["prompt"].transform("size") == (table["heads"] == "all").sum()]
     live = labelled(summarise(complete, ["heads"], [prompt.template for prompt in run.chosen_prompts]), name, layer)
-    stored = labelled(kept[(kept["layer"] == layer) & kept["heads"].isin(live["heads"])], name, layer) if len(kept) else kept
-    about = "bars: live; diamonds: stored; whiskers: 95 %; click a head"
+    if len(stored):
+        stored = labelled(stored[(stored["layer"] == layer) & stored["heads"].isin(live["heads"])], name, layer)
+    about = "bars: live; diamonds: stored; whiskers: 95 % CI; click a head"
     controls.clickable(charts.head_bars(live, stored, layer, chosen, about), "pick_bar", take_bar)
 
 
 def take_bar(picked: dict) -> None:
-    """A clicked bar adds or drops its head; those of sets of heads do nothing."""
+    """A clicked bar adds or removes its head; bars of sets of heads do nothing."""
     if picked["head"] >= 0:
         controls.toggle_head(picked)
 
 
 def labelled(summary: pd.DataFrame, name: str, layer: int) -> pd.DataFrame:
-    """Head sets with a bar's label and kind, single heads first. name: the chosen set."""
+    """Head sets with their bars' labels and kinds, single heads first. name: the chosen set."""
     heads = summary["heads"]
     single = ~heads.str.contains("all|-")
     summary = summary.assign(
@@ -109,35 +110,35 @@ def labelled(summary: pd.DataFrame, name: str, layer: int) -> pd.DataFrame:
     return summary.iloc[place.argsort()]
 
 
-def cells(table: pd.DataFrame, kept: pd.DataFrame, layer: int, chosen: list[int]) -> None:
-    """Every single head of every layer: live, or as stored until the first live ones are there."""
-    if table.empty and kept.empty:
-        session.waiting("The map of all heads fills in as layers are computed.")
+def head_map(table: pd.DataFrame, stored: pd.DataFrame, layer: int, chosen: list[int]) -> None:
+    """Every single head of every layer: live, or stored until the first live ones are computed."""
+    if table.empty and stored.empty:
+        session.waiting("Computing every head, layer by layer...")
         return
     if table.empty:
-        shown = chart_tables.single_heads(kept)
-        about = "stored sweep, live cells follow; click a head to add or drop it"
+        cells = chart_tables.single_heads(stored)
+        about = "stored sweep, replaced by live cells as they are computed; click a head to add or remove it"
     else:
-        shown, about = single_means(table), "one head replaced by the donor's; click one to add or drop it"
-        if len(kept):
-            stored = kept[kept["heads"] != "all"][["layer", "heads", "mean"]].rename(columns={"mean": "stored"})
-            shown = shown.merge(stored.assign(head=stored["heads"].astype(int)).drop(columns="heads"), how="left")
-    controls.clickable(charts.heads_map(shown, layer, chosen, about), "pick_head", controls.toggle_head)
+        cells, about = single_means(table), "one head replaced by the donor's; click a head to add or remove it"
+        if len(stored):
+            stored = stored[stored["heads"] != "all"][["layer", "heads", "mean"]].rename(columns={"mean": "stored"})
+            cells = cells.merge(stored.assign(head=stored["heads"].astype(int)).drop(columns="heads"), how="left")
+    controls.clickable(charts.heads_map(cells, layer, chosen, about), "pick_head", controls.toggle_head)
 
 
 def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: int, floor: float) -> None:
-    """The chosen set's effect as a share of all heads'; blank where that is at the floor (nats)."""
+    """The chosen set's effect as a share of all heads'; no value where that is at the floor (nats)."""
     mine = table[table["heads"] == name].sort_values("prompt")
     full = table[table["heads"] == "all"].sort_values("prompt")
     row = metrics.numbers()
     row.metric(
         f"All heads of layer {layer}",
         f"{full['kl'].mean():.5f} nats",
-        help="The full effect: every head replaced.",
+        help="The effect of replacing every head in the layer.",
         **metrics.quiet(f"{len(full)} prompts"),
     )
     if mine.empty:
-        row.info("Choose heads above, or click cells of the map.")
+        row.info("Choose heads above, or click cells in the map.")
         return
     weights = bootstrap_weights([clusters[i] for i in mine["prompt"]])
     share, low, high = ratio(mine["kl"].to_numpy(float), mine["kl_reference"].to_numpy(float), weights, floor)
@@ -149,9 +150,10 @@ def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: in
         help=say("effect", "interval"),
         **metrics.quiet(f"95 % interval {low_kl[0]:.5f} to {high_kl[0]:.5f}"),
     )
-    shown = "—" if share != share else f"{share:.0%}"
-    about = "the full effect is at the floor" if share != share else f"95 % interval {low:.0%} to {high:.0%}"
-    row.metric("Coverage", shown, help=TERMS["coverage"], **metrics.quiet(about))
+    text = "—" if share != share else f"{100 * share:.0f} %"
+    interval_text = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
+    about = "the effect of all heads is rounding error" if share != share else interval_text
+    row.metric("Coverage", text, help=TERMS["coverage"], **metrics.quiet(about))
 
 
 def single_means(table: pd.DataFrame) -> pd.DataFrame:

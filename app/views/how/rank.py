@@ -13,7 +13,7 @@ from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
 from views import imports, metrics
 
-LONGER = "Nine ranks on the chosen prompts: as points beside the stored curve, or where there is none, with all controls."
+LONGER = "Nine ranks, as points on the stored curve; without a stored curve, with all controls."
 
 
 def page() -> None:
@@ -22,8 +22,8 @@ def page() -> None:
     session.heading(
         "Rank: how many dimensions does the change need?",
         say("rank", "complement", "map", "effect", "recovery", "drop", "alpha", "controls", "split-half overlap"),
-        f"The map from **{donor}** to **{recipient}** is cut to its k leading directions. The **complement** fills the rest: the "
-        "train **mean**, which deletes it, or the **own** state.",
+        f"Drag the rank: the map from **{donor}** to **{recipient}** keeps only its k leading directions. The **complement** "
+        "fills the rest, with the train **mean** (which deletes it) or the recipient's **own** state. Check both.",
     )
     if session.ready(selection.spec):
         cut(selection)
@@ -34,7 +34,7 @@ def page() -> None:
 def cut(selection: Selection) -> None:
     selection = controls.widgets(selection, "fit", "stream", "layer", "alpha", "rank", "complement")
     if selection.fit not in FITTED:
-        st.info(f"The map `{selection.fit}` is not fitted, so it has no leading directions to keep.\n\nTry:  {', '.join(FITTED)}")
+        st.info(f"The map `{selection.fit}` is not fitted, so it has no leading directions.\n\nTry:  {', '.join(FITTED)}")
         return
     run, rank = view_requests.rank(selection), selection.rank
     what = f"{selection.stream} · L{selection.chosen_layer} · k={rank} · {selection.complement}"
@@ -45,67 +45,67 @@ def cut(selection: Selection) -> None:
 
 
 def stored_as(run) -> dict:
-    """Where the sweep keeps the run's condition. Rank nought under the mean is the control `mean`."""
+    """The stored columns of the run's condition. Rank 0 with complement mean is the control `mean`."""
     if run.ranks == ("0",) and run.complement == ("mean",):
         return {"control": "mean"}
     return {"map": run.map, "rank": run.ranks[0], "complement": run.complement[0], "alpha": run.alpha[0], "control": "none"}
 
 
 def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
-    """Effect, recovery and drop over rank, and rank by alpha: stored, and live as points, more of them when asked."""
+    """Effect, recovery and drop over rank, and rank by alpha: stored, and live as points (more on request)."""
     (layer,), (stream,), (alpha,), (complement,) = run.layers, run.streams, run.alpha, run.complement
-    found, kept = view_requests.stored_over_ranks(run, stored_results.lines)
-    live, about = metrics.live(line), stored_results.origin(run, "rq3", found)
-    every = view_requests.rank_curve(selection, len(found) > 0)
-    if found.empty:
+    stored, kept = view_requests.stored_over_ranks(run, stored_results.lines)
+    live, about = metrics.live(line), stored_results.origin(run, "rq3", stored)
+    every = view_requests.rank_curve(selection, len(stored) > 0)
+    if stored.empty:
         stored_results.missing(run, f" with {run.map} at alpha {alpha}")
     place, origins = st.container(), stored_results.row()
     if controls.compute("ranks", LONGER, rates.estimate(every)):
         more = metrics.summary(every, session.answer(every, patience=0.05))
-        if found.empty:
-            found, about = more, "computed on these prompts"
+        if stored.empty:
+            stored, about = more, "computed on these prompts"
         else:
             rest = more[(more["control"] == "none") & (more["complement"] == complement) & (more["rank"] != run.ranks[0])]
             live = chart_tables.join(metrics.live(rest), live)
-    if len(found) or len(live):
+    if len(stored) or len(live):
         with place:
-            effects_and_shares(run, found, live, about or "nothing stored")
+            effects_and_shares(run, stored, live, about or "not stored")
     with origins:
         stored_results.badge(run, here, "rq3", "rank", layer=layer, stream=stream, **stored_as(run))
         stored_results.provenance(run, "rq3")
-    below(run, kept, live)
+    rank_by_alpha(run, kept, live)
 
 
-def effects_and_shares(run, found: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
+def effects_and_shares(run, stored: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
     (complement,), (layer,), (rank,) = run.complement, run.layers, run.ranks
     about = f"layer {layer}, {run.map}, alpha {run.alpha[0]}; {about}; click a rank"
     left, right = st.columns([3, 2])
-    ranks = {*(found["rank"] if len(found) else ()), *(live["rank"] if len(live) else ()), rank}
+    ranks = {*(stored["rank"] if len(stored) else ()), *(live["rank"] if len(live) else ()), rank}
     with left:
-        shown = chart_tables.join(chart_tables.by_rank(found, complement, ranks), live)
-        figure = charts.rank_curve(shown, complement, rank, about)
-        controls.clickable(beside(figure, "cut", run), "pick_rank")
-    mine = found[(found["control"] == "none") & (found["complement"] == complement)] if len(found) else found
-    parts, said = [], "under own no drop is shown: keeping everything would count as one"
+        rows = chart_tables.join(chart_tables.by_rank(stored, complement, ranks), live)
+        figure = charts.rank_curve(rows, complement, rank, about)
+        controls.clickable(with_marks(figure, "cut", run), "pick_rank")
+    mine = stored[(stored["control"] == "none") & (stored["complement"] == complement)] if len(stored) else stored
+    parts, about = [], "no drop for complement own: keeping everything would count as a drop"
     names = ("recovery", "drop") if complement == "mean" else ("recovery",)
     for name, factor in zip(names, (100, 1)):
         parts += [chart_tables.share(part.assign(shown=name), name, factor) for part in (mine, live) if len(part)]
     if complement == "mean":
-        said = "recovery: of the models' difference; drop: of the zscore effect; click a rank"
+        about = "recovery: of the models' difference; drop: of the z-score effect; click a rank"
     with right:
-        figure = charts.share_curve(chart_tables.join(*parts), rank, said)
-        controls.clickable(beside(figure, "rank", run) if complement == "mean" else figure, "pick_share")
+        figure = charts.share_curve(chart_tables.join(*parts), rank, about)
+        controls.clickable(with_marks(figure, "rank", run) if complement == "mean" else figure, "pick_share")
 
 
-def beside(figure, kind: str, run):
-    """A chart over ranks with the imported marks of the run's stream and, where it is a number, its alpha."""
+def with_marks(figure, kind: str, run):
+    """A chart over ranks with the imported marks of the run's stream and, if it is a number, its alpha."""
     where = {"stream": run.streams[0], "control": "none", "layer": run.layers[0]}
     where |= {} if run.alpha == ("auto",) else {"alpha": run.alpha[0]}
     return imports.on(figure, kind, controls.current(), **where)
 
 
-def below(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
-    """Rank by alpha, stored and live, and how stable the leading directions are."""
+def rank_by_alpha(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
+    """Rank by alpha, stored and live, and the stability of the leading directions."""
     (layer,), (stream,), (complement,), (rank,), (alpha,) = run.layers, run.streams, run.complement, run.ranks, run.alpha
     left, right = st.columns([3, 2])
     if len(every):
@@ -113,7 +113,7 @@ def below(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
     cells = chart_tables.join(every.assign(live=False), live.assign(live=True)) if len(every) else every
     if len(cells):
         cells = cells.drop_duplicates(["rank", "alpha"], keep="last")
-        about = f"layer {layer}, complement {complement}; framed: chosen; dot: live; click a cell"
+        about = f"layer {layer}, complement {complement}; frame: chosen; dot: live; click a cell"
         with left:
             controls.clickable(charts.rank_alpha_map(cells, rank, alpha, about), "pick_cell")
     with right:

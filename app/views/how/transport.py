@@ -13,7 +13,7 @@ from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
 from views import imports, metrics
 
-LONGER = "Every layer on the chosen prompts: as points beside the stored curve, or where there is none, with controls."
+LONGER = "Every layer, as points on the stored curve; without a stored curve, with controls."
 
 
 def page() -> None:
@@ -22,8 +22,8 @@ def page() -> None:
     session.heading(
         "Transport: is the change a linear map?",
         say("map", "zscore", "drop", "effect", "donor", "recipient", "controls"),
-        f"The **{donor}** model's state, mapped to the **{recipient}** model's by a fitted map, takes its place. A **low "
-        "effect** and a **high drop** say that the map explains the change.",
+        f"The **{recipient}** model's state is replaced by a linear map of the **{donor}** model's. A **low effect** and a "
+        "**high drop** mean that the map explains the change, if it also beats the controls.",
     )
     if session.ready(selection.spec):
         site(selection)
@@ -42,40 +42,40 @@ def site(selection: Selection) -> None:
 
 
 def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
-    """The stored effect and drop over layers, and the live ones as points: the chosen layer's, or when asked every layer's."""
-    kept, live = view_requests.stored_over_layers(run, stored_results.lines), metrics.live(line)
-    every, about = view_requests.transport_curve(selection, len(kept) > 0), stored_results.origin(run, "rq2", kept)
-    if kept.empty:
+    """The stored effect and drop over layers, and the live ones as points: the chosen layer, or on request every layer."""
+    stored, live = view_requests.stored_over_layers(run, stored_results.lines), metrics.live(line)
+    every, about = view_requests.transport_curve(selection, len(stored) > 0), stored_results.origin(run, "rq2", stored)
+    if stored.empty:
         stored_results.missing(run, f" at alpha {run.alpha[0]}" if run.alpha != ("auto",) else "")
     place, origins = st.container(), stored_results.row()
     if controls.compute("curve", LONGER, rates.estimate(every)):
-        found = session.answer(every, patience=0.05)
-        if kept.empty:
-            kept, about = metrics.summary(every, metrics.with_reference(found)), "computed on these prompts"
+        table = session.answer(every, patience=0.05)
+        if stored.empty:
+            stored, about = metrics.summary(every, metrics.with_reference(table)), "computed on these prompts"
         else:
-            found = metrics.summary(every, found)
-            live = metrics.live(found[found["control"] == "none"]) if len(found) else live
-    if len(kept) or len(live):
+            lines = metrics.summary(every, table)
+            live = metrics.live(lines[lines["control"] == "none"]) if len(lines) else live
+    if len(stored) or len(live):
         with place:
-            effect_and_drop(run, kept, live, about or "nothing stored")
+            effect_and_drop(run, stored, live, about or "not stored")
     (layer,), (stream,), (alpha,) = run.layers, run.streams, run.alpha
     with origins:
         stored_results.badge(run, here, "rq2", "transport", layer=layer, stream=stream, map=run.map, alpha=alpha, control="none")
         stored_results.provenance(run, "rq2")
 
 
-def effect_and_drop(run, kept: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
+def effect_and_drop(run, stored: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
     (layer,) = run.layers
     selection, where = controls.current(), {"stream": run.streams[0], "control": "none"}
-    shown = chart_tables.join(chart_tables.named(kept) if len(kept) else kept, live)
-    about = f"alpha {run.alpha[0]}; {about}; bands, bars: 95 %; click a layer"
+    rows = chart_tables.join(chart_tables.named(stored) if len(stored) else stored, live)
+    about = f"alpha {run.alpha[0]}; {about}; bands, bars: 95 % CI; click a layer"
     left, right = st.columns([3, 2])
     with left:
-        figure = charts.transport_curve(shown, layer, run.map, about)
+        figure = charts.transport_curve(rows, layer, run.map, about)
         controls.clickable(imports.on(figure, "mapped", selection, **where), "pick_transport")
-    drop = kept[(kept["map"] == run.map) & (kept["control"] == "none")].assign(shown="drop") if len(kept) else kept
+    drop = stored[(stored["map"] == run.map) & (stored["control"] == "none")].assign(shown="drop") if len(stored) else stored
     drop = chart_tables.join(drop, live)
     with right:
-        blank = "blank where the zscore effect is at the floor; click a layer"
-        figure = charts.drop_curve(chart_tables.share(drop, "drop"), layer, blank)
+        about = "no value where the z-score effect is rounding error; click a layer"
+        figure = charts.drop_curve(chart_tables.share(drop, "drop"), layer, about)
         controls.clickable(imports.on(figure, "drop", selection, **where), "pick_drop")

@@ -1,4 +1,4 @@
-"""Weights: which matrices changed, over how many directions, and are these the directions that a map carries over?"""
+"""Weights: which matrices changed, over how many directions, and are these the fitted map's directions?"""
 
 from dataclasses import replace
 
@@ -23,9 +23,9 @@ SINGULAR = "singular_"
 
 def page() -> None:
     session.heading(
-        "Weights: what did fine-tuning write?",
+        "Weights: which matrices changed?",
         say("relative norm", "participation ratio", "stable rank", "rank 90", "pair"),
-        "Each matrix's difference, tuned minus base, read from the files: no prompt and no forward pass.",
+        "Each matrix's change (tuned minus base), read from the weight files, without prompts or forward passes. Click a matrix.",
     )
     selection = controls.current()
     if session.ready(selection.spec):
@@ -38,7 +38,7 @@ def matrices(selection: Selection) -> None:
     run, layer, row = view_requests.weights(selection), selection.chosen_layer, metrics.numbers()
     table = session.answer(run)
     if table.empty:
-        session.waiting("The map fills in as matrices are compared.")
+        session.waiting("Comparing the two models' matrices...")
         return
     modules = list(dict.fromkeys(table["module"]))
     choice, measured = st.columns([1, 1.6], vertical_alignment="bottom")
@@ -46,7 +46,7 @@ def matrices(selection: Selection) -> None:
         module = st.selectbox("Matrix", modules, key="module", bind="query-params")
     with measured:
         looks = {"key": "shown", "bind": "query-params", "format_func": lambda name: name.replace("_", " ")}
-        measure = st.pills("Shown", MEASURES, default=MEASURES[0], required=True, **looks)
+        measure = st.pills("Measure", MEASURES, default=MEASURES[0], required=True, **looks)
     here = table[(table["layer"] == layer) & (table["module"] == module)]
     left, right = st.columns([3, 2])
     with left:
@@ -58,8 +58,8 @@ def matrices(selection: Selection) -> None:
         with right:
             values = [value for name, value in line.items() if name.startswith(SINGULAR)]
             rest = 1 - sum(value**2 for value in values) / line["norm"] ** 2 if line["norm"] else 0.0
-            told = f"{len(values)} leading; {max(0.0, rest):.1%} of the square lies beyond"
-            controls.draw(charts.singular_bars(values, f"L{layer} {module}", told))
+            about = f"the largest {len(values)}; the others hold {100 * max(0.0, rest):.1f} % of the squared norm"
+            controls.draw(charts.singular_bars(values, f"L{layer} {module}", about))
     session.provenance(run, table)
     subspace(replace(selection, fit=controls.elsewhere("fit")))
 
@@ -71,51 +71,56 @@ def take(picked: dict) -> None:
 def numbers(run: Question, row, line: dict) -> None:
     """The chosen matrix's size and ranks."""
     name, shape = f"L{line['layer']} {line['module']}", f"{line['outputs']} × {line['inputs']}"
-    row.metric(f"{name}, of the base's norm", f"{line['relative_norm']:.2%}", help=TERMS["relative norm"], **metrics.quiet(shape))
+    row.metric(
+        f"{name}: change relative to base",
+        f"{100 * line['relative_norm']:.2f} %",
+        help=TERMS["relative norm"],
+        **metrics.quiet(shape),
+    )
     for key in ("participation_ratio", "stable_rank"):
         label = key.replace("_", " ")
         row.metric(label.capitalize(), f"{line[key]:.3g}", help=TERMS[label], **metrics.quiet("directions"))
-    found = f"{line['rank_90']:.0f}" if line["rank_90"] == line["rank_90"] else "over 128"
-    row.metric("Rank 90", found, help=TERMS["rank 90"], **metrics.quiet("directions"))
+    rank = f"{line['rank_90']:.0f}" if line["rank_90"] == line["rank_90"] else "over 128"
+    row.metric("Rank 90", rank, help=TERMS["rank 90"], **metrics.quiet("directions"))
     where = {key: line[key] for key in ("layer", "module")}
     history.note(run, name, line["relative_norm"], "of the base's norm", column="relative_norm", **where)
 
 
 @session.panel
 def subspace(selection: Selection) -> None:
-    """The changes' output directions against those of the map on the Rank page."""
-    st.subheader("Low-rank in activations, low-rank in weights?", help=say("map", "rank", "overlap"))
+    """Overlap of the changes' output directions with those of the map on the Rank page."""
+    st.subheader("Do the changes write into the map's directions?", help=say("map", "rank", "overlap"))
     fit, layer = selection.fit, selection.chosen_layer
     if fit not in FITTED:
         st.info(f"The map `{fit}` is not fitted, so it has no leading directions.\n\nTry:  {', '.join(FITTED)} on the Rank page")
         return
-    asked = view_requests.overlap(selection)
-    task = questions.task(asked)
-    takes = "known already, shown at once" if task.done >= task.total else "the train split is read first"
+    request = view_requests.overlap(selection)
+    task = questions.task(request)
+    takes = "cached, shown at once" if task.done >= task.total else "reads the train prompts first"
     if not controls.compute(
-        "overlap", f"Against the `{fit}` map's output directions at layer {layer}, as on the Rank page.", takes
+        "overlap", f"Compares with the output directions of the map `{fit}` at layer {layer}, as on the Rank page.", takes
     ):
         return
-    table = session.answer(asked)
+    table = session.answer(request)
     if table.empty:
-        session.waiting("The overlap appears when the map is fitted and the matrices are factorised.")
+        session.waiting("Fitting the map and factorising the matrices...")
         return
     k = st.select_slider("Directions compared", SIZES, value=8, key="overlap_k")
-    shown = table[table["k"] == k]
-    if shown.empty:
-        st.info(f"No change of these layers has {k} directions.")
+    lines = table[table["k"] == k]
+    if lines.empty:
+        st.info(f"No matrix change in these layers has {k} directions.")
         return
-    told = f"the first {k} output directions of each change and of {fit}; dashed: chance"
-    controls.draw(charts.weight_overlap(shown, layer, told))
-    st.caption(verdict(shown, k))
-    with st.expander("The numbers"):
+    about = f"first {k} output directions of each change and of {fit}; dashed: chance"
+    controls.draw(charts.weight_overlap(lines, layer, about))
+    st.caption(verdict(lines, k))
+    with st.expander("Numbers"):
         st.dataframe(table, height=220, hide_index=True)
 
 
-def verdict(shown: pd.DataFrame, k: int) -> str:
-    """What the overlap says, in words. It has no interval: it is one fine-tune, and no mean over prompts."""
-    most, chance = shown.loc[shown["overlap"].idxmax()], shown["chance"].iloc[0]
+def verdict(lines: pd.DataFrame, k: int) -> str:
+    """The overlap in words. It has no interval, since it is not an average over prompts."""
+    most, chance = lines.loc[lines["overlap"].idxmax()], 100 * lines["chance"].iloc[0]
     return (
-        f"Mean {shown['overlap'].mean():.1%}, chance {chance:.1%}; the largest is {most.overlap:.1%}, {most.module} of layer "
-        f"{most.written}. The k = {k} leading directions are compared; this has no interval, for it is no mean over prompts."
+        f"Mean overlap {100 * lines['overlap'].mean():.1f} %, chance {chance:.1f} %; the largest is {100 * most.overlap:.1f} % "
+        f"({most.module}, layer {most.written}). Compares the k = {k} leading directions. No CI: not an average over prompts."
     )

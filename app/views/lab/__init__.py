@@ -1,1 +1,1 @@
-"""One prompt of your own: single interventions, several together, and what the models write."""
+"""Your own prompt: single interventions, several together, and what the models generate."""

@@ -1,4 +1,4 @@
-"""The Lab's stack as chips: one for every intervention, with its editor. The text in the link holds; the rest shows it."""
+"""The Lab's stack as chips, one per intervention, each with an editor. The text in the URL is the state; all else shows it."""
 
 import controls
 import streamlit as st
@@ -18,7 +18,7 @@ BRIEF = {
 
 
 def chips(pair) -> None:
-    """A row of the stack's interventions, each with its editor."""
+    """The stack's interventions in a row, each with its editor."""
     row = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
     with row.popover("Stack", icon=":material/layers:", key="stack_menu"):
         controls.linked(
@@ -26,7 +26,7 @@ def chips(pair) -> None:
             "Stack as text",
             key="stack",
             persist_state="session",
-            help=f"Interventions with semicolons between them, as `{EXAMPLE}`. The link and `--stack` hold the same text.",
+            help=f"Interventions separated by semicolons, such as `{EXAMPLE}`. The URL and `--stack` use the same text.",
         )
         download(pair)
         st.button("Clear", icon=":material/delete:", on_click=write, args=([],), disabled=not texts(), key="clear")
@@ -47,7 +47,7 @@ def write(parts: list[str]) -> None:
 
 
 def parsed(text: str, pair) -> Condition | None:
-    """An intervention; None for a text that is none."""
+    """An intervention; None if the text is not one."""
     try:
         return parse_part(text, pair.layers, pair.heads)
     except UserError:
@@ -55,7 +55,7 @@ def parsed(text: str, pair) -> Condition | None:
 
 
 def short(text: str, pair) -> str:
-    """What stands on an intervention's chip."""
+    """The text on an intervention's chip."""
     condition = parsed(text, pair)
     if condition is None:
         return f"{text} (?)"
@@ -69,13 +69,13 @@ def short(text: str, pair) -> str:
 
 
 def download(pair) -> None:
-    found = [parsed(text, pair) for text in texts()]
-    whole = as_toml(tuple(found)) if found and None not in found else ""
+    conditions = [parsed(text, pair) for text in texts()]
+    whole = as_toml(tuple(conditions)) if conditions and None not in conditions else ""
     st.download_button("Download as TOML", whole, "stack.toml", disabled=not whole, on_click="ignore", key="toml")
 
 
 def editor(index: int, text: str, pair) -> None:
-    """Everything about one intervention. The text is what holds; the widgets show it, and a change writes it anew."""
+    """The widgets of one intervention. They show its text; a change rewrites it."""
     condition = parsed(text, pair)
     if condition is None:
         st.code(text, language=None)
@@ -106,14 +106,14 @@ def fields(index: int, condition: Condition, pair) -> None:
         draw(st.slider, "blend", 0.0, 1.0, step=0.05)
     draw(st.selectbox, "map", MAPS, help=controls.MAP_HELP)
     if condition.map != "none":
-        draw(st.text_input, "rank", help="A number, or full.")
-        draw(st.text_input, "alpha", help=f"A number, or auto. {controls.ALPHA_HELP}")
+        draw(st.text_input, "rank", help="A number, or `full`.")
+        draw(st.text_input, "alpha", help=f"A number, or `auto`. {controls.ALPHA_HELP}")
         if condition.rank is not None:
             draw(st.radio, "complement", COMPLEMENTS, horizontal=True, help=controls.COMPLEMENT_HELP)
 
 
 def edit(index: int, pair) -> None:
-    """A widget of an intervention's editor changed: write the intervention anew."""
+    """A widget of an intervention's editor has changed: rewrite the intervention."""
     names = ("layer", "stream", "heads", "blend", "map", "rank", "alpha")
     new = {name: st.session_state.get(f"{name}_{index}") for name in names}
     words = [f"layer={new['layer']}", f"stream={new['stream']}"]
@@ -138,24 +138,24 @@ def add(pair) -> None:
     st.session_state["add_layer"] = min(st.session_state["add_layer"], pair.layers - 1)
     layer = st.number_input("Layer", 0, pair.layers - 1, key="add_layer")
     stream = st.selectbox("Stream", controls.STREAM_ORDER, key="add_stream", help=controls.STREAM_HELP)
-    st.button("Add it", type="primary", on_click=write, args=([*texts(), f"layer={layer} stream={stream}"],), key="add")
+    st.button("Add intervention", type="primary", on_click=write, args=([*texts(), f"layer={layer} stream={stream}"],), key="add")
 
 
 def toggle(picked: dict, pair) -> None:
-    """A clicked cell of a map: its site, or its head, joins the stack or leaves it."""
-    layer, kept, there = int(picked["layer"]), [], None
+    """A clicked cell of a map: add its site or its head to the stack, or remove it."""
+    layer, others, present = int(picked["layer"]), [], None
     stream = picked.get("stream", "heads")
     for text in texts():
         condition = parsed(text, pair)
         if condition is not None and (condition.layer, condition.stream) == (layer, stream):
-            there = condition
+            present = condition
         else:
-            kept.append(text)
+            others.append(text)
     every = set(range(pair.heads))
-    before = set(there.heads or every) if there else set()
+    before = set(present.heads or every) if present else set()
     after = before ^ {int(picked["head"])} if "head" in picked else every - (before if before == every else set())
     if stream != "heads":
-        kept += [] if there else [f"layer={layer} stream={stream}"]
+        others += [] if present else [f"layer={layer} stream={stream}"]
     elif after:
-        kept.append(f"layer={layer} stream=heads" + ("" if after == every else f" heads={','.join(map(str, sorted(after)))}"))
-    write(kept)
+        others.append(f"layer={layer} stream=heads" + ("" if after == every else f" heads={','.join(map(str, sorted(after)))}"))
+    write(others)

@@ -1,4 +1,4 @@
-"""A part of the Lab page: several interventions made together, beside each of them alone, and the next tokens they lead to."""
+"""A section of the Lab page: several interventions together and each alone, and the next tokens that follow."""
 
 import controls
 import history
@@ -15,20 +15,20 @@ from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.reporting import charts
 from views.lab import chips
 
-TOP = 5  # tokens that are shown of each model
+TOP = 5  # tokens shown of each model
 HORIZONS = [1, 4, 8, 16]
-HORIZON_HELP = "Over how many next tokens, of the donor's own greedy answer, the effect is the mean. 1: the next token alone."
-NOTHING = "Nothing is replaced yet. Click a cell of the maps below, or **Add** an intervention."
+HORIZON_HELP = "The effect is averaged over this many next tokens of the donor's greedy answer. 1: the next token only."
+EMPTY = "No interventions yet. Click a cell in the maps below, or press **Add**."
 
 
 def section(study) -> tuple[Question | None, bool]:
-    """The stack and what it does. Returns its request, None if there is no stack that can be, and whether it is answered."""
+    """The stack and its effect. Returns its request (None without a valid stack), and whether it is answered."""
     pair = study.run("patch").spec
     chips.chips(pair)
     if not chips.texts():
-        st.info(NOTHING, icon=":material/layers:")
+        st.info(EMPTY, icon=":material/layers:")
         return None, False
-    above = st.container()  # the result, whose horizon stands below it
+    above = st.container()  # the result; its horizon is drawn below it
     note, choice = st.columns([2.5, 1], vertical_alignment="center")
     with choice:
         horizon = controls.linked(
@@ -47,17 +47,17 @@ def section(study) -> tuple[Question | None, bool]:
 
 
 def result(run: Question, note) -> pd.DataFrame | None:
-    """The whole stack beside its parts, with the floor. note: where to say what it rests on. Returns its table, once there."""
+    """The whole stack and each of its parts, with the floor. note: the place for its caption. Returns its table, once there."""
     table, parts = session.answer(run), [chips.short(label(part), run.spec) for part in run.chosen_stack]
     names = [f"all {len(parts)} together", *parts] if len(parts) > 1 else parts
     summary = run.summary(table) if len(table) else pd.DataFrame()
-    if len(summary) <= len(names):  # each of them, and the floor
-        session.waiting("The stack's effect appears in a moment.", session.NUMBERS)
+    if len(summary) <= len(names):  # all of them, and the floor
+        session.waiting("Computing the stack...", session.NUMBERS)
         return None
     floor = floor_of(table.loc[table["control"] == "self", "kl"].to_numpy(float))
     lines = summary[summary["control"] == "none"]
     bars(lines.assign(name=names, kind=["whole", *["part"] * (len(names) - 1)]), floor)
-    note.caption(told(run, lines, floor))
+    note.caption(basis(run, lines, floor))
     whole = table[(table["control"] == "none") & (table["stack"] == lines["stack"].iloc[0])].sort_values("prompt")
     if len(whole) == len(run.chosen_prompts):
         line = {"stack": lines["stack"].iloc[0], "control": "none"}
@@ -65,12 +65,12 @@ def result(run: Question, note) -> pd.DataFrame | None:
     return table
 
 
-def told(run: Question, lines: pd.DataFrame, floor: float) -> str:
-    """What the stack's numbers rest on."""
+def basis(run: Question, lines: pd.DataFrame, floor: float) -> str:
+    """What the stack's numbers are based on."""
     count, templates = lines[["prompts", "templates"]].iloc[0]
     over = f"Mean over {count} prompts ({templates} templates), with 95 % intervals. " if count > 1 else ""
-    later = f"Over {run.horizon} next tokens of the donor's answer. " if run.horizon > 1 else ""
-    place = f"Replaced {run.back} before the decision token. " if run.back else ""
+    later = f"Averaged over {run.horizon} next tokens of the donor's answer. " if run.horizon > 1 else ""
+    place = f"Replaced {run.back} tokens before the decision token. " if run.back else ""
     return f"{over}{later}{place}Dashed: the floor, {floor:.1g} nats."
 
 
@@ -84,7 +84,7 @@ def bars(lines: pd.DataFrame, floor: float) -> None:
         right.caption("No recovery: the two models do not differ here.")
     else:
         recovery = recovery.assign(text=[f"{value:z.0%}" for value in recovery["mean"]], floor=0.0)
-        draw(charts.stack_bars(recovery, "Recovery", "Of the difference", False, format="%"), right)
+        draw(charts.stack_bars(recovery, "Recovery", "Share of the difference", False, format="%"), right)
 
 
 def draw(figure, place=st) -> None:
@@ -92,31 +92,31 @@ def draw(figure, place=st) -> None:
 
 
 def next_tokens(study, reading: pd.DataFrame, patched: pd.DataFrame) -> None:
-    """What base and tuned model expect after the studied token; beside them the patched one, where that is the prompt's end."""
+    """What the base and tuned models expect after the chosen token; with the patched one at the end of the prompt."""
     here = reading[reading["back"] == study.back].sort_values("probability", ascending=False)
     here = here[here["next"].isin(here.loc[here["rank"] < TOP, "next"])]
-    text, apart = here[["text", "kl"]].iloc[0]
-    about = f"KL(tuned || base) {apart:.3g} nats{over(here)}"
+    text, kl = here[["text", "kl"]].iloc[0]
+    about = f"KL(tuned || base) {kl:.3g} nats{over(here)}"
     if len(patched) and not study.back:
         figure = charts.next_bars(patched, "What comes next, with the stack?", about)
     else:
-        shown = here[["next", "model", "probability"]].rename(columns={"next": "token"})
-        figure = charts.next_bars(shown, f"What comes after ‘{text}’?" if study.back else "What comes next?", about)
+        tokens = here[["next", "model", "probability"]].rename(columns={"next": "token"})
+        figure = charts.next_bars(tokens, f"What comes after ‘{text}’?" if study.back else "What comes next?", about)
     draw(figure)
 
 
 def over(reading: pd.DataFrame) -> str:
-    """Over which vocabulary, where that is not all of it."""
+    """The vocabulary, if it is not the whole one."""
     return f", over {reading['vocabulary'].iloc[0]}" if "vocabulary" in reading else ""
 
 
 def patched_tokens(study, run: Question | None, answered: bool) -> pd.DataFrame:
-    """What the chosen prompt's next token is with the stack, beside base and tuned; empty if there is no stack, or not yet."""
+    """The chosen prompt's next tokens with the stack, base and tuned; empty without a stack, or before it is computed."""
     if run is None or not answered:
         return pd.DataFrame()
     parts = run.chosen_stack
     condition: Condition | Stack = Stack(parts) if len(parts) > 1 else parts[0]
-    found = session.answer(NextTokens(study.run("patch"), condition, 0, TOP))
-    if len(found) and study.back:
-        draw(charts.next_bars(found, "What comes next, with the stack?", "After the whole prompt"))
-    return found
+    tokens = session.answer(NextTokens(study.run("patch"), condition, 0, TOP))
+    if len(tokens) and study.back:
+        draw(charts.next_bars(tokens, "What comes next, with the stack?", "After the whole prompt"))
+    return tokens

@@ -1,4 +1,4 @@
-"""Lab: what if, on one's own words? Two models read one prompt; its states can be swapped, one by one or several at once."""
+"""Lab: try your own prompt. Two models read it; its states can be swapped, one by one or several at once."""
 
 from dataclasses import dataclass
 
@@ -14,27 +14,27 @@ from mechdiff.questions.prompt.reading import Reading
 from mechdiff.reporting.selection import Selection
 from views.lab import continuation, effects, interventions, positions, prompts
 
-READ_S = 1.5  # patience with a new prompt: a short one is read in that time, and nothing below can be drawn before
-WINDOW = 400  # tokens that are shown together
+READ_S = 1.5  # seconds to wait for a new prompt: a short one is read in that time, and everything below needs it
+WINDOW = 400  # tokens shown together
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is looked at. selection: the sidebar's. one: the chosen prompt's name; every: that of all of them."""
+    """What the page studies. selection: the sidebar's. single, every: the name of the chosen prompt, and of all of them."""
 
     selection: Selection
-    one: str
+    single: str
     every: str
     back: int = 0
 
     def run(self, question: str, every: bool = False, **details) -> Question:
-        names = {"prompts": self.every if every else self.one, "back": self.back, "min_shared_ratio": 0.0}
+        names = {"prompts": self.every if every else self.single, "back": self.back, "min_shared_ratio": 0.0}
         return self.selection.run(question, **{"limit": None} | names | details)
 
 
 def page() -> None:
     selection = controls.current()
-    st.header("Lab: what if, on your own words?", help=say("stack", "effect", "recovery", "floor", "donor", "recipient"))
+    st.header("Lab: try your own prompt", help=say("stack", "effect", "recovery", "floor", "donor", "recipient"))
     if session.ready(selection.spec):
         everything(selection)
 
@@ -50,7 +50,7 @@ def everything(selection: Selection) -> None:
         study, reading = Study(selection, *names), None
         reading = session.answer(Reading(study.run("patch", back=0)), patience=READ_S)
         if reading.empty:
-            session.waiting("Both models read the prompt.", 170)
+            session.waiting("Reading the prompt with both models...", 170)
             return
         study = Study(selection, *names, back=tokens(reading))
     left, right = st.columns([2, 3], gap="medium")
@@ -65,22 +65,24 @@ def everything(selection: Selection) -> None:
 
 
 def tokens(reading: pd.DataFrame) -> int:
-    """The prompt as coloured text. Returns how far before the decision token the studied token lies."""
+    """The prompt as shaded text. Returns how many tokens before the decision token the chosen token is."""
     every = reading.drop_duplicates("token")
     last = len(every) - 1
-    text = st.container()  # above, but the studied token's number comes first
+    text = st.container()  # drawn above the chosen token's number, but needs it
     note, place = st.columns([3, 1.3], vertical_alignment="center")
     with place:
         back = studied(last)
     top = every.loc[every["own"] | (every["token"] == last), "kl"].max()
     if last:
-        said = f"Shade: KL(tuned || base) of the next token, up to {top:.2g} nats. Small: the template's. Click one to study it."
+        about = (
+            f"Shade: KL(tuned || base) of the next token, up to {top:.2g} nats. Small: chat template. Click a token to study it."
+        )
     else:
-        said = "The two tokenizers differ, so only the decision token is the same place in both."
-    note.caption(said)
+        about = "The two tokenizers differ, so only the decision token is at the same place in both."
+    note.caption(about)
     with text:
-        shown = [as_shown(line, top, last) for line in window(every, last - back).itertuples()]
-        token_strip.draw(shown, last - back, "strip", lambda token: study_token(last - token))
+        tokens = [strip_token(line, top, last) for line in window(every, last - back).itertuples()]
+        token_strip.draw(tokens, last - back, "strip", lambda token: study_token(last - token))
     return back
 
 
@@ -93,7 +95,7 @@ def studied(last: int) -> int:
         key="back",
         mend=lambda value: min(max(value, 0), last),
         persist_state="session",
-        help="How far before the decision token the studied token lies. States are replaced there, and read at the prompt's end.",
+        help="How many tokens before the decision token states are replaced. The effect is read at the decision token.",
     )
 
 
@@ -102,7 +104,7 @@ def study_token(back: int) -> None:
 
 
 def window(every: pd.DataFrame, chosen: int) -> pd.DataFrame:
-    """The tokens that are shown: of a long prompt one part, by default the one with the studied token."""
+    """The tokens to show: of a long prompt one part, by default the part with the chosen token."""
     if len(every) <= WINDOW:
         return every
     first = len(every) % WINDOW  # the last part is whole
@@ -112,16 +114,16 @@ def window(every: pd.DataFrame, chosen: int) -> pd.DataFrame:
         st.session_state["part"] = max(start for start in starts if start <= chosen)
     ends = dict(zip(starts, [*starts[1:], len(every)]))
     start = st.selectbox(
-        f"Tokens shown, of {len(every)}", starts, key="part", format_func=lambda start: f"{start} to {ends[start] - 1}"
+        f"Tokens shown (of {len(every)})", starts, key="part", format_func=lambda start: f"{start} to {ends[start] - 1}"
     )
     return every.iloc[start : ends[start]]
 
 
-def as_shown(line, top: float, last: int) -> dict:
-    """A token of the reading, as the strip wants it."""
+def strip_token(line, top: float, last: int) -> dict:
+    """A token of the reading, as the strip draws it."""
     text = line.text.replace("␣", " ").replace("\\n", "↵").replace("\\t", "⇥")
     text = "▯" if text.startswith("<") and not text.isascii() else text  # a part of a letter
-    place = f"{last - line.token} before the decision token" if line.token < last else "the decision token"
+    place = f"{last - line.token} tokens before the decision token" if line.token < last else "the decision token"
     shade = min(1.0, line.kl / top) if top and top == top else 0.0
     about = f"{line.text}\ntoken {line.token}, {place}\nKL(tuned || base) {line.kl:.4g} nats"
     return {"token": int(line.token), "text": text, "about": about, "shade": round(float(shade), 3), "own": bool(line.own)}

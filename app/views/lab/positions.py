@@ -1,4 +1,4 @@
-"""A part of the Lab page, on request: every token of the prompt, under every few layers, replaced one at a time."""
+"""A section of the Lab page, on request: every token of the prompt, at every few layers, replaced one at a time."""
 
 from dataclasses import replace
 
@@ -24,21 +24,21 @@ def section(study, reading: pd.DataFrame) -> None:
 
 
 def inside(study, reading: pd.DataFrame) -> None:
-    one, two, three = st.columns([1.3, 1, 1.4], vertical_alignment="bottom")
-    with one:
+    left, middle, right = st.columns([1.3, 1, 1.4], vertical_alignment="bottom")
+    with left:
         stream = st.selectbox("Stream replaced", controls.STREAM_ORDER, key="map_stream", help=controls.STREAM_HELP)
-    with two:
-        step = st.selectbox("Every so many layers", STEPS, index=2, key="step")
+    with middle:
+        step = st.selectbox("Layer step", STEPS, index=2, key="step")
     run = study.run("patch", streams=(stream,), layers=tuple(range(0, study.run("patch").spec.layers, step)), back=0)
-    asked = PositionMap(run)
-    known = questions.task(asked)
-    if known.done < known.total and asked not in begun():
-        with three:
-            offer(asked, MapTime(run))
+    request = PositionMap(run)
+    known = questions.task(request)
+    if known.done < known.total and request not in requested():
+        with right:
+            offer(request, MapTime(run))
         return
-    table = session.answer(asked, patience=0.05)
+    table = session.answer(request, patience=0.05)
     if table.empty:
-        session.waiting("The map fills in from the last token on.")
+        session.waiting("Computing the map from the last token backwards...")
         return
     words = list(reading.drop_duplicates("token")["text"])
     figure = charts.position_map(table, words, st.session_state.get("layer", -1), study.back)
@@ -46,23 +46,23 @@ def inside(study, reading: pd.DataFrame) -> None:
     session.provenance(replace(run, back=study.back), table[table["back"] == study.back])
 
 
-def begun() -> set:
-    """The maps that this session has asked for."""
+def requested() -> set:
+    """The maps that this session has requested."""
     return st.session_state.setdefault("_mapped", set())
 
 
-def offer(asked: PositionMap, time: MapTime) -> None:
-    """The button that begins the map, and how long it will take: one column of it, timed here."""
-    found = session.answer(time)
-    st.button("Compute the map", type="primary", on_click=begun().add, args=(asked,), key="map_positions")
-    if len(found):
-        seconds, columns = found.iloc[0]
-        st.caption(f"About {timings.in_words(seconds)}: one of its {columns:.0f} columns was timed just now.")
+def offer(request: PositionMap, time: MapTime) -> None:
+    """The button that starts the map, and how long it will take, from one column timed here."""
+    timing = session.answer(time)
+    st.button("Compute the map", type="primary", on_click=requested().add, args=(request,), key="map_positions")
+    if len(timing):
+        seconds, columns = timing.iloc[0]
+        st.caption(f"About {timings.in_words(seconds)} (one of {columns:.0f} columns was timed just now).")
     else:
-        st.caption("Timing one column, to tell how long all of them take.")
+        st.caption("Timing one column for an estimate...")
 
 
 def go(picked: dict) -> None:
-    """A clicked cell: study its token, and go to its layer."""
+    """A clicked cell: choose its token and its layer."""
     layer = int(picked["layer"])
     st.session_state.update(back=int(picked["back"]), layer=layer, add_layer=layer)

@@ -1,4 +1,4 @@
-"""A part of the Sweeps page: a finding bundle opened, as it was seen, and re-checked value by value on this machine."""
+"""A tab of the Sweeps page: open a finding bundle as it was exported, and re-check it value by value on this machine."""
 
 import hashlib
 import tempfile
@@ -24,13 +24,13 @@ LOOKS = {  # a verdict's colour and icon
     UNCHECKED: ("gray", "help"),
 }
 ABOUT = (
-    "A bundle is what **Take it away** gives. It opens as it was seen; **Re-check** computes every request of it anew on this "
-    "machine, from an empty store, and compares value by value. The same without the app: `python -m mechdiff replay BUNDLE`."
+    "Open a bundle made with **Export & share**. **Re-check** recomputes every request on this machine, from an empty cache, and "
+    "compares value by value. On the command line: `python -m mechdiff replay BUNDLE`."
 )
 
 
 def section() -> None:
-    """Upload a bundle, see it, and re-check it."""
+    """Upload a bundle, view it, and re-check it."""
     st.caption(ABOUT)
     file = st.file_uploader("Finding bundle", type=["zip"], key="bundle")
     if file is None:
@@ -40,7 +40,7 @@ def section() -> None:
     head(finding)
     recheck(finding, hashlib.sha256(content).hexdigest())
     figures(finding)
-    with st.expander("Its requests, and where it was made"):
+    with st.expander("Requests and origin"):
         for entry in finding.entries:
             st.code(entry.command or entry.name, language="bash", wrap_lines=True)
         st.json(finding.manifest, expanded=1)
@@ -48,7 +48,7 @@ def section() -> None:
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def opened(content: bytes) -> Finding:
-    """A bundle, with the prompts that it brings kept here, so that its link works too."""
+    """A bundle; its prompts are stored here, so that its link works too."""
     finding = bundle_reader.read(content)
     bundle_reader.keep_texts(finding)
     return finding
@@ -57,39 +57,41 @@ def opened(content: bytes) -> Finding:
 def head(finding: Finding) -> None:
     """The headline, and the link that opens the view."""
     left, right = st.columns([1, 2], vertical_alignment="center")
-    if (told := finding.headline) is not None:
-        left.metric(told.asked, f"{told.value:.4g} {told.unit}", told.of, delta_color="off", delta_arrow="off")
+    if (headline := finding.headline) is not None:
+        left.metric(headline.asked, f"{headline.value:.4g} {headline.unit}", headline.of, delta_color="off", delta_arrow="off")
     with right:
         page = finding.link.partition("?")[0].strip("./") or "home"
-        about = f"made {finding.made[:16].replace('T', ' ')} with mechdiff {finding.version}"
-        links.draw([links.Link(finding.link, f"Open the view on the page {page.capitalize()}", about)], "bundle_link", cards=True)
+        about = f"made on {finding.made[:16].replace('T', ' ')} with mechdiff {finding.version}"
+        links.draw(
+            [links.Link(finding.link, f"Open this view on the {page.capitalize()} page", about)], "bundle_link", cards=True
+        )
 
 
 def recheck(finding: Finding, name: str) -> None:
     """The button, the progress, and the verdicts."""
-    asked = st.session_state.setdefault("_rechecks", {})
+    checks = st.session_state.setdefault("_rechecks", {})
     identity = ("replay", name)
     if st.button("Re-check", type="primary", icon=":material/fact_check:", key="recheck"):
         session.stopped().discard(identity)
-        asked[name] = None
-    if name not in asked:
+        checks[name] = None
+    if name not in checks:
         return
-    if asked[name] is None and identity not in session.stopped():
+    if checks[name] is None and identity not in session.stopped():
         job = jobs.start(identity, lambda: begin(finding))
         if job.future.done():
             jobs.finish(identity)
-            asked[name] = job.task
+            checks[name] = job.task
         else:
             session.pending()[identity] = job
         return verdicts(job.task)
-    if asked[name] is None:
-        st.info("Stopped. Re-check begins anew.")
+    if checks[name] is None:
+        st.info("Cancelled. Re-check starts again from the beginning.")
     else:
-        verdicts(asked[name])
+        verdicts(checks[name])
 
 
 def begin(finding: Finding) -> tuple:
-    """A job that re-checks, with a store of its own that ends with it."""
+    """A job that re-checks, with a temporary cache of its own."""
     folder = tempfile.TemporaryDirectory(prefix="mechdiff-replay-", ignore_cleanup_errors=True)
     task = ReplayTask(finding, Store(Path(folder.name) / "results"))
     job = jobs.Job("Re-checking", "", 0, task.total, task)
@@ -102,27 +104,29 @@ def begin(finding: Finding) -> tuple:
 
 
 def verdicts(task: ReplayTask) -> None:
-    """What became of every table so far; first what is not the same here, so that nothing follows from it."""
-    for one in sorted(task.verdicts, key=lambda one: one.kind != OTHER):
-        verdict(one)
-    told = task.finding.headline
+    """The verdict on every table so far; first those whose inputs differ here, since their values cannot be compared."""
+    for check in sorted(task.verdicts, key=lambda check: check.kind != OTHER):
+        verdict(check)
+    headline = task.finding.headline
     if task.headline is not None:
-        st.metric(f"{told.asked}, here", f"{task.headline:.4g} {told.unit}", f"{told.value:.4g} in the bundle", **QUIET)
+        here, there = f"{task.headline:.4g} {headline.unit}", f"{headline.value:.4g} in the bundle"
+        st.metric(f"{headline.asked}, here", here, there, **QUIET)
 
 
 QUIET = {"delta_color": "off", "delta_arrow": "off", "help": TERMS["live"]}
 
 
-def verdict(one: TableVerdict) -> None:
-    colour, icon = LOOKS[one.kind]
+def verdict(check: TableVerdict) -> None:
+    colour, icon = LOOKS[check.kind]
     row = st.container(horizontal=True, vertical_alignment="center", gap="small")
-    row.badge(f"{one.name}: {one.kind}", icon=f":material/{icon}:", color=colour)
-    numbers = f" {one.values:,} values; largest difference {one.absolute:.3g}, relative {one.relative:.3g}." if one.values else ""
-    row.caption(f"{one.text}.{numbers}")
+    row.badge(f"{check.name}: {check.kind}", icon=f":material/{icon}:", color=colour)
+    sizes = f"largest difference {check.absolute:.3g}, relative {check.relative:.3g}"
+    numbers = f" {check.values:,} values; {sizes}." if check.values else ""
+    row.caption(f"{check.text}.{numbers}")
 
 
 def figures(finding: Finding) -> None:
-    """The figures as they were, two a row."""
+    """The bundle's figures, two per row."""
     columns = st.columns(2, gap="medium")
     for number, content in enumerate(finding.figures.values()):
         columns[number % 2].image(content, width="stretch")

@@ -1,4 +1,4 @@
-"""A part of the Sweeps page: every stored sweep, where it comes from, and its tables."""
+"""A tab of the Sweeps page: every stored sweep, its origin, and its tables."""
 
 import time
 from functools import partial
@@ -18,68 +18,86 @@ from mechdiff.reporting import html_report
 from mechdiff.study import artifacts, timings
 from mechdiff.study.artifacts import SweepFolder
 from mechdiff.study.stored_sweep import StoredSweep
+from mechdiff.study.sweeps import SPOKEN
 
 PREVIEW = 200  # lines
-UNKNOWN = "no manifest: where its numbers come from is unknown"
+UNKNOWN = "no manifest, so the origin of its numbers is unknown"
+TITLES = {"rq1": "Where", "rq2": "Map", "rq3": "Rank", "rq4": "Heads", SPOKEN: "Behaviour"}  # a folder -> its question
+QUESTIONS = "Where: RQ1 (drift, patching, transplants). Map: RQ2. Rank: RQ3. Heads: RQ4."
 FACTS = {"prompts": "Prompts", "grid": "Grid", "dtype": "Format", "device_name": "Device"}
 
 
 def section(place: Path) -> None:
-    """A line a sweep; the manifest and the tables of the chosen one."""
-    found = [list(group) for _, group in groupby(artifacts.sweep_folders(place), key=lambda kept: (kept.pair, kept.domain))]
-    if not found:
-        st.info(f"No sweep is stored in {place}.\n\nTry:  `python -m mechdiff sweep --pair {shipped_pairs()[0]} --grid quick`")
+    """A line per sweep; the manifest and the tables of the chosen one."""
+    groups = [
+        list(group) for _, group in groupby(artifacts.sweep_folders(place), key=lambda folder: (folder.pair, folder.domain))
+    ]
+    if not groups:
+        st.info(f"There are no sweeps in {place}.\n\nTry:  `python -m mechdiff sweep --pair {shipped_pairs()[0]} --grid quick`")
         return
-    table = pd.DataFrame(map(line, found))
+    table = pd.DataFrame(map(line, groups))
     picked = st.dataframe(
         table,
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row-required",
         key="kept",
-        height="content" if len(found) < 8 else 320,
-        column_config={"MB": st.column_config.NumberColumn(format="%.1f")},
+        height="content" if len(groups) < 8 else 320,
+        column_config={"MB": st.column_config.NumberColumn(format="%.1f"), "Questions": st.column_config.Column(help=QUESTIONS)},
     )
     rows = picked["selection"]["rows"]
-    chosen = found[rows[0] if rows and rows[0] < len(found) else 0]
+    chosen = groups[rows[0] if rows and rows[0] < len(groups) else 0]
     detail(chosen, place == artifacts.ARTIFACTS)
 
 
 def line(folders: list[SweepFolder]) -> dict:
-    """A sweep's line: what its first manifest says, and which of its folders have none."""
-    known = [kept for kept in folders if kept.manifest]
+    """A sweep's line: from its first manifest; and which of its folders have no manifest."""
+    known = [folder for folder in folders if folder.manifest]
     about = known[0].manifest if known else {}
-    missing = ", ".join(kept.folder for kept in folders if not kept.manifest)
-    shown = {"Pair": folders[0].pair, "Domain": folders[0].domain, "Questions": ", ".join(kept.folder for kept in folders)}
-    shown |= {name: str(about.get(key, "—")) for key, name in FACTS.items()}
-    shown |= {"Finished": str(about.get("finished", "—"))[:16].replace("T", " ")}
-    shown |= {"Took": timings.in_words(about["seconds"]) if "seconds" in about else "—"}
-    return shown | {"MB": sum(kept.size for kept in folders) / 1e6, "Manifest": f"missing in {missing}" if missing else "there"}
+    missing = ", ".join(title(folder.folder) for folder in folders if not folder.manifest)
+    parts = ", ".join(title(folder.folder) for folder in folders)
+    cells = {"Pair": folders[0].pair, "Domain": folders[0].domain, "Questions": parts}
+    cells |= {name: str(about.get(key, "—")) for key, name in FACTS.items()}
+    cells |= {"Finished": str(about.get("finished", "—"))[:16].replace("T", " ")}
+    cells |= {"Took": timings.in_words(about["seconds"]) if "seconds" in about else "—"}
+    size = sum(folder.size for folder in folders) / 1e6
+    return cells | {"MB": size, "Manifest": f"missing for {missing}" if missing else "complete"}
+
+
+def title(folder: str) -> str:
+    """The name of a folder of a sweep, for a reader."""
+    return TITLES.get(folder, folder.capitalize())
 
 
 def detail(folders: list[SweepFolder], ours: bool) -> None:
-    """ours: whether the pages show it too, which read one folder of sweeps alone."""
+    """One sweep. ours: whether it is in the folder that the other pages read."""
     pair, domain = folders[0].pair, folders[0].domain
-    names = [kept.folder for kept in folders]
-    title, which, download = st.columns([3, 2, 1.2], vertical_alignment="bottom")
-    title.subheader(f"{pair} on {domain}")
+    names = [folder.folder for folder in folders]
+    heading, which, download = st.columns([2, 2.6, 1.1], vertical_alignment="bottom")
+    heading.subheader(f"{pair} on {domain}")
     name = which.segmented_control(
-        "Folder", names, default=names[0], required=True, key=f"folder-{pair}-{domain}", label_visibility="collapsed"
+        "Question",
+        names,
+        default=names[0],
+        required=True,
+        key=f"folder-{pair}-{domain}",
+        format_func=title,
+        label_visibility="collapsed",
     )
     if ours:
         with download:
-            take_report(StoredSweep(pair, domain, controls.current().direction))
-        leads_to(pair, domain)
-    kept = next(kept for kept in folders if kept.folder == name)
-    left, right = st.columns([2, 3], gap="large")
+            report_button(StoredSweep(pair, domain, controls.current().direction))
+        page_links(pair, domain)
+    folder = next(folder for folder in folders if folder.folder == name)
+    left, right = st.columns([1, 1], gap="medium")
     with left:
-        manifest(kept)
+        manifest(folder)
     with right:
-        tables(kept)
+        tables(folder)
 
 
-def take_report(choice: StoredSweep) -> None:
-    """A button whose file is made when it is clicked."""
+def report_button(choice: StoredSweep) -> None:
+    """A button whose report is made when it is clicked."""
     st.download_button(
         "Report (HTML)",
         partial(html_report.build, choice),
@@ -89,47 +107,47 @@ def take_report(choice: StoredSweep) -> None:
         on_click="ignore",
         icon=":material/description:",
         width="stretch",
-        help=f"The four answers with charts and controls in one file, {choice.direction}: to attach to a model card.",
+        help=f"One file with the answers to the four questions, charts and controls ({choice.direction}), for a model card.",
     )
 
 
-def leads_to(pair: str, domain: str) -> None:
-    """Links to the pages that show it."""
+def page_links(pair: str, domain: str) -> None:
+    """Links to the pages that show the sweep."""
     compare = urlencode({"a_pair": pair, "a_domain": domain})
-    shown = [links.Link(f"compare?{compare}", "Open in Compare", "its verdict, beside another sweep's")]
+    rows = [links.Link(f"compare?{compare}", "Open in Compare", "its verdict, next to another sweep's")]
     if pair in pair_names() and domain in prompts.domains():
         there = controls.link("patching", {"pair": pair, "domain": domain})
-        shown.insert(0, links.Link(there, "Open in Patching", "its curves, beside live results"))
-    links.draw(shown, "kept_links", cards=True)
+        rows.insert(0, links.Link(there, "Open in Patching", "its curves, next to live results"))
+    links.draw(rows, "kept_links", cards=True)
 
 
-def manifest(kept: SweepFolder) -> None:
-    """Where a folder's numbers come from, in readable form."""
-    about = kept.manifest
+def manifest(folder: SweepFolder) -> None:
+    """The origin of a folder's numbers, in readable form."""
+    about = folder.manifest
     if about is None:
-        st.warning(f"{kept.folder} has {UNKNOWN}.")
+        st.warning(f"{title(folder.folder)} has {UNKNOWN}.")
         return
     if "command" in about:
         st.code(about["command"], language="bash", wrap_lines=True)
     hashes = [what for what in artifacts.facts(about) if what.endswith(("hash", "fingerprint"))]
-    shown = {what: f"`{text}`" if what in hashes else text for what, text in artifacts.facts(about).items()}
+    facts = {what: f"`{text}`" if what in hashes else text for what, text in artifacts.facts(about).items()}
     st.table(
-        pd.DataFrame({"what": shown.keys(), "value": shown.values()}), border="horizontal", hide_index=True, hide_header=True
+        pd.DataFrame({"what": facts.keys(), "value": facts.values()}), border="horizontal", hide_index=True, hide_header=True
     )
-    with st.expander("The whole manifest"):
+    with st.expander("Full manifest"):
         st.json(about, expanded=1)
 
 
-def tables(kept: SweepFolder) -> None:
+def tables(folder: SweepFolder) -> None:
     """A folder's tables, and the first lines of one of them."""
-    name = st.selectbox("Table", list(kept.files), key=f"table-{kept.pair}-{kept.domain}-{kept.folder}")
-    file = pq.ParquetFile(kept.files[name])
+    name = st.selectbox("Table", list(folder.files), key=f"table-{folder.pair}-{folder.domain}-{folder.folder}")
+    file = pq.ParquetFile(folder.files[name])
     first = next(file.iter_batches(PREVIEW), None)
     st.dataframe(first.to_pandas() if first is not None else pd.DataFrame(), hide_index=True, height=380)
     count = file.metadata.num_rows
-    shown = f"the first {PREVIEW} of " if count > PREVIEW else ""
-    size = kept.files[name].stat().st_size
-    st.caption(f"{shown}{count:,} lines, {file.metadata.num_columns} columns, {size / 1e6:.2f} MB: `{kept.files[name]}`")
+    part = f"first {PREVIEW} of " if count > PREVIEW else ""
+    size = folder.files[name].stat().st_size
+    st.caption(f"{part}{count:,} lines, {file.metadata.num_columns} columns, {size / 1e6:.2f} MB: `{folder.files[name]}`")
 
 
 def moment(seconds: float) -> str:

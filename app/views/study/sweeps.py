@@ -1,4 +1,4 @@
-"""Sweeps: full sweeps started, watched, stopped and gone on with; and what is stored, with where it comes from."""
+"""Sweeps: start, watch, stop and resume whole sweeps; and the stored ones with their origin."""
 
 from pathlib import Path
 
@@ -16,35 +16,35 @@ from mechdiff.study import artifacts, sweep_process, sweeps, timings
 from views import imports
 from views.study import replay, sweep_list
 
-OFFERED = {"quick": "50 prompts, few ranks, single heads", "full": "every prompt, map, rank and set of heads"}
-AUTO = "the machine's own"
+GRIDS = {"quick": "50 prompts, few ranks, single heads", "full": "every prompt, map, rank and set of heads"}
+AUTO = "auto"
 BUTTONS = {sweep_process.RUNNING: "Stop", sweep_process.STOPPED: "Resume", sweep_process.FAILED: "Try again"}
 TABS = ("Stored", "Run", "Import", "Replay")
-LOG = 3000  # letters of a log's end
+LOG = 3000  # characters of the end of a log
 
 
 def page() -> None:
-    st.header("Sweeps: every question at once", help=say("pair", "domain", "stored", "effect"))
-    drawn = {"Stored": on_shelf, "Run": begin, "Import": imports.section, "Replay": replay.section}
+    st.header("Sweeps: answer every question at once", help=say("pair", "domain", "stored", "effect"))
+    draw = {"Stored": stored_sweeps, "Run": run_sweep, "Import": imports.section, "Replay": replay.section}
     for name, tab in zip(TABS, st.tabs(TABS, key="tab", bind="query-params")):
         if tab.open:
             with tab:
-                session.guard(drawn[name])
+                session.guard(draw[name])
 
 
-def on_shelf() -> None:
+def stored_sweeps() -> None:
     sweep_list.section(folder())
 
 
-def begin() -> None:
+def run_sweep() -> None:
     section(controls.current(), folder())
 
 
 def folder() -> Path:
-    """Where sweeps are looked for and written: mechdiff/artifacts, or what a sweep was given as --out."""
+    """The folder from which sweeps are read and to which they are written: mechdiff/artifacts, or a sweep's --out."""
     typed = st.text_input(
         "Folder",
-        placeholder=f"Folder of the sweeps: {artifacts.ARTIFACTS}",
+        placeholder=f"Folder of sweeps: {artifacts.ARTIFACTS}",
         key="folder",
         bind="query-params",
         label_visibility="collapsed",
@@ -54,96 +54,94 @@ def folder() -> Path:
 
 
 def section(selection: Selection, place: Path) -> None:
-    """A sweep of the sidebar's pair and domain, and all that are known of."""
+    """Start a sweep of the sidebar's pair and domain, and the status of all sweeps."""
     spec = selection.spec
     st.caption(
-        f"Every question of the sidebar's pair and domain: **{spec.name}** on **{selection.domain}**. It runs in "
-        "a process of its own, as on the command line: closing this page does not stop it, and stopping it loses nothing."
+        f"Compute every question for the pair and domain in the sidebar: **{spec.name}** on **{selection.domain}**. The sweep "
+        "runs in its own process, as on the command line: it continues when this page is closed, and after a stop it resumes."
     )
     left, right = st.columns([2, 1])
-    grid = left.radio("Grid", list(OFFERED), captions=list(OFFERED.values()), key="grid", bind="query-params", horizontal=True)
+    grid = left.radio("Grid", list(GRIDS), captions=list(GRIDS.values()), key="grid", bind="query-params", horizontal=True)
     chosen = right.selectbox("Number format", [AUTO, *DTYPES], key="dtype", bind="query-params")
     out = None if place == artifacts.ARTIFACTS else str(place)
-    asked = sweep_process.SweepRequest(selection.pair, selection.domain, grid, None if chosen == AUTO else chosen, out=out)
+    request = sweep_process.SweepRequest(selection.pair, selection.domain, grid, None if chosen == AUTO else chosen, out=out)
     if session.ready(spec):
-        offer(asked, spec.name, place)
+        offer(request, spec.name, place)
     watch()
 
 
-def offer(asked: sweep_process.SweepRequest, name: str, place: Path) -> None:
-    """What the sweep will take, what it replaces, and the button that begins it."""
-    total, left = extent(asked)
-    known = f", {total - left:,} of them known" if total > left else ""
-    text = f"**{total:,} cells** (a prompt under a condition){known}: {takes(asked, name, left)}."
-    if before := artifacts.manifest_of(place / asked.domain / "rq1" / name):
+def offer(request: sweep_process.SweepRequest, name: str, place: Path) -> None:
+    """The time the sweep will take, what it replaces, and the button that starts it."""
+    total, left = extent(request)
+    known = f", {total - left:,} of them cached" if total > left else ""
+    text = f"**{total:,} cells** (one prompt under one condition){known}: {takes(request, name, left)}."
+    if before := artifacts.manifest_of(place / request.domain / "rq1" / name):
         text += (
             f" The stored sweep, {before['grid']} grid on {before['prompts']} prompts, took "
-            f"{timings.in_words(before['seconds'])} on {before['device_name']}; **the new tables replace it**."
+            f"{timings.in_words(before['seconds'])} on {before['device_name']}; **the new tables will replace it**."
         )
     st.markdown(text)
-    at = sweep_process.find(name, asked.domain)
+    at = sweep_process.find(name, request.domain)
     busy = at is not None and at.state == sweep_process.RUNNING
     button, command = st.columns([1, 5], vertical_alignment="center")
-    command.code(f"python -m mechdiff {' '.join(asked.arguments)}", language="bash", wrap_lines=True)
+    command.code(f"python -m mechdiff {' '.join(request.arguments)}", language="bash", wrap_lines=True)
     if button.button(
-        "Start", type="primary", disabled=busy, key="start", width="stretch", help="One at a time of a pair on a domain."
+        "Start", type="primary", disabled=busy, key="start", width="stretch", help="One sweep at a time per pair and domain."
     ):
-        sweep_process.start(asked)
+        sweep_process.start(request)
         st.rerun()
 
 
-@st.cache_data(ttl=60, max_entries=16, show_spinner="Counting the cells ...")
-def extent(asked: sweep_process.SweepRequest) -> tuple[int, int]:
-    """Cells of a sweep, and those that are still to be computed."""
-    settings = {"device": asked.device, "dtype": asked.dtype, "seed": asked.seed}
-    total, done = map(sum, zip(*sweeps.extent(asked.pair, asked.domain, asked.grid, **settings).values()))
+@st.cache_data(ttl=60, max_entries=16, show_spinner="Counting cells...")
+def extent(request: sweep_process.SweepRequest) -> tuple[int, int]:
+    """The number of cells of a sweep, and of those still to compute."""
+    settings = {"device": request.device, "dtype": request.dtype, "seed": request.seed}
+    total, done = map(sum, zip(*sweeps.extent(request.pair, request.domain, request.grid, **settings).values()))
     return total, total - done
 
 
-def takes(asked: sweep_process.SweepRequest, name: str, left: int) -> str:
-    """How long it will take here: by the last sweep's pace, else by how fast the pages' own answers came."""
+def takes(request: sweep_process.SweepRequest, name: str, left: int) -> str:
+    """How long it will take here, from the last sweep's pace, or from how fast the pages were answered."""
     if not left:
-        return "known already, only the tables have to be written"
-    if (pace := sweep_process.pace(asked, name)) is not None:
-        return f"about {timings.in_words(pace * left)} here, as fast as the last sweep"
-    run, known = Run("patch", asked.pair, asked.domain, dtype=asked.dtype), timings.known()
+        return "all cached, only the tables are written"
+    if (pace := sweep_process.pace(request, name)) is not None:
+        return f"about {timings.in_words(pace * left)} here, at the pace of the last sweep"
+    run, known = Run("patch", request.pair, request.domain, dtype=request.dtype), timings.known()
     if (cell := known.get(timings.cell_of(run))) is None:
-        return "how long is not known here yet"
-    val = prompts.read_domain(asked.domain, "val")[: sweeps.GRIDS[asked.grid].limit]
+        return "no time estimate yet"
+    val = prompts.read_domain(request.domain, "val")[: sweeps.GRIDS[request.grid].limit]
     blocks = 2 * -(-len(val) // BLOCK) + -(-len(run.train_prompts) // BLOCK)
-    return (
-        f"about {timings.in_words(left * cell + blocks * known.get(timings.read_of(run), 0.0))} here, as fast as the live pages"
-    )
+    return f"about {timings.in_words(left * cell + blocks * known.get(timings.read_of(run), 0.0))} here, at the pace of the live pages"
 
 
 @st.fragment(run_every=sweep_process.EVERY)
 def watch() -> None:
-    """All sweeps that the cache folder knows of, whoever started them. The page is drawn anew when one begins or ends."""
+    """The status of all sweeps that use this cache folder, wherever started. Redraws the page when one starts or ends."""
     session.guard(statuses)
 
 
 def statuses() -> None:
-    found = sweep_process.statuses()
-    now = {status.id: (status.pid, status.state) for status in found}
+    known = sweep_process.statuses()
+    now = {status.id: (status.pid, status.state) for status in known}
     if st.session_state.setdefault("_sweeps", now) != now:
         st.session_state["_sweeps"] = now
         st.rerun()
-    if not found:
-        st.caption("No sweep has been started here yet, neither by this page nor on the command line.")
-    for status in found:
+    if not known:
+        st.caption("No sweep has been started yet, here or on the command line.")
+    for status in known:
         with st.container(border=True):
-            one(status)
+            progress(status)
 
 
-def one(status: sweep_process.Status) -> None:
-    """A sweep: how far it is, and what can be done about it."""
+def progress(status: sweep_process.Status) -> None:
+    """One sweep: its progress, and a button to stop or resume it."""
     text, button = st.columns([6, 1], vertical_alignment="center")
     with text:
         describe(status)
     stopping = st.session_state.setdefault("_stopping", set())
     label = BUTTONS.get(status.state)
-    waits = status.state == sweep_process.RUNNING and status.pid in stopping
-    if label and button.button("Stopping" if waits else label, key=f"{label}-{status.id}", disabled=waits, width="stretch"):
+    waiting = status.state == sweep_process.RUNNING and status.pid in stopping
+    if label and button.button("Stopping" if waiting else label, key=f"{label}-{status.id}", disabled=waiting, width="stretch"):
         if status.state == sweep_process.RUNNING:
             stopping.add(status.pid)
             sweep_process.stop(status)
@@ -151,7 +149,7 @@ def one(status: sweep_process.Status) -> None:
             sweep_process.start(status.request)
         st.rerun(scope="fragment")
     if status.state != sweep_process.FINISHED and (printed := status.printed(LOG)):
-        with st.expander("What it printed"):
+        with st.expander("Output"):
             st.code(printed, language=None, wrap_lines=True)
 
 
@@ -161,12 +159,13 @@ def describe(status: sweep_process.Status) -> None:
     if status.state == sweep_process.RUNNING:
         left = status.seconds_left()
         so_far = f"{status.done:,} of {status.total:,} cells" if status.total else "0 cells"
-        told = f", about {timings.in_words(left)} left" if left is not None else ""
-        st.progress(status.share, text=f"{what}: {status.share:.0%}, {so_far}{told}  \n{status.stage}")
+        remaining = f", about {timings.in_words(left)} left" if left is not None else ""
+        st.progress(status.share, text=f"{what}: {100 * status.share:.0f} %, {so_far}{remaining}  \n{status.stage}")
     elif status.state == sweep_process.FINISHED:
         where = status.request.out or artifacts.ARTIFACTS
-        st.markdown(f":material/check: {what}: finished {sweep_list.moment(status.updated)} after {took}, in `{where}`")
+        st.markdown(f":material/check: {what}: finished on {sweep_list.moment(status.updated)} after {took}; tables in `{where}`")
     elif status.state == sweep_process.STOPPED:
-        st.markdown(f":material/pause: {what}: stopped {sweep_list.moment(status.updated)} at {status.share:.0%}. {status.error}")
+        at = f"{sweep_list.moment(status.updated)} at {100 * status.share:.0f} %"
+        st.markdown(f":material/pause: {what}: stopped on {at}. {status.error}")
     else:
-        st.error(f"{what}: failed {sweep_list.moment(status.updated)}.\n\n" + status.error.replace("\n", "\n\n"))
+        st.error(f"{what}: failed on {sweep_list.moment(status.updated)}.\n\n" + status.error.replace("\n", "\n\n"))

@@ -1,1 +1,1 @@
-"""Where do the two models diverge, and where does it matter? Drift and patching."""
+"""Where do the two models diverge, and where does that change the next token? Drift and Patching."""

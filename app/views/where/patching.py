@@ -1,8 +1,7 @@
-"""Patching: where does the difference matter?"""
+"""Patching: where does the difference change the next token?"""
 
 import controls
 import history
-import numpy as np
 import pandas as pd
 import session
 import stored_results
@@ -10,7 +9,6 @@ import streamlit as st
 from glossary import TERMS, say
 
 from mechdiff.common.terms import sides
-from mechdiff.maths.intervals import bootstrap_weights, ratio, summarise
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
 from views import imports, metrics
@@ -21,10 +19,10 @@ def page() -> None:
     selection = controls.current()
     donor, recipient = sides(selection.direction)
     session.heading(
-        "Patching: where does the difference matter?",
+        "Patching: where does the difference change the next token?",
         say("effect", "donor", "recipient", "decision token", "floor", "controls"),
-        f"At one layer, the **{recipient}** model runs with the **{donor}** model's state at the decision token. The **effect** "
-        "is how far that moves the next token.",
+        f"Choose a layer: there, the **{recipient}** model runs with the **{donor}** model's state at the decision token. The "
+        "**effect** is how far this moves the next-token distribution, in nats.",
     )
     if session.ready(selection.spec):
         layers(selection)
@@ -36,57 +34,61 @@ def layers(selection: Selection) -> None:
     selection = controls.widgets(selection, "stream", "map", "layer")
     run, layer = view_requests.patch(selection), selection.chosen_layer
     table = session.answer(run)
-    summary = summarise(table, ["layer", "control"], [prompt.template for prompt in run.chosen_prompts])
-    mean = summary[(summary["layer"] == layer) & (summary["control"] == "none")]
+    summary = metrics.summary(run, table)
+    line = metrics.single_line(summary[summary["layer"] == layer]) if len(summary) else None
     here = table[(table["layer"] == layer) & (table["control"] == "none")]
-    if mean.empty:
-        session.waiting("The first layers appear in a moment.", session.NUMBERS)
+    if line is None:
+        session.waiting("Computing the first layers...", session.NUMBERS)
     else:
-        numbers(run, here, mean.iloc[0], layer)
+        numbers(run, here, line, layer)
     curve(run, summary, layer)
     with stored_results.row():
         stored_results.badge(run, here, "rq1", "patch", layer=layer, stream=selection.stream, map=selection.map, control="none")
         stored_results.provenance(run, "rq1")
-    if not mean.empty:
-        one_layer(run, selection, here, mean.iloc[0])
+    if line is not None:
+        one_layer(run, selection, here, line)
         session.provenance(run, table)
     transplants.section(selection)
 
 
-def numbers(run, here: pd.DataFrame, mean: pd.Series, layer: int) -> None:
-    """The chosen layer's effect and recovery, and whether they are the stored sweep's."""
+def numbers(run, here: pd.DataFrame, line: pd.Series, layer: int) -> None:
+    """The chosen layer's effect and recovery. here: its lines, one per prompt. line: their summary."""
     row = metrics.numbers()
-    interval = f"95 % interval {mean.low:.4f} to {mean.high:.4f}"
-    help = say("effect", "interval")
-    row.metric(f"Mean effect at layer {layer}", f"{mean['mean']:.4f} nats", help=help, **metrics.quiet(interval))
-    show_recovery(row, here, [run.chosen_prompts[i].template for i in here["prompt"]])
+    interval = f"95 % interval {line['low']:.4f} to {line['high']:.4f}"
+    row.metric(
+        f"Mean effect at layer {layer}", f"{line['mean']:.4f} nats", help=say("effect", "interval"), **metrics.quiet(interval)
+    )
+    metrics.ratio(row, "Recovery", line, "recovery", 100, TERMS["recovery"])
     what = f"{run.streams[0]} · L{layer}" + (f" · {run.map}" if run.map != "none" else "")
-    history.note(run, what, mean["mean"], effects=here.sort_values("prompt")["kl"], layer=mean["layer"], control="none")
+    history.note(run, what, line["mean"], effects=here.sort_values("prompt")["kl"], layer=line["layer"], control="none")
 
 
 def curve(run, summary: pd.DataFrame, layer: int) -> None:
-    """The stored sweep's effects over layers, with its controls, and the live ones as points."""
-    kept = stored_results.lines(run, "rq1", "patch_summary", stream=run.streams[0], map=run.map)
-    floor = summary[summary["control"] == "self"] if kept.empty else summary.iloc[:0]
-    live = summary[summary["control"] == "none"].assign(shown=charts.PATCHED, live=True)
-    shown = chart_tables.join(kept, floor)
-    if len(shown):
-        shown = chart_tables.patched(shown)
-    if kept.empty:
+    """The stored effects over layers, with their controls, and the live ones as points."""
+    stored = stored_results.lines(run, "rq1", "patch_summary", stream=run.streams[0], map=run.map)
+    if stored.empty:
         stored_results.missing(run, f" with map {run.map}" if run.map != "none" else "")
-    shown = chart_tables.join(shown, live)
-    if shown.empty:
-        session.waiting("The first layers appear in a moment.")
+    if len(summary):
+        live = chart_tables.as_live(summary[summary["control"] == "none"], charts.PATCHED)
+        floor = summary[summary["control"] == "self"] if stored.empty else summary.iloc[:0]
+    else:
+        live = floor = summary
+    table = chart_tables.join(stored, floor)
+    if len(table):
+        table = chart_tables.patched(table)
+    table = chart_tables.join(table, live)
+    if table.empty:
+        session.waiting("Computing the first layers...")
         return
-    told = [stored_results.origin(run, "rq1", kept)] if len(kept) else []
-    told += [f"live: {live['prompts'].iloc[0]} prompts, {live['templates'].iloc[0]} templates"] if len(live) else []
-    about = f"{'; '.join(told)}; bands, bars: 95 %; click a layer"
-    figure = charts.layer_curve(shown, layer, about)
+    origins = [stored_results.origin(run, "rq1", stored)] if len(stored) else []
+    origins += [f"live: {live['prompts'].iloc[0]} prompts, {live['templates'].iloc[0]} templates"] if len(live) else []
+    about = f"{'; '.join(origins)}; bands, bars: 95 % CI; click a layer"
+    figure = charts.layer_curve(table, layer, about)
     controls.clickable(imports.on(figure, "effect", controls.current(), stream=run.streams[0]), "pick_layer")
 
 
-def one_layer(run, selection: Selection, here: pd.DataFrame, mean: pd.Series) -> None:
-    """The chosen layer: its spread over prompts, and one prompt's next tokens."""
+def one_layer(run, selection: Selection, here: pd.DataFrame, line: pd.Series) -> None:
+    """The chosen layer: the effect on each prompt, and one prompt's next tokens."""
     left, right = st.columns(2)
     with right:
         selection = controls.widgets(selection, "prompt")
@@ -95,22 +97,12 @@ def one_layer(run, selection: Selection, here: pd.DataFrame, mean: pd.Series) ->
         st.markdown(f"> {text[:400].replace(chr(10), '  ' + chr(10) + '> ')}{' …' if len(text) > 400 else ''}")
         tokens = None if request is None else session.answer(request)
         if tokens is None:
-            st.caption("Next tokens are shown for the donor's state as it is.")
+            st.caption("Next tokens are available for map `none` only.")
         elif tokens.empty:
-            session.waiting("The next tokens appear in a moment.")
+            session.waiting("Computing the next tokens...")
         else:
             controls.draw(charts.token_bars(tokens), "tokens")
     with left:
         texts = here.assign(text=[run.chosen_prompts[i].text[:120] for i in here["prompt"]])[["prompt", "kl", "text"]]
-        spread = charts.prompt_spread(texts, mean["mean"], mean.low, mean.high, selection.chosen_layer, picked)
+        spread = charts.prompt_spread(texts, line["mean"], line["low"], line["high"], selection.chosen_layer, picked)
         controls.clickable(spread, "pick_prompt")
-
-
-def show_recovery(row, here: pd.DataFrame, clusters: list[str]) -> None:
-    """One minus a ratio of means, with the interval of both means resampled together; blank where the models do not differ."""
-    left, between = (here[name].to_numpy(float) for name in ("kl_to_donor", "kl_donor_clean"))
-    recovered, high, low = 1 - np.array(ratio(left, between, bootstrap_weights(clusters)))
-    shown, interval = f"{recovered:.0%}", f"95 % interval {low:.0%} to {high:.0%}"
-    if np.isnan(recovered):
-        shown, interval = "—", "the models do not differ here"
-    row.metric("Recovery", shown, help=TERMS["recovery"], **metrics.quiet(interval))

@@ -120,7 +120,7 @@ def compared_transplants(tables: dict, module: str) -> alt.LayerChart:
 
 
 def compared_drop(tables: dict, marks: dict) -> alt.LayerChart:
-    about = "procrustes_scaled, alpha auto, resid_post; bands: 95 % CI"
+    about = "resid_post, procrustes_scaled; bands: 95 % CI"
     scale = {"domain": drops(tables, marks)}
     return compared(tables, marks, DEPTH, DROP, "How much does a linear map explain?", about, [zero_line()], **scale)
 
@@ -130,7 +130,7 @@ def compared_ranks(tables: dict, marks: dict, about: str) -> alt.LayerChart:
     ranks |= {rank for part in marks.values() for rank in apart(part)[1].get("x", ())}
     x = alt.X("rank:O").title("Rank k of the map (0: mean ablation)").sort(rank_order(ranks)).axis(labelAngle=0)
     scale = {"domain": drops(tables, marks)}
-    return compared(tables, marks, x, DROP, "In how many dimensions?", about, [zero_line()], **scale)
+    return compared(tables, marks, x, DROP, "How many dimensions does the change need?", about, [zero_line()], **scale)
 
 
 def compared_coverage(tables: dict, randoms: dict, marks: dict, chosen: str, about: str) -> alt.LayerChart:
@@ -142,7 +142,7 @@ def compared_coverage(tables: dict, randoms: dict, marks: dict, chosen: str, abo
     for name, sets in randoms.items():
         area = alt.Chart(sets).mark_area(color=COLOURS[name[0]], opacity=0.09)
         behind.append(area.encode(x, alt.Y("low:Q").title(y), alt.Y2("high:Q"), tooltip=numbers("share", "low", "high")))
-    return compared(tables, marks, x, y, f"How many heads, {chosen}?", about, behind)
+    return compared(tables, marks, x, y, f"How many heads does the change need ({chosen})?", about, behind)
 
 
 def drops(tables: dict, marks: dict) -> list[float]:

@@ -70,7 +70,7 @@ def share_curve(table: pd.DataFrame, rank: str, subtitle: str = "") -> alt.Layer
     live_looks = {"recovery": LIVE_LOOK, "drop": (PLUM, DASHED, False)}
     layers = curves(table, rank_axis(table), looks, "Share, %", now=rank, live_looks=live_looks, domain=percent(table))
     chart = layered(zero_line(), chosen_rank(table, rank), *layers)
-    return titled(chart, "What does each rank remove?", subtitle, NARROW)
+    return titled(chart, "How much does each rank remove?", subtitle, NARROW)
 
 
 def rank_alpha_map(table: pd.DataFrame, rank: str, alpha: str, subtitle: str = "") -> alt.LayerChart:
