@@ -58,11 +58,15 @@ def layer_axis(title: str = "Layer") -> alt.X:
 
 
 def titled(chart: AnyChart, title: str, subtitle: str | list[str] = "", line: int = LINE) -> AnyChart:
-    """A chart under its question, with a subtitle. Vega does not wrap text, so the subtitle is cut into lines here."""
+    """A chart under its question, with a subtitle. Vega does not wrap text, so both are cut into lines here.
+
+    line: characters in a line of the subtitle; NARROW also for the title.
+    """
     parts = [subtitle] if isinstance(subtitle, str) else subtitle
-    lines = [text for part in parts for text in textwrap.wrap(part.replace(" %", "\u00a0%"), line)]
+    lines = [text for part in parts for text in textwrap.wrap(part.replace(" %", "\u00a0%").replace("% CI", "%\u00a0CI"), line)]
+    text = textwrap.wrap(title, line) if line == NARROW < len(title) else title
     style: dict[str, Any] = {"fontSize": 16, "subtitleFontSize": 13, "subtitleColor": GREY, "subtitleLineHeight": 16, "offset": 8}
-    chart.title = alt.TitleParams(title, subtitle=lines, anchor="start", **style)  # set in place: every method copies the chart
+    chart.title = alt.TitleParams(text, subtitle=lines, anchor="start", **style)  # set in place: every method copies the chart
     chart.height, chart.autosize = HEIGHT, alt.AutoSizeParams(type="fit-x", contains="padding")
     chart.config = alt.Config(axis=alt.AxisConfig(labelFontSize=13, titleFontSize=13, titlePadding=6))
     return chart
