@@ -111,7 +111,8 @@ def takes(request: sweep_process.SweepRequest, name: str, left: int) -> str:
         return "no time estimate yet"
     val = prompts.read_domain(request.domain, "val")[: sweeps.GRIDS[request.grid].limit]
     blocks = 2 * -(-len(val) // BLOCK) + -(-len(run.train_prompts) // BLOCK)
-    return f"about {timings.in_words(left * cell + blocks * known.get(timings.read_of(run), 0.0))} here, at the pace of the live pages"
+    seconds = left * cell + blocks * known.get(timings.read_of(run), 0.0)
+    return f"about {timings.in_words(seconds)} here, at the pace of the live pages"
 
 
 @st.fragment(run_every=sweep_process.EVERY)
