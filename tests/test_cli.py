@@ -8,7 +8,8 @@ import torch
 from support.tiny_pair import write_pair
 
 from mechdiff.__main__ import main
-from mechdiff.common.terms import CONTROLS, MAPS, QUESTIONS, STREAMS
+from mechdiff.common.terms import CONTROLS, MAPS, STREAMS
+from mechdiff.questions import QUESTIONS
 
 pytestmark = pytest.mark.usefixtures("own_store")
 CONTRACT = {"rows_s", "hooks_batch1_s", "hooks_batched_s", "ratio_batch1", "ratio_batched", "max_abs_error"}

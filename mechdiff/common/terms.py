@@ -1,7 +1,5 @@
 """The words a request is made of. Needs no torch."""
 
-QUESTIONS = ("drift", "patch", "transport", "rank", "heads", "transplant", "stack", "weights", "behaviour")
-WITHOUT_MEANS = ("drift", "weights")  # questions whose rows are not means over prompts
 STREAMS = ("resid_pre", "attn_out", "mlp_out", "resid_post", "heads")
 MODULE_STREAMS = ("attn_out", "mlp_out", "heads")
 DIRECTIONS = ("base-to-tuned", "tuned-to-base")

@@ -26,6 +26,8 @@ from mechdiff.engine.memory import in_parts
 from mechdiff.engine.trace import LayerCall, Trace
 from mechdiff.maths import triton_kernels
 
+RESIDUAL = ("resid_pre", "resid_post")  # replaced between layers; every other stream is replaced inside one
+
 KERNEL = "mechdiff_rows"
 
 
@@ -234,7 +236,7 @@ def editing(anatomy: Anatomy, layer: int, edits: list[Edit], span: int) -> Itera
                 module = part.attention if edit.stream == "attn_out" else part.mlp
                 handle = module.register_forward_hook(edit_output(edit, span))
             else:
-                continue
+                raise ValueError(f"{edit.stream} is not inside a layer")
             stack.callback(handle.remove)
         yield
 
@@ -273,7 +275,7 @@ def walk_rows(anatomy: Anatomy, trace: Trace, rows: Rows) -> Float[Tensor, "b n_
             if state is not None:
                 replace(state, layer, "resid_pre")
                 prefix, named = arguments_for(trace.calls[layer], state.shape[1] // span)
-                inside = [edit for edit in rows.edits if edit.layer == layer]
+                inside = [edit for edit in rows.edits if edit.layer == layer and edit.stream not in RESIDUAL]
                 with editing(anatomy, layer, inside, span):
                     state = first(part.block(state, **named))
                 if not prefix.used:
