@@ -1,5 +1,6 @@
 """Fixtures: a cache of one's own, the real demo pairs, and the app in a real browser."""
 
+import gc
 import os
 
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # before torch is loaded, here and in what tests start
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.browser)
         if SLOW & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: models are unloaded between tests, and the collector need not look through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_xdist_make_scheduler(config, log):

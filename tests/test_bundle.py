@@ -61,9 +61,21 @@ def requests(study):
     )
 
 
+@pytest.fixture(scope="module")
+def made_once() -> list[bytes]:
+    """Where the first test's bundle stays for the others: it is of the same pair and the same requests."""
+    return []
+
+
 @pytest.fixture
-def made(requests, cache):
+def made(requests, cache, made_once) -> bytes:
     """A bundle of all kinds of requests, with its texts."""
+    if not made_once:
+        made_once.append(write_all(requests))
+    return made_once[0]
+
+
+def write_all(requests) -> bytes:
     answers = answered(*requests)
     mean = answers[0].table.query("layer == 1 and control == 'none'")["kl"].mean()
     told = Headline("patch · L1", "tiny on none", mean, "nats", 0, "mean", {"layer": 1, "control": "none"})

@@ -1,6 +1,7 @@
 """A pair of tiny random llamas that know ninety words: the fixtures `pair` and `study`."""
 
 import json
+import shutil
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -13,22 +14,29 @@ WORDS = [f"w{i}" for i in range(90)]
 TRAIN = [" ".join(WORDS[i : i + 2 + i % 5]) for i in range(50)]
 
 
-@pytest.fixture
-def pair(tmp_path, own_store):
-    """A pair of tiny Llamas in folders, with a word tokenizer, and a file of twenty prompts."""
+@pytest.fixture(scope="session")
+def pair_folder(tmp_path_factory):
+    """A pair of tiny Llamas in folders, with a word tokenizer, and a file of twenty prompts: made once, copied for each test."""
+    folder = tmp_path_factory.mktemp("random_pair")
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS, "yes", "no"])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     for side, seed in (("base", 0), ("tuned", 1)):
-        tiny_model("llama", seed).save_pretrained(tmp_path / side)
-        tokenizer.save_pretrained(tmp_path / side)
-    path = tmp_path / "tiny.toml"
-    path.write_text('domain = "none"\n[base]\nfolder = "base"\n[tuned]\nfolder = "tuned"\n')
+        tiny_model("llama", seed).save_pretrained(folder / side)
+        tokenizer.save_pretrained(folder / side)
+    (folder / "tiny.toml").write_text('domain = "none"\n[base]\nfolder = "base"\n[tuned]\nfolder = "tuned"\n')
     lines = [{"text": " ".join(WORDS[i : i + 3 + i % 4]), "template": f"t{i % 5}"} for i in range(20)]
-    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+@pytest.fixture
+def pair(pair_folder, tmp_path, own_store):
+    """The pair in a folder of this test alone, as a request names it."""
+    shutil.copytree(pair_folder, tmp_path, dirs_exist_ok=True)
     unload()
-    yield {"pair": str(path), "prompts": str(tmp_path / "prompts.jsonl"), "device": "cpu"}
+    yield {"pair": str(tmp_path / "tiny.toml"), "prompts": str(tmp_path / "prompts.jsonl"), "device": "cpu"}
     unload()
 
 
