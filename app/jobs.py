@@ -1,22 +1,27 @@
 """Work in the background: one job a request, shared by everyone who asks for it, with its progress.
 
-A job that no page asks for any more stops; what it has finished is in the cache.
+A job that no page has asked for in a while stops; what it finished is in the cache. A job that has ended waits for its page, but
+not for ever.
 """
 
 import threading
 import time
+import traceback
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import rates
 import streamlit as st
 
+from mechdiff.common import bounded
 from mechdiff.inputs.pair_file import Source
 from mechdiff.models.gguf import STEPS, prepare
 from mechdiff.questions.shared.task import Task
 from mechdiff.study import timings
 
 ABANDONED = 30.0  # seconds after which a job that no page asks for stops
+WAITS = 300.0  # seconds that a job which has ended waits for a page to take its result
 
 
 @dataclass
@@ -59,37 +64,82 @@ class Job:
         return timings.time_left(self.started, self.done / max(1, self.total))
 
 
+class Jobs:
+    """The process's jobs by request, and its workers."""
+
+    def __init__(self):
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="mechdiff")
+        self._jobs: dict[Hashable, Job] = {}
+        self._lock = threading.RLock()
+        bounded.own(self)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def start(self, identity: Hashable, make: Callable[[], tuple[Job, Callable[[], None]]]) -> Job:
+        """The job of this identity; started if there is none. make() returns the job and the function to run."""
+        with self._lock:
+            self._drop_old()
+            job = self._jobs.get(identity)
+            if job is not None and job.cancelled and not job.future.done():
+                job.cancelled = False  # asked for again before it noticed
+            elif job is None or job.cancelled:
+                job, work = make()
+                self._jobs[identity] = job
+                job.future = self._pool.submit(work)
+                job.future.add_done_callback(lambda future: self._ended(identity, job))
+            job.touched = time.monotonic()
+        return job
+
+    def take(self, identity: Hashable) -> Job | None:
+        """A job, which is forgotten here."""
+        with self._lock:
+            return self._jobs.pop(identity, None)
+
+    def clear(self) -> None:
+        """Forget the jobs that have ended."""
+        self._drop_old(0.0)
+
+    def _drop_old(self, age: float = WAITS) -> None:
+        now = time.monotonic()
+        with self._lock:
+            for identity, job in list(self._jobs.items()):
+                if job.future.done() and now - job.touched >= age:
+                    del self._jobs[identity]
+
+    def _ended(self, identity: Hashable, job: Job) -> None:
+        """Let go of what the job held; forget it if nobody waits for it."""
+        release_frames(job.future.exception())
+        with self._lock:
+            if not job.wanted() and self._jobs.get(identity) is job:
+                del self._jobs[identity]
+
+
+def release_frames(error: BaseException | None) -> None:
+    """Let go of the local variables, models and states among them, that an error's traceback holds."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 @st.cache_resource
-def background() -> tuple[ThreadPoolExecutor, dict, threading.Lock]:
-    """The process's workers, and its jobs by request."""
-    return ThreadPoolExecutor(max_workers=4, thread_name_prefix="mechdiff"), {}, threading.Lock()
+def background() -> Jobs:
+    return Jobs()
 
 
-def start(identity, make: callable) -> Job:
-    """The job of this identity, started if there is none. make() returns the job and the function to run."""
-    pool, jobs, lock = background()
-    with lock:
-        job = jobs.get(identity)
-        if job is not None and job.cancelled and not job.future.done():
-            job.cancelled = False  # asked for again before it noticed
-        elif job is None or job.cancelled:
-            job, work = make()
-            jobs[identity] = job
-            job.future = pool.submit(work)
-        job.touched = time.monotonic()
-    return job
+def start(identity: Hashable, make: Callable[[], tuple[Job, Callable[[], None]]]) -> Job:
+    """The job of this identity; started if there is none. make() returns the job and the function to run."""
+    return background().start(identity, make)
 
 
-def finish(identity) -> None:
+def finish(identity: Hashable) -> None:
     """Forget a job that has ended, and raise what it raised."""
-    _, jobs, lock = background()
-    with lock:
-        job = jobs.pop(identity, None)
+    job = background().take(identity)
+    rates.remaining.clear()
     if job is not None:
-        rates.remaining.clear()
         job.future.result()
 
 
-def new_job(request, task: Task) -> tuple[Job, callable]:
+def new_job(request, task: Task) -> tuple[Job, Callable[[], None]]:
     job = Job(timings.label(request), "", task.done, task.total, task)
     return job, job.work

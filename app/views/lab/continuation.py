@@ -34,7 +34,7 @@ def section(study, run: Question | None) -> None:
     if whole:
         columns(task.table())
     elif job is not None:
-        st.fragment(follow, run_every=EVERY if writing else None)(request, job)
+        st.fragment(follow, run_every=EVERY if writing else None)(request, job, writing)
 
 
 def settings(study, run: Question | None) -> Continuation:
@@ -67,14 +67,14 @@ def stop(job) -> None:
     job.cancelled = True
 
 
-def follow(request: Continuation, job) -> None:
-    """The text so far. When it is complete, the page is redrawn."""
+def follow(request: Continuation, job, writing: bool) -> None:
+    """The text so far. When it is complete, the page is redrawn. writing: whether it was incomplete when the page was drawn."""
     job.touched = time.monotonic()
     ended = job.future.done()
     columns(job.task.table())
     if not ended:
         st.caption(f":material/edit: {job.task.stage} …")
-    elif request in jobs.background()[1]:
+    elif writing:
         session.guard(jobs.finish, request)
         st.rerun()
     else:
