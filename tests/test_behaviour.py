@@ -58,12 +58,12 @@ def written(loaded, side: str, ids: list[int], edits, count: int) -> tuple[list[
 def check(table: pd.DataFrame, loaded, run: Run, edits_of) -> None:
     """Every line of a table against plain hooks and whole passes. edits_of(line, ids): the side that runs, and its edits."""
     clean = [
-        {s: plain_hooks.run(getattr(loaded, s).model, loaded.ids(s, (p.text,))[0]) for s in ("base", "tuned")}
+        {s: plain_hooks.run(getattr(loaded, s).model, loaded.passes.ids(s, (p.text,))[0]) for s in ("base", "tuned")}
         for p in run.chosen_prompts
     ]
     for line in table.itertuples():
         prompt = run.chosen_prompts[line.prompt]
-        ids = loaded.ids("tuned", (prompt.text,))[0]
+        ids = loaded.passes.ids("tuned", (prompt.text,))[0]
         side, edits = edits_of(line, ids)
         model, tokenizer = getattr(loaded, side).model, getattr(loaded.tokenizers, side)
         here = plain_hooks.run(model, ids, edits)
@@ -139,7 +139,7 @@ def test_the_mass_on_refusals_is_that_of_their_first_tokens(asked, monkeypatch):
     which = [loaded.tokenizers.token_id(word, "base") for word in ("w4", "w8")]
     for line in table.itertuples():
         side = line.condition.split()[1]
-        here = plain_hooks.run(getattr(loaded, side).model, loaded.ids(side, (run.chosen_prompts[line.prompt].text,))[0])
+        here = plain_hooks.run(getattr(loaded, side).model, loaded.passes.ids(side, (run.chosen_prompts[line.prompt].text,))[0])
         assert line.refusal_logprob == pytest.approx(here[which].exp().sum().log().item(), abs=1e-4)
 
 
@@ -222,7 +222,7 @@ def test_without_answers_exact_match_is_blank_and_says_so(pair):
 def test_an_answer_ends_where_the_models_window_does(asked):
     task = questions.task(Run("behaviour", **asked | {"new_tokens": 100, "limit": 2}))
     list(task.steps())
-    longest = len(load_pair(asked["pair"], "cpu").ids("base", (task.run.chosen_prompts[1].text,))[0])
+    longest = len(load_pair(asked["pair"], "cpu").passes.ids("base", (task.run.chosen_prompts[1].text,))[0])
     assert task.table()["tokens"].max() <= 64 - longest and any("64 tokens" in said for said in task.notices)
 
 

@@ -32,9 +32,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def room(made, tmp_path, monkeypatch, own_store):
-    monkeypatch.setattr(registry, "_pairs", {})
-    monkeypatch.setattr(registry, "_weights", {})
+def room(made, tmp_path, own_store):
+    registry.unload()
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path
 

@@ -22,7 +22,7 @@ def test_a_hundred_random_cells_equal_plain_hooks(own_store):
     loaded = load_pair("demo-cognitive", "cpu")
     shortest = sorted(Run("patch").chosen_prompts, key=lambda prompt: len(prompt.text))[:10]
     texts = tuple(prompt.text for prompt in shortest)
-    donor, trace = loaded.trace("base", texts, False), loaded.trace("tuned", texts, True)
+    donor, trace = loaded.passes.trace("base", texts, False), loaded.passes.trace("tuned", texts, True)
     rng, cells = random.Random(0), {}
     for _ in range(10):
         stream = rng.choice(STREAMS)

@@ -36,12 +36,12 @@ def made(tmp_path_factory):
 def room(made, tmp_path, monkeypatch, own_store):
     """A copy of these to break; nothing loaded before or after."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(registry, "_pairs", {})
-    monkeypatch.setattr(registry, "_weights", {})
+    registry.unload()
     for module in (pair_file, gguf):
         monkeypatch.setattr(module, "MODELS", tmp_path / "converted")
     monkeypatch.setattr(loading, "CACHE", tmp_path / "cache")
-    return tmp_path
+    yield tmp_path
+    registry.unload()
 
 
 def logits(model) -> torch.Tensor:
@@ -87,7 +87,7 @@ def test_every_kind_of_pair_is_the_models_that_it_names(room, kind):
         expected = merged(room / folder, adapter and room / adapter)
         torch.testing.assert_close(logits(anatomy.model), logits(expected), atol=2e-5, rtol=0)
     table = mechdiff.run(Run("patch", pair=path, prompts=write_prompts(room / "p.jsonl", 6), layers=(2,), device="cpu"))
-    assert len(table) == 6 and table["kl"].min() > 1e-6 and not loaded.by_hooks
+    assert len(table) == 6 and table["kl"].min() > 1e-6 and not loaded.preflight.by_hooks
 
 
 def storages(*models) -> dict[int, int]:
@@ -132,15 +132,15 @@ def test_whatever_an_adapter_replaces_the_base_stays_as_it_was(room, family, det
 def test_two_threads_one_asking_the_base_and_one_the_tuned_model_get_the_right_answers(room):
     loaded = load(room, FOLDER, LORA[0])
     texts = [(f"w{i} w{i + 1} w{2 * i}",) for i in range(12)]
-    expected = {(side, text): loaded.trace(side, text, True).logprobs for side in ("base", "tuned") for text in texts}
+    expected = {(side, text): loaded.passes.trace(side, text, True).logprobs for side in ("base", "tuned") for text in texts}
     assert all((expected["base", text] - expected["tuned", text]).abs().max() > 1e-3 for text in texts)
-    loaded._traces.clear()
+    loaded.passes.clear()
     found, start = {}, threading.Barrier(2)
 
     def ask(side):
         start.wait()
         for text in texts:
-            found[side, text] = loaded.trace(side, text, True).logprobs
+            found[side, text] = loaded.passes.trace(side, text, True).logprobs
 
     threads = [threading.Thread(target=ask, args=(side,)) for side in ("base", "tuned")]
     for thread in threads:
@@ -178,7 +178,7 @@ def test_offloaded_layers_give_the_same_numbers(room, question):
     paths = [write_pair(room, FOLDER, TUNED, options) for options in ("", OFFLOADED.replace("\n", " "), 'device_map = "auto"')]
     plain, offloaded, auto = (mechdiff.run(Run(question, pair=path, **asked)) for path in paths)
     loaded = load_pair(paths[1], "cpu")
-    assert loaded.base.model.model.layers[0].mlp.up_proj.weight.device.type == "meta" and not loaded.by_hooks
+    assert loaded.base.model.model.layers[0].mlp.up_proj.weight.device.type == "meta" and not loaded.preflight.by_hooks
     numbers = plain.select_dtypes("float").columns
     for other in (offloaded, auto):
         assert (plain[numbers] - other[numbers]).abs().max().max() < 1e-5

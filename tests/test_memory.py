@@ -15,7 +15,7 @@ import mechdiff
 from mechdiff import Run, UserError, questions
 from mechdiff.engine import memory
 from mechdiff.engine.anatomy import Anatomy
-from mechdiff.engine.memory import Budget, Passes, in_parts
+from mechdiff.engine.memory import Budget, PassCache, in_parts
 from mechdiff.models import offload
 from mechdiff.models.registry import load_pair, unload
 from mechdiff.questions.prompt.reading import Reading
@@ -98,7 +98,7 @@ def room(monkeypatch):
     """A device with room for 100 bytes of passes, and main memory for 250."""
     monkeypatch.setitem(memory._budgets, META, Budget(META, 200))
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 250 / memory.HOST, "available": 0}))
-    return Passes()
+    return PassCache()
 
 
 def test_passes_leave_for_main_memory_and_come_back_and_are_at_last_forgotten(room):
@@ -207,7 +207,7 @@ def test_models_that_take_turns_give_the_same_numbers(study, monkeypatch):
     unload()
     monkeypatch.setattr(offload, "away", lambda master: torch.full_like(master, torch.nan))
     loaded = load_pair(study["pair"], "cpu")
-    loaded.take_turns("cpu")
+    loaded.placement.take_turns("cpu")
     for request, table in zip(asked, expected):
         pd.testing.assert_frame_equal(mechdiff.run(request), table, check_exact=False, atol=1e-6, obj=repr(request)[:60])
     there = {side: not bool(getattr(loaded, side).model.lm_head.weight.isnan().any()) for side in ("base", "tuned")}
@@ -218,8 +218,8 @@ def test_models_that_take_turns_give_the_same_numbers(study, monkeypatch):
 def test_models_change_places_once_and_not_for_every_block(pair, own_store, monkeypatch):
     monkeypatch.setattr(measure, "CPU_PIECE", 256)  # more rows than one pass holds: block by block
     loaded, changes = load_pair(pair["pair"], "cpu"), []
-    loaded.take_turns("cpu")
-    monkeypatch.setattr(offload, "release", lambda device: changes.append(set(loaded.offload.here)))
+    loaded.placement.take_turns("cpu")
+    monkeypatch.setattr(offload, "release", lambda device: changes.append(set(loaded.placement.offload.here)))
     mechdiff.run(Run("heads", **pair))
     assert len(changes) == 3, "the recipient for the check, the donor's passes, the recipient again"
 

@@ -41,8 +41,7 @@ def root(made, tmp_path, monkeypatch, own_store):
     for module in (pair_file, gguf):
         monkeypatch.setattr(module, "MODELS", tmp_path / "converted")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(registry, "_pairs", {})
-    monkeypatch.setattr(registry, "_weights", {})
+    registry.unload()
     return made
 
 

@@ -198,7 +198,7 @@ def test_one_position_is_the_decision_token_under_its_old_key(states):
     assert sum(one.steps()) == 40 and one.groups.equal(torch.arange(20))
     block = one.blocks[0]
     assert one.key("base", block, "heads") == key(**one.identity.states("base", block, "heads"))
-    trace = load_pair(one.identity.run.spec, "cpu").trace("tuned", tuple(p.text for p in block), keep_calls=False)
+    trace = load_pair(one.identity.run.spec, "cpu").passes.trace("tuned", tuple(p.text for p in block), keep_calls=False)
     assert one.read("tuned", "mlp_out")[:, :16].equal(trace.states["mlp_out"])
 
 

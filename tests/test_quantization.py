@@ -35,7 +35,7 @@ def test_a_quantized_pair_runs_by_rows_on_weights_of_fewer_bytes(pair, tmp_path,
     loaded = load_pair(path, "cpu")
     asked = {"prompts": write_prompts(tmp_path / "p.jsonl", 6), "layers": (1,), "device": "cpu"}
     near, exact = (mechdiff.run(Run("patch", pair=p, **asked))["kl"].mean() for p in (path, plain.pair.path))
-    assert not loaded.by_hooks and loaded.parity["tuned"] <= loaded.parity_limit("tuned")
+    assert not loaded.preflight.by_hooks and loaded.parity["tuned"] <= loaded.preflight.limit("tuned")
     assert 0.3 * exact < near < 3 * exact and near != exact
     weights = [loaded.base.layers[0].mlp.up_proj.weight, plain.base.layers[0].mlp.up_proj.weight]
     assert weights[0].nbytes <= weights[1].nbytes / (4 if bits == "8bit" else 8)

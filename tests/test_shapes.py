@@ -32,10 +32,9 @@ OTHERS = {
 
 
 @pytest.fixture
-def asked(tmp_path, monkeypatch, own_store):
+def asked(tmp_path, own_store):
     """What a request on a pair of unlike models says: asked(changes of the tuned model)."""
-    monkeypatch.setattr(registry, "_pairs", {})
-    monkeypatch.setattr(registry, "_weights", {})
+    registry.unload()
 
     def ask(**changes):
         write_model(tmp_path / "base", 0)

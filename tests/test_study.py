@@ -204,8 +204,7 @@ def test_transplants_take_weights_and_not_states(study):
     loaded, run = load_pair(study["pair"], "cpu"), Run("transplant", **study)
     loaded.tuned.layers[2].mlp.load_state_dict(loaded.base.layers[2].mlp.state_dict())
     questions.default().clear()
-    loaded._traces.clear()
-    loaded._transplants.clear()
+    loaded.passes.clear()
     again = mechdiff.run(run).groupby(["stream", "layer"])["kl"].max()
     assert again["mlp_out", 2] < 1e-6 < again.drop(("mlp_out", 2)).min()
 

@@ -16,9 +16,11 @@ import psutil
 import torch
 from torch import Tensor
 
+from mechdiff.common.bounded import own
 from mechdiff.common.errors import UserError
 
 SHARE = 0.8  # of what is free
+WEIGHTS = 0.5  # of a device's memory, for the weights of all loaded pairs; a pair that needs more is alone
 PIECES, PASSES = 0.25, 0.5  # shares of the budget: one piece's states and logits; cached clean passes
 TRIES = 4  # of a piece that cannot be halved any more
 HOST = 0.4  # share of main memory for clean passes that do not fit on a GPU
@@ -51,7 +53,7 @@ class Budget:
         self.shrunk += 1
         for passes in list(self.passes):
             passes.leave()
-        release(self.device)
+        release(self.device.type)
 
 
 _budgets: dict[torch.device, Budget] = {}
@@ -84,23 +86,37 @@ def allowed(device: torch.device) -> int:
         return int(SHARE * psutil.virtual_memory().available)
     held = max(torch.cuda.memory_allocated(device), _expected.get(device, 0))
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - held
-    limit = os.environ.get(VARIABLE)
+    limit = stated_limit()
     if limit is None:
         return int(SHARE * free)
-    try:
-        left = int(float(limit) * 2**30) - held
-    except ValueError:
-        raise UserError(f"{VARIABLE} is '{limit}', which is not a number of GiB.\nTry:  {VARIABLE}=24") from None
+    left = limit - held
     if left < 1 << 30:
         raise UserError(
-            f"{VARIABLE} is {limit} GiB, and the weights alone take {held / 2**30:.1f}.\nTry:  {VARIABLE}={held / 2**30 + 4:.0f}"
+            f"{VARIABLE} is {limit / 2**30:g} GiB, and the weights alone take {held / 2**30:.1f}.\n"
+            f"Try:  {VARIABLE}={held / 2**30 + 4:.0f}"
         )
     return min(left, free)
 
 
-def release(device: torch.device) -> None:
-    """Free the memory that torch keeps for later."""
-    if device.type == "cuda":
+def stated_limit() -> int | None:
+    """The bytes that `MECHDIFF_MEMORY` allows on a GPU; None if it is not set. Raises UserError if it is not a number."""
+    limit = os.environ.get(VARIABLE)
+    try:
+        return None if limit is None else int(float(limit) * 2**30)
+    except ValueError:
+        raise UserError(f"{VARIABLE} is '{limit}', which is not a number of GiB.\nTry:  {VARIABLE}=24") from None
+
+
+def room_for_weights(kind: str) -> int:
+    """Bytes that the weights of all loaded pairs may take together. kind: `cuda` for the GPU's memory, `cpu` for main memory."""
+    if kind == "cuda":
+        return int(WEIGHTS * (stated_limit() or torch.cuda.mem_get_info()[1]))
+    return int(WEIGHTS * psutil.virtual_memory().total)
+
+
+def release(kind: str) -> None:
+    """Free the memory of a kind of device that torch keeps for later."""
+    if kind == "cuda":
         torch.cuda.empty_cache()
 
 
@@ -150,10 +166,11 @@ class Pass(Protocol):
     def to(self, device: torch.device) -> "Pass": ...
 
 
-class Passes:
+class PassCache:
     """A cache of clean passes, by name: on their device while they fit, then in main memory, then dropped."""
 
     def __init__(self):
+        own(self)
         self._near: OrderedDict[Hashable, Any] = OrderedDict()
         self._far: OrderedDict[Hashable, tuple[torch.device, Any]] = OrderedDict()
 

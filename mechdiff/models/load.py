@@ -29,7 +29,7 @@ def load_weights(pair: Pair, source: Source, device: str, dtype: str):
 
     folder = source.local()
     tensors(folder)
-    placed = placement(pair, folder, device, dtype)
+    placed = device_options(pair, folder, device, dtype)
     with load_errors(folder):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -68,7 +68,7 @@ def check_architecture(folder: Path, pair: Pair) -> None:
     )
 
 
-def placement(pair: Pair, folder: Path, device: str, dtype: str) -> dict:
+def device_options(pair: Pair, folder: Path, device: str, dtype: str) -> dict:
     """Where from_pretrained puts the weights, if not in main memory first: quantized ones are never moved afterwards."""
     import torch
 

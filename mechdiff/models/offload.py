@@ -36,7 +36,7 @@ class OneAtATime:
         if not self.here >= wanted.keys():
             for found in self.tensors.values():
                 self._leave({name: tensor for name, tensor in found.items() if name not in wanted})
-            release(self.device)
+            release(self.device.type)
             self._come(wanted)
         yield
 

@@ -9,22 +9,35 @@ import logging
 import sys
 import threading
 import warnings
+import weakref
+from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
+from mechdiff.common import bounded
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.terms import DEVICES, DTYPES
-from mechdiff.inputs.pair_file import Pair, read_pair
+from mechdiff.inputs.pair_file import Pair, Source, read_pair
 from mechdiff.inputs.tokenizers import load_tokenizers
 from mechdiff.inputs.weight_files import tensors
 from mechdiff.models.load import check_architecture, load_weights, trained_elsewhere, with_adapter
-from mechdiff.models.loaded_pair import LoadedPair, memory_errors
+from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.models.locks import FairLock, Together
+from mechdiff.models.pairs_in_memory import PairsInMemory
 
 SHARE_OF_FREE = 0.8  # of a GPU's free memory, that the weights of both models may take
 
 
-_weights: dict = {}
-_pairs: dict = {}
+@dataclass(eq=False)
+class Weights:
+    """A model without adapters, and the lock that whoever runs it holds."""
+
+    model: Any
+    lock: FairLock
+
+
+_weights: weakref.WeakValueDictionary[tuple, Weights] = weakref.WeakValueDictionary()  # as long as a pair has them
+_pairs = {kind: PairsInMemory(kind) for kind in ("cpu", "cuda")}
 _loading = threading.RLock()
 
 
@@ -71,10 +84,16 @@ def load_pair(name: str | Pair, device: str = "auto", dtype: str | None = None, 
     dtype = resolve_dtype(dtype, pair, device)
     with _loading:
         apart = device == "cuda" and in_turn(pair, dtype, offload)
-        identity = (pair, device, dtype, apart)
-        if identity not in _pairs:
-            _pairs[identity] = _load(pair, device, dtype, apart)
-        return _pairs[identity]
+        pairs, identity = pairs_on(device, apart), (pair, device, dtype, apart)
+        if (loaded := pairs.get(identity)) is None:
+            loaded = _load(pair, device, dtype, apart)
+            pairs.put(identity, loaded)
+        return loaded
+
+
+def pairs_on(device: str, apart: bool) -> PairsInMemory:
+    """The pairs in the same memory. apart: models that take turns on a GPU wait in main memory."""
+    return _pairs["cpu" if apart else device]
 
 
 def keep(loaded: LoadedPair, device: str, dtype: str, apart: bool = False) -> None:
@@ -82,7 +101,7 @@ def keep(loaded: LoadedPair, device: str, dtype: str, apart: bool = False) -> No
     from mechdiff.engine import memory
 
     with _loading:
-        _pairs[loaded.pair, device, dtype, apart] = loaded
+        pairs_on(device, apart).put((loaded.pair, device, dtype, apart), loaded)
         memory.forget()
 
 
@@ -92,18 +111,29 @@ def in_turn(pair: Pair, dtype: str, offload: str) -> bool:
 
     if offload == "off" or pair.base.weights == pair.tuned.weights or pair.device_map or pair.quantization:
         return False
-    if offload == "on" or (pair, "cuda", dtype, True) in _pairs:
+    if offload == "on" or _pairs["cpu"].get((pair, "cuda", dtype, True)) is not None:
         return True
-    if (pair, "cuda", dtype, False) in _pairs:
+    if _pairs["cuda"].get((pair, "cuda", dtype, False)) is not None:
         return False
-    numbers = sum(one.count for side in (pair.base, pair.tuned) for one in tensors(side.local()).values())
-    return numbers * getattr(torch, dtype).itemsize > SHARE_OF_FREE * torch.cuda.mem_get_info()[0]
+    size = bytes_to_load(pair, "cuda", dtype)
+    _pairs["cuda"].make_room(size)
+    return size > SHARE_OF_FREE * torch.cuda.mem_get_info()[0]
+
+
+def bytes_to_load(pair: Pair, device: str, dtype: str, apart: bool = False) -> int:
+    """The size of the weights that a pair needs and that are not in memory yet, as their files give it."""
+    import torch
+
+    sources = {source.weights for source in (pair.base, pair.tuned)}
+    absent = [source for source in sources if weights_identity(pair, source, device, dtype, apart) not in _weights]
+    numbers = sum(stored.count for source in absent for stored in tensors(source.local()).values())
+    return numbers * getattr(torch, dtype).itemsize
 
 
 def unload() -> None:
-    """Forget every loaded pair."""
+    """Forget every loaded pair, and all else that is kept in memory only to be faster."""
     with _loading:
-        _pairs.clear()
+        bounded.clear_all()
         _weights.clear()
         gc.collect()
         if memory := sys.modules.get("mechdiff.engine.memory"):
@@ -114,34 +144,37 @@ def _load(pair: Pair, device: str, dtype: str, apart: bool = False) -> LoadedPai
     """apart: the models wait in main memory, and take turns on the GPU."""
     from mechdiff.engine import memory
     from mechdiff.engine.anatomy import Anatomy, Unreadable
+    from mechdiff.models.placement import memory_errors
 
     quiet()
     try:
         with memory_errors(pair, device):
             for source in (pair.base, pair.tuned):
                 check_architecture(source.local(), pair)
-            tokenizers, sides, locks, notices = load_tokenizers(pair), [], [], []
+            tokenizers, sides, parts, notices = load_tokenizers(pair), [], [], []
+            pairs_on(device, apart).make_room(bytes_to_load(pair, device, dtype, apart))
             for source in (pair.base, pair.tuned):
-                model, lock = _base_weights(pair, source.weights, "cpu" if apart else device, dtype, apart)
-                with lock:  # another pair may be running it: its hooks must not be copied, and the probe needs its own kernel
-                    if source.adapter:
-                        model = with_adapter(model, source.adapter_folder())
+                weights = _base_weights(pair, source.weights, "cpu" if apart else device, dtype, apart)
+                model, parts = weights.model, [*parts, weights]
+                with weights.lock:  # another pair may be running it: its hooks must not be copied, and the probe needs its kernel
+                    if (folder := source.adapter_folder()) is not None:
+                        model = with_adapter(model, folder)
                         notices += trained_elsewhere(source)
                     sides.append(Anatomy(model))
-                locks.append(lock)
-            loaded = LoadedPair(pair, tokenizers, *sides, together(locks), notices)
+            base, tuned = sides
+            loaded = LoadedPair(pair, tokenizers, base, tuned, together(parts), parts, notices)
             if apart:
-                loaded.take_turns(device)
+                loaded.placement.take_turns(device)
             memory.forget()
             return loaded
     except Unreadable as error:
         raise UserError(f"{pair.name}: mechdiff cannot read this architecture: {error}.") from error
 
 
-def together(locks: list[FairLock]) -> FairLock | Together:
-    """One lock over two models' weights: another pair may have either of them."""
-    order = [lock for _, lock in _weights.values() if lock in locks]
-    return order[0] if len(order) == 1 else Together(order)
+def together(parts: list[Weights]) -> FairLock | Together:
+    """One lock over two models' weights: another pair may have either of them. Every pair takes them in the same order."""
+    locks = sorted({weights.lock for weights in parts}, key=id)
+    return locks[0] if len(locks) == 1 else Together(locks)
 
 
 def quiet() -> None:
@@ -155,12 +188,18 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="peft")
 
 
-def _base_weights(pair: Pair, source, device: str, dtype: str, apart: bool = False):
-    """A model without adapters: loaded once per source, device, dtype, kernel, quantization and device map, with its lock.
+def weights_identity(pair: Pair, source: Source, device: str, dtype: str, apart: bool) -> tuple:
+    """What a model without adapters depends on: source, device, dtype, kernel, quantization and device map.
 
     apart: for models that take turns, which move their weights and so share none with another pair.
     """
-    identity = (source, device, dtype, pair.kernel, pair.quantization, pair.device_map, pair.trust_remote_code, apart and pair)
-    if identity not in _weights:
-        _weights[identity] = load_weights(pair, source, device, dtype), FairLock()
-    return _weights[identity]
+    return source, device, dtype, pair.kernel, pair.quantization, pair.device_map, pair.trust_remote_code, apart and pair
+
+
+def _base_weights(pair: Pair, source: Source, device: str, dtype: str, apart: bool) -> Weights:
+    """A model without adapters, loaded once, with its lock."""
+    identity = weights_identity(pair, source, device, dtype, apart)
+    if (weights := _weights.get(identity)) is None:
+        weights = Weights(load_weights(pair, source, device, dtype), FairLock())
+        _weights[identity] = weights
+    return weights

@@ -179,7 +179,7 @@ class BehaviourTask(Task):
         """Both models' clean next-token distributions, by side, and the conditions as rows."""
         from mechdiff.engine.build_rows import as_rows
 
-        traces = {side: loaded.trace(side, texts, False) for side in SIDES}
+        traces = {side: loaded.passes.trace(side, texts, False) for side in SIDES}
         rows = as_rows(conditions, getattr(loaded, self.recipient), traces[self.donor], traces[self.recipient], maps)
         return {side: trace.logprobs for side, trace in traces.items()}, rows
 
@@ -272,7 +272,7 @@ class Openings:
     def __init__(self, loaded: LoadedPair, side: str, block: list[Prompt], n: int):
         self.loaded, self.side, self.block, self.n, self.batches = loaded, side, block, n, []
         self.tokenizer = getattr(loaded.tokenizers, side)
-        self.ids = loaded.ids(side, tuple(prompt.text for prompt in block))
+        self.ids = loaded.passes.ids(side, tuple(prompt.text for prompt in block))
         self.values = {name: np.full(len(block) * n, np.nan, np.float32) for name in MEASURES}
         self.likeliest = np.zeros(len(block) * n, int)
 
@@ -303,6 +303,6 @@ class Openings:
             for place, prompt in enumerate(members):
                 if self.block[prompt].choices:
                     here, mine = range(place * self.n, (place + 1) * self.n), slice(prompt * self.n, (prompt + 1) * self.n)
-                    with self.loaded.at_work(self.side):
+                    with self.loaded.placement.at_work(self.side):
                         scores, right = score_choices(decoding, self.tokenizer, self.ids[prompt], self.block[prompt], here)
                     self.values["choice_logprob"][mine], self.values["choice_right"][mine] = scores, right

@@ -81,6 +81,6 @@ def shaped_pair(shape: str, folder: Path, tokens: int, device: str, dtype: str |
     texts.vocabulary, texts.tokens = SHAPES[shape]["vocab_size"], tokens
     loaded = LoadedPair(pair, texts, *sides, FairLock())
     if in_turn:
-        loaded.take_turns(device)
+        loaded.placement.take_turns(device)
     registry.keep(loaded, device, dtype, in_turn)
     return str(path)

@@ -55,12 +55,12 @@ class ParityTask(TableTask):
         for side in SIDES:
             self.entering(f"checking the {side} model against plain hooks")
             yield
-            loaded.check_parity(side, self.texts)
-            engine = "hooks" if side in loaded.by_hooks else "rows"
+            loaded.preflight.check(side, self.texts)
+            engine = "hooks" if side in loaded.preflight.by_hooks else "rows"
             self.progress.done += 1
             self.entering(f"timing the {side} model")
             yield
-            lines.append((side, loaded.parity[side], loaded.parity_limit(side), engine, *self._seconds(loaded, side)))
+            lines.append((side, loaded.parity[side], loaded.preflight.limit(side), engine, *self._seconds(loaded, side)))
             self.progress.done += side != SIDES[-1]
         self.notices = loaded.notices
         return pd.DataFrame(lines, columns=COLUMNS)
@@ -68,8 +68,8 @@ class ParityTask(TableTask):
     def _seconds(self, loaded, side: str) -> tuple[float, float]:
         from mechdiff.models.parity import pace
 
-        other = side if loaded.offload else SIDES[side == SIDES[0]]  # models that take turns cannot both be on the GPU
+        other = side if loaded.placement.offload else SIDES[side == SIDES[0]]  # models that take turns cannot both be on the GPU
         donor, recipient = getattr(loaded, other), getattr(loaded, side)
-        donor_ids, recipient_ids = loaded.ids(other, self.texts), loaded.ids(side, self.texts)
-        with loaded.at_work(other, side):
-            return pace(donor, recipient, donor_ids, recipient_ids, side in loaded.by_hooks)
+        donor_ids, recipient_ids = loaded.passes.ids(other, self.texts), loaded.passes.ids(side, self.texts)
+        with loaded.placement.at_work(other, side):
+            return pace(donor, recipient, donor_ids, recipient_ids, side in loaded.preflight.by_hooks)

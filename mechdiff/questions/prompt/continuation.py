@@ -120,7 +120,7 @@ class ContinuationTask(TableTask):
         for _ in range(self.request.tokens):
             for name, voice in self.voices.items():
                 if not voice.ended:
-                    with loaded.at_work(self._side(name)):
+                    with loaded.placement.at_work(self._side(name)):
                         voice.write(self.request.temperature)
                 self.progress.done += 1
             yield
@@ -133,7 +133,7 @@ class ContinuationTask(TableTask):
         return sides(self.run.direction)[1] if name == PATCHED else name
 
     def _check_window(self, loaded) -> None:
-        window, tokens = loaded.base.window, len(loaded.ids("base", (self.prompt.text,))[0])
+        window, tokens = loaded.base.window, len(loaded.passes.ids("base", (self.prompt.text,))[0])
         if window is not None and tokens + self.request.tokens > window:
             raise UserError(
                 f"After the prompt's {tokens} tokens {self.run.spec.name} has room for {window - tokens} more, not "
@@ -147,7 +147,7 @@ class ContinuationTask(TableTask):
         donor, recipient = sides(self.run.direction)
         maps = yield from fit_maps(self.run, self.identity, self.store, list(self.stack), self.progress)
         texts = (self.prompt.text,)
-        states = loaded.trace(donor, texts, False, self.place), loaded.trace(recipient, texts, True, self.place)
+        states = loaded.passes.trace(donor, texts, False, self.place), loaded.passes.trace(recipient, texts, True, self.place)
         return as_rows([Stack(self.stack)], getattr(loaded, recipient), *states, maps)
 
     def _voice(self, loaded, name: str, rows) -> Voice:
@@ -156,8 +156,8 @@ class ContinuationTask(TableTask):
         from mechdiff.engine.decoding import Decoding
 
         side = self._side(name)
-        ids = torch.tensor(loaded.ids(side, (self.prompt.text,)))
-        with loaded.at_work(side):
+        ids = torch.tensor(loaded.passes.ids(side, (self.prompt.text,)))
+        with loaded.placement.at_work(side):
             decoding = Decoding(getattr(loaded, side), ids, rows if name == PATCHED else None, self.run.back)
         generator = torch.Generator().manual_seed(self.run.seed)
         return Voice(getattr(loaded.tokenizers, side), decoding, generator, loaded.tokenizers.ends(side))

@@ -67,11 +67,11 @@ class NextTokensTask(TableTask):
         loaded = self.identity.load()
         donor_side, recipient_side = sides(self.run.direction)
         texts = tuple(prompt.text for prompt in self.block)
-        loaded.check_parity(recipient_side, texts)
+        loaded.preflight.check(recipient_side, texts)
         maps = yield from fit_maps(self.run, self.identity, self.store, [self.request.condition], self.progress)
         at = Place(self.run.back)
-        donor = loaded.trace(donor_side, texts, False, at)
-        recipient = loaded.trace(recipient_side, texts, True, at)
+        donor = loaded.passes.trace(donor_side, texts, False, at)
+        recipient = loaded.passes.trace(recipient_side, texts, True, at)
         rows = as_rows([self.request.condition], getattr(loaded, recipient_side), donor, recipient, maps)
         patched = []
 

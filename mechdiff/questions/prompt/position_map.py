@@ -78,9 +78,9 @@ class PositionMapTask(TableTask):
         """The pair and the prompt's token ids, after one clean pass of both models, which contains what each column needs."""
         loaded = self.identity.load()
         self.entering("reading the prompt")
-        ids = loaded.ids("base", (self.prompt.text,))[0]
+        ids = loaded.passes.ids("base", (self.prompt.text,))[0]
         for side in SIDES:
-            loaded.trace(side, (self.prompt.text,), True, Place(len(ids) - 1))
+            loaded.passes.trace(side, (self.prompt.text,), True, Place(len(ids) - 1))
             yield
         return loaded, ids
 

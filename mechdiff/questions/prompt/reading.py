@@ -59,8 +59,8 @@ class ReadingTask(TableTask):
         self.entering("reading the prompt")
         states = {}
         for side in SIDES:
-            ids = loaded.ids(side, (self.prompt.text,))[0]
-            with loaded.at_work(side):
+            ids = loaded.passes.ids(side, (self.prompt.text,))[0]
+            with loaded.placement.at_work(side):
                 states[side] = self._states(getattr(loaded, side), ids)
             yield
         own, words = self._own(loaded, ids), loaded.tokenizers.labels(ids, SIDES[-1])
@@ -68,7 +68,7 @@ class ReadingTask(TableTask):
             own, words, states = own[-1:], words[-1:], {side: rows[-1:] for side, rows in states.items()}
         self.progress.total, parts, shared = len(words), [], vocabulary_of(loaded)
         for start in range(0, self.total, PIECE):
-            with loaded.at_work():
+            with loaded.placement.at_work():
                 parts += self._compare(loaded, shared, words, own, states, range(start, min(start + PIECE, self.total)))
             self.progress.done = min(start + PIECE, self.total - 1)
             yield
@@ -100,7 +100,7 @@ class ReadingTask(TableTask):
 
         logprobs = {}
         for side in SIDES:
-            with torch.no_grad(), loaded.resident(side):
+            with torch.no_grad(), loaded.placement.resident(side):
                 logits = getattr(loaded, side).logits(states[side][piece.start : piece.stop])
             logprobs[side] = logits.float().log_softmax(-1)
         lines, within = [], logprobs

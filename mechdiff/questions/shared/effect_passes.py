@@ -34,7 +34,7 @@ class Passes:
     def steps(self) -> Iterator[None]:
         """Every pass that is not complete. On a GPU a pass is stored while the next one is computed."""
         plan, keep = self.plan, nothing_to_store
-        if self.loaded.offload:  # all of the donor's passes first: the models then change places once, and not for every block
+        if self.loaded.placement.offload:  # all of the donor's passes first, so that the models change places once
             for number in plan.missing_blocks:
                 yield from self.read(self.donor, [number], False)
                 yield
@@ -59,7 +59,7 @@ class Passes:
         """
         plan, lacking = self.plan, self.plan.missing_blocks
         rows = len(plan.conditions) * sum(len(plan.blocks[number]) for number in lacking) * plan.place.span
-        fits = rows <= self.most_rows and self.loaded.holds(self.recipient, plan.prompts_of(lacking))
+        fits = rows <= self.most_rows and self.loaded.passes.fits(self.recipient, plan.prompts_of(lacking))
         return [lacking] if fits else [[number] for number in range(len(plan.blocks))]
 
     @property
@@ -92,10 +92,10 @@ class Passes:
         recipient = yield from self.read(self.recipient, numbers, True)
         conditions = [c for group in dict.fromkeys(chunk.conditions for chunk in chunks) for c in group]
         transplanted = any(part.transplant for condition in conditions for part in condition.parts)
-        transplants = loaded.transplants(self.recipient, texts, plan.place) if transplanted else None
+        transplants = loaded.passes.transplants(self.recipient, texts, plan.place) if transplanted else None
         shared = vocabularies.vocabulary_of(loaded)
         within = shared and (getattr(shared, self.donor), getattr(shared, self.recipient))
-        lengths = loaded.lengths(texts, plan.place)
+        lengths = loaded.passes.lengths(texts, plan.place)
         measure = Measure(len(conditions), donor, recipient, self.token_ids(), True, lengths, within)
         rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, self.maps, transplants)
         before, expected = progress.done, plan.cells([chunk for chunk in chunks if not chunk.effects])
@@ -114,11 +114,11 @@ class Passes:
         """One side's clean pass over some blocks, with a step after each block that has to be computed."""
         loaded, plan = self.loaded, self.plan
         texts = plan.prompts_of(numbers)
-        if len(numbers) > 1 and loaded.known(side, texts, keep_calls, plan.place) is None:
+        if len(numbers) > 1 and loaded.passes.known(side, texts, keep_calls, plan.place) is None:
             for number in numbers:
-                loaded.trace(side, plan.prompts_of([number]), keep_calls, plan.place)
+                loaded.passes.trace(side, plan.prompts_of([number]), keep_calls, plan.place)
                 yield
-        return loaded.trace(side, texts, keep_calls, plan.place)
+        return loaded.passes.trace(side, texts, keep_calls, plan.place)
 
     def keep(self, chunks: list[Chunk], numbers: list[int], measure: Measure, counts: dict) -> None:
         """Store a pass, whose rows are the chunks' conditions and whose columns are the blocks' prompts.

@@ -56,7 +56,7 @@ class EffectsTask(Task):
         loaded = self.plan.identity.load()
         self.entering("checking against plain hooks")
         yield
-        loaded.check_parity(sides(self.run.direction)[1], self.plan.prompts_of([0]))
+        loaded.preflight.check(sides(self.run.direction)[1], self.plan.prompts_of([0]))
         self.model_notices = loaded.notices
         yield
         maps = yield from fit_maps(self.run, self.plan.identity, self.plan.store, self.conditions, self.progress)

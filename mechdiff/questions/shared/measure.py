@@ -134,12 +134,12 @@ def run_locked(
 ) -> Iterator[int]:
     """Run rows in a recipient, holding the weights' lock for one piece at a time. Yields the cells done."""
     anatomy = getattr(loaded, side)
-    if side in loaded.by_hooks:
-        pieces = run_hooks(anatomy, loaded.ids(side, texts, place), rows, measure, 1, recipient.span, recipient.read)
+    if side in loaded.preflight.by_hooks:
+        pieces = run_hooks(anatomy, loaded.passes.ids(side, texts, place), rows, measure, 1, recipient.span, recipient.read)
     else:
         pieces = run_rows(anatomy, recipient, rows, measure, *piece_sizes(anatomy))
     while True:
-        with loaded.at_work(side):
+        with loaded.placement.at_work(side):
             cells = next(pieces, None)
         if cells is None:
             return

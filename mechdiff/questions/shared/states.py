@@ -67,17 +67,17 @@ class States:
         loaded = self.identity.load()
         texts = tuple(prompt.text for prompt in block)
         if self.positions == 1:
-            return loaded.trace(side, texts, keep_calls=False).states
+            return loaded.passes.trace(side, texts, keep_calls=False).states
         return self._run_positions(loaded, side, texts)
 
     def _run_positions(self, loaded: LoadedPair, side: str, texts: tuple[str, ...]):
         from mechdiff.engine.trace import run_states
 
-        ids = [loaded.encode(text, side) for text in texts]
+        ids = [loaded.tokens.encode(text, side) for text in texts]
         before = [loaded.tokenizers.positions(text, self.characters[text], side) for text in texts]
         places = [[*earlier, len(i) - 1] for earlier, i in zip(before, ids)]
         anatomy = getattr(loaded, side)
-        with loaded.at_work(side):
+        with loaded.placement.at_work(side):
             return run_states(anatomy, ids, places)
 
     def compute(self, side: str, block: list[Prompt]) -> None:

@@ -33,7 +33,7 @@ def begin(loaded: LoadedPair, side: str, ids: list[list[int]], rows: Rows | None
         return Decoding(anatomy, padded, of_prompts(rows, members), 0, seen)
 
     for members in together(anatomy, ids):
-        with loaded.at_work(side):
+        with loaded.placement.at_work(side):
             batches += in_parts(read, members, anatomy.device)
         yield
     return batches
@@ -56,7 +56,7 @@ def write_on(loaded: LoadedPair, side: str, batches: list[Batch], n: int, count:
                 written[text].append(int(tokens[text]))
             if not going.any() or number == count - 1:
                 break
-            with loaded.at_work(side):
+            with loaded.placement.at_work(side):
                 decoding.step(tokens)
             yield number + 1
         for place, prompt in enumerate(members):
