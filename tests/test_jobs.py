@@ -1,18 +1,14 @@
 """Work in the background: what has ended, was cancelled or has failed does not stay in memory."""
 
-import sys
 import threading
 import time
 import weakref
-from pathlib import Path
 
+import jobs as module
 import pytest
 
 from mechdiff.common import bounded
 from mechdiff.questions.shared.task import Task
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
-import jobs as module
 
 
 class Large:

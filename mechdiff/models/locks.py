@@ -1,11 +1,11 @@
-"""Locks over weights: whoever runs a model holds its lock, and lets go between chunks."""
+"""Locks over weights: whoever runs a model holds its lock, and releases it between chunks."""
 
 import threading
 from collections import deque
 
 
 class FairLock:
-    """A lock that serves who waits longest, so that a long computation lets a short one in between its chunks."""
+    """A lock that serves waiting threads in order, so that a long computation lets a short one in between its chunks."""
 
     def __init__(self):
         self._guard, self._queue, self._held = threading.Lock(), deque(), False
@@ -29,7 +29,7 @@ class FairLock:
 
 
 class Together:
-    """Several locks held as one. Everybody takes them in the same order, so no two threads wait for each other."""
+    """Several locks held as one. All threads take them in the same order, so no two threads wait for each other."""
 
     def __init__(self, locks: list[FairLock]):
         self.locks = locks

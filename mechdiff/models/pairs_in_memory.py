@@ -2,14 +2,10 @@
 
 import gc
 import weakref
-from typing import TYPE_CHECKING
 
 from mechdiff.common.bounded import Bounded
 from mechdiff.common.terms import SIDES
 from mechdiff.models.loaded_pair import LoadedPair
-
-if TYPE_CHECKING:
-    import torch
 
 
 class PairsInMemory(Bounded[tuple, LoadedPair]):
@@ -26,19 +22,9 @@ class PairsInMemory(Bounded[tuple, LoadedPair]):
     @property
     def nbytes(self) -> int:
         """Bytes of all pairs' weights, those in use included."""
-        from mechdiff.models.offload import tensors
+        from mechdiff.models.offload import bytes_of
 
-        models = [getattr(pair, side).model for pair in list(self._alive.values()) for side in SIDES]
-        weights = {name: tensor for model in models for name, tensor in tensors(model).items()}
-        return sum(tensor.nbytes for tensor in weights.values() if self.holds(tensor))
-
-    def holds(self, tensor: "torch.Tensor") -> bool:
-        """Whether a tensor takes this memory. Models that take turns on a GPU stay in main memory too."""
-        import torch
-
-        if self.kind == "cuda":
-            return tensor.is_cuda and tensor.get_device() == torch.cuda.current_device()
-        return not tensor.is_meta
+        return bytes_of([getattr(pair, side).model for pair in list(self._alive.values()) for side in SIDES], self.kind)
 
     def get(self, key: tuple) -> LoadedPair | None:
         with self._lock:

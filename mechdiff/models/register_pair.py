@@ -1,7 +1,7 @@
-"""Pairs of one's own, added on this machine: checked, written as a pair file into the cache, and then found by name.
+"""A user's own pairs: checked, written as a pair file into the cache, and from then on available by name.
 
-The app may be served to others, so what it is given as a path has to lie in one folder (MECHDIFF_MODELS), and code that comes
-with a model is never trusted here.
+The app may be served to others, so a path must lie in one folder (MECHDIFF_MODELS), and code that comes with a model is never
+trusted here.
 """
 
 import json
@@ -26,7 +26,7 @@ MOST = 200  # pairs that may be added
 
 @dataclass(frozen=True)
 class Given:
-    """One side as it was typed: a hub id or a path in the allowed folder, its revision, and the same of an adapter on it.
+    """One side as the user typed it: a hub id or a path in the allowed folder, its revision, and the same for an adapter.
 
     model: empty for a tuned side that is only an adapter on the base.
     """
@@ -38,21 +38,21 @@ class Given:
 
 
 def inside(text: str) -> Path:
-    """A path in the allowed folder, with every link followed. Raises UserError for any other."""
+    """A path in the allowed folder, with every link resolved. Raises UserError for a path outside it."""
     root = OWN_MODELS.resolve()
     path = (root / text).resolve()
     if not path.is_relative_to(root):
         raise UserError(
-            f"{text} is not in {OWN_MODELS}, the one folder whose models may be opened from here.\n"
+            f"{text} is not in {OWN_MODELS}, the only folder whose models may be opened.\n"
             "Try:  put the model there, or start the app with MECHDIFF_MODELS=/the/folder"
         )
     return path
 
 
-def found(text: str, revision: str, file: str) -> tuple[str, str]:
-    """What was typed, as folder, gguf or hub, and the value. A hub id of something that was downloaded counts before a path.
+def located(text: str, revision: str, file: str) -> tuple[str, str]:
+    """A typed model or adapter as a pair file's entry: its key (folder, gguf or hub) and its value.
 
-    Raises UserError, with what to type, if it is neither.
+    Raises UserError, with what to type, if it is neither a path nor a downloaded hub id.
     """
     path = inside(text)
     if path.exists():
@@ -65,17 +65,17 @@ def found(text: str, revision: str, file: str) -> tuple[str, str]:
     return "hub", text
 
 
-def table(given: Given, side: str) -> dict[str, str]:
-    """One side as a pair file's table. Raises UserError for what is not here, or may not be opened."""
+def table_of(given: Given, side: str) -> dict[str, str]:
+    """One side as a pair file's table. Raises UserError for a model that is not on this machine, or may not be opened."""
     for revision in filter(None, (given.revision, given.adapter_revision)):
         if not REVISION.fullmatch(revision):
-            raise UserError(f"Revision {revision!r:.80} is no commit, branch or tag.\nTry:  main")
+            raise UserError(f"Revision {revision!r:.80} is not a commit, branch or tag.\nTry:  main")
     values = {}
     if given.model:
-        kind, value = found(given.model, given.revision, "config.json")
+        kind, value = located(given.model, given.revision, "config.json")
         values = {kind: value} | ({"revision": given.revision} if given.revision and kind == "hub" else {})
     if given.adapter:
-        kind, values["adapter"] = found(given.adapter, given.adapter_revision, "adapter_config.json")
+        kind, values["adapter"] = located(given.adapter, given.adapter_revision, "adapter_config.json")
         if given.adapter_revision and kind == "hub":
             values["adapter_revision"] = given.adapter_revision
     if not values:
@@ -85,18 +85,18 @@ def table(given: Given, side: str) -> dict[str, str]:
 
 
 def describe(name: str, domain: str, base: Given, tuned: Given) -> dict:
-    """The pair file that was asked for, as a table. Raises UserError for a name, domain or side that cannot be."""
+    """The new pair file as a table. Raises UserError for an invalid name, domain or side."""
     if not NAME.fullmatch(name):
-        raise UserError(f"The name {name!r:.60} has to be 1 to 40 letters, digits, dots, dashes.\nTry:  my-pair")
+        raise UserError(f"The name {name!r:.60} must be 1 to 40 letters, digits, dots or dashes.\nTry:  my-pair")
     if name in (*shipped_pairs(), *added_pairs()):
-        raise UserError(f"There is a pair {name} already.\nTry:  {name}-2")
+        raise UserError(f"The pair {name} already exists.\nTry:  {name}-2")
     if domain not in domains():
         raise one_of("Domain", domain, domains())
-    return {"domain": domain, "base": table(base, "base"), "tuned": table(tuned, "tuned")}
+    return {"domain": domain, "base": table_of(base, "base"), "tuned": table_of(tuned, "tuned")}
 
 
 def check(pair: Pair) -> list[str]:
-    """Raises UserError for a pair that cannot be studied at all. Returns what else to know: what it cannot be asked."""
+    """Raises UserError for a pair that cannot be studied at all. Returns notes on the questions that it does not support."""
     for side in SIDES:
         check_side(getattr(pair, side), pair)
     try:
@@ -108,50 +108,50 @@ def check(pair: Pair) -> list[str]:
 
 def check_side(source: Source, pair: Pair) -> None:
     if source.convertible:
-        return  # it has to be converted first, and can be from here
+        return  # it must be converted first, which the app offers
     folder = source.local()
     check_architecture(folder, pair)
     weight_files.tensors(folder)
     if not weight_files.has_tokenizer(source.tokenizer_folder()):
         raise UserError(f"{folder} has no tokenizer.\nTry:  copy the tokenizer's files from the model it was tuned from")
-    if source.adapter:
-        adapter_config(source.adapter_folder())
-        weight_files.adapter_tensors(source.adapter_folder())
+    if (adapter := source.adapter_folder()) is not None:
+        adapter_config(adapter)
+        weight_files.adapter_tensors(adapter)
 
 
 def add(name: str, domain: str, base: Given, tuned: Given) -> tuple[Pair, list[str]]:
-    """Check a pair and write its file, so that it is found by name here. Returns it, and what else to know.
+    """Check a pair and write its file, so that it is available by name. Returns the pair and notes for the user.
 
     Raises UserError, and writes nothing, for a pair that cannot be studied.
     """
-    wanted = describe(name, domain, base, tuned)
+    table = describe(name, domain, base, tuned)
     path = OWN_PAIRS / f"{name}.toml"
-    pair = parse_pair(wanted, path)
+    pair = parse_pair(table, path)
     notes = [] if any(getattr(pair, side).convertible for side in SIDES) else check(pair)
-    text = as_toml(wanted)
-    assert tomllib.loads(text) == wanted, "what is written is what was checked"
+    text = as_toml(table)
+    assert tomllib.loads(text) == table, "the file must say what was checked"
     try:
         OWN_PAIRS.mkdir(parents=True, exist_ok=True)
         if len(added_pairs()) >= MOST:
-            raise UserError(f"{MOST} pairs have been added already.\nTry:  rm {OWN_PAIRS}/NAME.toml")
+            raise UserError(f"There are already {MOST} added pairs, the most that are allowed.\nTry:  rm {OWN_PAIRS}/NAME.toml")
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UserError(f"There is a pair {name} already.\nTry:  {name}-2") from None
+        raise UserError(f"The pair {name} already exists.\nTry:  {name}-2") from None
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder") from None
     return pair, notes
 
 
-def as_toml(wanted: dict) -> str:
-    lines = [f"domain = {quoted(wanted['domain'])}"]
+def as_toml(table: dict) -> str:
+    lines = [f"domain = {quoted(table['domain'])}"]
     for side in SIDES:
-        lines += [f"[{side}]", *(f"{key} = {quoted(value)}" for key, value in wanted[side].items())]
+        lines += [f"[{side}]", *(f"{key} = {quoted(value)}" for key, value in table[side].items())]
     return "\n".join(lines) + "\n"
 
 
 def quoted(text: str) -> str:
-    """A TOML text. Raises UserError for one with signs that no path should have."""
+    """A TOML string. Raises UserError for characters that no path should have."""
     if not text.isprintable():
-        raise UserError(f"{text!r:.80} holds signs that cannot be printed.\nTry:  another name for the folder")
+        raise UserError(f"{text!r:.80} contains characters that cannot be printed.\nTry:  another name for the folder")
     return json.dumps(text, ensure_ascii=False)

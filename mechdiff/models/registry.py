@@ -1,7 +1,7 @@
 """Loaded pairs: weights in memory, each set once, with the lock that guards it.
 
-Hooks on a shared model are seen by every thread, so whoever runs a model holds the lock of its weights, and lets go between
-chunks. An adapter pair's tuned model is a second module tree over the same parameters, so it costs the adapter alone.
+Hooks on a shared model are seen by every thread, so whoever runs a model holds the lock of its weights, and releases it between
+chunks. An adapter pair's tuned model is a second module tree over the same parameters, so it takes only the adapter's memory.
 """
 
 import gc
@@ -42,7 +42,7 @@ _loading = threading.RLock()
 
 
 def resolve_device(device: str) -> str:
-    """auto: a GPU if torch has one, else the CPU. Imports torch only where that could make a difference."""
+    """auto: a GPU if torch can use one, else the CPU. Imports torch only where that could make a difference."""
     if device not in DEVICES:
         raise one_of("Device", device, DEVICES)
     if device == "cpu" or (device == "auto" and version("torch").endswith("+cpu")):
@@ -58,7 +58,7 @@ def resolve_device(device: str) -> str:
 
 
 def settle_compiler() -> None:
-    """How torch.compile behaves: no pool of compilers, which would starve the thread that feeds the GPU; no error if it fails."""
+    """Settings of torch.compile: no pool of compilers, which would slow the thread that feeds the GPU; no error if it fails."""
     import torch._dynamo.config
     import torch._inductor.config
 
@@ -67,7 +67,7 @@ def settle_compiler() -> None:
 
 
 def resolve_dtype(dtype: str | None, pair: Pair | None, device: str) -> str:
-    """The number format asked for, else the pair's own, else the device's. Raises UserError for an unknown one."""
+    """The given number format, else the pair's own, else the device's. Raises UserError for an unknown one."""
     if dtype is not None and dtype not in DTYPES:
         raise one_of("Dtype", dtype, DTYPES)
     return dtype or (pair and pair.dtype) or ("float32" if device == "cpu" else "bfloat16")
@@ -178,7 +178,7 @@ def together(parts: list[Weights]) -> FairLock | Together:
 
 
 def quiet() -> None:
-    """Silence the libraries' own bars and advice; mechdiff says what a user needs to know."""
+    """Silence the libraries' own progress bars and advice; mechdiff's messages say what a user needs to know."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

@@ -35,8 +35,8 @@ from mechdiff.questions.shared.measure import Measure, piece_sizes
 from mechdiff.study.sweeps import GRIDS, sweep
 from mechdiff.validation.random_models import SHAPES, random_model
 
-SAMPLE = 24  # cells of batch-1 hooks a prompt
-BATCH = 32  # cells a pass of batched hooks
+SAMPLE = 24  # cells of batch-1 hooks per prompt
+BATCH = 32  # cells per pass of batched hooks
 REPEATS = 3
 
 
@@ -78,16 +78,16 @@ def sample(rows: Rows, count: int) -> Rows:
 
 
 def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str, dtype: str | None) -> dict:
-    """The figures of the benchmark; seconds are a prompt, for the full head sweep.
+    """The figures of the benchmark; seconds are per prompt, for the full head sweep.
 
-    rows_s: the sweep by rows, over a clean pass that is there (median of repeats). trace_s: that clean pass.
-    ratio_*: hooks over rows; ratio_batch1_with_trace counts the clean pass to the rows' side.
+    rows_s: the sweep by rows, given a clean pass (median of repeats). trace_s: that clean pass.
+    ratio_*: hooks over rows; ratio_batch1_with_trace adds the clean pass to the time of the rows.
     Raises UserError for an unknown pair, shape or device.
     """
     if prompts < 1 or tokens < 2:
         raise UserError("The benchmark needs at least one prompt of two tokens.\nTry:  --prompts 8 --tokens 128")
     base, tuned, ids = subject(pair, shape, prompts, tokens, device, dtype)
-    donor_ids = ids if shape is None else [list(reversed(one)) for one in ids]
+    donor_ids = ids if shape is None else [list(reversed(tokens)) for tokens in ids]
     donor, recipient = run_trace(base, donor_ids, keep_calls=False), run_trace(tuned, ids)
     heads = [Condition(layer, "heads", heads=(head,)) for layer in range(len(tuned.layers)) for head in range(tuned.heads)]
     rows = as_rows(heads, tuned, donor, recipient, {})
@@ -96,10 +96,10 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
         measured = Measure(rows.count, donor, recipient, (), True)
         run_all(run_rows(tuned, recipient, rows, measured, *piece_sizes(tuned)))
 
-    def hooks(index: int, chosen: Rows, batch: int) -> float:
-        """Seconds a cell."""
-        one = one_prompt(chosen, index)
-        return timed(lambda: run_all(run_hooks(tuned, ids[index : index + 1], one, ignore, batch))) / one.count
+    def hooks(index: int, sampled: Rows, batch: int) -> float:
+        """Seconds per cell."""
+        own = of_prompt(sampled, index)
+        return timed(lambda: run_all(run_hooks(tuned, ids[index : index + 1], own, ignore, batch))) / own.count
 
     every_head()
     every_head()  # the first may have compiled
@@ -108,7 +108,7 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
         if index % max(1, prompts // REPEATS) == 0:
             seconds["rows"].append(timed(every_head) / prompts)
             seconds["trace"].append(timed(lambda: run_trace(tuned, ids)) / prompts)
-        error = max(error, difference(tuned, ids[index], one_prompt(sample(rows, SAMPLE), index)))
+        error = max(error, difference(tuned, ids[index], of_prompt(sample(rows, SAMPLE), index)))
         seconds["batch1"].append(hooks(index, sample(rows, SAMPLE), 1))
         seconds["batched"].append(hooks(index, sample(rows, 2 * BATCH), BATCH))
     rows_s, trace_s = statistics.median(seconds["rows"]), statistics.median(seconds["trace"])
@@ -135,23 +135,23 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
 
 
 def ceilings(anatomy: Anatomy, size: int = 8192) -> dict:
-    """What this device can do at most, measured now: a matrix product, and a copy, bytes read and written. Empty on a CPU."""
+    """The device's limits, measured now: a matrix product, and a copy (bytes read and written). Empty on a CPU."""
     if anatomy.device.type != "cuda":
         return {}
-    one, other = (torch.randn(size, size, device=anatomy.device, dtype=anatomy.dtype) for _ in range(2))
+    left, right = (torch.randn(size, size, device=anatomy.device, dtype=anatomy.dtype) for _ in range(2))
     source = torch.empty(1 << 30, dtype=torch.uint8, device=anatomy.device)
     target = torch.empty_like(source)
-    product = statistics.median(timed(lambda: one @ other) for _ in range(10))
+    product = statistics.median(timed(lambda: left @ right) for _ in range(10))
     copy = statistics.median(timed(lambda: target.copy_(source)) for _ in range(10))
     return {"matmul_tflops": 2 * size**3 / product / 1e12, "copy_gb_per_s": 2 * source.nbytes / copy / 1e9}
 
 
 def peak_gib() -> float | None:
-    """The most GPU memory that tensors have taken so far in this process."""
+    """The peak of GPU memory held by tensors so far in this process."""
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
-def one_prompt(rows: Rows, index: int) -> Rows:
+def of_prompt(rows: Rows, index: int) -> Rows:
     """The same rows for one prompt of the batch."""
     return Rows(rows.count, [replace(edit, value=edit.value[index : index + 1]) for edit in rows.edits])
 
@@ -161,10 +161,10 @@ def difference(anatomy: Anatomy, ids: list[int], rows: Rows) -> float:
     by_rows, by_hooks = (torch.zeros(rows.count, anatomy.vocabulary) for _ in range(2))
 
     def into(table):
-        def keep(logits, prompts, which):
-            table[which] = logits.float().log_softmax(-1).cpu()
+        def write(logits, prompts, rows):
+            table[rows] = logits.float().log_softmax(-1).cpu()
 
-        return keep
+        return write
 
     run_all(run_rows(anatomy, run_trace(anatomy, [ids]), rows, into(by_rows), 64, 64))
     run_all(run_hooks(anatomy, [ids], rows, into(by_hooks)))
@@ -172,7 +172,7 @@ def difference(anatomy: Anatomy, ids: list[int], rows: Rows) -> float:
 
 
 def sweep_flops(anatomy: Anatomy) -> float:
-    """Multiply-adds x 2 of the weights that the sweep's rows pass through, a prompt: layers from each row's on, unembedding."""
+    """Twice the multiply-adds per prompt of the sweep's rows: every layer from a row's own layer on, and the unembedding."""
     layer = sum(p.numel() for p in anatomy.layers[0].block.parameters() if p.ndim >= 2)
     depth = len(anatomy.layers)
     passes = sum(depth - index for index in range(depth)) * anatomy.heads
@@ -180,10 +180,10 @@ def sweep_flops(anatomy: Anatomy) -> float:
 
 
 def measure_live(pair: str, device: str, dtype: str | None, prompts: int = 32, changes: int = 20) -> dict:
-    """Seconds that the app's call takes after a change of layer, heads or blend, with the clean passes there, and from disk.
+    """Seconds that the app's call takes after a change of layer, heads or blend: with clean passes in memory, and from disk.
 
-    load_s: loading the pair (imports aside). first_*: each change asked for the first time. repeat_*: asked for again, of a
-    store opened afresh, without a model. rank_*: each of as many changes of a map's rank, with the map fitted.
+    load_s: loading the pair (without imports). first_*: each change for the first time. repeat_*: the same changes again, from a
+    store opened anew, without a model. rank_*: as many changes of a map's rank, with the map fitted.
     """
     rng, layers, heads = random.Random(0), read_pair(pair).layers, read_pair(pair).heads
     import_s = timed(lambda: importlib.import_module("transformers.models.llama.modeling_llama"))
@@ -191,24 +191,24 @@ def measure_live(pair: str, device: str, dtype: str | None, prompts: int = 32, c
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
 
-        def ask(layer: int, chosen: list[int], blend: float, store: Store) -> float:
-            sets = ",".join(map(str, sorted(chosen)))
+        def ask(layer: int, replaced: list[int], blend: float, store: Store) -> float:
+            sets = ",".join(map(str, sorted(replaced)))
             run = Run("heads", pair, limit=prompts, layers=(layer,), head_sets=sets, blend=blend, device=device, dtype=dtype)
             return timed(lambda: questions.run(run, store))
 
         cold_s = ask(0, [0], 1.0, store)
-        changed = [
+        requests = [
             (rng.randrange(layers), rng.sample(range(heads), rng.randint(1, heads - 1)), rng.choice([0.25, 0.5, 0.75, 1.0]))
             for _ in range(changes)
         ]
-        first = [ask(*change, store) for change in changed]
-        again = [ask(*change, Store(Path(folder))) for change in changed]
+        first = [ask(*change, store) for change in requests]
+        again = [ask(*change, Store(Path(folder))) for change in requests]
 
     def cut(rank: int) -> float:
-        """A scale that nobody asked for before, so that nothing but the train split's states comes from disk."""
+        """Seconds for one rank, with a new scale each time, so that only the train split's states come from disk."""
         alpha = f"{rng.uniform(0.5, 1.5):.9f}"
-        asked = {"layers": (2 * layers // 3,), "ranks": (str(rank),), "complement": ("own",), "alpha": (alpha,)}
-        return timed(lambda: questions.run(Run("rank", pair, limit=prompts, device=device, dtype=dtype, **asked)))
+        options = {"layers": (2 * layers // 3,), "ranks": (str(rank),), "complement": ("own",), "alpha": (alpha,)}
+        return timed(lambda: questions.run(Run("rank", pair, limit=prompts, device=device, dtype=dtype, **options)))
 
     cut(1)  # reads the train split and fits the map
     ranks = [cut(rng.randint(0, 256)) for _ in range(changes)]
@@ -229,9 +229,9 @@ def measure_live(pair: str, device: str, dtype: str | None, prompts: int = 32, c
 
 
 def measure_study(pair: str, device: str, dtype: str | None, grid: str) -> dict:
-    """Seconds that a whole sweep takes from an empty cache, and where they go. The pair is loaded before, and writes no answers.
+    """Seconds that a whole sweep takes from an empty cache, by part and by stage. The pair is loaded first; no answers.
 
-    parts_s: what each part of the sweep took. stages_s: the same by what was being done. cells: rows times prompts.
+    parts_s: seconds by part of the sweep. stages_s: the same by stage. cells: rows times prompts.
     """
     with tempfile.TemporaryDirectory() as folder:
         store, parts, stages, cells = Store(Path(folder) / "results"), defaultdict(float), defaultdict(float), 0
@@ -262,9 +262,11 @@ def measure_fit(pair: str, shape: str | None, device: str, n: int = 350) -> dict
     fit_s: map -> both sides' spectra and the map; alpha_s: its scale, out of fold; directions_s: what rank cuts need.
     """
     device = resolve_device(device)
-    spec = None if shape else read_pair(pair)
-    layers = SHAPES[shape]["num_hidden_layers"] if shape else spec.layers
-    width = SHAPES[shape]["hidden_size"] if shape else spec.shape("base").width
+    if shape:
+        layers, width = SHAPES[shape]["num_hidden_layers"], SHAPES[shape]["hidden_size"]
+    else:
+        spec = read_pair(pair)
+        layers, width = spec.layers, spec.shape("base").width
     sites, generator = 3 * layers, torch.Generator(device).manual_seed(0)
     x = torch.randn(sites, n, width, generator=generator, device=device) * torch.logspace(1, -2, width, device=device)
     y = x.roll(1, -1) + 0.1 * torch.randn(sites, n, width, generator=generator, device=device)

@@ -1,11 +1,11 @@
-"""Planted truth: pairs made from a base by a known edit, and how often mechdiff finds that edit where it was put.
+"""Planted edits: pairs made from a base by a known edit, and how often mechdiff finds that edit in its place.
 
-Each pair is measured in both directions with the row engine: every layer's residual stream patched, every module
-transplanted, the heads of the attention layer found.
+Each pair is measured in both directions with the row engine: every layer's residual stream is patched, every module is
+transplanted, and so is every head of the attention layer with the largest effect.
 
 **The decision rule.** An effect is above the floor if the lower end of the 95 % bootstrap interval of its mean over prompts is
-above stats.FLOOR_FACTOR times the largest self-patch effect, over all sites and prompts of the base, in that dtype. An edit
-counts as found if it is in both directions.
+above intervals.FLOOR_FACTOR times the largest self-patch effect, over all sites and prompts of the base, in that dtype. An edit
+counts as found if it is found in both directions.
 """
 
 import gc
@@ -75,20 +75,20 @@ def distributions(anatomy: Anatomy, trace: Trace, sites: list[Site]) -> Tensor:
     """Patched log-probabilities, [sites, prompts, vocabulary], nats."""
     table = trace.logprobs.new_empty(len(sites), *trace.logprobs.shape)
 
-    def keep(logits, prompts, rows):
+    def write(logits, prompts, rows):
         table[rows, prompts] = logits.log_softmax(-1, dtype=torch.float32)
 
-    run_sites(anatomy, trace, sites, keep)
+    run_sites(anatomy, trace, sites, write)
     return table
 
 
 def at_every_layer(states: dict[str, Tensor]) -> list[Site]:
-    """One site a layer for each of STREAMS, in order. states: stream -> [layers, b, width]."""
+    """One site per layer for each of STREAMS, in order. states: stream -> [layers, b, width]."""
     return [(layer, stream, value) for stream in STREAMS for layer, value in enumerate(states[stream])]
 
 
 class Bench:
-    """What all planted pairs of a base share: the base, its prompts' ids, clean pass and floor, the rule.
+    """What all planted pairs of a base share: the base, its prompts' ids, its clean pass, the floor and the decision rule.
 
     clusters: the template of each prompt. self_patches: [sites, prompts], nats.
     """
@@ -104,18 +104,19 @@ class Bench:
         _, low, _ = intervals.interval(values.T, self.weights)
         return low > intervals.floor_of(self.self_patches)
 
-    def look(self, recipient: Anatomy, trace: Trace, donor: Trace, transplants: Transplants) -> "Seen":
-        """Everything at which one direction of a pair is judged."""
+    def look(self, recipient: Anatomy, trace: Trace, donor: Trace, transplants: Transplants) -> "Measured":
+        """Everything by which one direction of a pair is judged."""
         states = {"resid_post": donor.states["resid_post"], "attn_out": transplants.attn_out, "mlp_out": transplants.mlp_out}
         values = effects(recipient, trace, at_every_layer(states))
-        means = dict(zip(STREAMS, values.mean(1).reshape(len(STREAMS), -1)))
-        seen = Seen(dict(zip(STREAMS, self.above(values).reshape(len(STREAMS), -1))), means)
-        if seen.above["attn_out"].any():
+        means: dict[str, np.ndarray] = dict(zip(STREAMS, values.mean(1).reshape(len(STREAMS), -1)))
+        measured = Measured(dict(zip(STREAMS, self.above(values).reshape(len(STREAMS), -1))), means)
+        if measured.above["attn_out"].any():
             layer = int(means["attn_out"].argmax())
             heads = [(layer, "attn_out", transplants.heads[layer][:, head]) for head in range(recipient.heads)]
             values = effects(recipient, trace, heads)
-            seen.heads_above, seen.strongest_head = np.flatnonzero(self.above(values)).tolist(), int(values.mean(1).argmax())
-        return seen
+            measured.heads_above = np.flatnonzero(self.above(values)).tolist()
+            measured.strongest_head = int(values.mean(1).argmax())
+        return measured
 
     def check(self, truth: Plant, edited: Anatomy) -> dict[str, bool]:
         """The verdict on every claim that concerns this pair."""
@@ -125,8 +126,8 @@ class Bench:
             self.look(self.base, self.trace, trace, into_base),
             self.look(edited, trace, self.trace, into_edited),
         ]
-        verdicts = [judge(truth, seen) for seen in directions]
-        verdict = {claim: all(one[claim] for one in verdicts) for claim in verdicts[0]}
+        verdicts = [judge(truth, measured) for measured in directions]
+        verdict = {claim: all(direction[claim] for direction in verdicts) for claim in verdicts[0]}
         if truth.rank is not None:
             layer = int(directions[0].means["mlp_out"].argmax())
             verdict |= self.check_rank(truth.rank, layer, into_base.mlp_out[layer])
@@ -152,7 +153,7 @@ class Bench:
 
 
 @dataclass
-class Seen:
+class Measured:
     """One direction of a pair. above: stream -> bool [layers]. means: stream -> mean effects [layers], nats.
 
     heads_above, strongest_head: at the attention layer with the largest effect, if one is above the floor.
@@ -173,21 +174,21 @@ class Seen:
         return {(int(layer), stream) for stream in MODULES for layer in np.flatnonzero(self.above[stream])}
 
 
-def judge(truth: Plant, seen: Seen) -> dict[str, bool]:
-    """Claim -> whether one direction of a pair bears it out."""
+def judge(truth: Plant, measured: Measured) -> dict[str, bool]:
+    """Claim -> whether it holds in one direction of a pair."""
     if truth.layer is None:
-        return {truth.kind: seen.onset is None and not seen.modules}
-    verdict = {"onset": seen.onset == truth.layer}
+        return {truth.kind: measured.onset is None and not measured.modules}
+    verdict = {"onset": measured.onset == truth.layer}
     if truth.kind == "adapter":
-        return verdict | {"modules": seen.modules == truth.modules, "below": seen.modules <= truth.modules}
-    verdict["module"] = seen.modules == truth.modules
+        return verdict | {"modules": measured.modules == truth.modules, "below": measured.modules <= truth.modules}
+    verdict["module"] = measured.modules == truth.modules
     if truth.head is not None:
-        verdict["head"] = seen.strongest_head == truth.head and seen.heads_above == [truth.head]
+        verdict["head"] = measured.strongest_head == truth.head and measured.heads_above == [truth.head]
     return verdict
 
 
 def check_pairs(bench: Bench, pairs: int, seed: int, progress: Callable[[int, int], None]) -> tuple[dict, list[str]]:
-    """Claim -> [found, total] over planted pairs, and in words what theory promised and was missed.
+    """Claim -> [found, total] over planted pairs; and in words, each claim that theory promises and that does not hold.
 
     progress(done, pairs) is called after each pair.
     """
@@ -206,7 +207,7 @@ def check_pairs(bench: Bench, pairs: int, seed: int, progress: Callable[[int, in
 
 
 def coverage(seed: int, spread: tuple[float, float], repetitions: int = REPETITIONS) -> dict[str, list[int]]:
-    """How often the 95 % interval holds the population's value: [covered, repetitions] for a mean and a ratio of means.
+    """How often the 95 % interval contains the population's value: [covered, repetitions] for a mean and a ratio of means.
 
     The population: templates with log-normal effects and log-normal prompts in them (spread: both standard deviations in the
     logarithm); 45 templates are drawn, with 2 to 4 prompts each. Half of the variance is common to the ratio's two sides.
@@ -226,11 +227,11 @@ def coverage(seed: int, spread: tuple[float, float], repetitions: int = REPETITI
     _, low, high = intervals.interval(top, weights)
     ratios = np.array([intervals.ratio(t, b, weights) for t, b in zip(top.T, bottom.T)])
     inside = {"mean": (low <= mean) & (mean <= high), "ratio of means": (ratios[:, 1] <= 1) & (ratios[:, 2] >= 1)}
-    return {name: [int(held.sum()), repetitions] for name, held in inside.items()}
+    return {name: [int(covered.sum()), repetitions] for name, covered in inside.items()}
 
 
 def wilson(found: int, total: int) -> dict[str, float]:
-    """A share's 95 % Wilson score interval, beside its counts. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
+    """A share's 95 % Wilson score interval, with its counts. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
     z2, share = 1.96**2, found / total
     centre, half = share + z2 / (2 * total), np.sqrt(z2 * (share * (1 - share) / total + z2 / (4 * total**2)))
     low, high = (float(np.clip(end / (1 + z2 / total), 0, 1)) for end in (centre - half, centre + half))
@@ -238,25 +239,25 @@ def wilson(found: int, total: int) -> dict[str, float]:
 
 
 def report(pairs: int, prompts: int, device: str, seed: int, progress: Callable[[int, int], None]) -> dict:
-    """Plant pairs on the demo base, look for them, and count. float32 throughout: the floor and ranks are its rounding.
+    """Plant edits in the demo base, look for them, and count. In float32: the floor and the ranks depend on its rounding.
 
-    Raises UserError for a number of pairs or prompts that is too small.
+    Raises UserError for too few pairs or prompts.
     """
     if pairs < 1 or prompts <= max(RANKS):
         least = max(RANKS) + 1
         raise UserError(f"Planted pairs need at least one pair and {least} prompts.\nTry:  --pairs 48 --prompts 16")
     started = time.perf_counter()
     loaded = load_pair(PAIR, device, "float32")
-    chosen = read_domain(loaded.pair.domain, "val")[:prompts]
-    ids = [loaded.tokenizers.encode(prompt.text, "base") for prompt in chosen]
+    sample = read_domain(loaded.pair.domain, "val")[:prompts]
+    ids = [loaded.tokenizers.encode(prompt.text, "base") for prompt in sample]
     with loaded.lock:
-        bench = Bench(loaded.base, ids, [prompt.template for prompt in chosen])
+        bench = Bench(loaded.base, ids, [prompt.template for prompt in sample])
         tally, misses = check_pairs(bench, pairs, seed, progress)
-    covered = {f"{name}, {kind}": held for name, s in SPREADS.items() for kind, held in coverage(seed, s).items()}
+    covered = {f"{name}, {kind}": counts for name, s in SPREADS.items() for kind, counts in coverage(seed, s).items()}
     return {
         "pairs": pairs,
         "prompts": len(ids),
-        "templates": len({prompt.template for prompt in chosen}),
+        "templates": len({prompt.template for prompt in sample}),
         "seed": seed,
         "dtype": "float32",
         "device": str(bench.base.device),
@@ -283,13 +284,13 @@ def lines(report: dict) -> str:
         "the largest self-patch",
     ]
     claims = report["claims"].values()
-    found = [line(counts["text"], counts) for counts in claims if not counts["open"]]
+    promised = [line(counts["text"], counts) for counts in claims if not counts["open"]]
     counted = [line(counts["text"], counts) for counts in claims if counts["open"]]
     covered = [line(name, counts) for name, counts in report["coverage"].items()]
     sections = {
-        "Found, and the share's 95 % interval": found,
+        "Found, and the share's 95 % interval": promised,
         "Counted only: theory does not promise these": counted,
-        "95 % intervals that hold the known value of a simulated population": covered,
+        "95 % intervals that contain the known value of a simulated population": covered,
         "Missed": ["  " + miss for miss in report["misses"]] or ["  nothing"],
     }
     return "\n".join([*head, *("\n".join(["", title, *part]) for title, part in sections.items() if part)])

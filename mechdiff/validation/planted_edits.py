@@ -18,7 +18,7 @@ KINDS = ("head", "mlp", "adapter", "noise", "none")
 MODULES = ("attn_out", "mlp_out")
 HEAD_SIZE, MLP_SIZE, ADAPTER_SIZE = (0.5, 1.0), (0.1, 0.3), (0.02, 0.1)  # of an edit, as a share of the weights' norm
 RANKS, ADAPTER_RANK = (1, 2, 4, 8), 4
-NOISE, NOISY = 1e-9, 0.01  # relative; and the share of entries that move by one unit in the last place
+NOISE, NOISY = 1e-9, 0.01  # relative size; and the share of entries that change by one unit in the last place
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ def twin(base: Anatomy, changes: Changes) -> Anatomy:
 def noise_like(weight: Tensor, size: tuple[float, float], rng: torch.Generator, rank: int | None = None) -> Tensor:
     """A random matrix of that rank whose norm is a random share of the weight's, between the two sizes."""
     rows, columns = weight.shape
-    drawn = torch.randn(rows, rank or columns, generator=rng)
+    noise = torch.randn(rows, rank or columns, generator=rng)
     if rank is not None:
-        drawn = drawn @ torch.randn(rank, columns, generator=rng)
+        noise = noise @ torch.randn(rank, columns, generator=rng)
     share = size[0] + (size[1] - size[0]) * torch.rand((), generator=rng)
-    return (drawn * (share / drawn.norm())).to(weight) * weight.norm()
+    return (noise * (share / noise.norm())).to(weight) * weight.norm()
 
 
 def last_linear(module: nn.Module) -> nn.Module:
@@ -62,19 +62,21 @@ def last_linear(module: nn.Module) -> nn.Module:
 
 def added(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Changes:
     """The module's weight plus change(its weight as [out, in])."""
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter), "a linear module has a weight"
     if isinstance(module, Conv1D):
-        return {module.weight: module.weight + change(module.weight.T).T}
-    return {module.weight: module.weight + change(module.weight)}
+        return {weight: weight + change(weight.T).T}
+    return {weight: weight + change(weight)}
 
 
 def plant_head(base: Anatomy, number: int, rng: torch.Generator) -> tuple[Plant, Changes]:
     """One head's output weights."""
     layer, head = (int(torch.randint(n, (), generator=rng)) for n in (len(base.layers), base.heads))
-    its = slice(head * base.head_width, (head + 1) * base.head_width)
+    columns = slice(head * base.head_width, (head + 1) * base.head_width)
 
     def change(weight: Tensor) -> Tensor:
         zeros = torch.zeros_like(weight)
-        zeros[:, its] = noise_like(weight[:, its], HEAD_SIZE, rng)
+        zeros[:, columns] = noise_like(weight[:, columns], HEAD_SIZE, rng)
         return zeros
 
     modules = frozenset({(layer, "attn_out")})
@@ -101,8 +103,8 @@ def plant_noise(base: Anatomy, number: int, rng: torch.Generator) -> tuple[Plant
     changes = {}
     for weight in (p for part in base.layers for p in part.block.parameters() if p.ndim == 2):
         if number % 2:
-            moved = torch.rand(weight.shape, generator=rng).to(weight.device) < NOISY
-            changes[weight] = torch.where(moved, torch.nextafter(weight, torch.full_like(weight, torch.inf)), weight)
+            is_noisy = torch.rand(weight.shape, generator=rng).to(weight.device) < NOISY
+            changes[weight] = torch.where(is_noisy, torch.nextafter(weight, torch.full_like(weight, torch.inf)), weight)
         else:
             factor = torch.randn(weight.shape, generator=rng, dtype=torch.float64).mul_(NOISE).add_(1)
             changes[weight] = (weight.double() * factor.to(weight.device)).to(weight)
@@ -117,7 +119,7 @@ PLANTERS = dict(zip(KINDS, (plant_head, plant_mlp, plant_adapter, plant_noise, p
 
 
 def plant(base: Anatomy, index: int, seed: int) -> tuple[Plant, Anatomy]:
-    """The index-th planted pair of a seed: what was done, and the edited model. The kinds take turns."""
+    """The index-th planted pair of a seed: the edit, and the edited model. The kinds alternate."""
     rng = torch.Generator().manual_seed(seed * 1_000_003 + index)
     truth, changes = PLANTERS[KINDS[index % len(KINDS)]](base, index // len(KINDS), rng)
     return truth, twin(base, changes)

@@ -1,4 +1,4 @@
-"""A pair of a known shape with random weights: right for speed and memory, not for findings. It needs no download."""
+"""A pair of a known shape with random weights, to measure speed and memory: its results mean nothing. It needs no download."""
 
 import hashlib
 import json
@@ -32,16 +32,16 @@ SHAPES = {
 
 
 class RandomTexts(Tokenizers):
-    """In place of tokenizers: every text becomes so many tokens, which the text itself draws."""
+    """A substitute for tokenizers: every text becomes so many random tokens, seeded by the text."""
 
     vocabulary, tokens = 0, 0
 
     def encode(self, text: str, side: str) -> list[int]:
-        drawn = random.Random(hashlib.sha256(text.encode()).digest())
-        return [drawn.randrange(self.vocabulary) for _ in range(self.tokens)]
+        rng = random.Random(hashlib.sha256(text.encode()).digest())
+        return [rng.randrange(self.vocabulary) for _ in range(self.tokens)]
 
 
-def random_model(shape: str, device: str, dtype: torch.dtype, seed: int = 0):
+def random_model(shape: str, device: str, dtype: torch.dtype, seed: int = 0) -> torch.nn.Module:
     """A causal language model of a known shape. Raises UserError for an unknown one."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -57,9 +57,9 @@ def random_model(shape: str, device: str, dtype: torch.dtype, seed: int = 0):
 
 
 def shaped_pair(shape: str, folder: Path, tokens: int, device: str, dtype: str | None, in_turn: bool = False) -> str:
-    """Two random models as a pair that every request finds in memory, under the name returned: a pair file in the folder.
+    """Two random models as a pair in memory. Returns its name for requests: a pair file in the folder.
 
-    tokens: of every prompt. in_turn: one model on the GPU at a time.
+    tokens: the length of every prompt. in_turn: one model on the GPU at a time.
     """
     if shape not in SHAPES:
         raise one_of("Shape", shape, SHAPES)
@@ -79,7 +79,8 @@ def shaped_pair(shape: str, folder: Path, tokens: int, device: str, dtype: str |
             model.to("cpu")
     texts = RandomTexts(pair, None, None)
     texts.vocabulary, texts.tokens = SHAPES[shape]["vocab_size"], tokens
-    loaded = LoadedPair(pair, texts, *sides, FairLock())
+    base, tuned = sides
+    loaded = LoadedPair(pair, texts, base, tuned, FairLock())
     if in_turn:
         loaded.placement.take_turns(device)
     registry.keep(loaded, device, dtype, in_turn)
