@@ -137,6 +137,7 @@ def test_any_request_of_a_pair_file_can_be_written_and_replayed(study, tmp_path,
     assert task.verdicts[0].kind == DIFFERS, "it was computed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "kind"), [(1.0, SAME), (1.0001, ROUNDING), (1.05, DIFFERS)])
 def test_the_verdict_follows_the_values(made, study, tmp_path, factor, kind):
     def scale(content: bytes) -> bytes:
@@ -153,6 +154,7 @@ def test_the_verdict_follows_the_values(made, study, tmp_path, factor, kind):
     assert status == (1 if kind == DIFFERS else 0)
 
 
+@pytest.mark.slow
 def test_other_weights_are_no_failure_of_the_finding(made, study, tmp_path, capsys):
     path = tmp_path / "b.zip"
 
@@ -166,6 +168,7 @@ def test_other_weights_are_no_failure_of_the_finding(made, study, tmp_path, caps
     assert "weights of the tuned" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_own_prompts_stay_at_home_unless_they_are_to_go(study, requests, cache, tmp_path, monkeypatch):
     own = prompts.keep_prompts([prompts.Prompt(" ".join(WORDS[i : i + 4]), "t") for i in range(40, 48)])
     run = Run("patch", layers=(1,), **study | {"prompts": own})
@@ -299,6 +302,7 @@ def test_tables_are_compared_by_their_lines_not_their_order():
     assert table_verdict("t", one, one.assign(kl=[0.1, 0.2, 0.3]), "float32").kind == DIFFERS, "a blank is no number"
 
 
+@pytest.mark.slow
 def test_a_comparison_of_stored_sweeps_replays_too(tmp_path, study, cache):
     asked = Comparison("demo-cultural", "demo-cognitive")
     table = compare_sweeps.answer(asked)

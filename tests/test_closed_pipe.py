@@ -4,7 +4,10 @@ import signal
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error():
     command = [sys.executable, "-m", "mechdiff", "compare", "--a", "demo-cultural", "--b", "demo-cognitive"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -17,7 +17,7 @@ from mechdiff.study.estimates import estimates
 from mechdiff.study.quantities import QUANTITIES, text
 from mechdiff.study.stored_sweep import parse
 
-pytestmark = pytest.mark.usefixtures("no_model")
+pytestmark = [pytest.mark.usefixtures("no_model"), pytest.mark.slow]
 FIRST, SECOND = "demo-cultural", "demo-cognitive"
 
 

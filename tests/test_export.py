@@ -85,6 +85,7 @@ def test_the_labs_snippet_gives_the_stacks_number(shared, tmp_path, texts):
     assert float(printed.split()[0]) == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_compares_snippet_gives_the_verdict_on_the_screen(tmp_path):
     at = app_at("compare").run()
     printed = run_clean(notebook_of(at), tmp_path / "clean", CACHE)
@@ -126,6 +127,7 @@ def test_every_chart_of_the_lab_prints(shared):
             well_printed(spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["compare", "home"])
 def test_every_chart_of_stored_sweeps_prints(view):
     found = specifications(app_at(view).run())

@@ -15,7 +15,7 @@ from mechdiff.reporting import charts
 from mechdiff.study.imports import imported_sets
 from mechdiff.study.imports.layout import layout
 
-pytestmark = pytest.mark.usefixtures("no_model")
+pytestmark = [pytest.mark.usefixtures("no_model"), pytest.mark.slow]
 PAIR, OWN = "llama-8b-cognitive", "cognitive"  # a pair without weights here, and its domain
 CKA = {"12": 0.561677873134613, "30": 0.7189369797706604}
 PATCH = {"layer": 24, "hook": "resid_post", "n": 150, "solver": "procrustes_scaled", "alpha": 1.0, "head_mask": "ALL"}

@@ -198,6 +198,7 @@ QUESTIONS = (
 )
 
 
+@pytest.mark.slow
 def test_models_that_take_turns_give_the_same_numbers(study, monkeypatch):
     """Weights that are away hold no number, so that whatever ran with them would show."""
     runs = [dataclasses.replace(run, **study) for run in QUESTIONS]

@@ -181,6 +181,7 @@ def test_the_app_refuses_a_path_outside_in_a_sentence(app):
     assert not app.error and app.selectbox(key="pair").value == "mine"
 
 
+@pytest.mark.slow
 def test_the_card_in_the_app_says_what_is_not_here_and_what_cannot_be_asked(app):
     card = app.toggle(key="card").set_value(True).run()
     assert any("hf download meta-llama" in info.value for info in card.info) and not card.exception

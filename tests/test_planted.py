@@ -41,6 +41,7 @@ def changed(bench: Bench, edited: Anatomy) -> dict[str, tuple[torch.Tensor, torc
     return {name: (old, new) for (name, old), new in pairs if not torch.equal(old, new)}
 
 
+@pytest.mark.slow
 def test_every_planted_edit_is_found_and_nothing_else(bench):
     """Four pairs of each kind: MLP changes of rank 1, 2, 4 and 8, noise of both sorts."""
     tally, misses = check_pairs(bench, 20, 0, lambda done, total: None)
@@ -144,6 +145,7 @@ def test_wilson(found, total, low, high):
     assert (counts["low"], counts["high"]) == pytest.approx((low, high), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_report_can_be_read_and_stored(bench, monkeypatch):
     tokenizers = SimpleNamespace(encode=lambda text, side: PROMPTS[int(text)])
     loaded = SimpleNamespace(pair=SimpleNamespace(domain="any"), base=bench.base, tokenizers=tokenizers, lock=nullcontext())

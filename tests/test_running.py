@@ -20,6 +20,7 @@ def pair(tmp_path_factory):
     return str(write_pair(tmp_path_factory.mktemp("pair"), DOMAIN))
 
 
+@pytest.mark.slow
 def test_a_sweep_is_seen_from_its_start_to_its_end(pair, sweep_cache, tmp_path):
     process = sweep(sweep_cache, "--pair", pair, "--out", str(tmp_path / "out"))
     status = seen(RUNNING)
@@ -32,6 +33,7 @@ def test_a_sweep_is_seen_from_its_start_to_its_end(pair, sweep_cache, tmp_path):
     assert sweep_process.pace(SweepRequest(pair), "tiny") == ended.pace() and sweep_process.find("tiny", DOMAIN) == ended
 
 
+@pytest.mark.slow
 def test_the_same_sweep_does_not_run_twice(pair, sweep_cache, tmp_path):
     sweep_process.start(SweepRequest(pair, DOMAIN, out=str(tmp_path / "out")))
     with pytest.raises(UserError, match="is running since"):
@@ -45,6 +47,7 @@ def test_the_same_sweep_does_not_run_twice(pair, sweep_cache, tmp_path):
     assert seen(FINISHED).error == ""
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with_it_ends_in_the_same_tables(pair, sweep_cache, tmp_path):
     whole = sweep(tmp_path / "other cache", "--pair", pair, "--out", str(tmp_path / "whole"))
     whole.communicate()
@@ -61,6 +64,7 @@ def test_stopped_and_gone_on_with_it_ends_in_the_same_tables(pair, sweep_cache, 
     assert_same(tmp_path / "whole", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_is_noticed(pair, sweep_cache, tmp_path):
     process = sweep(sweep_cache, "--pair", pair, "--out", str(tmp_path / "out"))
     status = seen(RUNNING)
@@ -91,6 +95,7 @@ def test_stopping_hits_no_other_process(sweep_cache, monkeypatch):
     sweep_process.stop(note(born=time.time() - 9000))
 
 
+@pytest.mark.slow
 def test_a_pair_that_is_not_here_fails_with_its_sentence(sweep_cache, tmp_path):
     folder = tmp_path / "elsewhere"
     path = tmp_path / "gone.toml"

@@ -59,6 +59,7 @@ def said(at: AppTest, text: str) -> bool:
     return any(text in one.value for one in (*at.markdown, *at.error, *at.warning, *at.info, *at.caption))
 
 
+@pytest.mark.slow
 def test_a_sweep_of_the_command_line_is_seen(pair, sweep_cache, tmp_path):
     at = open_page("Run", tmp_path / "out")
     assert said(at, "No sweep has been started yet") and not button(at, "Start").disabled
@@ -101,6 +102,7 @@ def test_started_on_the_page_it_ends_in_the_command_lines_tables(whole, sweep_ca
     assert_same(whole, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_two_people_start_one_sweep(sweep_cache, tmp_path, monkeypatch):
     one, two = (open_page("Run", tmp_path / "out") for _ in range(2))
     button(one, "Start").click().run()
@@ -144,6 +146,7 @@ def test_a_killed_sweep_can_be_gone_on_with(whole, sweep_cache, tmp_path):
     assert_same(whole, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_failed_sweep_shows_its_sentence(sweep_cache, tmp_path):
     path = tmp_path / "gone.toml"
     path.write_text(f'domain = "{DOMAIN}"\n[base]\nfolder = "nowhere"\n[tuned]\nfolder = "nowhere"\n')
