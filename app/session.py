@@ -233,9 +233,9 @@ def waiting(text: str, height: int = CHART) -> None:
     st.container(height=height, border=True, vertical_alignment="center").caption(f":material/hourglass_top: {text}")
 
 
-def provenance(run, table: pd.DataFrame) -> None:
+def provenance(run, table: pd.DataFrame, expanded: bool = False) -> None:
     """The command that gives the same numbers elsewhere, and the numbers."""
-    with st.expander("Numbers and command"):
+    with st.expander("Numbers and command", expanded=expanded):
         st.code(controls.command(run), language="bash", wrap_lines=True)
         st.dataframe(table, height=220, hide_index=True)
 

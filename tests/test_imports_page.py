@@ -1,6 +1,7 @@
 """Imported numbers in the app: brought in and taken away, chosen in the sidebar, and drawn beside ours."""
 
 import json
+from dataclasses import replace
 
 import controls
 import pandas as pd
@@ -12,6 +13,7 @@ from views import imports
 
 from mechdiff.common import paths
 from mechdiff.reporting import charts
+from mechdiff.reporting.selection import Selection
 from mechdiff.study.imports import imported_sets
 from mechdiff.study.imports.layout import layout
 
@@ -132,11 +134,11 @@ def test_a_bad_folder_is_a_notice(folder):
 def test_marks_lie_on_a_pages_own_chart_where_the_layers_agree(folder, monkeypatch):
     imported_sets.import_folder(folder, "mine")
     monkeypatch.setattr(imports, "shown", lambda: "mine")
-    shared = {"pair": "demo-cognitive", "domain": OWN, "direction": "base-to-tuned"}
+    selection = Selection("demo-cognitive", OWN)
     ours = pd.DataFrame({"layer": [0, 29], "cka": 0.9, "cka_debiased": 0.8, "low": 0.7, "high": 0.9, "n": 8})
 
     def added(**more) -> list[dict]:
-        spec = imports.on(charts.drift_curve(ours, 3), "drift", shared | more, stream="resid_post").to_dict()
+        spec = imports.on(charts.drift_curve(ours, 3), "drift", replace(selection, **more), stream="resid_post").to_dict()
         drawn = [layer for layer in spec["layer"] if layer["mark"].get("shape") == "square"]
         return [row for layer in drawn for row in spec["datasets"][layer["data"]["name"]]]
 
@@ -151,8 +153,8 @@ def test_marks_lie_on_a_pages_own_chart_where_the_layers_agree(folder, monkeypat
 def test_drop_over_rank_lies_beside_a_pair_of_any_depth(folder, monkeypatch):
     imported_sets.import_folder(folder, "mine")
     monkeypatch.setattr(imports, "shown", lambda: "mine")
-    shared = {"pair": "demo-cognitive", "domain": OWN, "direction": "base-to-tuned"}
+    selection = Selection("demo-cognitive", OWN)
     ours = pd.DataFrame({"rank": ["1", "8"], "shown": "drop", "mean": 20.0, "low": -160.0, "high": 30.0})
-    drawn = imports.on(charts.share_curve(ours, "8"), "rank", shared, stream="resid_post", layer=29).to_dict()
+    drawn = imports.on(charts.share_curve(ours, "8"), "rank", selection, stream="resid_post", layer=29).to_dict()
     (mark,) = [row for rows in drawn["datasets"].values() for row in rows if "source" in row]
     assert (mark["rank"], mark["layer"]) == ("8", 24) and mark["mean"] == pytest.approx(100 * (0.29 - 0.7) / 0.29)

@@ -12,10 +12,15 @@ from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.request import QUESTIONS, Question
 from mechdiff.questions.shared.task import Task
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.ispkg:
-        importlib.import_module(f"{__name__}.{_module.name}")
 
+def register() -> None:
+    """Import every file of this folder: each question adds itself to QUESTIONS."""
+    for module in pkgutil.iter_modules(__path__):
+        if not module.ispkg:
+            importlib.import_module(f"{__name__}.{module.name}")
+
+
+register()
 __all__ = ["QUESTIONS", "EffectQuestion", "Question", "Run", "kind_of", "run", "summary", "task"]
 
 

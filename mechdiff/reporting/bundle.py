@@ -27,7 +27,7 @@ from mechdiff.study.sweeps import LIBRARIES, device_name
 
 FORMAT = 1  # raise it when the meaning of a bundle changes
 FINDING = "finding.json"
-LINK = re.compile(r"(\./|[a-z]+)(\?[A-Za-z0-9%&=+._~*-]*)?")  # a page of the app and its widgets, nowhere else
+LINK = re.compile(r"(\./|[a-z][a-z0-9_-]*)(\?[A-Za-z0-9%&=+._~*-]*)?")  # a page of the app and its widgets, nowhere else
 NAME = "[a-z0-9-]{1,80}"
 FILES = re.compile(rf"finding\.json|tables/{NAME}\.parquet|figures/{NAME}\.(png|svg)|prompts/[0-9a-f]{{16}}\.jsonl")
 MOST_FILES, MOST_BYTES, MOST_CELLS, MOST_PIXELS = 200, 128 << 20, 20_000_000, 60_000_000

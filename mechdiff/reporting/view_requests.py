@@ -104,6 +104,11 @@ def overlap(selection: Selection) -> Overlap:
     return Overlap(weights(selection, map=selection.fit, layers=(selection.chosen_layer,)))
 
 
+def question(selection: Selection, name: str, values: dict[str, Any]) -> Question:
+    """A question without a page of its own. values: those of its fields that its form has."""
+    return selection.run(name, **values)
+
+
 def effects(selection: Selection, question: str, **details: Any) -> EffectQuestion:
     run = selection.run(question, **details)
     assert isinstance(run, EffectQuestion)

@@ -70,6 +70,13 @@ def is_tuple(kind: Any) -> bool:
     return any(get_origin(part) is tuple for part in parts)
 
 
+def bounds_of(kind: Any) -> tuple[float | None, float | None]:
+    """The least and the largest value of a number's type; None where there is no bound."""
+    metas = [part for part in getattr(kind, "__metadata__", ()) if isinstance(part, msgspec.Meta)]
+    low = next((meta.ge for meta in metas if meta.ge is not None), None)
+    return low, next((meta.le for meta in metas if meta.le is not None), None)
+
+
 def as_tuple(value: object) -> object:
     """What plainly means a tuple: 8, "0,4,8", range(30), a list."""
     if isinstance(value, str):

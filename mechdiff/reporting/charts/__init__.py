@@ -17,6 +17,7 @@ from mechdiff.reporting.charts.lab import next_bars, position_map, site_map, sta
 from mechdiff.reporting.charts.large import HALF, WHOLE, large, stage, staged
 from mechdiff.reporting.charts.layers import drift_curve, drop_curve, layer_curve, transplant_curve, transport_curve
 from mechdiff.reporting.charts.prompts import MODELS, prompt_spread, token_bars
+from mechdiff.reporting.charts.question import question_chart
 from mechdiff.reporting.charts.ranks import UNCUT, overlap_curve, rank_alpha_map, rank_curve, rank_order, share_curve
 from mechdiff.reporting.charts.weights import singular_bars, weight_overlap, weights_map
 
@@ -48,6 +49,7 @@ __all__ = [
     "overlap_curve",
     "position_map",
     "prompt_spread",
+    "question_chart",
     "rank_alpha_map",
     "rank_curve",
     "rank_order",

@@ -1,0 +1,71 @@
+"""The page of a question that has none of its own: a form from its fields, its table, and a chart of the first number in it."""
+
+import dataclasses
+
+import controls
+import rates
+import session
+import streamlit as st
+from question_form import form
+
+from mechdiff import questions
+from mechdiff.questions import EffectQuestion, Question, kind_of
+from mechdiff.reporting import charts, view_requests
+from mechdiff.reporting.charts.base import KL
+from mechdiff.reporting.selection import Selection
+
+
+def page(name: str) -> None:
+    kind, selection = kind_of(name), controls.current()
+    title = f"{kind.title[:1].lower()}{kind.title[1:]}"
+    session.heading(f"{name.replace('_', ' ').capitalize()}: {title}", about(kind), " ".join((kind.__doc__ or "").split()))
+    if session.ready(selection.spec):
+        body(kind, selection)
+
+
+def about(kind: type[Question]) -> str:
+    """What each of the question's own fields means."""
+    shared = {spec.name for spec in dataclasses.fields(Question)}
+    own = [spec for spec in dataclasses.fields(kind) if spec.name not in shared]
+    return "  \n".join(f"**{spec.name.replace('_', ' ')}**: {spec.metadata['help']}" for spec in own)
+
+
+@session.panel
+def body(kind: type[Question], selection: Selection) -> None:
+    run = view_requests.question(selection, kind.question, form(kind))
+    if not wanted(run):
+        st.info("No results yet. Choose the options above and switch **Compute** on.", icon=":material/play_circle:")
+        st.code(controls.command(run), language="bash", wrap_lines=True)
+        return
+    table = session.answer(run)
+    if table.empty:
+        session.waiting("The first results appear in a moment.")
+        return
+    lines = run.summary(table)
+    draw(run, lines)
+    if run.averages:
+        st.dataframe(lines, hide_index=True)
+    session.provenance(run, table, expanded=not run.averages)
+
+
+def wanted(run: Question) -> bool:
+    """Whether to show the answer: it is known, or it was asked for."""
+    task = questions.task(run)
+    takes = rates.estimate(run)
+    return controls.compute(f"{run.question}_compute", "Computed in the background; what is finished is kept.", takes) or (
+        task.total > 0 and task.done >= task.total
+    )
+
+
+def draw(run: Question, lines) -> None:
+    """The default chart, where there is something to draw. A click on a layer chooses it on every page."""
+    counts = [f"{lines[name].iloc[0]} {name}" for name in ("prompts", "templates") if name in lines]
+    note = f"{', '.join(counts)}; bands, bars: 95 %" if run.averages and counts else ""
+    layer = controls.chosen_layer(run.spec.layers - 1) if "layer" in lines else None
+    figure = charts.question_chart(lines, run.title, layer, KL if isinstance(run, EffectQuestion) else "", note)
+    if figure is None:
+        st.caption("This table has no number that a chart could show.")
+    elif layer is None or lines["layer"].nunique() < 2:
+        controls.draw(figure, f"{run.question}_chart")
+    else:
+        controls.clickable(figure, f"{run.question}_chart")
