@@ -133,7 +133,7 @@ def test_a_bad_folder_is_a_notice(folder):
 @pytest.mark.usefixtures("demo")
 def test_marks_lie_on_a_pages_own_chart_where_the_layers_agree(folder, monkeypatch):
     imported_sets.import_folder(folder, "mine")
-    monkeypatch.setattr(imports, "shown", lambda: "mine")
+    monkeypatch.setattr(imports, "selected", lambda: "mine")
     selection = Selection("demo-cognitive", OWN)
     ours = pd.DataFrame({"layer": [0, 29], "cka": 0.9, "cka_debiased": 0.8, "low": 0.7, "high": 0.9, "n": 8})
 
@@ -152,7 +152,7 @@ def test_marks_lie_on_a_pages_own_chart_where_the_layers_agree(folder, monkeypat
 @pytest.mark.usefixtures("demo")
 def test_drop_over_rank_lies_beside_a_pair_of_any_depth(folder, monkeypatch):
     imported_sets.import_folder(folder, "mine")
-    monkeypatch.setattr(imports, "shown", lambda: "mine")
+    monkeypatch.setattr(imports, "selected", lambda: "mine")
     selection = Selection("demo-cognitive", OWN)
     ours = pd.DataFrame({"rank": ["1", "8"], "shown": "drop", "mean": 20.0, "low": -160.0, "high": 30.0})
     drawn = imports.on(charts.share_curve(ours, "8"), "rank", selection, stream="resid_post", layer=29).to_dict()
