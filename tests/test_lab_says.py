@@ -100,7 +100,7 @@ def test_a_position_map_comes_on_request_with_its_time(shared, monkeypatch):
     at.session_state["positions"] = True
     at = fine(at.run())
     at.selectbox(key="step").set_value(1).run()
-    assert any("one of its 5 columns was timed just now" in caption.value for caption in at.caption)
+    assert any("one of 5 columns was timed just now" in caption.value for caption in at.caption)
     before = titles(at)
     at.button(key="map_positions").click().run()
     deadline = time.monotonic() + PATIENCE
