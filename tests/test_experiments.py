@@ -17,6 +17,14 @@ from mechdiff.models import parity
 from mechdiff.models.registry import FairLock, load_pair, unload
 from mechdiff.questions.shared import measure
 
+PARTS = {  # questions of every layer, to be asked again one layer at a time
+    "drift": {},
+    "patch": {"controls": ("self",)},
+    "heads": {"head_sets": "each"},
+    "transplant": {},
+    "weights": {},
+}
+
 
 def test_patch_is_the_kl_of_plain_hooks(pair):
     run = Run("patch", streams=("resid_post", "mlp_out"), layers=(0, 3), direction="tuned-to-base", **pair)
@@ -220,3 +228,15 @@ def test_the_lock_serves_who_waits_longest():
     for thread in threads:
         thread.join()
     assert order == [0, 1, 2, 3, 4]
+
+
+def test_many_layers_and_then_one_of_them_alone_is_a_hit(pair, monkeypatch):
+    """What is stored is a chunk, not a request: no model is loaded for a part of what was asked before."""
+    every = {name: mechdiff.run(Run(name, **details, **pair)) for name, details in PARTS.items()}
+    unload()
+    monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
+    for name, details in PARTS.items():
+        for layer in range(4):
+            table = mechdiff.run(Run(name, layers=(layer,), **details, **pair))
+            whole = every[name][every[name]["layer"] == layer].reset_index(drop=True)
+            pd.testing.assert_frame_equal(table, whole, check_like=True)
