@@ -82,7 +82,7 @@ class Jobs:
             self._drop_old()
             job = self._jobs.get(identity)
             if job is not None and job.cancelled and not job.future.done():
-                job.cancelled = False  # asked for again before it noticed
+                job.cancelled = False  # a page asked again before the job noticed
             elif job is None or job.cancelled:
                 job, work = make()
                 self._jobs[identity] = job

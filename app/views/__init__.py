@@ -1,1 +1,1 @@
-"""What the pages draw: a file per page, in the sidebar's sections; parts that several pages share lie beside them."""
+"""What the pages draw: a file per page, in the sidebar's sections, and the parts that several pages share."""

@@ -54,7 +54,7 @@ def stored_as(run) -> dict:
 def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
     """Effect, recovery and drop over rank, and rank by alpha: stored, and live as points (more on request)."""
     (layer,), (stream,), (alpha,), (complement,) = run.layers, run.streams, run.alpha, run.complement
-    stored, kept = view_requests.stored_over_ranks(run, stored_results.lines)
+    stored, lines = view_requests.stored_over_ranks(run, stored_results.lines)
     live, about = metrics.live(line), stored_results.origin(run, "rq3", stored)
     every = view_requests.rank_curve(selection, len(stored) > 0)
     if stored.empty:
@@ -73,7 +73,7 @@ def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
     with origins:
         stored_results.badge(run, here, "rq3", "rank", layer=layer, stream=stream, **stored_as(run))
         stored_results.provenance(run, "rq3")
-    rank_by_alpha(run, kept, live)
+    rank_by_alpha(run, lines, live)
 
 
 def effects_and_shares(run, stored: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
