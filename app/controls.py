@@ -135,6 +135,7 @@ def pair() -> Pair:
 
 
 def domain(chosen: Pair) -> str:
+    refresh_default("domain", chosen.domain)
     picked = linked(
         st.sidebar.selectbox,
         "Domain",
@@ -149,6 +150,13 @@ def domain(chosen: Pair) -> str:
 def domain_label(value: str, default: str) -> str:
     """A domain in a list. default: the pair's own."""
     return f"default ({default})" if value == OWN else value
+
+
+def refresh_default(key: str, default: str) -> None:
+    """Before a list of domains is drawn for another pair: make the browser show the new pair's default, not the last one's."""
+    if st.session_state.get(key) == OWN and st.session_state.get(f"_default_{key}") != default:
+        st.session_state[key] = OWN
+    st.session_state[f"_default_{key}"] = default
 
 
 def direction() -> str:

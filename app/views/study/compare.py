@@ -82,6 +82,7 @@ def choice(side: str, direction: str, column) -> StoredSweep:
             bind="query-params",
         )
         own = stored_sweep.own_domain(pair)
+        controls.refresh_default(f"{side.lower()}_domain", own)
         domain = right.selectbox(
             f":{SIDES[side]}[**{side}**] Domain",
             [controls.OWN, *prompts.domains()],
