@@ -10,12 +10,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
+from types import ModuleType
+from typing import cast
 from urllib.parse import urlencode
 
+import altair as alt
 import own_pair
 import page_record
 import streamlit as st
 from glossary import TERMS, say
+from streamlit.delta_generator import DeltaGenerator
 
 from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS
 from mechdiff.inputs import prompts
@@ -97,14 +101,19 @@ def clickable(figure, key: str, take: Callable[[dict], None] | None = None) -> N
     """Draw a chart whose marks can be clicked. take: what to do with a clicked mark's values; default: select them."""
     page_record.chart(figure)
     act = partial(clicked, key, take or choose)
-    st.altair_chart(charts.Unchecked(figure), width="stretch", key=key, on_select=act, selection_mode=charts.PICK)
+    st.altair_chart(unchecked(figure), width="stretch", key=key, on_select=act, selection_mode=charts.PICK)
 
 
-def draw(figure, key: str | None = None, place=st) -> None:
+def draw(figure, key: str | None = None, place: DeltaGenerator | ModuleType = st) -> None:
     """Draw a chart without clicks. key: identifies it on a slide."""
     page_record.chart(figure)
     place = place.container(key=key) if key else place
-    place.altair_chart(charts.Unchecked(figure), width="stretch")
+    place.altair_chart(unchecked(figure), width="stretch")
+
+
+def unchecked(figure) -> alt.LayerChart:
+    """The chart as Streamlit takes it, which only calls its `to_dict`."""
+    return cast(alt.LayerChart, charts.Unchecked(figure))
 
 
 def clicked(key: str, take: Callable[[dict], None]) -> None:

@@ -4,18 +4,22 @@ It is a fragment with a popover: while that is closed nothing is drawn, and a fi
 """
 
 from functools import partial
+from types import ModuleType
+from typing import Literal
 from urllib.parse import urlencode, urljoin
 
 import controls
 import page_record
 import streamlit as st
 from page_record import PageRecord
+from streamlit.delta_generator import DeltaGenerator
 
 from mechdiff.inputs import prompts
 from mechdiff.questions import Question
 from mechdiff.reporting import bundle, figures, notebooks
 from mechdiff.study.compare_sweeps import Comparison
 
+Kind = Literal["primary", "secondary", "tertiary"]  # of a button
 TABS = ("Figures", "Link and code", "Finding bundle")
 ALWAYS = {"compare": ("a_pair", "a_domain", "b_pair", "b_domain")}  # otherwise the link depends on which sweeps are stored
 NO_VIEW = ("talk", "step")  # in the URL, but not part of the view
@@ -80,10 +84,18 @@ def pictures(record: PageRecord, link: str) -> None:
             download(name, partial(make, spec), file, mime, f"take-{number}-{name}", row)
 
 
-def download(label: str, make, file: str, mime: str, key: str, place=st, **looks) -> None:
+def download(
+    label: str,
+    make,
+    file: str,
+    mime: str,
+    key: str,
+    place: DeltaGenerator | ModuleType = st,
+    kind: Kind = "tertiary",
+    icon: str | None = None,
+) -> None:
     """A button for a file that is made when the button is clicked."""
-    looks = {"type": "tertiary"} | looks
-    place.download_button(label, make, file, mime, key=key, on_click="ignore", **looks)
+    place.download_button(label, make, file, mime, key=key, on_click="ignore", type=kind, icon=icon)
 
 
 def main_request(record: PageRecord):
@@ -126,8 +138,8 @@ def code(record: PageRecord, link: str) -> None:
     st.caption("The headline number in Python")
     st.code(notebooks.snippet(request, record.headline), language="python", wrap_lines=True)
     made = partial(notebooks.notebook, request, record.headline, link, command_of(record.answers[request]))
-    looks = {"icon": ":material/book:", "type": "secondary"}
-    download("Notebook", made, "finding.ipynb", "application/x-ipynb+json", "take-notebook", **looks)
+    mime, icon = "application/x-ipynb+json", ":material/book:"
+    download("Notebook", made, "finding.ipynb", mime, "take-notebook", kind="secondary", icon=icon)
 
 
 def full_bundle(record: PageRecord, link: str) -> None:
@@ -143,5 +155,5 @@ def full_bundle(record: PageRecord, link: str) -> None:
     specs = [specification(figure) for figure in record.charts]
     made = partial(bundle.write, answers, specs, link, record.headline, texts)
     name = bundle.slug(record.headline.asked if record.headline else link.partition("?")[0])
-    looks = {"icon": ":material/folder_zip:", "type": "primary"}
-    download("Finding bundle", made, f"finding-{name}.zip", "application/zip", "take-bundle", **looks)
+    file, icon = f"finding-{name}.zip", ":material/folder_zip:"
+    download("Finding bundle", made, file, "application/zip", "take-bundle", kind="primary", icon=icon)

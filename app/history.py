@@ -112,8 +112,13 @@ def rail() -> None:
             return
         pinned = st.session_state.get("_pinned")
         entries = ([pinned] if pinned else []) + views()
-        rows = [links.Link(controls.link(v.page, v.state), *v.lines, "unpin" if v is pinned else "pin") for v in entries]
+        rows = [link_of(view, pinned) for view in entries]
         links.draw(rows, "history", lambda index: pin(entries[index]))
+
+
+def link_of(view: View, pinned: View | None) -> links.Link:
+    text, about = view.lines
+    return links.Link(controls.link(view.page, view.state), text, about, "unpin" if view is pinned else "pin")
 
 
 def pin(view: View) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import streamlit as st
+from streamlit.components.v2 import component
 
 CSS = """
 .links { display: flex; flex-direction: column; gap: .35rem; font-family: var(--st-font); font-size: .85rem; line-height: 1.35; }
@@ -45,7 +46,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }));
 }
 """
-LINKS = st.components.v2.component("mechdiff_links", html='<div class="links"></div>', css=CSS, js=JS)
+LINKS = component("mechdiff_links", html='<div class="links"></div>', css=CSS, js=JS)
 
 FORMER = {  # the labels that links of version 0.1 hold, and the values in their place
     "grid": {"quick: 50 prompts, few ranks, single heads": "quick", "full: every prompt, map, rank and set of heads": "full"}
@@ -99,7 +100,8 @@ def draw(links: list[Link], key: str, act: Callable[[int], None] | None = None, 
     """Draw links. act: called with the number of the link whose button is clicked, before the page is drawn again."""
 
     def acted() -> None:
-        act(st.session_state[key]["acted"])
+        if act is not None:
+            act(st.session_state[key]["acted"])
 
     data = {"links": [asdict(link) for link in links], "cards": cards}
-    LINKS(key=key, data=data, on_acted_change=acted if act else lambda: None)
+    LINKS(key=key, data=data, on_acted_change=acted)

@@ -63,10 +63,10 @@ def answer(request, patience: float | None = None) -> pd.DataFrame:
         return task.table()
     job = jobs.start(request, lambda: jobs.new_job(request, task))
     deadline = time.monotonic() + (PATIENCE if patience is None else patience)
-    while not job.future.done() and time.monotonic() < deadline:
+    while not job.ended and time.monotonic() < deadline:
         job.touched = time.monotonic()
         time.sleep(0.01)
-    if job.future.done():
+    if job.ended:
         jobs.finish(request)
         if not job.cancelled:
             note_time(started)
@@ -190,7 +190,7 @@ def ready(pair: Pair) -> bool:
         return job, lambda: job.prepare(source)
 
     job = jobs.start(source, make)
-    if job.future.done():
+    if job.ended:
         st.session_state.get("_convert", set()).discard(source)
         jobs.finish(source)
         return ready(pair)
@@ -219,12 +219,13 @@ def poll() -> None:
         share = min(1.0, job.done / max(1, job.total))
         stage = f", {job.stage}" if job.stage else ""
         bar.progress(share, text=f"{job.label}: {100 * share:.0f} %{stage}{job.time_left()}")
-        if job.task is not None and cancel.button("Cancel", key=f"cancel-{hash(identity)}"):
+        if isinstance(job, jobs.TaskJob) and cancel.button("Cancel", key=f"cancel-{hash(identity)}"):
             job.cancelled = True
             stopped().add(identity)
             st.rerun()
-    ended = any(job.future.done() for job in waited.values())
-    if ended or (time.monotonic() - st.session_state["_drawn"] > REDRAW and any(job.task for job in waited.values())):
+    ended = any(job.ended for job in waited.values())
+    computing = any(isinstance(job, jobs.TaskJob) for job in waited.values())
+    if ended or (computing and time.monotonic() - st.session_state["_drawn"] > REDRAW):
         st.rerun()
 
 

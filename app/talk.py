@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import controls
 import streamlit as st
+from streamlit.components.v2 import component
 
 from mechdiff.common.errors import UserError
 from mechdiff.reporting import charts
@@ -146,7 +147,7 @@ export default function ({ data, parentElement }) {
   return () => document.removeEventListener("keydown", parentElement.heard, true);
 }
 """
-STAGE = st.components.v2.component("mechdiff_talk", html=HTML, css=CSS, js=JS)
+STAGE = component("mechdiff_talk", html=HTML, css=CSS, js=JS)
 
 
 def begin() -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import streamlit as st
+from streamlit.components.v2 import component
 
 CSS = """
 .strip { line-height: 1.9; font-family: var(--st-code-font); font-size: .9rem; overflow-wrap: anywhere;
@@ -33,7 +34,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   if (top < 0 || top > strip.clientHeight - 20) strip.scrollTop += top - strip.clientHeight / 2;
 }
 """
-STRIP = st.components.v2.component("mechdiff_strip", html='<div class="strip" dir="auto"></div>', css=CSS, js=JS)
+STRIP = component("mechdiff_strip", html='<div class="strip" dir="auto"></div>', css=CSS, js=JS)
 
 
 def draw(tokens: list[dict], chosen: int, key: str, take: Callable[[int], None]) -> None:

@@ -255,7 +255,7 @@ def test_an_estimate_is_honest(tiny, monkeypatch):
     rates.remaining.clear()
     assert "no time estimate" in rates.estimate(run)
     monkeypatch.setattr(timings, "ENOUGH", 32)
-    jobs.Job("patching", task=mechdiff.questions.task(Run("patch", **tiny))).work()
+    jobs.TaskJob("patching", task=mechdiff.questions.task(Run("patch", **tiny))).work()
     assert (
         timings.known()[timings.cell_of(run)] > 0
         and rates.estimate(run).startswith("about ")

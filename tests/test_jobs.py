@@ -42,7 +42,7 @@ def jobs():
 
 def begin(jobs, identity, error=None):
     task = Waiting(error)
-    job = module.Job("waiting", task=task)
+    job = module.TaskJob("waiting", task=task)
     jobs.start(identity, lambda: (job, job.work))
     assert task.begun.wait(30)
     return job

@@ -60,7 +60,7 @@ def draw(lines: pd.DataFrame, origin: str) -> None:
     with left:
         row = metrics.numbers()
         for measure in (name for name in METRICS if name in words.index):
-            metric(row, words.loc[measure], measure)
+            metric(row, row_of(words, measure), measure)
         about = "few worked solutions get to their result" if "exact" in words.index else "exact match needs known answers"
         st.caption(
             f"{origin}: {counts['prompts']} prompts, {counts['templates']} templates; [..]: 95 % CI over prompts. Greedy answers "
@@ -79,6 +79,13 @@ def metric(row, words: pd.Series, measure: str) -> None:
         return
     base, tuned = (words[side].partition(" [")[0] for side in ("base", "tuned"))
     row.metric(words["name"], f"{bare(base)} → {tuned}", help=about, **metrics.quiet(words["change"]))
+
+
+def row_of(words: pd.DataFrame, measure: str) -> pd.Series:
+    """A measure's row; the table has one for each."""
+    row = words.loc[measure]
+    assert isinstance(row, pd.Series)
+    return row
 
 
 def bare(text: str) -> str:
@@ -126,6 +133,6 @@ def cell(words: pd.DataFrame, measure: str) -> str:
     """A measure of one choice, for the table."""
     if measure not in words.index:
         return "—"
-    line = words.loc[measure]
+    line = row_of(words, measure)
     base, tuned = (line[side].partition(" [")[0] for side in ("base", "tuned"))
-    return line["both"] or f"{bare(base)} → {tuned} ({line['change']})"
+    return str(line["both"]) or f"{bare(base)} → {tuned} ({line['change']})"

@@ -89,7 +89,7 @@ def choose(name: str, picked: dict) -> None:
 
 
 def read_drift(table: pd.DataFrame) -> str:
-    lowest = table.loc[table["cka_debiased"].idxmin()]
+    lowest = table.iloc[int(table["cka_debiased"].argmin())]
     depth = lowest.layer / table["layer"].max()
     return (
         f"The models differ most at **layer {int(lowest.layer)}** ({depth:.0%} of the depth): debiased CKA "

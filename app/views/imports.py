@@ -169,7 +169,7 @@ def details(name: str) -> None:
     if about["read"]:
         with st.expander("Files read, with hashes"):
             st.dataframe(pd.DataFrame(about["read"]), hide_index=True, key=f"read-{name}")
-    paths = sorted(about["tables"])
+    paths: list[str] = sorted(about["tables"])
     path = st.selectbox(
         "Table", paths, format_func=lambda path: f"{path} ({about['tables'][path]} lines)", key=f"import_table-{name}"
     )

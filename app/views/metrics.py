@@ -8,6 +8,7 @@ import streamlit as st
 from glossary import TERMS, say
 
 from mechdiff.questions import Question
+from mechdiff.questions.shared.request import map_of
 from mechdiff.reporting import chart_tables
 
 DIAGNOSTICS = {
@@ -82,7 +83,7 @@ def ratio(row, label: str, line: pd.Series, name: str, factor: float, about: str
 
 def diagnostics(run: Question, layer: int, stream: str) -> None:
     """The quality of the stored map at one site, and the overlaps of its leading directions."""
-    stored = stored_results.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map)
+    stored = stored_results.lines(run, "rq2", "maps", layer=layer, stream=stream, map=map_of(run))
     with st.expander("How good is the map itself?"):
         if stored.empty:
             st.caption("The stored sweep has no diagnostics of this map.")

@@ -17,7 +17,7 @@ from mechdiff.inputs import answer_scoring, prompts
 from mechdiff.inputs.prompts import Prompt
 from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.questions.shared import behaviour_summary
-from mechdiff.questions.shared.behaviour_summary import BESIDE
+from mechdiff.questions.shared.behaviour_summary import AGAINST_CLEAN
 from mechdiff.questions.shared.conditions import site_conditions
 from mechdiff.questions.shared.effects import fit_maps
 from mechdiff.questions.shared.fields import flag
@@ -25,7 +25,7 @@ from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.request import Count, Question, check_controls, check_map_controls, map_field, positions_field
 from mechdiff.questions.shared.task import Progress, Steps, Task
 
-MEASURES = (*BESIDE, "refusal_logprob", "choice_logprob", "choice_right")  # where an answer begins
+MEASURES = (*AGAINST_CLEAN, "refusal_logprob", "choice_logprob", "choice_right")  # where an answer begins
 DELTAS = {"refusal_delta": "refusal_logprob", "choice_delta": "choice_logprob"}
 UNKNOWN = (
     "No prompt has a known answer, so exact match is blank.\n"
@@ -140,12 +140,12 @@ class BehaviourTask(Task):
 
     def _batches(self) -> list[list[Part]]:
         """The parts computed together: both clean models on a block, or some patches on it. This depends only on the request."""
-        from mechdiff.questions.shared.writing import TOGETHER
+        from mechdiff.questions.shared.writing import BATCH_SIZES
 
         batches = []
         for number, block in enumerate(self.blocks):
             here = [part for part in self.parts if part.block == number]
-            most = max(1, TOGETHER[self.identity.device] // len(block))
+            most = max(1, BATCH_SIZES[self.identity.device] // len(block))
             batches += [here[:2], *(here[start : start + most] for start in range(2, len(here), most))]
         return batches
 

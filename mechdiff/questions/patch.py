@@ -13,7 +13,7 @@ from mechdiff.questions.shared.request import Count, check_map_controls, map_fie
 
 @dataclass(frozen=True)
 class Patch(EffectQuestion):
-    """The donor's state, mapped if asked, in place of the recipient's, at every chosen layer and stream."""
+    """The donor's state, mapped if requested, in place of the recipient's, at every chosen layer and stream."""
 
     question: ClassVar[str] = "patch"
     title: ClassVar[str] = "Which layers carry the change?"

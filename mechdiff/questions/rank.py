@@ -55,7 +55,7 @@ class RankTask(MappedTask):
         return super().requested(labels) & labels["rank"].isin([rank_label(rank) for rank in self.run.chosen_ranks])
 
     def labels(self) -> pd.DataFrame:
-        """The uncut map leaves nothing to fill: its lines stand under every complement asked for."""
+        """The uncut map leaves nothing to fill: its lines are repeated under every requested complement."""
         labels = super().labels()
         uncut = (labels["rank"] == FULL) & (labels["map"] == self.run.map) & (labels["control"] != "self")
         copies = [labels[uncut].assign(complement=complement) for complement in self.run.complement]

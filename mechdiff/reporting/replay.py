@@ -13,6 +13,7 @@ from mechdiff.common.errors import UserError
 from mechdiff.inputs.pair_file import shipped_pairs
 from mechdiff.inputs.prompts import OWN
 from mechdiff.questions import Question
+from mechdiff.questions.shared.task import Task
 from mechdiff.reporting.bundle import Entry, Finding, origin, run_of
 from mechdiff.study import compare_sweeps, request_json, stored_sweep
 from mechdiff.study.compare_sweeps import Comparison
@@ -48,7 +49,7 @@ class TableVerdict:
     relative: float = np.nan
 
 
-class ReplayTask:
+class ReplayTask(Task):
     """A bundle's requests, computed one after another; a row per table with its verdict.
 
     store: where results are looked up and stored; only an empty one makes it a check. device, dtype: auto and None for this
@@ -60,16 +61,16 @@ class ReplayTask:
         self.verdicts: list[TableVerdict] = []
         self.headline: float | None = None  # its value here, once it is known
         self.notices: list[str] = []
-        self.stage, self.total, self.done = "", 100 * len(finding.entries), 0
+        self.progress.total = 100 * len(finding.entries)
 
     def steps(self) -> Iterator[None]:
         for index, entry in enumerate(self.finding.entries):
-            self.stage = entry.name
+            self.entering(entry.name)
             try:
                 yield from self.entry(index, entry)
             except UserError as error:
                 self.verdicts.append(TableVerdict(entry.name, UNCHECKED, str(error)))
-            self.done = 100 * (index + 1)
+            self.progress.done = 100 * (index + 1)
             yield
 
     def entry(self, index: int, entry: Entry) -> Iterator[None]:
@@ -82,8 +83,8 @@ class ReplayTask:
         else:
             task = questions.task(request, self.store)
             for _ in task.steps():
-                self.done = 100 * index + int(99 * task.done / max(1, task.total))
-                self.stage = f"{entry.name}, {task.stage}"
+                self.progress.done = 100 * index + int(99 * task.done / max(1, task.total))
+                self.entering(f"{entry.name}, {task.stage}")
                 yield
             table = task.table()
         dtype = min(entry.origin.get("dtype", FINEST[-1]), mine.get("dtype", FINEST[-1]), key=rank)

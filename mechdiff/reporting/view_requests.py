@@ -11,8 +11,10 @@ import pandas as pd
 from mechdiff.common.terms import DIRECTIONS, FITTED, MAP_CONTROLS
 from mechdiff.engine.intervention import Condition
 from mechdiff.questions import EffectQuestion, Question
+from mechdiff.questions.behaviour import Behaviour
 from mechdiff.questions.diagnostics.weight_overlap import Overlap
 from mechdiff.questions.prompt.next_tokens import NextTokens
+from mechdiff.questions.shared.mapped import MappedQuestion
 from mechdiff.reporting import chart_tables
 from mechdiff.reporting.selection import Selection
 from mechdiff.study.artifacts import stored_lines
@@ -20,8 +22,10 @@ from mechdiff.study.artifacts import stored_lines
 MODULES = ("attn_out", "mlp_out")
 
 
-def behaviour(selection: Selection) -> Question:
-    return selection.run("behaviour", direction=DIRECTIONS[0])
+def behaviour(selection: Selection) -> Behaviour:
+    run = selection.run("behaviour", direction=DIRECTIONS[0])
+    assert isinstance(run, Behaviour)
+    return run
 
 
 def drift(selection: Selection) -> Question:
@@ -51,27 +55,29 @@ def transplants(selection: Selection) -> tuple[Question, Question]:
     )
 
 
-def mapped(selection: Selection, question: str, **details: Any) -> EffectQuestion:
+def mapped(selection: Selection, question: str, **details: Any) -> MappedQuestion:
     """A question about the chosen fitted map."""
     site = {"map": selection.fit, "streams": (selection.stream,), "alpha": (selection.alpha,)}
-    return effects(selection, question, **site | {"controls": ("self",)} | details)
+    run = selection.run(question, **site | {"controls": ("self",)} | details)
+    assert isinstance(run, MappedQuestion)
+    return run
 
 
-def transport(selection: Selection) -> EffectQuestion:
+def transport(selection: Selection) -> MappedQuestion:
     return mapped(selection, "transport", layers=(selection.chosen_layer,))
 
 
-def transport_curve(selection: Selection, stored: bool) -> EffectQuestion:
+def transport_curve(selection: Selection, stored: bool) -> MappedQuestion:
     """Every layer. stored: whether a sweep already gives its controls."""
     return mapped(selection, "transport", **({} if stored else {"controls": ("self", "mean")}))
 
 
-def rank(selection: Selection) -> EffectQuestion:
+def rank(selection: Selection) -> MappedQuestion:
     cut = {"ranks": (selection.rank,), "complement": (selection.complement,)}
     return mapped(selection, "rank", layers=(selection.chosen_layer,), **cut)
 
 
-def rank_curve(selection: Selection, stored: bool) -> EffectQuestion:
+def rank_curve(selection: Selection, stored: bool) -> MappedQuestion:
     """Every rank at the chosen layer. stored: whether a sweep already gives its controls."""
     controls = {} if stored else {"controls": ("self", "mean", *MAP_CONTROLS)}
     return mapped(selection, "rank", layers=(selection.chosen_layer,), **controls)

@@ -125,8 +125,9 @@ def read(path: Path) -> Status | None:
     """A status from its file; None if it cannot be read. A sweep whose process is gone counts as stopped."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        fields: dict[str, Any] = {FORMER.get(name, name): value for name, value in content.items()}
-        status = Status(**fields | {"request": SweepRequest(**fields["request"])})
+        fields: dict[str, Any] = {FORMER[name] if name in FORMER else name: value for name, value in content.items()}
+        fields["request"] = SweepRequest(**fields["request"])
+        status = Status(**fields)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     gone = status.state == RUNNING and not alive(status.pid, status.born)

@@ -91,8 +91,8 @@ def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
     drift = Table("rq1", "drift", [Run("drift", streams=grid.patched, **common)])
     patch = [Run("patch", streams=grid.patched, controls=("self", "mean", "random"), **c) for c in both]
     transplant = [Run("transplant", streams=grid.transplanted, controls=("self",), **c) for c in both]
-    moved = [{"map": m, "streams": MAPPED_STREAMS} | c for c in both for m in grid.moved]
-    cuts = [{"map": m, "streams": grid.cut, "ranks": grid.ranks} | c for c in both for m in grid.maps]
+    moved: list[dict[str, Any]] = [{"map": m, "streams": MAPPED_STREAMS} | c for c in both for m in grid.moved]
+    cuts: list[dict[str, Any]] = [{"map": m, "streams": grid.cut, "ranks": grid.ranks} | c for c in both for m in grid.maps]
     tables = [
         drift,
         Table("rq1", "patch", patch),

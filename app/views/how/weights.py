@@ -44,6 +44,7 @@ def matrices(selection: Selection) -> None:
     choice, measured = st.columns([1, 1.6], vertical_alignment="bottom")
     with choice:
         module = st.selectbox("Matrix", modules, key="module", bind="query-params")
+        assert module is not None, "the table has matrices"
     with measured:
         looks = {"key": "shown", "bind": "query-params", "format_func": lambda name: name.replace("_", " ")}
         measure = st.pills("Measure", MEASURES, default=MEASURES[0], required=True, **looks)
@@ -53,7 +54,7 @@ def matrices(selection: Selection) -> None:
         about = "tuned minus base; click a matrix"
         controls.clickable(charts.weights_map(table, measure, layer, module, about), "pick_matrix", take)
     if len(here):
-        (line,) = here.to_dict("records")
+        line = {str(name): value for name, value in here.to_dict("records")[0].items()}
         numbers(run, row, line)
         with right:
             values = [value for name, value in line.items() if name.startswith(SINGULAR)]
@@ -119,7 +120,7 @@ def subspace(selection: Selection) -> None:
 
 def verdict(lines: pd.DataFrame, k: int) -> str:
     """The overlap in words. It has no interval, since it is not an average over prompts."""
-    most, chance = lines.loc[lines["overlap"].idxmax()], 100 * lines["chance"].iloc[0]
+    most, chance = lines.iloc[int(lines["overlap"].argmax())], 100 * lines["chance"].iloc[0]
     return (
         f"Mean overlap {100 * lines['overlap'].mean():.1f} %, chance {chance:.1f} %; the largest is {100 * most.overlap:.1f} % "
         f"({most.module}, layer {most.written}). Compares the k = {k} leading directions. No CI: not an average over prompts."

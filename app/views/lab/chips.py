@@ -69,8 +69,8 @@ def short(text: str, pair) -> str:
 
 
 def download(pair) -> None:
-    conditions = [parsed(text, pair) for text in texts()]
-    whole = as_toml(tuple(conditions)) if conditions and None not in conditions else ""
+    conditions = [condition for text in texts() if (condition := parsed(text, pair)) is not None]
+    whole = as_toml(tuple(conditions)) if conditions and len(conditions) == len(texts()) else ""
     st.download_button("Download as TOML", whole, "stack.toml", disabled=not whole, on_click="ignore", key="toml")
 
 
@@ -123,8 +123,8 @@ def edit(index: int, pair) -> None:
             words += [f"rank={new['rank']}", f"complement={st.session_state.get(f'complement_{index}') or COMPLEMENTS[0]}"]
         words += [f"alpha={new['alpha']}"] if new["alpha"] not in (None, "", "auto") else []
     if new["stream"] == "heads":
-        few = 0 < len(new["heads"] or ()) < pair.heads
-        words += [f"heads={','.join(map(str, sorted(new['heads'])))}"] if few else []
+        heads = sorted(new["heads"] or ())
+        words += [f"heads={','.join(map(str, heads))}"] if 0 < len(heads) < pair.heads else []
         words += [f"blend={new['blend']:g}"] if new["blend"] not in (None, 1.0) else []
     write([" ".join(words) if place == index else part for place, part in enumerate(texts())])
 

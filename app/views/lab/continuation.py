@@ -9,8 +9,8 @@ import session
 import streamlit as st
 
 from mechdiff import questions
-from mechdiff.questions import Question
 from mechdiff.questions.prompt.continuation import Continuation
+from mechdiff.questions.stack import StackedPatch
 from mechdiff.reporting import charts
 
 LENGTHS = [20, 40, 80, 160]
@@ -19,14 +19,14 @@ STYLE = "white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.5; borde
 MARK = "<mark style='background: rgba(224, 123, 57, .45); color: inherit; border-radius: .2em'>{word}</mark>"
 
 
-def section(study, run: Question | None) -> None:
+def section(study, run: StackedPatch | None) -> None:
     """run: the stack's request, if there is one."""
     st.subheader(
         "How would each model continue?", help="Each model continues the prompt. The stack acts while the prompt is read."
     )
     request = settings(study, run)
     job, task = running().get(request), questions.task(request)
-    whole, writing = task.done >= task.total, job is not None and not job.future.done()
+    whole, writing = task.done >= task.total, job is not None and not job.ended
     if writing:
         st.button("Stop", icon=":material/stop:", on_click=stop, args=(job,), key="stop")
     elif not whole:
@@ -37,7 +37,7 @@ def section(study, run: Question | None) -> None:
         st.fragment(follow, run_every=EVERY if writing else None)(request, job, writing)
 
 
-def settings(study, run: Question | None) -> Continuation:
+def settings(study, run: StackedPatch | None) -> Continuation:
     left, middle, right = st.columns([1.3, 1.3, 1])
     with left:
         tokens = st.select_slider("Maximum tokens", LENGTHS, value=40, key="tokens")
@@ -70,7 +70,7 @@ def stop(job) -> None:
 def follow(request: Continuation, job, writing: bool) -> None:
     """The text so far. When it is complete, the page is redrawn. writing: whether it was incomplete when the page was drawn."""
     job.touched = time.monotonic()
-    ended = job.future.done()
+    ended = job.ended
     columns(job.task.table())
     if not ended:
         st.caption(f":material/edit: {job.task.stage} …")
@@ -88,10 +88,11 @@ def columns(table: pd.DataFrame) -> None:
     if table.empty:
         return
     difference = first_difference([text.split() for text in table["text"]])
-    for column, line in zip(st.columns(len(table)), table.itertuples()):
+    for column, (_, line) in zip(st.columns(len(table)), table.iterrows()):
         with column:
-            st.caption(f"**{line.model}** · {line.tokens} tokens{', ended' if line.ended else ''}")
-            st.html(f"<div style='{STYLE.format(colour=charts.MODELS[line.model])}'>{marked(line.text, difference)}</div>")
+            st.caption(f"**{line['model']}** · {line['tokens']} tokens{', ended' if line['ended'] else ''}")
+            style = STYLE.format(colour=charts.MODELS[line["model"]])
+            st.html(f"<div style='{style}'>{marked(line['text'], difference)}</div>")
 
 
 def first_difference(texts: list[list[str]]) -> int:

@@ -1,17 +1,20 @@
 """A section of the Lab page: several interventions together and each alone, and the next tokens that follow."""
 
+from types import ModuleType
+
 import controls
 import history
 import pandas as pd
 import session
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from mechdiff.common.errors import UserError
 from mechdiff.engine.intervention import Condition, Stack
 from mechdiff.engine.intervention_text import label
 from mechdiff.maths.intervals import floor_of
-from mechdiff.questions import Question
 from mechdiff.questions.prompt.next_tokens import NextTokens
+from mechdiff.questions.stack import StackedPatch
 from mechdiff.reporting import charts
 from views.lab import chips
 
@@ -21,7 +24,7 @@ HORIZON_HELP = "The effect is averaged over this many next tokens of the donor's
 EMPTY = "No interventions yet. Click a cell in the maps below, or press **Add**."
 
 
-def section(study) -> tuple[Question | None, bool]:
+def section(study) -> tuple[StackedPatch | None, bool]:
     """The stack and its effect. Returns its request (None without a valid stack), and whether it is answered."""
     pair = study.run("patch").spec
     chips.chips(pair)
@@ -35,6 +38,7 @@ def section(study) -> tuple[Question | None, bool]:
             st.selectbox, "Next tokens", HORIZONS, key="horizon", persist_state="session", help=HORIZON_HELP
         )
     run = study.run("stack", every=True, stack=st.session_state["stack"], horizon=horizon, controls=("self",))
+    assert isinstance(run, StackedPatch)
     try:
         with above:
             table = result(run, note)
@@ -46,7 +50,7 @@ def section(study) -> tuple[Question | None, bool]:
     return run, table is not None
 
 
-def result(run: Question, note) -> pd.DataFrame | None:
+def result(run: StackedPatch, note) -> pd.DataFrame | None:
     """The whole stack and each of its parts, with the floor. note: the place for its caption. Returns its table, once there."""
     table, parts = session.answer(run), [chips.short(label(part), run.spec) for part in run.chosen_stack]
     names = [f"all {len(parts)} together", *parts] if len(parts) > 1 else parts
@@ -65,7 +69,7 @@ def result(run: Question, note) -> pd.DataFrame | None:
     return table
 
 
-def basis(run: Question, lines: pd.DataFrame, floor: float) -> str:
+def basis(run: StackedPatch, lines: pd.DataFrame, floor: float) -> str:
     """What the stack's numbers are based on."""
     count, templates = lines[["prompts", "templates"]].iloc[0]
     over = f"Mean over {count} prompts ({templates} templates), with 95 % intervals. " if count > 1 else ""
@@ -87,7 +91,7 @@ def bars(lines: pd.DataFrame, floor: float) -> None:
         draw(charts.stack_bars(recovery, "Recovery", "Share of the difference", False, format="%"), right)
 
 
-def draw(figure, place=st) -> None:
+def draw(figure, place: DeltaGenerator | ModuleType = st) -> None:
     controls.draw(figure, place=place)
 
 
@@ -110,12 +114,12 @@ def over(reading: pd.DataFrame) -> str:
     return f", over {reading['vocabulary'].iloc[0]}" if "vocabulary" in reading else ""
 
 
-def patched_tokens(study, run: Question | None, answered: bool) -> pd.DataFrame:
+def patched_tokens(study, run: StackedPatch | None, answered: bool) -> pd.DataFrame:
     """The chosen prompt's next tokens with the stack, base and tuned; empty without a stack, or before it is computed."""
     if run is None or not answered:
         return pd.DataFrame()
     parts = run.chosen_stack
-    condition: Condition | Stack = Stack(parts) if len(parts) > 1 else parts[0]
+    condition: Condition | Stack = parts[0] if len(parts) == 1 else Stack(parts)
     tokens = session.answer(NextTokens(study.run("patch"), condition, 0, TOP))
     if len(tokens) and study.back:
         draw(charts.next_bars(tokens, "What comes next, with the stack?", "After the whole prompt"))

@@ -61,8 +61,8 @@ def body(direction: str) -> None:
             f"intervals. Source: {published.facts()['source']}. Some of its runs did not use the requested rank.",
         )
     depth = None if at == AFFECTED else float(at)
-    named = (f"{sweep.pair}@{sweep.domain}" for sweep in chosen.values())
-    comparison = compare_sweeps.Comparison(*named, direction, depth)
+    a, b = (f"{sweep.pair}@{sweep.domain}" for sweep in chosen.values())
+    comparison = compare_sweeps.Comparison(a, b, direction, depth)
     judge(chosen, comparison, right)
     draw(chosen, depth, marked)
     behaviour.compared(chosen, SIDES)
@@ -147,7 +147,7 @@ def draw(chosen: dict[str, StoredSweep], depth: float | None, marked: bool) -> N
     for row in (("drift", "effect"), MODULES, ("drop", "rank"), tuple(SETS)):
         for kind, column in zip(row, st.columns(2, gap="medium")):
             at = depth if kind == "rank" else None
-            if figure := specification(place, kind, *chosen.values(), at, marked, name, stamps):
+            if figure := specification(place, kind, chosen["A"], chosen["B"], at, marked, name, stamps):
                 page_record.chart(figure)
                 figure = charts.staged(charts.chosen_now(figure, now, rules))
                 key = f"pick-compared-{kind}"
@@ -186,8 +186,8 @@ def specification(
     if kind in MODULES:
         figure = charts.compared_transplants(tables, WEIGHTS[kind])
     elif kind in SETS:
-        drawn = {name: sweep.random_sets(sweep.strongest()) for name, sweep in chosen.items()}
-        sets = {name: band for name, band in drawn.items() if band is not None}
+        strongest = {name: layer for name, sweep in chosen.items() if (layer := sweep.strongest()) is not None}
+        sets = {name: band for name, layer in strongest.items() if (band := chosen[name].random_sets(layer)) is not None}
         figure = charts.compared_coverage(tables, sets, marks, SETS[kind], f"{layers}; pale: 95 % of random sets")
     elif kind == "rank":
         figure = charts.compared_ranks(tables, marks, f"{layers}; bands: 95 % CI")

@@ -2,7 +2,9 @@
 
 import hashlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jobs
 import links
@@ -16,7 +18,7 @@ from mechdiff.reporting.bundle import Finding
 from mechdiff.reporting.replay import OTHER, ROUNDING, UNCHECKED, ReplayTask, TableVerdict
 from mechdiff.study.live_vs_stored import DIFFERS, SAME
 
-LOOKS = {  # a verdict's colour and icon
+LOOKS: dict[str, tuple[Any, str]] = {  # a verdict's colour and icon
     SAME: ("green", "check"),
     ROUNDING: ("green", "check"),
     DIFFERS: ("red", "close"),
@@ -78,11 +80,12 @@ def recheck(finding: Finding, name: str) -> None:
         return
     if checks[name] is None and identity not in session.stopped():
         job = jobs.start(identity, lambda: begin(finding))
-        if job.future.done():
+        if job.ended:
             jobs.finish(identity)
             checks[name] = job.task
         else:
             session.pending()[identity] = job
+        assert isinstance(job.task, ReplayTask)
         return verdicts(job.task)
     if checks[name] is None:
         st.info("Cancelled. Re-check starts again from the beginning.")
@@ -90,11 +93,11 @@ def recheck(finding: Finding, name: str) -> None:
         verdicts(checks[name])
 
 
-def begin(finding: Finding) -> tuple:
+def begin(finding: Finding) -> tuple[jobs.TaskJob, Callable[[], None]]:
     """A job that re-checks, with a temporary cache of its own."""
     folder = tempfile.TemporaryDirectory(prefix="mechdiff-replay-", ignore_cleanup_errors=True)
     task = ReplayTask(finding, Store(Path(folder.name) / "results"))
-    job = jobs.Job("Re-checking", "", 0, task.total, task)
+    job = jobs.TaskJob("Re-checking", "", 0, task.total, task=task)
 
     def work() -> None:
         with folder:
@@ -108,12 +111,9 @@ def verdicts(task: ReplayTask) -> None:
     for check in sorted(task.verdicts, key=lambda check: check.kind != OTHER):
         verdict(check)
     headline = task.finding.headline
-    if task.headline is not None:
+    if headline is not None and task.headline is not None:
         here, there = f"{task.headline:.4g} {headline.unit}", f"{headline.value:.4g} in the bundle"
-        st.metric(f"{headline.asked}, here", here, there, **QUIET)
-
-
-QUIET = {"delta_color": "off", "delta_arrow": "off", "help": TERMS["live"]}
+        st.metric(f"{headline.asked}, here", here, there, delta_color="off", delta_arrow="off", help=TERMS["live"])
 
 
 def verdict(check: TableVerdict) -> None:

@@ -52,8 +52,7 @@ def section(place: Path) -> None:
 
 def line(folders: list[SweepFolder]) -> dict:
     """A sweep's line: from its first manifest; and which of its folders have no manifest."""
-    known = [folder for folder in folders if folder.manifest]
-    about = known[0].manifest if known else {}
+    about = next((folder.manifest for folder in folders if folder.manifest), {})
     missing = ", ".join(title(folder.folder) for folder in folders if not folder.manifest)
     parts = ", ".join(title(folder.folder) for folder in folders)
     cells = {"Pair": folders[0].pair, "Domain": folders[0].domain, "Questions": parts}

@@ -66,22 +66,22 @@ def section(selection: Selection, place: Path) -> None:
     out = None if place == artifacts.ARTIFACTS else str(place)
     request = sweep_process.SweepRequest(selection.pair, selection.domain, grid, None if chosen == AUTO else chosen, out=out)
     if session.ready(spec):
-        offer(request, spec.name, place)
+        offer(request, spec.name, selection.domain, place)
     watch()
 
 
-def offer(request: sweep_process.SweepRequest, name: str, place: Path) -> None:
+def offer(request: sweep_process.SweepRequest, name: str, domain: str, place: Path) -> None:
     """The time the sweep will take, what it replaces, and the button that starts it."""
     total, left = extent(request)
     known = f", {total - left:,} of them cached" if total > left else ""
-    text = f"**{total:,} cells** (one prompt under one condition){known}: {takes(request, name, left)}."
-    if before := artifacts.manifest_of(place / request.domain / "rq1" / name):
+    text = f"**{total:,} cells** (one prompt under one condition){known}: {takes(request, name, domain, left)}."
+    if before := artifacts.manifest_of(place / domain / "rq1" / name):
         text += (
             f" The stored sweep, {before['grid']} grid on {before['prompts']} prompts, took "
             f"{timings.in_words(before['seconds'])} on {before['device_name']}; **the new tables will replace it**."
         )
     st.markdown(text)
-    at = sweep_process.find(name, request.domain)
+    at = sweep_process.find(name, domain)
     busy = at is not None and at.state == sweep_process.RUNNING
     button, command = st.columns([1, 5], vertical_alignment="center")
     command.code(f"python -m mechdiff {' '.join(request.arguments)}", language="bash", wrap_lines=True)
@@ -100,7 +100,7 @@ def extent(request: sweep_process.SweepRequest) -> tuple[int, int]:
     return total, total - done
 
 
-def takes(request: sweep_process.SweepRequest, name: str, left: int) -> str:
+def takes(request: sweep_process.SweepRequest, name: str, domain: str, left: int) -> str:
     """How long it will take here, from the last sweep's pace, or from how fast the pages were answered."""
     if not left:
         return "all cached, only the tables are written"
@@ -109,7 +109,7 @@ def takes(request: sweep_process.SweepRequest, name: str, left: int) -> str:
     run, known = Run("patch", request.pair, request.domain, dtype=request.dtype), timings.known()
     if (cell := known.get(timings.cell_of(run))) is None:
         return "no time estimate yet"
-    val = prompts.read_domain(request.domain, "val")[: sweeps.GRIDS[request.grid].limit]
+    val = prompts.read_domain(domain, "val")[: sweeps.GRIDS[request.grid].limit]
     blocks = 2 * -(-len(val) // BLOCK) + -(-len(run.train_prompts) // BLOCK)
     seconds = left * cell + blocks * known.get(timings.read_of(run), 0.0)
     return f"about {timings.in_words(seconds)} here, at the pace of the live pages"

@@ -8,7 +8,7 @@ from mechdiff.inputs.answer_scoring import patterns
 from mechdiff.maths.intervals import bootstrap_weights, percentiles
 
 KEYS = ("pair", "domain", "direction", "condition", "layer", "stream", "map", "control")
-BESIDE = ("agrees_base", "agrees_tuned", "kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned")
+AGAINST_CLEAN = ("agrees_base", "agrees_tuned", "kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned")
 SHARES = ("agrees_base", "agrees_tuned", "refused", "exact", "choice_right")  # zero or one for each prompt
 MEANS = ("kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned", "refusal_logprob", "choice_logprob")  # nats
 STYLE = "style"  # all marks of style together

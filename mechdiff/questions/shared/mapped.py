@@ -71,7 +71,7 @@ class MappedTask(EffectsTask):
         super().__init__(run, groups, store)
 
     def labels(self) -> pd.DataFrame:
-        """The conditions asked for, and their controls, each with the zscore condition of its site."""
+        """The requested conditions and their controls, each with the zscore condition of its site."""
         labels, site = super().labels(), ["layer", "stream"]
         zscore = (
             (labels["map"] == "zscore") & (labels["alpha"] == "1.0") & (labels["rank"] == FULL) & (labels["control"] == "none")

@@ -16,10 +16,10 @@ from mechdiff.inputs.answer_scoring import openers, scored
 from mechdiff.inputs.prompts import Prompt
 from mechdiff.maths import similarity
 from mechdiff.models.loaded_pair import LoadedPair
-from mechdiff.questions.shared.behaviour_summary import BESIDE
+from mechdiff.questions.shared.behaviour_summary import AGAINST_CLEAN
 from mechdiff.questions.shared.task import Steps
 
-TOGETHER = {"cpu": 64, "cuda": 256}  # answers that are written, and choices that are scored, at a time
+BATCH_SIZES = {"cpu": 64, "cuda": 256}  # answers that are written, and choices that are scored, at a time
 Batch = tuple[list[int], Decoding]  # indices of prompts, and the state after them
 Answer = tuple[list[int], bool]  # its tokens, and whether it ended
 
@@ -88,7 +88,7 @@ def compared_with_clean(logprobs: Tensor, side: str, clean: dict[str, Tensor], l
             agrees = torch.tensor([mine == theirs for mine, theirs in zip(*words)])
             divergences = (torch.full((len(logprobs),), torch.nan),) * 2
         values |= {f"agrees_{other}": agrees, f"kl_from_{other}": divergences[0], f"kl_to_{other}": divergences[1]}
-    return {name: values[name].float().cpu().numpy() for name in BESIDE}
+    return {name: values[name].float().cpu().numpy() for name in AGAINST_CLEAN}
 
 
 def comparable_vocabularies(loaded: LoadedPair) -> bool:
@@ -129,7 +129,7 @@ def score_choices(decoding: Decoding, tokenizer, ids: list[int], prompt: Prompt,
     longest = max(map(len, options))
     padded = torch.tensor([option + [0] * (longest - len(option)) for option in options])
     counted = torch.tensor([[True] * len(option) + [False] * (longest - len(option)) for option in options])
-    parts, most = [], max(1, TOGETHER[decoding.anatomy.device.type] // len(options))
+    parts, most = [], max(1, BATCH_SIZES[decoding.anatomy.device.type] // len(options))
     for batch in torch.tensor(list(texts)).split(most):
         which, tokens = batch.repeat_interleave(len(options)), padded.repeat(len(batch), 1)
         logits = decoding.logits[which].unsqueeze(1)
