@@ -124,8 +124,8 @@ def alive(pid: int, born: float) -> bool:
 def read(path: Path) -> Status | None:
     """A status from its file; None if it cannot be read. A sweep whose process is gone counts as stopped."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        fields: dict[str, Any] = {FORMER[name] if name in FORMER else name: value for name, value in content.items()}
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fields = {FORMER.get(name, name): value for name, value in content.items()}
         fields["request"] = SweepRequest(**fields["request"])
         status = Status(**fields)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
