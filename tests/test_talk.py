@@ -215,7 +215,7 @@ def test_home_as_a_slide_marks_no_layer():
     at = app_at("home")
     at.query_params["talk"], at.query_params["step"] = "1", "1"
     drawn = [chart.proto.spec for chart in at.run().get("vega_lite_chart") + at.get("arrow_vega_lite_chart")]
-    assert len(drawn) == 5 and not any('"params"' in spec for spec in drawn)
+    assert drawn and not any('"params"' in spec for spec in drawn)
 
 
 def test_an_unknown_talk_says_so_on_the_page():
