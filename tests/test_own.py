@@ -166,6 +166,7 @@ def submit(at: AppTest, **typed) -> AppTest:
     return at
 
 
+@pytest.mark.slow
 def test_a_pair_added_in_the_app_is_chosen_and_a_link_opens_it_again(app):
     submit(app, name="mine", base_model="base", tuned_adapter="lora")
     assert app.selectbox(key="pair").value == "mine" and app.toast[0].value == "The pair mine was added."

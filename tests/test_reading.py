@@ -117,6 +117,7 @@ def test_sampling_is_repeated_by_its_seed_alone(pair):
     assert say(seed=1) == say(seed=1) != say(seed=2)
 
 
+@pytest.mark.slow
 def test_a_temperature_draws_from_its_own_distribution(pair):
     """Over many seeds, the first token comes as often as its probability at that temperature."""
     run = Run("patch", **pair)

@@ -19,6 +19,7 @@ from mechdiff.study.estimates import estimates
 from mechdiff.study.quantities import QUANTITIES
 from mechdiff.study.stored_sweep import MAP, STREAM
 
+pytestmark = pytest.mark.slow
 LOADS = {"src", "href", "xlink:href", "data", "action", "poster", "srcset", "background"}
 
 

@@ -35,7 +35,9 @@ def pair(family):
     return tiny_model(family, 0), tiny_model(family, 1)
 
 
-@pytest.mark.parametrize("swap", [False, True], ids=["base-to-tuned", "tuned-to-base"])
+@pytest.mark.parametrize(
+    "swap", [pytest.param(False, id="base-to-tuned"), pytest.param(True, id="tuned-to-base", marks=pytest.mark.slow)]
+)
 def test_every_stream_and_layer_equals_plain_hooks(pair, swap):
     donor, recipient = pair[::-1] if swap else pair
     donor_trace, trace = run_trace(Anatomy(donor), PROMPTS, False), run_trace(Anatomy(recipient), PROMPTS)

@@ -13,6 +13,7 @@ from mechdiff.engine.intervention import Condition
 from mechdiff.engine.rows import Edit, Rows, run_rows
 from mechdiff.engine.trace import run_trace
 
+pytestmark = pytest.mark.slow
 WINDOW = 4  # tokens that layers with a window see, in the families that have one
 PROMPTS = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (23, 9)]
 SPAN, READ = 6, 2  # longer than the window, so that a row's own tokens leave it too

@@ -45,6 +45,7 @@ def asked(tmp_path, own_store):
     return ask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHERS)
 def test_drift_is_the_cka_of_plain_hooks_at_the_layers_it_names(asked, kind):
     run = Run("drift", streams=("resid_post", "mlp_out"), **asked(**OTHERS[kind]))

@@ -161,6 +161,7 @@ def write_and_read(folder, worker, failures):
             failures.put((worker, number))
 
 
+@pytest.mark.slow
 def test_two_processes_can_write_and_read_one_folder(tmp_path):
     context = multiprocessing.get_context("spawn")
     failures = context.Queue()

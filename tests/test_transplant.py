@@ -57,7 +57,9 @@ def pair(request):
     return tiny_model(request.param, 0), tiny_model(request.param, 1)
 
 
-@pytest.mark.parametrize("swap", [False, True], ids=["base-to-tuned", "tuned-to-base"])
+@pytest.mark.parametrize(
+    "swap", [pytest.param(False, id="base-to-tuned"), pytest.param(True, id="tuned-to-base", marks=pytest.mark.slow)]
+)
 def test_a_transplant_is_the_model_with_that_module_built_in(pair, swap):
     donor, recipient = pair[::-1] if swap else pair
     anatomy = Anatomy(recipient)
