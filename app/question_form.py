@@ -36,25 +36,26 @@ def grid(kind: type[Question], specs: list[dataclasses.Field]) -> dict[str, Any]
 
 def field(kind: type[Question], spec: dataclasses.Field) -> Any:
     """A field's widget. Its key, and so its name in the address, has the question's name before it."""
-    hint, choices = types_of(kind)[spec.name], choices_of(kind, spec)
+    hint, choices, default = types_of(kind)[spec.name], choices_of(kind, spec), spec.default
+    assert default is not dataclasses.MISSING, "every field of a question has a default"
     label = spec.name.replace("_", " ").capitalize()
     details = {"key": f"{kind.question}_{spec.name}", "bind": "query-params", "help": spec.metadata["help"]}
     if choices and is_tuple(hint):
-        return tuple(st.multiselect(label, choices, list(spec.default), **details))
+        return tuple(st.multiselect(label, choices, list(default), **details))
     if choices and type(None) in get_args(hint):
         return st.selectbox(label, choices, None, placeholder="default", **details)
     if choices:
-        return st.selectbox(label, choices, choices.index(spec.default), **details)
-    if isinstance(spec.default, bool):
-        return st.toggle(label, spec.default, **details)
-    if isinstance(spec.default, int | float):
+        return st.selectbox(label, choices, choices.index(default), **details)
+    if isinstance(default, bool):
+        return st.toggle(label, default, **details)
+    if isinstance(default, int | float):
         low, high = bounds_of(hint)
-        number = type(spec.default)
+        number = type(default)
         limits = [None if bound is None else number(bound) for bound in (low, high)]
-        return st.number_input(label, *limits, value=spec.default, step=1 if number is int else 0.05, **details)
+        return st.number_input(label, *limits, value=default, step=1 if number is int else 0.05, **details)
     placeholder = spec.metadata["example"].partition("  or")[0] or "default"
-    text = st.text_input(label, text_of(spec.default), placeholder=placeholder, **details)
-    return text.strip() or (() if spec.default == () else None)
+    text = st.text_input(label, text_of(default), placeholder=placeholder, **details)
+    return text.strip() or (() if default == () else None)
 
 
 def choices_of(kind: type[Question], spec: dataclasses.Field) -> list[str]:

@@ -60,7 +60,7 @@ def test_chips_edit_the_stack(shared):
     at.button(key="add").click().run()
     assert fine(at).session_state["stack"] == f"{text}; layer=0 stream=resid_post"
     at.button(key="clear").click().run()
-    assert fine(at).session_state["stack"] == "" and any("Nothing is replaced yet" in info.value for info in at.info)
+    assert fine(at).session_state["stack"] == "" and any("No interventions yet" in info.value for info in at.info)
 
 
 def test_a_stack_that_cannot_be_says_so_and_can_be_mended(shared):

@@ -45,7 +45,7 @@ CONTROLS = {  # a control's dashes; all controls are thin and grey, and drawn be
     "shuffled rows": [9, 3, 2, 3],
     "other layer's map": [4, 8],
 }
-CONTROL_NAMES = dict(zip(("self", "mean", "random", "shuffled", "other-layer"), CONTROLS))
+CONTROL_NAMES: dict[str, str] = dict(zip(("self", "mean", "random", "shuffled", "other-layer"), CONTROLS))
 
 
 def layered(*layers: alt.Chart) -> alt.LayerChart:
