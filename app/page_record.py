@@ -38,9 +38,9 @@ def answer(request, table, command: str = "") -> None:
         current().answers[request] = Answer(request, table, command)
 
 
-def headline(request, asked: str, of: str, value: float, unit: str, column: str, where: dict) -> None:
+def headline(request, measure: str, of: str, value: float, unit: str, column: str, where: dict) -> None:
     """Record the page's headline number. where: the columns that identify its line in the request's summary."""
     answers = list(current().answers)
     if request in answers and value == value:
         plain = {name: part.item() if hasattr(part, "item") else part for name, part in where.items()}
-        current().headline = Headline(asked, of, value, unit, answers.index(request), column, plain)
+        current().headline = Headline(measure, of, value, unit, answers.index(request), column, plain)

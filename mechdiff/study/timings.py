@@ -39,14 +39,14 @@ class Clock:
         run = getattr(self.task, "run", None)
         if run is None or not self.cells:
             return
-        found = {before(run): self.spent[""]}
+        rates = {before(run): self.spent[""]}
         if self.reads:
-            found[read_of(run)] = self.spent[READING] / self.reads
+            rates[read_of(run)] = self.spent[READING] / self.reads
         if self.spent[WRITING]:
-            found[cell_of(run, kind(run))] = self.spent[WRITING] / self.cells
+            rates[cell_of(run, kind(run))] = self.spent[WRITING] / self.cells
         elif self.cells >= ENOUGH:
-            found |= dict.fromkeys((cell_of(run), cell_of(run, run.question)), self.spent[PATCHING] / self.cells)
-        default().put_text(place(), json.dumps(known() | found))
+            rates |= dict.fromkeys((cell_of(run), cell_of(run, run.question)), self.spent[PATCHING] / self.cells)
+        default().put_text(place(), json.dumps(known() | rates))
 
 
 def place() -> str:

@@ -25,7 +25,7 @@ from mechdiff.engine.build_rows import as_rows
 from mechdiff.engine.hooks import run_hooks
 from mechdiff.engine.intervention import Condition
 from mechdiff.engine.rows import Rows, run_rows
-from mechdiff.engine.trace import run_trace
+from mechdiff.engine.trace import Trace, run_trace
 from mechdiff.inputs.pair_file import read_pair
 from mechdiff.inputs.prompts import read_domain
 from mechdiff.maths.linear_maps import FITS, folds, output_directions, pca_spread, size_ratios
@@ -91,26 +91,7 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
     donor, recipient = run_trace(base, donor_ids, keep_calls=False), run_trace(tuned, ids)
     heads = [Condition(layer, "heads", heads=(head,)) for layer in range(len(tuned.layers)) for head in range(tuned.heads)]
     rows = as_rows(heads, tuned, donor, recipient, {})
-
-    def every_head():
-        measured = Measure(rows.count, donor, recipient, (), True)
-        run_all(run_rows(tuned, recipient, rows, measured, *piece_sizes(tuned)))
-
-    def hooks(index: int, sampled: Rows, batch: int) -> float:
-        """Seconds per cell."""
-        own = of_prompt(sampled, index)
-        return timed(lambda: run_all(run_hooks(tuned, ids[index : index + 1], own, ignore, batch))) / own.count
-
-    every_head()
-    every_head()  # the first may have compiled
-    seconds, error = defaultdict(list), 0.0
-    for index in range(prompts):  # all in turn, so that a machine whose speed drifts treats them alike
-        if index % max(1, prompts // REPEATS) == 0:
-            seconds["rows"].append(timed(every_head) / prompts)
-            seconds["trace"].append(timed(lambda: run_trace(tuned, ids)) / prompts)
-        error = max(error, difference(tuned, ids[index], of_prompt(sample(rows, SAMPLE), index)))
-        seconds["batch1"].append(hooks(index, sample(rows, SAMPLE), 1))
-        seconds["batched"].append(hooks(index, sample(rows, 2 * BATCH), BATCH))
+    seconds, error = time_in_turn(tuned, ids, rows, donor, recipient)
     rows_s, trace_s = statistics.median(seconds["rows"]), statistics.median(seconds["trace"])
     batch1_s, batched_s = (statistics.mean(seconds[name]) * rows.count for name in ("batch1", "batched"))
     return {
@@ -132,6 +113,34 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
         "dtype": str(tuned.dtype).removeprefix("torch."),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
+
+
+def time_in_turn(tuned: Anatomy, ids: list[list[int]], rows: Rows, donor: Trace, recipient: Trace):
+    """Lists of seconds by what took them, and the largest difference between rows and hooks.
+
+    Everything takes turns, so that a machine whose speed drifts treats all alike.
+    """
+
+    def every_head():
+        measured = Measure(rows.count, donor, recipient, (), True)
+        run_all(run_rows(tuned, recipient, rows, measured, *piece_sizes(tuned)))
+
+    def hooks(index: int, sampled: Rows, batch: int) -> float:
+        """Seconds per cell."""
+        own = of_prompt(sampled, index)
+        return timed(lambda: run_all(run_hooks(tuned, ids[index : index + 1], own, ignore, batch))) / own.count
+
+    every_head()
+    every_head()  # the first may have compiled
+    seconds, error = defaultdict(list), 0.0
+    for index in range(len(ids)):
+        if index % max(1, len(ids) // REPEATS) == 0:
+            seconds["rows"].append(timed(every_head) / len(ids))
+            seconds["trace"].append(timed(lambda: run_trace(tuned, ids)) / len(ids))
+        error = max(error, difference(tuned, ids[index], of_prompt(sample(rows, SAMPLE), index)))
+        seconds["batch1"].append(hooks(index, sample(rows, SAMPLE), 1))
+        seconds["batched"].append(hooks(index, sample(rows, 2 * BATCH), BATCH))
+    return seconds, error
 
 
 def ceilings(anatomy: Anatomy, size: int = 8192) -> dict:

@@ -230,12 +230,12 @@ def coverage(seed: int, spread: tuple[float, float], repetitions: int = REPETITI
     return {name: [int(covered.sum()), repetitions] for name, covered in inside.items()}
 
 
-def wilson(found: int, total: int) -> dict[str, float]:
+def wilson(hits: int, total: int) -> dict[str, float]:
     """A share's 95 % Wilson score interval, with its counts. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
-    z2, share = 1.96**2, found / total
+    z2, share = 1.96**2, hits / total
     centre, half = share + z2 / (2 * total), np.sqrt(z2 * (share * (1 - share) / total + z2 / (4 * total**2)))
     low, high = (float(np.clip(end / (1 + z2 / total), 0, 1)) for end in (centre - half, centre + half))
-    return {"found": found, "total": total, "low": low, "high": high}
+    return {"found": hits, "total": total, "low": low, "high": high}
 
 
 def report(pairs: int, prompts: int, device: str, seed: int, progress: Callable[[int, int], None]) -> dict:
