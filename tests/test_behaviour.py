@@ -295,6 +295,7 @@ def test_the_command_line_writes_a_line_per_prompt_and_condition(asked, tmp_path
     assert "no --back" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_can_be_taken_away_and_computed_anew(asked, tmp_path, monkeypatch):
     """As Python, with the prompts' labels, and as a bundle."""
     from mechdiff.inputs import prompts

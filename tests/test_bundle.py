@@ -254,6 +254,7 @@ def test_a_strangers_bundle_is_refused_with_a_sentence(made, name, change, said)
         bundle_reader.read(changed(made, name, change))
 
 
+@pytest.mark.slow
 def test_what_is_no_zip_or_too_large_a_one_is_refused(made):
     for content in (b"", b"PK no zip", made[: len(made) // 2]):
         with pytest.raises(UserError, match="damaged"):

@@ -123,6 +123,7 @@ def test_a_constant_site_is_nan_and_leaves_the_other_sites_alone():
         assert_close(value[[0, 2]], untouched[name][[0, 2]])
 
 
+@pytest.mark.slow
 def test_intervals_are_wider_with_fewer_prompts():
     results = [cka_with_interval(*related(n, sites=8), [str(i) for i in range(n)]) for n in (16, 64)]
     for suffix in ("", "_debiased"):
@@ -130,6 +131,7 @@ def test_intervals_are_wider_with_fewer_prompts():
         assert few > 1.5 * many > 0
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_population_value():
     x, y = related(4000)
     truth = textbook_features(x[0], y[0])

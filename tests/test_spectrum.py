@@ -35,6 +35,7 @@ def test_no_difference_is_nothing():
     assert (result.norm, result.participation_ratio, result.stable_rank, result.rank_90) == (0, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_large_matrix_by_random_projection_equals_the_whole_factorisation():
     values = 0.97 ** torch.arange(EXACT + 30.0)
     matrix = of_rank(EXACT + 30, (EXACT + 30, EXACT + 60), values)

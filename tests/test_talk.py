@@ -131,6 +131,7 @@ def stored_lines(step: talks.Step, folder: str, name: str, **where) -> pd.DataFr
     return found
 
 
+@pytest.mark.slow
 def test_every_number_in_the_ready_talks_headlines_is_the_stored_one():
     _, drift, patch, control, transport, rank, heads, together = read_talk(find(READY)).steps
     there = {"stream": "resid_post", "direction": "base-to-tuned"}
@@ -200,6 +201,7 @@ def test_what_cannot_be_computed_names_its_step(read, own_store, demo):
         prepare.compute(2, talks.Step("x", "drift", {"prompts": 3}), prepare.Voice())
 
 
+@pytest.mark.slow
 def test_preparing_needs_no_browser():
     code = "import mechdiff.reporting.prepare, sys; sys.exit('streamlit' in sys.modules or 'torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)

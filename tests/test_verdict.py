@@ -100,6 +100,7 @@ def test_scaling_all_effects_leaves_the_depth_where_it_is():
     assert one.low < one.value < one.high
 
 
+@pytest.mark.slow
 def test_intervals_of_depth_and_share_hold_the_truth():
     depth, held, shared = (RISING * RISING).sum() / RISING.sum(), 0, 0
     modules = {(("stream", s), ("layer", l)): w * (l + 1) for l in range(4) for s, w in (("attn_out", 1.0), ("mlp_out", 3.0))}
@@ -142,6 +143,7 @@ def test_the_depth_of_drift_and_no_drift():
     assert quantities.text(QUANTITIES["drift"], found) == "0.75 (no interval)" and word(QUANTITIES["drift"], found) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["apart", "together", "against"])
 def test_the_drift_interval_holds_however_the_layers_errors_hang_together(pattern):
     truth, error, depth = np.linspace(0.9, 0.3, 9), 0.04, np.linspace(0, 1, 9)
@@ -279,6 +281,7 @@ def test_a_swept_pair_without_a_shipped_file_can_be_chosen():
         parse("planted", DIRECTION)  # its own domain is in a file that is not here
 
 
+@pytest.mark.slow
 def test_the_shipped_sweeps_give_the_verdict_without_torch(monkeypatch):
     code = (
         "from mechdiff.study import compare_sweeps, stored_sweep; import sys;"

@@ -221,6 +221,7 @@ def test_what_was_kept_before_is_not_taken_for_this(pair, monkeypatch):
     assert questions.task(run).plan.whole_key != mine
 
 
+@pytest.mark.slow
 def test_a_sweep_says_it_in_its_manifest(pair, monkeypatch, tmp_path):
     from mechdiff.study import artifacts, sweeps
 
