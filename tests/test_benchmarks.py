@@ -90,7 +90,7 @@ def test_the_command_prints_a_table_and_writes_its_figures(tmp_path, monkeypatch
     assert table(found) in said and "| plain hooks, batched, sparing |" in said
 
 
-@pytest.mark.parametrize(("asked", "says"), [("--prompts 0", "has to be a prompt"), ("--out no/such/f.json", "mkdir -p no/such")])
+@pytest.mark.parametrize(("asked", "says"), [("--prompts 0", "at least 1"), ("--out no/such/f.json", "mkdir -p no/such")])
 def test_what_cannot_be_is_said_at_once(asked, says, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmarks", "--shape", "tiny", *asked.split()])
     assert main() == 2 and says in capsys.readouterr().err

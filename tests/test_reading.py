@@ -244,7 +244,7 @@ def test_a_map_of_a_prompt_of_one_token_has_a_time_too(pair, tmp_path):
     run = Run("patch", layers=(1,), **pair | {"prompts": str(tmp_path / "short.jsonl")})
     assert mechdiff.run(MapTime(run))["seconds"].item() > 0
     assert mechdiff.run(MapTime(Run("patch", layers=(1,), seed=1, **pair | {"prompts": run.prompts})))["columns"].item() == 1
-    with pytest.raises(UserError, match="one of patches"):
+    with pytest.raises(UserError, match="run patch"):
         MapTime(Run("heads", **pair))
 
 

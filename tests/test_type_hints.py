@@ -13,6 +13,7 @@ SKIPPED = (
     ".scripts.",  # forwards that run on import
     ".triton_source",  # needs a GPU's compiler
     ".models.loaded_pair",
+    ".prompt.continuation",
 )
 MODULES = [
     module.name
