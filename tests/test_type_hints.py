@@ -12,9 +12,8 @@ import mechdiff
 SKIPPED = (
     ".scripts.",  # forwards that run on import
     ".triton_source",  # needs a GPU's compiler
-    ".models.loaded_pair",
-    ".prompt.continuation",
 )
+LATE = ("LoadedPair.__init__",)  # names a type whose import needs torch, which takes seconds
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(mechdiff.__path__, "mechdiff.")
@@ -29,6 +28,7 @@ def test_type_hints_resolve(name):
     for thing in filter(inspect.isclass, own):
         typing.get_type_hints(thing)
         for method in filter(inspect.isfunction, vars(thing).values()):
-            typing.get_type_hints(method)
+            if method.__qualname__ not in LATE:
+                typing.get_type_hints(method)
     for function in filter(inspect.isfunction, own):
         typing.get_type_hints(function)

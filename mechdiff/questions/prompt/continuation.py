@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -17,12 +17,6 @@ from mechdiff.questions.shared.request import prompt_at
 from mechdiff.questions.shared.table_tasks import TableTask
 from mechdiff.questions.shared.task import Steps
 from mechdiff.questions.stack import StackedPatch
-
-if TYPE_CHECKING:
-    from torch import Generator
-
-    from mechdiff.engine.decoding import Decoding
-    from mechdiff.engine.rows import Rows
 
 COLUMNS = ["model", "text", "tokens", "ended"]
 PATCHED = "patched"
@@ -53,11 +47,11 @@ class Continuation:
 
 @dataclass
 class Voice:
-    """One model that writes. decoding: its state; generator: its random numbers; ends: the tokens that end an answer."""
+    """One model that writes. ends: the tokens that end an answer. Torch is imported only once a model writes."""
 
     tokenizer: Any
-    decoding: "Decoding"
-    generator: "Generator"
+    decoding: Any  # an engine.decoding.Decoding
+    generator: Any  # a torch.Generator
     ends: set[int]
     written: list[int] = field(default_factory=list)
     ended: bool = False
@@ -140,7 +134,7 @@ class ContinuationTask(TableTask):
                 f"{self.request.tokens}.\nTry:  fewer tokens, or a shorter prompt"
             )
 
-    def _rows(self, loaded) -> "Steps[Rows]":
+    def _rows(self, loaded) -> Steps[Any]:
         """The stack as one row of the prompt."""
         from mechdiff.engine.build_rows import as_rows
 
