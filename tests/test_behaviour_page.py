@@ -56,7 +56,7 @@ def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
     at, words = fine(script(BLOCK).run()), in_words(pd.read_parquet(swept / "behaviour_summary.parquet"))
     shown = {metric.label: (metric.value, metric.delta) for metric in at.metric}
     agree = words.loc["agrees_base", "both"]
-    assert shown["Same next token"] == (agree.partition(" [")[0], "95 % [" + agree.partition(" [")[2])
+    assert shown["Same next token"] == (agree.partition(" [")[0], "95 % CI [" + agree.partition(" [")[2])
     assert shown["Marks of style"][1] == words.loc[STYLE, "change"] and "Exact match" not in shown
     assert any("exact match needs known answers" in caption.value for caption in at.caption)
     assert any(caption.value.startswith("Stored sweep: 20 prompts, 5 templates") for caption in at.caption)

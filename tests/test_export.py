@@ -1,4 +1,4 @@
-"""What every page offers to take away: each chart for print, and code that gives the number on the screen in a clean process."""
+"""What every page exports: each chart for print, and code that gives the number on the screen in a clean process."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from support.lab_page import STACK, TEXT, keep, open_lab
 from mechdiff.common.paths import CACHE
 from mechdiff.reporting import bundle, bundle_reader, figures, notebooks
 
+pytestmark = pytest.mark.usefixtures("patient")
 ROOT = Path(__file__).parents[1]
 SITES = {  # a page's address, and its number: which metric, and how it is written
     "drift": ({"layer": "1"}, "Debiased CKA at layer 1", "{:.3f}"),

@@ -133,7 +133,7 @@ def test_an_uploaded_file_is_read_and_a_broken_one_is_a_sentence(shared):
     at = fine(open_lab())
     lines = "\n".join(json.dumps({"text": f"w{i} w5 w6"}) for i in range(3))
     at.file_uploader(key="upload").set_value(("mine.jsonl", lines.encode(), "application/jsonl")).run()
-    assert fine(at).text_area(key="text").value == "w0 w5 w6" and at.number_input(key="own_prompt").label == "Prompt, of 3"
+    assert fine(at).text_area(key="text").value == "w0 w5 w6" and at.number_input(key="own_prompt").label == "Prompt (of 3)"
     broken = {b'{"text": 3}': 'mine.jsonl, line 1 has no "text"', b"\xff\xfe": "not UTF-8", b"": "no prompts"}
     for content, message in broken.items():
         at.file_uploader(key="upload").set_value(("mine.jsonl", content, "application/jsonl")).run()
