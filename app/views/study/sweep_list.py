@@ -144,7 +144,7 @@ def tables(folder: SweepFolder) -> None:
     first = next(file.iter_batches(PREVIEW), None)
     st.dataframe(first.to_pandas() if first is not None else pd.DataFrame(), hide_index=True, height=380)
     count = file.metadata.num_rows
-    part = f"first {PREVIEW} of " if count > PREVIEW else ""
+    part = f"First {PREVIEW} of " if count > PREVIEW else ""
     size = folder.files[name].stat().st_size
     st.caption(f"{part}{count:,} lines, {file.metadata.num_columns} columns, {size / 1e6:.2f} MB: `{folder.files[name]}`")
 
