@@ -1,0 +1,143 @@
+"""Stored sweeps, reports, cache entries and status files of version 0.1 hold what they held."""
+
+import hashlib
+import json
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.version_01 import DATA, DRIVER, ROOT, cli, copied, lines_of, python, recorded, summary_of, values
+
+RUNNER = """
+import contextlib, io, json, sys
+from mechdiff.__main__ import main
+
+for arguments in json.load(open(sys.argv[1])):
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+        status = main(arguments)
+    print(json.dumps([status, output.getvalue()]), flush=True)
+"""
+# The page's list of sweeps with the first lines of a table, and its manifest.
+FRAMES = """
+        "frames": [json.loads(frame.value.head(5).to_json(orient="split", double_precision=6)) for frame in at.dataframe],
+        "facts": [json.loads(table.value.to_json(orient="split")) for table in at.table],
+        """
+STATUS = """
+import json
+from dataclasses import asdict
+from mechdiff.study import sweep_process
+(status,) = sweep_process.statuses()
+pace = sweep_process.pace(status.request, "tiny")
+print(json.dumps(asdict(status) | {"pace": pace, "arguments": status.request.arguments}))
+"""
+
+
+def text_of(html: str) -> str:
+    """What is read on a page, pictures and styles apart."""
+    plain = re.sub(r"<(style|svg)\b.*?</\1>", " ", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", plain)))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the package whose only stored sweep is the old one."""
+    place = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(DATA / "sweep", copied(place))
+    return place
+
+
+def test_a_stored_sweep_holds_its_values():
+    """Every table can be read, and has the lines, columns and means that it had."""
+    old, now = recorded("summaries.json")["tables"], {}
+    for path in stored_tables():
+        now[path.relative_to(DATA / "sweep").as_posix()] = summary_of(pd.read_parquet(path))
+    assert now.keys() == old.keys()
+    for name in old:
+        assert now[name] == pytest.approx(old[name], rel=1e-6, nan_ok=True), name
+
+
+def stored_tables() -> list[Path]:
+    return sorted((DATA / "sweep").glob("*/rq*/tiny/*.parquet"))
+
+
+def stored_page(folder: Path) -> dict:
+    """What the Sweeps page shows of the stored sweep."""
+    link = folder / "links.json"
+    link.write_text(json.dumps({"stored": f"sweeps?tab=Stored&folder={DATA / 'sweep'}"}))
+    driver = DRIVER.replace('"warnings"', FRAMES.lstrip() + '"warnings"')
+    (line,) = lines_of(python("-c", driver, ROOT, link, cache=folder / "cache"))
+    return {name: line["stored"][name] for name in ("frames", "facts", "commands", "problems")}
+
+
+@pytest.mark.slow
+def test_the_sweeps_page_shows_a_stored_sweep(tmp_path):
+    now, old = stored_page(tmp_path), recorded("summaries.json")["page"]
+    assert old["problems"] == [] and len(old["frames"]) == 2 and len(old["facts"][0]["data"]) > 10
+    assert now == old
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["base-to-tuned", "tuned-to-base"])
+def test_the_report_of_a_stored_sweep_says_the_same(checkout, tmp_path, direction):
+    out = tmp_path / "report.html"
+    flags = ("--pair", "tiny", "--domain", "cultural", "--direction", direction, "--out", out)
+    done = cli("report", *flags, cache=tmp_path / "cache", package=checkout, place=tmp_path)
+    assert done.returncode == 0, done.stderr
+    now = values(text_of(out.read_text(encoding="utf-8")))
+    for sentence in recorded("summaries.json")["report"][direction]:
+        assert " ".join(values(sentence)) in " ".join(now), sentence
+    if direction == "base-to-tuned":
+        assert now == values(text_of((DATA / "report.html").read_text(encoding="utf-8"))) and len(now) > 300
+
+
+@pytest.mark.slow
+def test_a_comparison_of_the_stored_sweep_says_the_same(checkout, tmp_path):
+    flags = ("--a", "tiny@cultural", "--b", "tiny@cultural", "--direction", "tuned-to-base", "--depth", "0.5")
+    done = cli("compare", *flags, cache=tmp_path / "cache", package=checkout, place=tmp_path)
+    old = recorded("summaries.json")["compare"]
+    assert done.returncode == 0 and values(done.stdout) == values(old) and len(values(old)) > 5, done.stderr
+
+
+@pytest.fixture(scope="module")
+def from_cache(tmp_path_factory):
+    """What the command lines of cache.json say, and their tables, from a copy of the old cache."""
+    place = tmp_path_factory.mktemp("cached")
+    shutil.copytree(DATA / "answers", place / "cache")
+    commands = [[*arguments, "--out", str(place / f"{name}.parquet")] for name, (arguments, _) in recorded("cache.json").items()]
+    (place / "commands.json").write_text(json.dumps(commands))
+    output = lines_of(python("-c", RUNNER, place / "commands.json", cache=place / "cache"))
+    return {name: (*answer, place / f"{name}.parquet") for name, answer in zip(recorded("cache.json"), output)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recorded("cache.json"))
+def test_an_old_cache_answers_at_once(from_cache, name):
+    status, output, path = from_cache[name]
+    question = recorded("cache.json")[name][0][1]
+    assert status == 0 and f"{question}: 0 cells" in output, output
+    assert summary_of(pd.read_parquet(path)) == pytest.approx(recorded("cache.json")[name][1], rel=1e-6, nan_ok=True)
+
+
+def test_a_stopped_sweep_can_be_resumed(tmp_path):
+    """Its status file is read: which sweep it was, how far it came, and how fast."""
+    old = recorded("status.json")
+    (tmp_path / "sweeps").mkdir()
+    shutil.copy(DATA / "status.json", tmp_path / "sweeps" / "tiny@cultural.json")
+    (now,) = lines_of(python("-c", STATUS, cache=tmp_path))
+    assert now["request"] == old["asked"] and now["cached"] == old["kept"] and now["state"] == "stopped"
+    assert all(now[name] == old[name] for name in ("name", "domain", "done", "total", "started", "updated"))
+    assert now["pace"] == (old["updated"] - old["started"]) / (old["done"] - old["kept"])
+    flags = ["--domain", "cultural", "--grid", "quick", "--dtype", "float32", "--out", "/data/sweeps"]
+    assert now["arguments"] == ["sweep", "--pair", "tiny.toml", *flags]
+
+
+def test_shipped_sweeps_are_what_they_were():
+    old = recorded("stored.json")
+    tables = {path.relative_to(ROOT / "mechdiff").as_posix(): path for path in ROOT.glob("mechdiff/artifacts/**/*.parquet")}
+    assert tables.keys() == old.keys()
+    for name, path in tables.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == old[name]["sha256"], name
