@@ -75,8 +75,8 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def address(cache, demo):
-    with browser.server(cache) as found:
-        yield found
+    with browser.server(cache) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,9 @@ def chrome():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=browser.chromium(), args=["--no-sandbox"])
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=browser.chromium(), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

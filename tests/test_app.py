@@ -61,9 +61,9 @@ def test_patching_shows_the_command_lines_number(tmp_path):
     table = from_cli(tmp_path, "patch", "--streams", "mlp_out", "--layers", "21", "--direction", "tuned-to-base")
     assert metric(at, "Mean effect at layer 21") == f"{table['kl'].mean():.4f} nats"
     recovery = 1 - table["kl_to_donor"].mean() / table["kl_donor_clean"].mean()
-    shown = next(m for m in at.metric if m.label == "Recovery")
-    low, high = (float(part.rstrip(" %")) / 100 for part in shown.delta.removeprefix("95 % interval ").split(" to "))
-    assert shown.value == f"{100 * recovery:z.0f} %" and low <= recovery <= high and low < high
+    card = next(m for m in at.metric if m.label == "Recovery")
+    low, high = (float(part.rstrip(" %")) / 100 for part in card.delta.removeprefix("95 % interval ").split(" to "))
+    assert card.value == f"{100 * recovery:z.0f} %" and low <= recovery <= high and low < high
 
 
 @pytest.mark.usefixtures("demo")
@@ -180,9 +180,9 @@ def test_patching_has_no_recovery_where_the_models_differ_by_rounding(tiny, monk
 
 def test_patching_shows_the_summarys_recovery(tiny):
     at, line = open_demo("patching", layer="1"), answer(tiny, "patch", layers=(1,))
-    shown = next(m for m in at.metric if m.label == "Recovery")
-    assert shown.value == f"{100 * line.recovery:z.0f} %"
-    assert shown.delta == f"95 % interval {100 * line.recovery_low:z.0f} to {100 * line.recovery_high:z.0f} %"
+    card = next(m for m in at.metric if m.label == "Recovery")
+    assert card.value == f"{100 * line.recovery:z.0f} %"
+    assert card.delta == f"95 % interval {100 * line.recovery_low:z.0f} to {100 * line.recovery_high:z.0f} %"
 
 
 def test_transport_shows_the_command_lines_number(swept):
@@ -224,11 +224,11 @@ def test_a_live_number_is_compared_with_the_stored_one(swept, view):
 
 def test_stored_and_live_parts_draw(swept):
     for view, key in (("transport", "curve"), ("rank", "ranks"), ("patching", "transplants"), ("heads", "coverage")):
-        kept = open_demo(view, layer="1")
-        assert not [i for i in kept.info if "no stored sweep" in i.value]
-        live = kept.toggle(key=key).set_value(True).run()
+        stored = open_demo(view, layer="1")
+        assert not [i for i in stored.info if "no stored sweep" in i.value]
+        live = stored.toggle(key=key).set_value(True).run()
         assert not live.exception and not live.error, view
-        assert len(charts_of(live)) == len(charts_of(kept)) > 1, view
+        assert len(charts_of(live)) == len(charts_of(stored)) > 1, view
 
 
 @pytest.mark.parametrize("view", ["transport", "rank", "patching", "heads"])

@@ -204,9 +204,9 @@ def test_rates_are_sums_over_sums_and_not_means_of_rates():
         for prompt, (count, tokens) in enumerate(counts):
             told = {"prompt": prompt, "condition": condition, "tokens": tokens}
             lines.append(named | told | numbers | kinds | {"hedges": float(count)})
-    found = behaviour_summary.summary(pd.DataFrame(lines), ["a", "b"]).set_index(["condition", "measure"])
-    assert found.loc["clean base", "hedges"]["mean"] == 2.5 and found.loc["clean tuned", "hedges"]["mean"] == 10
-    tuned = found.loc["clean tuned", "style"]
+    summary = behaviour_summary.summary(pd.DataFrame(lines), ["a", "b"]).set_index(["condition", "measure"])
+    assert summary.loc["clean base", "hedges"]["mean"] == 2.5 and summary.loc["clean tuned", "hedges"]["mean"] == 10
+    tuned = summary.loc["clean tuned", "style"]
     assert (tuned["change"], tuned["low"], tuned["high"]) == (7.5, 10, 10)
     assert 0 <= tuned["change_low"] <= 7.5 <= tuned["change_high"] <= 10
 

@@ -54,12 +54,12 @@ def run_clean(content: bytes, folder: Path, cache: Path) -> str:
 
 def notebook_of(at: AppTest, **details) -> bytes:
     """The page's notebook; it holds the snippet as it is shown."""
-    found = at.session_state["_page_record"]
-    request = export.main_request(found)
-    content = notebooks.notebook(request, found.headline, "page?layer=1", "python -m mechdiff ...", **details)
+    record = at.session_state["_page_record"]
+    request = export.main_request(record)
+    content = notebooks.notebook(request, record.headline, "page?layer=1", "python -m mechdiff ...", **details)
     nbformat.validate(nbformat.reads(content.decode(), 4))
     cells = [cell["source"] for cell in json.loads(content)["cells"]]
-    assert notebooks.snippet(request, found.headline, **details).rstrip() in cells
+    assert notebooks.snippet(request, record.headline, **details).rstrip() in cells
     return content
 
 
@@ -114,9 +114,9 @@ def well_printed(spec: dict) -> None:
 
 def test_every_chart_of_every_page_prints(swept):
     for page, charts in {"drift": 1, "patching": 4, "transport": 2, "rank": 4, "heads": 3}.items():
-        found = specifications(open_demo(page, layer="1"))
-        assert len(found) >= charts and len({figures.title(spec) for spec in found}) == len(found), page
-        for spec in found:
+        figures_drawn = specifications(open_demo(page, layer="1"))
+        assert len(figures_drawn) >= charts and len({figures.title(spec) for spec in figures_drawn}) == len(figures_drawn), page
+        for spec in figures_drawn:
             well_printed(spec)
 
 
@@ -131,9 +131,9 @@ def test_every_chart_of_the_lab_prints(shared):
 @pytest.mark.slow
 @pytest.mark.parametrize("view", ["compare", "home"])
 def test_every_chart_of_stored_sweeps_prints(view):
-    found = specifications(app_at(view).run())
-    assert len(found) >= 4
-    for spec in found:
+    figures_drawn = specifications(app_at(view).run())
+    assert len(figures_drawn) >= 4
+    for spec in figures_drawn:
         well_printed(spec)
 
 
@@ -151,11 +151,11 @@ def test_the_table_of_a_chart_is_what_it_draws(tiny):
 
 
 def test_what_is_bundled_is_every_answer_of_the_page(tiny, tmp_path):
-    found = open_demo("heads", layer="1", heads=["0"]).session_state["_page_record"]
-    content = bundle.write(list(found.answers.values()), [], "heads", found.headline)
+    record = open_demo("heads", layer="1", heads=["0"]).session_state["_page_record"]
+    content = bundle.write(list(record.answers.values()), [], "heads", record.headline)
     finding = bundle_reader.read(content)
     assert [entry.asked["head_sets"] for entry in finding.entries] == ["0", "each"]
-    assert finding.headline.value == found.headline.value and finding.headline.where == {"heads": "0", "control": "none"}
+    assert finding.headline.value == record.headline.value and finding.headline.where == {"heads": "0", "control": "none"}
 
 
 def test_a_legends_columns_do_not_wait_for_a_width():

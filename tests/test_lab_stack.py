@@ -121,13 +121,13 @@ def test_the_patched_next_tokens_stand_beside_base_and_tuned(shared):
 def test_every_measure_of_the_maps_is_the_tables(shared, measure):
     run = Run("patch", target="yes", foil="no" if measure == "target" else None, **shared)
     table = mechdiff.run(run)
-    found = effects.values(table, measure, 0.0).to_numpy()
+    mapped = effects.values(table, measure, 0.0).to_numpy()
     by_hand = {
         "effect": table["kl"],
         "recovery": 1 - table["kl_to_donor"] / table["kl_donor_clean"],
         "target": table["logit_difference"] - table["logit_difference_clean"] if measure == "target" else None,
     }
-    assert found == pytest.approx(by_hand[measure].to_numpy()) and np.abs(found).max() > 1e-3
+    assert mapped == pytest.approx(by_hand[measure].to_numpy()) and np.abs(mapped).max() > 1e-3
     assert np.isnan(effects.values(table, "recovery", 1e9)).all(), "at the floor there is nothing to recover"
     alone = mechdiff.run(Run("patch", target="yes", **shared))
     assert effects.values(alone, "target", 0.0).to_numpy() == pytest.approx(

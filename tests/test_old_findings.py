@@ -64,9 +64,9 @@ def run_notebook(name: str, cache: Path) -> tuple[str, str]:
     script = ""
     for text in (text for text, cell in zip(code, cells) if cell["cell_type"] == "code"):
         *_, last = ast.parse(text).body
-        shown = isinstance(last, ast.Expr) and ast.unparse(last).startswith("charts.")
-        script += (text if not shown else text.replace(ast.get_source_segment(text, last), f"_ = {ast.unparse(last)}")) + "\n"
-        script += "print('chart:', _.to_dict()['title']['text'])\n" if shown else ""
+        is_chart = isinstance(last, ast.Expr) and ast.unparse(last).startswith("charts.")
+        script += (text if not is_chart else text.replace(ast.get_source_segment(text, last), f"_ = {ast.unparse(last)}")) + "\n"
+        script += "print('chart:', _.to_dict()['title']['text'])\n" if is_chart else ""
     done = python("-c", script, cache=cache)
     assert done.returncode == 0, done.stderr
     return words, done.stdout

@@ -101,6 +101,12 @@ def test_a_new_question_appears_in_the_sidebar(lengths):
     assert list(pages.sections()[pages.MORE]) == ["lengths"]
 
 
+def test_a_question_cannot_take_another_pages_address(monkeypatch):
+    monkeypatch.setitem(QUESTIONS, "sweeps", QUESTIONS["drift"])
+    with pytest.raises(AssertionError, match="sweeps"):
+        pages.sections()
+
+
 def test_its_form_has_its_fields(lengths, tiny):
     at = open_question("lengths")
     widgets = [*at.multiselect, *at.number_input, *at.text_input, *at.toggle, *at.selectbox]

@@ -28,8 +28,8 @@ def test_a_page_asks_what_its_requests_say(page, tiny):
     at = open_page(page, **query, **{SWITCH.get(page, "curve"): "true"})
     while at.session_state["_pending"]:
         fine(at.run())
-    asked = view_requests.requests(page, view(tiny, PLACE))
-    assert list(at.session_state["_page_record"].answers) == asked and len(asked) == PAGES[page]
+    expected = view_requests.requests(page, view(tiny, PLACE))
+    assert list(at.session_state["_page_record"].answers) == expected and len(expected) == PAGES[page]
 
 
 def test_a_link_is_read_as_the_widgets_read_it():

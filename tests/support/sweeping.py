@@ -44,10 +44,10 @@ def sweep_cache(tmp_path, monkeypatch):
 def until(what, patience=PATIENCE):
     """What a function finds, as soon as it finds it."""
     deadline = time.monotonic() + patience
-    while not (found := what()):
+    while not (outcome := what()):
         assert time.monotonic() < deadline, [asdict(status) for status in sweep_process.statuses()]
         time.sleep(0.02)
-    return found
+    return outcome
 
 
 def seen(*states):
