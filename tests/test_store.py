@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 import sqlite3
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 
 import diskcache
 import numpy as np
@@ -152,25 +153,21 @@ def test_nothing_but_bytes_is_ever_written(cache, value):
         cache._cache.set(("k", 1), b"value")
 
 
-def write_and_read(folder, worker, failures):
-    cache = Store(folder)
+def write_and_read(folder, worker):
+    """The numbers of the values that did not come back."""
+    cache, lost = Store(folder), []
     for number in range(60):
         cache.put_arrays(f"{worker}-{number}", {"x": np.full(20_000 if number % 10 == 0 else 10, worker)})
         cache.put_text("shared", str(number))
         if cache.arrays(f"{worker}-{number}")["x"][-1] != worker or cache.text("shared") is None:
-            failures.put((worker, number))
+            lost.append(number)
+    return lost
 
 
 @pytest.mark.slow
 def test_two_processes_can_write_and_read_one_folder(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    failures = context.Queue()
-    workers = [context.Process(target=write_and_read, args=(tmp_path, worker, failures)) for worker in (1, 2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0] and failures.empty()
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert list(pool.map(write_and_read, (tmp_path, tmp_path), (1, 2))) == [[], []]
     cache = Store(tmp_path)
     assert all(cache.arrays(f"{worker}-{number}")["x"][0] == worker for worker in (1, 2) for number in range(60))
 

@@ -109,10 +109,21 @@ class Visitor:
             self.page.wait_for_function("before => window.__runs > before", arg=before, timeout=1000 * RUN_S)
         return self
 
-    def settle(self, timeout: float = ANSWER_S) -> "Visitor":
-        """Wait until nothing runs and nothing is stale any more."""
-        self.page.wait_for_function(SETTLED, arg=1000 * QUIET_S, timeout=1000 * timeout)
-        return self
+    def settle(self) -> "Visitor":
+        """Wait until nothing runs and nothing is stale any more, for as long as the progress moves."""
+        from playwright.sync_api import TimeoutError
+
+        before, now = None, self.progress()
+        while before != now:
+            with suppress(TimeoutError):
+                self.page.wait_for_function(SETTLED, arg=1000 * QUIET_S, timeout=1000 * ANSWER_S)
+                return self
+            before, now = now, self.progress()
+        raise AssertionError(f"the page has not moved for {ANSWER_S} s: {now}")
+
+    def progress(self) -> list[str]:
+        """How far the page's jobs are, without the time that they say is left."""
+        return [text.split("%")[0] for text in self.page.get_by_test_id("stProgress").all_inner_texts()]
 
     def go(self, title: str) -> "Visitor":
         """To another page, by the navigation."""
