@@ -28,7 +28,8 @@ from mechdiff.reporting import charts
 
 PATIENCE = 0.6  # seconds that a page waits for a job before it shows progress
 CHART, NUMBERS = 400, 104  # heights in pixels: of a chart with title and legend, and of a row of numbers
-REDRAW = 1.5  # seconds between redraws while results arrive
+REDRAW = 1.5, 6.0  # seconds between redraws while results arrive: the shortest and the longest pause
+DRAWING = 0.1  # a processor's share for drawing meanwhile, within these pauses: the rest computes
 # Little space around a page, so that its main chart is visible at once; the progress covers the foot, so that nothing jumps.
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] {padding: 2.25rem 2.5rem 5rem}
@@ -116,7 +117,7 @@ def frame(page, name: str = "") -> None:
     name: the page's name in the address.
     """
     st.html(STYLE)
-    st.session_state["_page"], st.session_state["_drawn"] = name, time.monotonic()
+    st.session_state["_page"], st.session_state["_drawn"], began = name, time.monotonic(), time.thread_time()
     pending().clear()
     st.session_state.pop("_answered", None)
     st.session_state.pop("_noticed", None)
@@ -137,6 +138,7 @@ def frame(page, name: str = "") -> None:
     if not slide:
         with export_place:
             export.draw(name)
+    st.session_state["_pause"] = min(max(REDRAW[0], (time.thread_time() - began) / DRAWING), REDRAW[1])
     if pending():
         with st.container(key="progress"):
             poll()
@@ -225,7 +227,7 @@ def poll() -> None:
             st.rerun()
     ended = any(job.ended for job in waited.values())
     computing = any(isinstance(job, jobs.TaskJob) for job in waited.values())
-    if ended or (computing and time.monotonic() - st.session_state["_drawn"] > REDRAW):
+    if ended or (computing and time.monotonic() - st.session_state["_drawn"] > st.session_state["_pause"]):
         st.rerun()
 
 
