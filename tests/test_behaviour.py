@@ -27,7 +27,7 @@ NEW = 6
 
 
 @pytest.fixture
-def asked(pair, tmp_path):
+def settings(pair, tmp_path):
     """The tiny pair with prompts of several lengths, three of them with choices, two with an answer alone."""
     lines = [{"text": " ".join(WORDS[i : i + 2 + i % 5]), "template": f"t{i % 4}"} for i in range(11)]
     for i in (0, 4, 7):
@@ -45,14 +45,14 @@ def same(folder) -> str:
 
 def written(loaded, side: str, ids: list[int], edits, count: int) -> tuple[list[int], bool]:
     """A greedy answer by whole passes of plain hooks, whose edits stay at the decision token."""
-    model, ends, found = getattr(loaded, side).model, loaded.tokenizers.ends(side), []
+    model, ends, answer = getattr(loaded, side).model, loaded.tokenizers.ends(side), []
     at = len(ids) - 1
     for _ in range(count):
-        token = int(plain_hooks.run(model, ids + found, [(*edit, at) for edit in edits]).argmax())
+        token = int(plain_hooks.run(model, ids + answer, [(*edit, at) for edit in edits]).argmax())
         if token in ends:
-            return found, True
-        found.append(token)
-    return found, False
+            return answer, True
+        answer.append(token)
+    return answer, False
 
 
 def check(table: pd.DataFrame, loaded, run: Run, edits_of) -> None:
@@ -90,10 +90,10 @@ def check(table: pd.DataFrame, loaded, run: Run, edits_of) -> None:
         assert line.exact == pytest.approx(expected, nan_ok=True)
 
 
-def test_clean_and_patched_are_plain_hooks_and_whole_passes(asked):
+def test_clean_and_patched_are_plain_hooks_and_whole_passes(settings):
     place = {"layers": (1,), "streams": ("resid_post", "heads"), "controls": ("self",), "limit": 5}
-    run = Run("behaviour", direction="tuned-to-base", **asked | place)
-    table, loaded = mechdiff.run(run), load_pair(asked["pair"], "cpu")
+    run = Run("behaviour", direction="tuned-to-base", **settings | place)
+    table, loaded = mechdiff.run(run), load_pair(settings["pair"], "cpu")
     assert len(table) == 5 * (2 + 2 * 2) and table["prompt"].nunique() == 5
     assert list(table["condition"].unique()[:2]) == ["clean base", "clean tuned"]
 
@@ -111,8 +111,8 @@ def test_clean_and_patched_are_plain_hooks_and_whole_passes(asked):
         assert abs(np.nan_to_num(line.choice_delta)) < 1e-5
 
 
-def test_a_model_beside_itself_agrees_in_everything(asked, tmp_path):
-    table = mechdiff.run(Run("behaviour", **asked | {"pair": same(tmp_path)}))
+def test_a_model_beside_itself_agrees_in_everything(settings, tmp_path):
+    table = mechdiff.run(Run("behaviour", **settings | {"pair": same(tmp_path)}))
     assert (table[["agrees_base", "agrees_tuned"]] == 1).all(axis=None)
     assert (table[[name for name in MEASURES if name.startswith("kl")]].abs() < 1e-6).all(axis=None)
     tuned = table[table["condition"] == "clean tuned"]
@@ -120,22 +120,22 @@ def test_a_model_beside_itself_agrees_in_everything(asked, tmp_path):
     assert tuned["text"].tolist() == table[table["condition"] == "clean base"]["text"].tolist()
 
 
-def test_a_permuted_unembedding_changes_every_word_and_the_last_state_brings_them_back(asked):
+def test_a_permuted_unembedding_changes_every_word_and_the_last_state_brings_them_back(settings):
     """Tuned says word n + 1 where base says n; its last state in base is base's own, so nothing moves."""
-    loaded = load_pair(asked["pair"], "cpu")
+    loaded = load_pair(settings["pair"], "cpu")
     loaded.tuned.model.load_state_dict(loaded.base.model.state_dict())
     loaded.tuned.model.lm_head.weight.data = loaded.base.model.lm_head.weight.data.roll(1, 0)
-    table = mechdiff.run(Run("behaviour", layers=(3,), direction="tuned-to-base", **asked)).set_index("condition")
+    table = mechdiff.run(Run("behaviour", layers=(3,), direction="tuned-to-base", **settings)).set_index("condition")
     tuned, patched, base = (table.loc[name] for name in ("clean tuned", "patched L3 resid_post", "clean base"))
     assert (tuned["agrees_base"] == 0).all() and (base["agrees_tuned"] == 0).all() and (tuned["kl_to_base"] > 0.1).all()
     assert patched["text"].tolist() == base["text"].tolist() and (patched["agrees_base"] == 1).all()
     assert (patched["kl_from_base"] < 1e-6).all()
 
 
-def test_the_mass_on_refusals_is_that_of_their_first_tokens(asked, monkeypatch):
+def test_the_mass_on_refusals_is_that_of_their_first_tokens(settings, monkeypatch):
     monkeypatch.setattr("mechdiff.questions.shared.writing.openers", lambda: ("w4", "w8 w9", "зима"))
-    run = Run("behaviour", **asked)
-    table, loaded = mechdiff.run(run), load_pair(asked["pair"], "cpu")
+    run = Run("behaviour", **settings)
+    table, loaded = mechdiff.run(run), load_pair(settings["pair"], "cpu")
     which = [loaded.tokenizers.token_id(word, "base") for word in ("w4", "w8")]
     for line in table.itertuples():
         side = line.condition.split()[1]
@@ -143,46 +143,48 @@ def test_the_mass_on_refusals_is_that_of_their_first_tokens(asked, monkeypatch):
         assert line.refusal_logprob == pytest.approx(here[which].exp().sum().log().item(), abs=1e-4)
 
 
-def test_a_repeat_needs_no_model_and_more_layers_no_earlier_ones(asked, monkeypatch):
-    first = mechdiff.run(Run("behaviour", layers=(1,), **asked))
-    task = questions.task(Run("behaviour", layers=(1, 2), **asked))
+def test_a_repeat_needs_no_model_and_more_layers_no_earlier_ones(settings, monkeypatch):
+    first = mechdiff.run(Run("behaviour", layers=(1,), **settings))
+    task = questions.task(Run("behaviour", layers=(1, 2), **settings))
     assert (task.done, task.total) == (11 * 3, 11 * 4)
     unload()
     monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
-    pd.testing.assert_frame_equal(mechdiff.run(Run("behaviour", layers=(1,), **asked)), first)
-    clean = mechdiff.run(Run("behaviour", **asked))
+    pd.testing.assert_frame_equal(mechdiff.run(Run("behaviour", layers=(1,), **settings)), first)
+    clean = mechdiff.run(Run("behaviour", **settings))
     pd.testing.assert_frame_equal(clean.drop(columns="layer"), first.iloc[:22].drop(columns="layer"))
     for other in ({"new_tokens": 3}, {"layers": (1,), "direction": "tuned-to-base"}):
-        task = questions.task(Run("behaviour", **asked | other))
+        task = questions.task(Run("behaviour", **settings | other))
         assert task.done < task.total
 
 
-def test_an_answer_is_in_no_other_questions_key(asked, tmp_path):
+def test_an_answer_is_in_no_other_questions_key(settings, tmp_path):
     text = (tmp_path / "labelled.jsonl").read_text().replace('"w9 w5"}', '"w3"}')
     (tmp_path / "relabelled.jsonl").write_text(text)
-    mechdiff.run(Run("behaviour", **asked))
-    other = asked | {"prompts": str(tmp_path / "relabelled.jsonl")}
-    patched, again_patched = ({name: value for name, value in given.items() if name != "new_tokens"} for given in (asked, other))
+    mechdiff.run(Run("behaviour", **settings))
+    other = settings | {"prompts": str(tmp_path / "relabelled.jsonl")}
+    patched, again_patched = (
+        {name: value for name, value in given.items() if name != "new_tokens"} for given in (settings, other)
+    )
     mechdiff.run(Run("patch", layers=(1,), **patched))
     assert questions.task(Run("behaviour", **other)).done == 0, "its choices are others now"
     again = questions.task(Run("patch", layers=(1,), **again_patched))
     assert again.total == 0, "a whole answer that is known has nothing to do"
 
 
-def test_a_stopped_request_goes_on_where_it_was(asked):
-    run = Run("behaviour", layers=(0, 1), **asked)
+def test_a_stopped_request_goes_on_where_it_was(settings):
+    run = Run("behaviour", layers=(0, 1), **settings)
     task = questions.task(run)
     for _ in task.steps():
         if task.done >= 11:
             break
     assert 0 < len(task.table()) < 44
-    kept = questions.task(run)
-    assert 11 <= kept.done < kept.total
+    next_task = questions.task(run)
+    assert 11 <= next_task.done < next_task.total
     pd.testing.assert_frame_equal(mechdiff.run(run), mechdiff.run(run))
 
 
-def test_the_summary_counts_changes_from_the_reference(asked):
-    run = Run("behaviour", layers=(2,), **asked)
+def test_the_summary_counts_changes_from_the_reference(settings):
+    run = Run("behaviour", layers=(2,), **settings)
     table = mechdiff.run(run)
     lines = run.summary(table).set_index(["condition", "measure"])
     wide = table.pivot(index="prompt", columns="condition", values="kl_from_base")
@@ -202,8 +204,8 @@ def test_rates_are_sums_over_sums_and_not_means_of_rates():
     lines = []
     for condition, counts in (("clean base", [(1, 10), (0, 30)]), ("clean tuned", [(4, 40), (4, 40)])):
         for prompt, (count, tokens) in enumerate(counts):
-            told = {"prompt": prompt, "condition": condition, "tokens": tokens}
-            lines.append(named | told | numbers | kinds | {"hedges": float(count)})
+            labels = {"prompt": prompt, "condition": condition, "tokens": tokens}
+            lines.append(named | labels | numbers | kinds | {"hedges": float(count)})
     summary = behaviour_summary.summary(pd.DataFrame(lines), ["a", "b"]).set_index(["condition", "measure"])
     assert summary.loc["clean base", "hedges"]["mean"] == 2.5 and summary.loc["clean tuned", "hedges"]["mean"] == 10
     tuned = summary.loc["clean tuned", "style"]
@@ -219,14 +221,14 @@ def test_without_answers_exact_match_is_blank_and_says_so(pair):
     assert "exact" not in set(run.summary(task.table())["measure"])
 
 
-def test_an_answer_ends_where_the_models_window_does(asked):
-    task = questions.task(Run("behaviour", **asked | {"new_tokens": 100, "limit": 2}))
+def test_an_answer_ends_where_the_models_window_does(settings):
+    task = questions.task(Run("behaviour", **settings | {"new_tokens": 100, "limit": 2}))
     list(task.steps())
-    longest = len(load_pair(asked["pair"], "cpu").passes.ids("base", (task.run.chosen_prompts[1].text,))[0])
+    longest = len(load_pair(settings["pair"], "cpu").passes.ids("base", (task.run.chosen_prompts[1].text,))[0])
     assert task.table()["tokens"].max() <= 64 - longest and any("64 tokens" in said for said in task.notices)
 
 
-def test_two_tokenizers_agree_by_what_their_tokens_read(asked, tmp_path):
+def test_two_tokenizers_agree_by_what_their_tokens_read(settings, tmp_path):
     """Base with every word's number moved by one: the same text in another vocabulary."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -245,7 +247,7 @@ def test_two_tokenizers_agree_by_what_their_tokens_read(asked, tmp_path):
     tokenizer.save_pretrained(tmp_path / "moved")
     (tmp_path / "moved" / "tokenizer.json").write_text(json.dumps(state))
     (tmp_path / "moved.toml").write_text('[base]\nfolder = "base"\n[tuned]\nfolder = "moved"\n')
-    run = Run("behaviour", layers=(1,), **asked | {"pair": str(tmp_path / "moved.toml")})
+    run = Run("behaviour", layers=(1,), **settings | {"pair": str(tmp_path / "moved.toml")})
     table = mechdiff.run(run)
     assert not load_pair(run.spec, "cpu").tokenizers.shared
     tuned = table[table["condition"] == "clean tuned"]
@@ -264,26 +266,28 @@ def test_padded_prompts_with_rows_are_written_on_as_alone(family):
     assert together(anatomy, texts) == [[0, 1, 2]]
     value = torch.randn(3, 2, 32)
     rows, (ids, seen) = Rows(2, [Edit(1, "resid_post", torch.tensor([0, 1]), value)]), pad_left(texts)
-    for some, n in ((None, 1), (rows, 2)):
-        decoding, following = Decoding(anatomy, ids, some, 0, seen), torch.arange(3 * n) + 10
+    for patches, n in ((None, 1), (rows, 2)):
+        decoding, following = Decoding(anatomy, ids, patches, 0, seen), torch.arange(3 * n) + 10
         first = decoding.logits.log_softmax(-1)
         many = decoding.after(torch.tensor([2, 0]), torch.tensor([[4, 5], [6, 7]])).log_softmax(-1)
         decoding.step(following)
         for text in range(3 * n):
             prompt = texts[text // n]
-            edits = [] if some is None else [(1, "resid_post", lambda own, put=value[text // n, text % n]: put, len(prompt) - 1)]
-            for expected, found in (
+            edits = (
+                [] if patches is None else [(1, "resid_post", lambda own, put=value[text // n, text % n]: put, len(prompt) - 1)]
+            )
+            for expected, logprobs in (
                 (plain_hooks.run(model, prompt, edits), first[text]),
                 (plain_hooks.run(model, [*prompt, int(following[text])], edits), decoding.logits[text].log_softmax(-1)),
                 *([(plain_hooks.run(model, [*prompt, 4, 5], edits), many[0, 1])] if text == 2 else []),
                 *([(plain_hooks.run(model, [*prompt, 6], edits), many[1, 0])] if text == 0 else []),
             ):
-                torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+                torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=0)
 
 
-def test_the_command_line_writes_a_line_per_prompt_and_condition(asked, tmp_path, capsys):
+def test_the_command_line_writes_a_line_per_prompt_and_condition(settings, tmp_path, capsys):
     handler, out = signal.getsignal(signal.SIGTERM), tmp_path / "said.parquet"  # main() takes it over
-    words = ["--pair", asked["pair"], "--prompts", asked["prompts"], "--limit", "3", "--new-tokens", "2"]
+    words = ["--pair", settings["pair"], "--prompts", settings["prompts"], "--limit", "3", "--new-tokens", "2"]
     assert main(["run", "behaviour", *words, "--layers", "all", "--out", str(out)]) == 0
     table = pd.read_parquet(out)
     assert len(table) == 3 * (2 + 4) and table["layer"].dropna().unique().tolist() == [0, 1, 2, 3]
@@ -296,19 +300,19 @@ def test_the_command_line_writes_a_line_per_prompt_and_condition(asked, tmp_path
 
 
 @pytest.mark.slow
-def test_it_can_be_taken_away_and_computed_anew(asked, tmp_path, monkeypatch):
+def test_it_can_be_taken_away_and_computed_anew(settings, tmp_path, monkeypatch):
     """As Python, with the prompts' labels, and as a bundle."""
     from mechdiff.inputs import prompts
     from mechdiff.reporting import bundle, bundle_reader, notebooks, replay
 
     monkeypatch.setattr(prompts, "CACHE", tmp_path / "kept")
-    mine = prompts.keep_prompts(prompts.read_prompts(asked["prompts"])[:3])
-    run = Run("behaviour", layers=(1,), **asked | {"prompts": mine})
-    table, told = mechdiff.run(run), {}
-    exec(notebooks.snippet(run, texts=True), told)
-    pd.testing.assert_frame_equal(told["table"], table)
-    found = bundle_reader.read(bundle.write([bundle.Answer(run, table)], [], "./", texts=True))
-    task = replay.ReplayTask(found, Store(tmp_path / "fresh"), "cpu", pair=asked["pair"])
+    mine = prompts.keep_prompts(prompts.read_prompts(settings["prompts"])[:3])
+    run = Run("behaviour", layers=(1,), **settings | {"prompts": mine})
+    table, namespace = mechdiff.run(run), {}
+    exec(notebooks.snippet(run, texts=True), namespace)
+    pd.testing.assert_frame_equal(namespace["table"], table)
+    finding = bundle_reader.read(bundle.write([bundle.Answer(run, table)], [], "./", texts=True))
+    task = replay.ReplayTask(finding, Store(tmp_path / "fresh"), "cpu", pair=settings["pair"])
     list(task.steps())
     assert [verdict.kind in ("same", "rounding") for verdict in task.verdicts] == [True], task.verdicts
 

@@ -78,8 +78,8 @@ def made(requests, cache, made_once) -> bytes:
 def write_all(requests) -> bytes:
     answers = answered(*requests)
     mean = answers[0].table.query("layer == 1 and control == 'none'")["kl"].mean()
-    told = Headline("patch · L1", "tiny on none", mean, "nats", 0, "mean", {"layer": 1, "control": "none"})
-    return bundle.write(answers, [chart_of(answers[0].table)], LINK, told, texts=True)
+    headline = Headline("patch · L1", "tiny on none", mean, "nats", 0, "mean", {"layer": 1, "control": "none"})
+    return bundle.write(answers, [chart_of(answers[0].table)], LINK, headline, texts=True)
 
 
 def replayed(content: bytes, tmp_path, study: dict, **details) -> ReplayTask:
@@ -94,7 +94,7 @@ def replayed(content: bytes, tmp_path, study: dict, **details) -> ReplayTask:
 def changed(content: bytes, name: str, change) -> bytes:
     """The bundle with one of its files changed; a name that is not there makes a new file."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        files = {one: archive.read(one) for one in archive.namelist()}
+        files = {member: archive.read(member) for member in archive.namelist()}
     return bundle.zipped(files | {name: change(files.get(name, b""))})
 
 
@@ -102,17 +102,19 @@ def told(change):
     """A change of finding.json."""
 
     def apply(content: bytes) -> bytes:
-        found = json.loads(content)
-        change(found)
-        return json.dumps(found).encode()
+        finding = json.loads(content)
+        change(finding)
+        return json.dumps(finding).encode()
 
     return apply
 
 
 def test_a_bundle_replays_to_the_same_numbers(made, study, tmp_path):
     task = replayed(made, tmp_path, study)
-    assert {one.name: one.kind for one in task.verdicts} == dict.fromkeys([entry.name for entry in task.finding.entries], SAME)
-    assert len(task.verdicts) == 8 and all(one.values for one in task.verdicts) and task.done == task.total
+    assert {verdict.name: verdict.kind for verdict in task.verdicts} == dict.fromkeys(
+        [entry.name for entry in task.finding.entries], SAME
+    )
+    assert len(task.verdicts) == 8 and all(verdict.values for verdict in task.verdicts) and task.done == task.total
     assert task.headline == pytest.approx(task.finding.headline.value, rel=1e-6)
 
 
@@ -158,12 +160,12 @@ def test_the_verdict_follows_the_values(made, study, tmp_path, factor, kind):
 def test_other_weights_are_no_failure_of_the_finding(made, study, tmp_path, capsys):
     path = tmp_path / "b.zip"
 
-    def other(found):
-        for entry in found["entries"]:
+    def other(finding):
+        for entry in finding["entries"]:
             entry["origin"]["tuned"] = "someone else's"
 
     path.write_bytes(changed(made, "finding.json", told(other)))
-    assert {one.kind for one in replayed(path.read_bytes(), tmp_path, study).verdicts} == {OTHER}
+    assert {verdict.kind for verdict in replayed(path.read_bytes(), tmp_path, study).verdicts} == {OTHER}
     assert main(["replay", str(path), "--pair", study["pair"], "--device", "cpu"]) == 2
     assert "weights of the tuned" in capsys.readouterr().out
 
@@ -181,7 +183,7 @@ def test_own_prompts_stay_at_home_unless_they_are_to_go(study, requests, cache, 
     monkeypatch.setattr(prompts, "CACHE", tmp_path / "elsewhere")
     (checked,) = replayed(silent, tmp_path, study).verdicts
     assert checked.kind == UNCHECKED and "no prompts of your own" in checked.text
-    assert [one.kind for one in replayed(spoken, tmp_path, study).verdicts] == [SAME, SAME]
+    assert [verdict.kind for verdict in replayed(spoken, tmp_path, study).verdicts] == [SAME, SAME]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ RUN = {"type": "Run", "question": "patch", "pair": "demo-cultural"}
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("query", "said"),
     [
         (RUN | {"shell": "rm"}, "no field 'shell'"),
         (RUN | {"type": "Popen"}, "not known"),
@@ -216,9 +218,9 @@ RUN = {"type": "Run", "question": "patch", "pair": "demo-cultural"}
         ([], "lacks a proper 'asked'"),
     ],
 )
-def test_a_request_that_is_none_is_refused_with_a_sentence(made, asked, said):
+def test_a_request_that_is_none_is_refused_with_a_sentence(made, query, said):
     with pytest.raises(UserError, match=said):
-        bundle_reader.read(changed(made, "finding.json", told(lambda found: found["entries"][0].update(asked=asked))))
+        bundle_reader.read(changed(made, "finding.json", told(lambda document: document["entries"][0].update(asked=query))))
 
 
 def flat(rows: int) -> bytes:
@@ -236,13 +238,13 @@ def flat(rows: int) -> bytes:
         ("finding.json", lambda _: b"", "missing"),
         ("finding.json", lambda _: b" " * (2 << 20), "too long"),
         ("finding.json", lambda _: b"[]", "is not an object"),
-        ("finding.json", told(lambda found: found.update(format=99)), "its format is 99"),
-        ("finding.json", told(lambda found: found.update(link="javascript:alert(1)")), "leads out"),
-        ("finding.json", told(lambda found: found.update(link="//evil.org/?a=1")), "leads out"),
-        ("finding.json", told(lambda found: found.pop("entries")), "lacks a proper 'entries'"),
-        ("finding.json", told(lambda found: found["headline"].update(answer=77)), "belongs to no table"),
-        ("finding.json", told(lambda found: found["entries"][0].update(name="../x")), "is missing"),
-        ("finding.json", told(lambda found: found["titles"].update(other="x")), "is missing or not a PNG"),
+        ("finding.json", told(lambda document: document.update(format=99)), "its format is 99"),
+        ("finding.json", told(lambda document: document.update(link="javascript:alert(1)")), "leads out"),
+        ("finding.json", told(lambda document: document.update(link="//evil.org/?a=1")), "leads out"),
+        ("finding.json", told(lambda document: document.pop("entries")), "lacks a proper 'entries'"),
+        ("finding.json", told(lambda document: document["headline"].update(answer=77)), "belongs to no table"),
+        ("finding.json", told(lambda document: document["entries"][0].update(name="../x")), "is missing"),
+        ("finding.json", told(lambda document: document["titles"].update(other="x")), "is missing or not a PNG"),
         ("tables/1-patch.parquet", lambda _: b"PAR1 no table", "cannot be read"),
         ("tables/1-patch.parquet", lambda _: flat(600_000), "more than 20,000,000 cells"),
         ("tables/1-patch.parquet", lambda _: pd.DataFrame({"a": [[1, 2]]}).to_parquet(), "neither numbers nor text"),
@@ -267,7 +269,9 @@ def test_what_is_no_zip_or_too_large_a_one_is_refused(made):
 
 @pytest.mark.parametrize("wrong", [{"prompts": "/etc/passwd"}, {"train": "/etc/passwd"}, {"pair": "/tmp/evil.toml"}])
 def test_a_bundle_names_no_files_of_this_machine(made, tmp_path, wrong):
-    finding = bundle_reader.read(changed(made, "finding.json", told(lambda found: found["entries"][0]["asked"].update(wrong))))
+    finding = bundle_reader.read(
+        changed(made, "finding.json", told(lambda document: document["entries"][0]["asked"].update(wrong)))
+    )
     task = ReplayTask(replace(finding, entries=finding.entries[:1]), Store(tmp_path / "anew"))
     for _ in task.steps():
         pass
@@ -282,8 +286,10 @@ def test_prompts_under_anothers_name_are_refused(made):
 
 
 def test_words_for_a_person_hold_nothing_that_a_terminal_obeys(made):
-    found = bundle_reader.read(changed(made, "finding.json", told(lambda found: found["headline"].update(asked="a\x1b[2Jb"))))
-    assert found.headline.asked == "a[2Jb"
+    document = bundle_reader.read(
+        changed(made, "finding.json", told(lambda document: document["headline"].update(asked="a\x1b[2Jb")))
+    )
+    assert document.headline.asked == "a[2Jb"
 
 
 def test_an_unreadable_bundle_gives_status_two(tmp_path, capsys):
@@ -293,19 +299,19 @@ def test_an_unreadable_bundle_gives_status_two(tmp_path, capsys):
 
 
 def test_tables_are_compared_by_their_lines_not_their_order():
-    one = pd.DataFrame({"prompt": [0, 1, 2], "kl": [0.1, 0.2, np.nan]})
-    assert table_verdict("t", one, one.iloc[::-1], "float32").kind == SAME
-    assert table_verdict("t", one, one.iloc[:2], "float32").kind == DIFFERS
-    half = table_verdict("t", one, one.assign(kl=[0.1, 0.2003, np.nan]), "float32")
+    table = pd.DataFrame({"prompt": [0, 1, 2], "kl": [0.1, 0.2, np.nan]})
+    assert table_verdict("t", table, table.iloc[::-1], "float32").kind == SAME
+    assert table_verdict("t", table, table.iloc[:2], "float32").kind == DIFFERS
+    half = table_verdict("t", table, table.assign(kl=[0.1, 0.2003, np.nan]), "float32")
     assert half.kind == ROUNDING and half.absolute == pytest.approx(3e-4) and half.relative == pytest.approx(3e-4 / 0.2003)
-    assert table_verdict("t", one, one.assign(kl=[0.1, 0.21, np.nan]), "float32").kind == DIFFERS
-    assert table_verdict("t", one, one.assign(kl=[0.1, 0.21, np.nan]), "bfloat16").kind == ROUNDING
-    assert table_verdict("t", one, one.assign(kl=[0.1, 0.2, 0.3]), "float32").kind == DIFFERS, "a blank is no number"
+    assert table_verdict("t", table, table.assign(kl=[0.1, 0.21, np.nan]), "float32").kind == DIFFERS
+    assert table_verdict("t", table, table.assign(kl=[0.1, 0.21, np.nan]), "bfloat16").kind == ROUNDING
+    assert table_verdict("t", table, table.assign(kl=[0.1, 0.2, 0.3]), "float32").kind == DIFFERS, "a blank is no number"
 
 
 @pytest.mark.slow
 def test_a_comparison_of_stored_sweeps_replays_too(tmp_path, study, cache):
-    asked = Comparison("demo-cultural", "demo-cognitive")
-    table = compare_sweeps.answer(asked)
-    task = replayed(bundle.write([Answer(asked, table, asked.command)], [], "compare"), tmp_path, study)
+    comparison = Comparison("demo-cultural", "demo-cognitive")
+    table = compare_sweeps.answer(comparison)
+    task = replayed(bundle.write([Answer(comparison, table, comparison.command)], [], "compare"), tmp_path, study)
     assert task.verdicts[0].kind == SAME and task.verdicts[0].values == 6 * len(table)

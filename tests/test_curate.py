@@ -48,9 +48,9 @@ def problems() -> list[dict]:
         {"problem": f"Find {words(i)}.", "answer": str(i), "subject": subject, "level": 1 + i % 5, "unique_id": f"test/{i}.json"}
         for i, subject in enumerate(subjects)
     ]
-    for one, other in ALIKE_PAIRS:
-        rows[one]["problem"] = f"What is the remainder when ${one}^7$ is divided by {other}? Give {one} digits."
-        rows[other]["problem"] = f"What is the remainder when ${other}^9$ is divided by {one}? Give {other} digits."
+    for first, second in ALIKE_PAIRS:
+        rows[first]["problem"] = f"What is the remainder when ${first}^7$ is divided by {second}? Give {first} digits."
+        rows[second]["problem"] = f"What is the remainder when ${second}^9$ is divided by {first}? Give {second} digits."
     return rows
 
 
@@ -100,14 +100,14 @@ def test_the_cognitive_recipe_divides_by_subject_and_keeps_it(run, home, tmp_pat
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 40, "val": 20}
     assert {row["text"] for rows in splits.values() for row in rows} == {row["problem"] for row in problems()}
     for split, share in (("train", 2 / 3), ("val", 1 / 3)):
-        found = Counter(row["meta"]["subject"] for row in splits[split])
-        assert all(abs(found[subject] - share * count) <= 1 for subject, count in SUBJECTS.items())
+        counts = Counter(row["meta"]["subject"] for row in splits[split])
+        assert all(abs(counts[subject] - share * count) <= 1 for subject, count in SUBJECTS.items())
         assert all(row["meta"]["level"] in range(1, 6) and row["meta"]["unique_id"] for row in splits[split])
         assert [row["id"] for row in splits[split]] == [f"math-500-{split}-{i:03d}" for i in range(len(splits[split]))]
     assert not {row["template"] for row in splits["train"]} & {row["template"] for row in splits["val"]}
     where = {row["text"]: (split, row["template"]) for split, rows in splits.items() for row in rows}
-    for one, other in ALIKE_PAIRS:
-        assert where[problems()[one]["problem"]] == where[problems()[other]["problem"]]
+    for first, second in ALIKE_PAIRS:
+        assert where[problems()[first]["problem"]] == where[problems()[second]["problem"]]
     said = capsys.readouterr().out
     assert (
         "math.jsonl: 60 rows, 60 match" in said
@@ -127,14 +127,14 @@ def test_the_same_rows_give_the_same_files_in_any_order_and_of_any_kind(run, hom
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    asked = ("--name", "mine", "--text-field", "problem", "--topic-field", "subject", "--train", 30, "--val", 15)
-    found = {}
+    options = ("--name", "mine", "--text-field", "problem", "--topic-field", "subject", "--train", 30, "--val", 15)
+    outputs = {}
     for name, path in made.items():
-        assert run("--file", path, "--out", tmp_path / name, *asked) == 0
-        found[name] = files(tmp_path / name)
-    assert all(one == found["one"] for one in found.values())
-    assert run("--file", made["one"], "--out", tmp_path / "seed", *asked, "--seed", 1) == 0
-    assert files(tmp_path / "seed")["val.jsonl"] != found["one"]["val.jsonl"]
+        assert run("--file", path, "--out", tmp_path / name, *options) == 0
+        outputs[name] = files(tmp_path / name)
+    assert all(output == outputs["one"] for output in outputs.values())
+    assert run("--file", made["one"], "--out", tmp_path / "seed", *options, "--seed", 1) == 0
+    assert files(tmp_path / "seed")["val.jsonl"] != outputs["one"]["val.jsonl"]
 
 
 def test_the_cultural_recipe_asks_the_whole_question_and_leaves_religion_out(run, home, tmp_path):
@@ -146,15 +146,15 @@ def test_the_cultural_recipe_asks_the_whole_question_and_leaves_religion_out(run
     ]
     rows[0]["question"], rows[1]["question"] = "Намаз қашан оқылады?", "Қазақтың діни мерекесі қандай?"
     assert run("--recipe", "kk-culture", "--file", write(tmp_path / "kk.jsonl", rows), "--train", 40, "--val", 18) == 0
-    found = [row for split in ("train", "val") for row in read_rows(home / "kk-culture" / f"{split}.jsonl")]
-    assert Counter(row["meta"]["category"] for row in found) == {
+    lines = [row for split in ("train", "val") for row in read_rows(home / "kk-culture" / f"{split}.jsonl")]
+    assert Counter(row["meta"]["category"] for row in lines) == {
         "Traditions": 19,
         "Social Relationships": 19,
         "Traditional Clothing": 20,
     }
-    question = next(row for row in rows if row["question"].startswith(found[0]["text"].partition("\n")[0]))
+    question = next(row for row in rows if row["question"].startswith(lines[0]["text"].partition("\n")[0]))
     options = "\n".join(f"{c}) {question[c]}" for c in "ABCD")
-    assert found[0]["text"] == f"{question['question']}\n\n{options}" and not any("Намаз" in row["text"] for row in found)
+    assert lines[0]["text"] == f"{question['question']}\n\n{options}" and not any("Намаз" in row["text"] for row in lines)
 
 
 @pytest.mark.parametrize("script", ["curate", "curate_cognitive", "curate_cultural", "curate_positions", "fill_prompts"])
@@ -176,12 +176,12 @@ def test_an_unknown_recipe_is_answered_with_the_choices(run, capsys):
 def test_equal_texts_are_one_prompt_and_empty_ones_none():
     texts = ["Find  x.", "find x. ", "ＦＩＮＤ x.", "Find y.", "", "  ", None]
     for order in (texts, texts[::-1]):
-        found = candidates(Spec(text="{t}", file="f"), ({"t": text} for text in order))
-        assert [row.text for row in found.rows] == ["Find y.", "Find  x."] or {row.text for row in found.rows} == {
+        pool = candidates(Spec(text="{t}", file="f"), ({"t": text} for text in order))
+        assert [row.text for row in pool.rows] == ["Find y.", "Find  x."] or {row.text for row in pool.rows} == {
             "Find  x.",
             "Find y.",
         }
-        assert (found.total, found.matching) == (7, 4)
+        assert (pool.total, pool.matching) == (7, 4)
 
 
 def test_of_many_rows_the_first_by_their_hash_are_taken_whatever_their_order():
@@ -193,14 +193,14 @@ def test_of_many_rows_the_first_by_their_hash_are_taken_whatever_their_order():
 
 def test_near_duplicates_are_those_whose_shingles_overlap():
     texts = [normal(row["problem"]) for row in problems()] + ["a b c d e", "a b c d f", "a b x y z", "12 apples", "99 apples"]
-    found = {frozenset(pair) for pair in near_duplicates(texts)}
+    pairs = {frozenset(pair) for pair in near_duplicates(texts)}
     expected = set()
     for i, j in combinations(range(len(texts)), 2):
-        one, other = shingles(texts[i]), shingles(texts[j])
-        if len(one & other) / len(one | other) >= NEAR_DUPLICATE:
+        left, right = shingles(texts[i]), shingles(texts[j])
+        if len(left & right) / len(left | right) >= NEAR_DUPLICATE:
             expected.add(frozenset((i, j)))
-    assert found == expected and {*map(frozenset, ALIKE_PAIRS), frozenset((60, 61)), frozenset((63, 64))} <= found
-    assert frozenset((60, 62)) not in found
+    assert pairs == expected and {*map(frozenset, ALIKE_PAIRS), frozenset((60, 61)), frozenset((63, 64))} <= pairs
+    assert frozenset((60, 62)) not in pairs
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -247,20 +247,20 @@ def test_an_own_domain_is_found_and_can_be_studied(run, home, pair, tmp_path):
     assert len(val) == 8 and {prompt.template for prompt in val} <= {f"k{i}" for i in range(30)}
     positions = read_positions("mine")
     assert list(positions) == [prompt.text for prompt in read_domain("mine", "train")] and all(positions.values())
-    asked = Run("transport", pair, domain="mine", positions=4)
-    assert asked.chosen_prompts == val and len(asked.train_prompts) == 20
-    told = json.loads((home / "mine" / "about.json").read_text())
-    assert (told["rows"], told["fitting"], told["file"], told["template"]) == (60, 60, "my.jsonl", "kind")
+    study = Run("transport", pair, domain="mine", positions=4)
+    assert study.chosen_prompts == val and len(study.train_prompts) == 20
+    about = json.loads((home / "mine" / "about.json").read_text())
+    assert (about["rows"], about["fitting"], about["file"], about["template"]) == (60, 60, "my.jsonl", "kind")
 
 
 def test_the_words_of_an_own_domain_stay_at_home(run, home, pair, tmp_path):
     write(tmp_path / "my.jsonl", [{"q": words(i)} for i in range(30)])
     run("--name", "mine", "--file", tmp_path / "my.jsonl", "--text-field", "q", "--train", 20, "--val", 8)
-    asked, val = Run("patch", pair, domain="mine"), read_domain("mine", "val")
+    study, val = Run("patch", pair, domain="mine"), read_domain("mine", "val")
     assert not prompts.public(val) and prompts.public(read_domain(prompts.shipped_domains()[0], "val"))
-    there = bundle.portable(asked)
+    there = bundle.portable(study)
     assert there.prompts.startswith(prompts.OWN) and there.train.startswith(prompts.OWN)
-    assert there.chosen_prompts == val and len(bundle.prompts_by_hash(asked)) == 2
+    assert there.chosen_prompts == val and len(bundle.prompts_by_hash(study)) == 2
 
 
 def test_filters_take_several_values_and_fields(run, home, tmp_path):
@@ -271,18 +271,18 @@ def test_filters_take_several_values_and_fields(run, home, tmp_path):
         for lang in "ab"
     ]
     path = write(tmp_path / "my.jsonl", rows)
-    asked = ("--name", "mine", "--file", path, "--text-field", "q", "--train", 6, "--val", 4)
-    assert run(*asked, "--where", "kind=t*", "--where", "lang=A", "--without", "q=*tents*", "--topic-field", "kind") == 0
-    found = [row for split in ("train", "val") for row in read_rows(home / "mine" / f"{split}.jsonl")]
-    assert len(found) == 10 and all(row["text"].endswith("Tea a") and row["meta"]["topic"] == "Tea" for row in found)
+    options = ("--name", "mine", "--file", path, "--text-field", "q", "--train", 6, "--val", 4)
+    assert run(*options, "--where", "kind=t*", "--where", "lang=A", "--without", "q=*tents*", "--topic-field", "kind") == 0
+    lines = [row for split in ("train", "val") for row in read_rows(home / "mine" / f"{split}.jsonl")]
+    assert len(lines) == 10 and all(row["text"].endswith("Tea a") and row["meta"]["topic"] == "Tea" for row in lines)
 
 
 def test_without_a_tokenizer_there_are_no_positions_and_no_old_ones(run, home, tmp_path, capsys):
     path = write(tmp_path / "my.jsonl", [{"q": words(i)} for i in range(30)])
-    asked = ["--name", "mine", "--file", path, "--text-field", "q", "--train", "20", "--val", "8"]
-    assert run(*asked) == 0 and (home / "mine" / "positions.jsonl").exists()
+    options = ["--name", "mine", "--file", path, "--text-field", "q", "--train", "20", "--val", "8"]
+    assert run(*options) == 0 and (home / "mine" / "positions.jsonl").exists()
     (tmp_path / "none.toml").write_text('[base]\nfolder = "none"\n[tuned]\nfolder = "none"\n')
-    assert main(["curate", *asked, "--force", "--seed", "2", "--pair", str(tmp_path / "none.toml")]) == 0
+    assert main(["curate", *options, "--force", "--seed", "2", "--pair", str(tmp_path / "none.toml")]) == 0
     assert "No positions.jsonl, so positions are chosen when they are needed: There is no model" in capsys.readouterr().out
     assert not (home / "mine" / "positions.jsonl").exists() and read_positions("mine") == {}
 

@@ -30,9 +30,9 @@ def choice(pair="demo-cultural", direction=DIRECTIONS[0]) -> stored_sweep.Stored
 @pytest.fixture(scope="module", params=["demo-cultural", "demo-cognitive"])
 def made(request):
     """A pair's choice, its report as HTML, and that as text."""
-    one = choice(request.param)
-    html = html_report.build(one)
-    return one, html, text_of(html)
+    sweep = choice(request.param)
+    html = html_report.build(sweep)
+    return sweep, html, text_of(html)
 
 
 def text_of(html: str) -> str:
@@ -41,13 +41,13 @@ def text_of(html: str) -> str:
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", plain)))
 
 
-def table(one: stored_sweep.StoredSweep, folder: str, name: str, **where) -> pd.DataFrame:
+def table(sweep: stored_sweep.StoredSweep, folder: str, name: str, **where) -> pd.DataFrame:
     """A stored table, read without any code of the report."""
-    found = pd.read_parquet(artifacts.ARTIFACTS / one.domain / folder / one.pair / f"{name}.parquet")
-    where = where if name == "drift" else where | {"direction": one.direction}
+    frame = pd.read_parquet(artifacts.ARTIFACTS / sweep.domain / folder / sweep.pair / f"{name}.parquet")
+    where = where if name == "drift" else where | {"direction": sweep.direction}
     for column, value in where.items():
-        found = found[found[column] == value]
-    return found
+        frame = frame[frame[column] == value]
+    return frame
 
 
 def nats(line: pd.Series) -> str:
@@ -55,20 +55,20 @@ def nats(line: pd.Series) -> str:
 
 
 def test_the_verdict_is_the_commands(made):
-    one, _, text = made
-    for key, estimate in estimates(one, None).items():
+    sweep, _, text = made
+    for key, estimate in estimates(sweep, None).items():
         quantity = QUANTITIES[key]
         assert f"{quantity.name} {quantities.text(quantity, estimate)} {quantities.word(quantity, estimate)}" in text
     assert quantities.INTERVALS in text and "not over other fine-tunes" in text
 
 
 def test_where_says_the_tables_numbers(made):
-    one, _, text = made
-    drift = table(one, "rq1", "drift", stream=STREAM)
+    sweep, _, text = made
+    drift = table(sweep, "rq1", "drift", stream=STREAM)
     low = drift.loc[drift["cka_debiased"].idxmin()]
     said = f"{low['cka_debiased']:#.3g} [{low['low']:#.3g}, {low['high']:#.3g}]"
     assert f"diverge most at layer {low['layer']} of {drift['layer'].max()}, with a debiased CKA of {said}" in text
-    patch = table(one, "rq1", "patch_summary", stream=STREAM, map="none")
+    patch = table(sweep, "rq1", "patch_summary", stream=STREAM, map="none")
     effects = patch[patch["control"] == "none"].sort_values("layer")
     top = effects.loc[effects["mean"].idxmax()]
     half = effects[effects["mean"] >= top["mean"] / 2].iloc[0]
@@ -79,20 +79,20 @@ def test_where_says_the_tables_numbers(made):
     for control, name in (("self", "self (floor)"), ("mean", "mean ablation"), ("random", "random map")):
         (line,) = patch[(patch["control"] == control) & (patch["layer"] == top["layer"])].to_dict("records")
         assert f"{name} {nats(line)} {100 * line['recovery']:z.0f} [" in text
-    modules = table(one, "rq1", "transplant_summary", control="none")
+    modules = table(sweep, "rq1", "transplant_summary", control="none")
     modules = modules[modules["stream"].isin(["attn_out", "mlp_out"])]
     assert nats(modules.loc[modules["mean"].idxmax()]) in text
 
 
 def test_linear_says_the_tables_numbers(made):
-    one, _, text = made
-    lines = table(one, "rq2", "transport_summary", stream=STREAM, map=MAP, control="none")
-    here = lines[lines["layer"] == one.affected()].iloc[0]
+    sweep, _, text = made
+    lines = table(sweep, "rq2", "transport_summary", stream=STREAM, map=MAP, control="none")
+    here = lines[lines["layer"] == sweep.affected()].iloc[0]
     drop = f"{here['drop']:z.0f} % [{here['drop_low']:z.0f}, {here['drop_high']:z.0f}]"
     assert f"removes {drop} of the z-score effect" in text and f"its effect is {nats(here)} nats" in text
     above = (lines["drop_low"] > 0).sum()
     assert f"above zero at {above} of {lines['drop'].notna().sum()} layers" in text
-    controls = table(one, "rq2", "transport_summary", stream=STREAM)
+    controls = table(sweep, "rq2", "transport_summary", stream=STREAM)
     mine = controls[(controls["map"] == MAP) | ((controls["control"] == "mean") | (controls["map"] == "zscore"))]
     rest = mine[(mine["control"] != "self") & ~((mine["map"] == MAP) & (mine["control"] == "none"))]
     lowest = rest[~((rest["control"] == "none") & (rest["map"] == "zscore"))].groupby("layer")["low"].min()
@@ -101,39 +101,39 @@ def test_linear_says_the_tables_numbers(made):
 
 
 def test_dimensions_say_the_tables_numbers(made):
-    one, _, text = made
-    cuts = table(one, "rq3", "rank_summary", stream=STREAM, map=MAP, layer=one.affected(), complement="mean")
+    sweep, _, text = made
+    cuts = table(sweep, "rq3", "rank_summary", stream=STREAM, map=MAP, layer=sweep.affected(), complement="mean")
     for rank in ("1", "8", "full"):
         row = [cuts[(cuts["rank"] == rank) & (cuts["control"] == name)].iloc[0] for name in ("none", "random", "shuffled")]
         assert f" {rank} " + " ".join(f"{x['drop']:z.0f} [{x['drop_low']:z.0f}, {x['drop_high']:z.0f}]" for x in row) in text
-    maps = table(one, "rq2", "maps", stream=STREAM, map=MAP, layer=one.affected())
+    maps = table(sweep, "rq2", "maps", stream=STREAM, map=MAP, layer=sweep.affected())
     assert f"8: {maps['overlap_8'].iloc[0]:.2f}" in text
 
 
 def test_heads_say_the_tables_numbers(made):
-    one, _, text = made
-    singles = table(one, "rq4", "heads_summary", layer=one.strongest(), control="none")
+    sweep, _, text = made
+    singles = table(sweep, "rq4", "heads_summary", layer=sweep.strongest(), control="none")
     whole, singles = singles[singles["heads"] == "all"].iloc[0], singles[singles["heads"] != "all"]
     best = singles.loc[singles["mean"].idxmax()]
     assert (
-        f"have the largest effect at layer {one.strongest()}: {nats(whole)} nats. Its strongest single head is {best['heads']}"
+        f"have the largest effect at layer {sweep.strongest()}: {nats(whole)} nats. Its strongest single head is {best['heads']}"
         in text
     )
     assert f"{100 * best['coverage']:.0f} % [{100 * best['coverage_low']:.0f}, {100 * best['coverage_high']:.0f}] of that" in text
-    sets = table(one, "rq4", "coverage_summary", layer=one.strongest(), chosen="random")
+    sets = table(sweep, "rq4", "coverage_summary", layer=sweep.strongest(), chosen="random")
     four = 100 * sets.loc[sets["heads"].str.count("-") == 3, "coverage"]
     low, middle, high = four.quantile([0.025, 0.5, 0.975])
     assert f"4: {middle:.0f} % ({low:.0f} to {high:.0f})" in text
 
 
 def test_the_numbers_behind_a_chart_are_all_there(made):
-    one, html, _ = made
+    sweep, html, _ = made
     figures = re.findall(r"<figure>.*?</figure>", html, re.DOTALL)
     assert len(figures) == 10
-    shown = next(text_of(part) for part in figures if "Which layers" in part)
-    patch = table(one, "rq1", "patch_summary", stream=STREAM, map="none")
+    numbers = next(text_of(part) for part in figures if "Which layers" in part)
+    patch = table(sweep, "rq1", "patch_summary", stream=STREAM, map="none")
     for line in patch.itertuples():
-        assert f" {line.layer} " in shown and f"{line.mean:#.3g} {line.low:#.3g} {line.high:#.3g}" in shown
+        assert f" {line.layer} " in numbers and f"{line.mean:#.3g} {line.low:#.3g} {line.high:#.3g}" in numbers
 
 
 class Reader(HTMLParser):
@@ -165,42 +165,42 @@ def test_it_is_one_file_that_loads_nothing(made):
 
 
 def test_it_is_the_same_file_every_time(made):
-    one, html, _ = made
-    assert html_report.build(one) == html
+    sweep, html, _ = made
+    assert html_report.build(sweep) == html
 
 
 def test_it_ends_with_its_origin_and_its_commands(made):
-    one, _, text = made
-    about = one.manifest("rq1")
+    sweep, _, text = made
+    about = sweep.manifest("rq1")
     for name in ("prompts_hash", "device_name", "finished", "command"):
         assert str(about[name]) in text
-    assert about["base"]["fingerprint"] in text and html_report.command(one) in text
+    assert about["base"]["fingerprint"] in text and html_report.command(sweep) in text
 
 
 def copy(tmp_path, monkeypatch, *folders):
     """Some folders of a stored sweep, as if it were all there is."""
-    one = choice()
+    sweep = choice()
     for folder in folders:
-        source = artifacts.ARTIFACTS / one.domain / folder / one.pair
-        shutil.copytree(source, tmp_path / one.domain / folder / one.pair)
+        source = artifacts.ARTIFACTS / sweep.domain / folder / sweep.pair
+        shutil.copytree(source, tmp_path / sweep.domain / folder / sweep.pair)
     monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
-    return one
+    return sweep
 
 
 def test_what_is_not_stored_is_said(tmp_path, monkeypatch):
-    one = copy(tmp_path, monkeypatch, "rq1", "rq4")
-    (tmp_path / one.domain / "rq4" / one.pair / "coverage_summary.parquet").unlink()
-    text = text_of(html_report.build(one))
+    sweep = copy(tmp_path, monkeypatch, "rq1", "rq4")
+    (tmp_path / sweep.domain / "rq4" / sweep.pair / "coverage_summary.parquet").unlink()
+    text = text_of(html_report.build(sweep))
     for missing in ("maps", "rank cuts", "sets of heads"):
-        assert f"Not stored: {missing}. Try: {one.command}" in text
+        assert f"Not stored: {missing}. Try: {sweep.command}" in text
 
 
 def test_without_a_manifest_it_says_so_and_escapes_all_it_is_given(tmp_path, monkeypatch):
-    one = copy(tmp_path, monkeypatch, "rq1", "rq4")
-    path = tmp_path / one.domain / "rq1" / one.pair
+    sweep = copy(tmp_path, monkeypatch, "rq1", "rq4")
+    path = tmp_path / sweep.domain / "rq1" / sweep.pair
     (path / "manifest.json").unlink()
     shutil.move(path, path.with_name("<script>alert(1)&"))
-    odd = stored_sweep.StoredSweep("<script>alert(1)&", one.domain, one.direction)
+    odd = stored_sweep.StoredSweep("<script>alert(1)&", sweep.domain, sweep.direction)
     html = html_report.build(odd)
     assert "<script" not in html and "No manifest in rq1" in text_of(html)
     assert "<script>alert(1)& on" in text_of(html), "it is shown as it is"
@@ -230,13 +230,13 @@ def test_layers_are_listed_as_runs():
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 390])
 def test_it_opens_in_a_browser_without_a_network(chrome, tmp_path, scheme, width):
-    path, heard, asked = tmp_path / "r.html", [], []
+    path, heard, urls = tmp_path / "r.html", [], []
     html_report.write(html_report.build(choice()), path)
     context = chrome.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
     page = context.new_page()
     page.on("console", lambda message: heard.append(message.text))
     page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: urls.append(request.url))
     page.goto(path.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("figure svg:visible").count() == page.locator("figure").count() == 10
@@ -246,5 +246,5 @@ def test_it_opens_in_a_browser_without_a_network(chrome, tmp_path, scheme, width
     context.close()
     light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, ground)]
     assert (light[0] > light[1]) == (scheme == "dark")
-    assert heard == [] and [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert not any(noise in url for url in asked for noise in NOISE)
+    assert heard == [] and [url for url in urls if not url.startswith(("file:", "data:"))] == []
+    assert not any(noise in url for url in urls for noise in NOISE)

@@ -85,19 +85,19 @@ def coverage(curve: list[float], width: float, chosen="greedy") -> None:
 def test_the_depth_of_an_effect_is_its_weighted_mean():
     profile = np.array([0, 0, 0, 1, 0, 0, 3, 0])
     plant("rq1", patches(profile, noise=0))
-    found = estimates(choice(), None)["effect"]
-    assert found.value == pytest.approx((3 + 3 * 6) / 4 / 7, abs=1e-3) and found.high - found.low < 1e-3
+    effect = estimates(choice(), None)["effect"]
+    assert effect.value == pytest.approx((3 + 3 * 6) / 4 / 7, abs=1e-3) and effect.high - effect.low < 1e-3
     plant("rq1", patches(np.ones(LAYERS), noise=0))
     assert estimates(choice(), None)["effect"].value == pytest.approx(0.5)
 
 
 def test_scaling_all_effects_leaves_the_depth_where_it_is():
     plant("rq1", patches(RISING))
-    one = estimates(choice(), None)["effect"]
+    effect = estimates(choice(), None)["effect"]
     plant("rq1", patches(64 * RISING))  # a power of two: storing rounds the mantissa alone
     other = estimates(choice(), None)["effect"]
-    assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), rel=1e-9)
-    assert one.low < one.value < one.high
+    assert (effect.value, effect.low, effect.high) == pytest.approx((other.value, other.low, other.high), rel=1e-9)
+    assert effect.low < effect.value < effect.high
 
 
 @pytest.mark.slow
@@ -107,17 +107,17 @@ def test_intervals_of_depth_and_share_hold_the_truth():
     for seed in range(60):
         transplant = pd.concat([lines(modules, seed=seed, noise=0.8), lines(dict.fromkeys(modules, 1e-8), "self")])
         plant("rq1", patches(RISING, seed=seed, noise=0.8) | {"transplant": transplant})
-        found = estimates(choice(), None)
-        held += found["effect"].low <= depth <= found["effect"].high
-        shared += found["attention"].low <= 0.25 <= found["attention"].high
+        verdict = estimates(choice(), None)
+        held += verdict["effect"].low <= depth <= verdict["effect"].high
+        shared += verdict["attention"].low <= 0.25 <= verdict["attention"].high
     assert held >= 51 and shared >= 51  # 57 expected; fewer than 51 has a chance below 1 in 100 at 92 %
 
 
 def test_an_effect_at_the_floor_has_no_depth():
     plant("rq1", patches(1e-8 * np.ones(LAYERS)))
-    found = estimates(choice(), None)["effect"]
-    assert found.why == AT_FLOOR and np.isnan(found.value) and found.draws is None
-    assert quantities.text(QUANTITIES["effect"], found) == AT_FLOOR and word(QUANTITIES["effect"], found) == ""
+    effect = estimates(choice(), None)["effect"]
+    assert effect.why == AT_FLOOR and np.isnan(effect.value) and effect.draws is None
+    assert quantities.text(QUANTITIES["effect"], effect) == AT_FLOOR and word(QUANTITIES["effect"], effect) == ""
 
 
 def test_half_of_an_effect_is_half_of_the_largest():
@@ -134,13 +134,13 @@ def drifts(similarity, error) -> None:
 
 def test_the_depth_of_drift_and_no_drift():
     drifts([1, 1, 0.5, 1, 0.5], 0.001)
-    found = estimates(choice(), None)["drift"]
-    assert found.value == pytest.approx(0.75) and found.low < 0.75 < found.high < 0.76
+    drift = estimates(choice(), None)["drift"]
+    assert drift.value == pytest.approx(0.75) and drift.low < 0.75 < drift.high < 0.76
     drifts([0.999] * 5, 0.01)
     assert estimates(choice(), None)["drift"].why == "no drift above its error"
     drifts([1, 1, 0.5, 1, 0.5], np.nan)  # too few templates for a jackknife
-    found = estimates(choice(), None)["drift"]
-    assert quantities.text(QUANTITIES["drift"], found) == "0.75 (no interval)" and word(QUANTITIES["drift"], found) == ""
+    drift = estimates(choice(), None)["drift"]
+    assert quantities.text(QUANTITIES["drift"], drift) == "0.75 (no interval)" and word(QUANTITIES["drift"], drift) == ""
 
 
 @pytest.mark.slow
@@ -153,39 +153,39 @@ def test_the_drift_interval_holds_however_the_layers_errors_hang_together(patter
         draw = {"apart": rng.normal(size=9), "together": np.ones(9) * rng.normal()}
         draw["against"] = np.sign(depth - middle) * rng.normal()
         drifts(truth + error * draw[pattern], error)
-        found = estimates(choice(), None)["drift"]
-        held += found.low <= middle <= found.high
+        drift = estimates(choice(), None)["drift"]
+        held += drift.low <= middle <= drift.high
     assert held >= (90 if pattern == "against" else 98)
 
 
 def test_the_rank_is_the_first_that_reaches_its_share():
     cuts(RANKS, {"1": 0.1, "4": 0.9, "16": 0.95, "full": 1.0})
-    found = estimates(choice(), None)
-    assert (found["rank_mean"].value, found["rank_own"].value) == (16, 4)
+    verdict = estimates(choice(), None)
+    assert (verdict["rank_mean"].value, verdict["rank_own"].value) == (16, 4)
     for name in ("rank_mean", "rank_own"):
-        one = found[name]
-        assert one.low <= one.value <= one.high and {one.low, one.high} <= {0, 1, 4, 16, np.inf}
-        assert one.place == f"at layer {LAYERS - 1}"
-    assert word(QUANTITIES["rank_mean"], found["rank_mean"]) == "medium-rank"
-    assert word(QUANTITIES["rank_own"], found["rank_own"]) == "low-rank"
+        rank = verdict[name]
+        assert rank.low <= rank.value <= rank.high and {rank.low, rank.high} <= {0, 1, 4, 16, np.inf}
+        assert rank.place == f"at layer {LAYERS - 1}"
+    assert word(QUANTITIES["rank_mean"], verdict["rank_mean"]) == "medium-rank"
+    assert word(QUANTITIES["rank_own"], verdict["rank_own"]) == "low-rank"
 
 
 def test_a_rank_near_its_share_has_an_interval_over_ranks():
     cuts(RANKS | {"4": 0.48}, {"full": 1.0}, noise=0.2)
-    found = estimates(choice(), None)["rank_mean"]
-    assert found.low == 4 and found.high >= 16 and word(QUANTITIES["rank_mean"], found).startswith("low-rank to ")
+    rank = estimates(choice(), None)["rank_mean"]
+    assert rank.low == 4 and rank.high >= 16 and word(QUANTITIES["rank_mean"], rank).startswith("low-rank to ")
 
 
 def test_rank_nought_is_mean_ablation_and_may_be_enough():
     cuts(RANKS | {"0": 0.65}, {"full": 1.0})
-    found = estimates(choice(), None)["rank_mean"]
-    assert found.value == 0 and word(QUANTITIES["rank_mean"], found) == "mean ablation is enough"
+    rank = estimates(choice(), None)["rank_mean"]
+    assert rank.value == 0 and word(QUANTITIES["rank_mean"], rank) == "mean ablation is enough"
 
 
 def test_where_the_full_map_drops_nothing_no_rank_is_named():
     cuts({"0": -1.0, "1": -0.5, "full": 0.0}, {"1": 0.1, "full": 1.0}, noise=0.3)
-    found = estimates(choice(), None)
-    assert found["rank_mean"].why == NO_DROP and found["rank_own"].value == np.inf
+    verdict = estimates(choice(), None)
+    assert verdict["rank_mean"].why == NO_DROP and verdict["rank_own"].value == np.inf
     cuts(RANKS, {"full": 1.0}, floor=1.0)
     assert estimates(choice(), None)["rank_mean"].why == AT_FLOOR
 
@@ -199,11 +199,11 @@ def test_rank_cuts_are_read_at_the_most_affected_or_the_asked_depth():
 
 def test_heads_are_counted_on_the_curve_and_on_its_interval():
     coverage([0.2, 0.5, 0.78, 0.86, 0.95, 1.0, 1.0, 1.0], 0.05)
-    found = estimates(choice(), None)
-    assert (found["greedy"].value, found["greedy"].low, found["greedy"].high) == (4, 3, 4)
-    assert quantities.text(QUANTITIES["greedy"], found["greedy"]) == "4 [3, 4] of 8 at layer 3"
-    assert word(QUANTITIES["greedy"], found["greedy"]) == "some heads"
-    assert found["topk"].why == NOT_STORED
+    verdict = estimates(choice(), None)
+    assert (verdict["greedy"].value, verdict["greedy"].low, verdict["greedy"].high) == (4, 3, 4)
+    assert quantities.text(QUANTITIES["greedy"], verdict["greedy"]) == "4 [3, 4] of 8 at layer 3"
+    assert word(QUANTITIES["greedy"], verdict["greedy"]) == "some heads"
+    assert verdict["topk"].why == NOT_STORED
     coverage([0.9, 1.0, 1.0, 1.0], 0.02, "topk")
     assert word(QUANTITIES["topk"], estimates(choice(), None)["topk"]) == "few heads"
     coverage([np.nan] * 4, 0.02)
@@ -219,15 +219,15 @@ def test_words_go_by_the_whole_interval():
 
 
 def test_differences_are_paired_on_the_same_prompts_alone():
-    one, two, far = choice(), choice("other"), choice("other", "elsewhere")
-    plant("rq1", patches(RISING, noise=0.8), one)
-    plant("rq1", patches(RISING, noise=0.8), two)
+    first, second, far = choice(), choice("other"), choice("other", "elsewhere")
+    plant("rq1", patches(RISING, noise=0.8), first)
+    plant("rq1", patches(RISING, noise=0.8), second)
     plant("rq1", patches(RISING, noise=0.8), far, prompts_hash="two")
-    assert bootstrap_seeds(one, two) == (0, 0) and bootstrap_seeds(one, far) == (0, 1)
+    assert bootstrap_seeds(first, second) == (0, 0) and bootstrap_seeds(first, far) == (0, 1)
     quantity = QUANTITIES["effect"]
     same, apart = (
         difference(quantity, *(estimates(c, None, s)["effect"] for c, s in zip(both, bootstrap_seeds(*both))))
-        for both in ((one, two), (one, far))
+        for both in ((first, second), (first, far))
     )
     assert (same.value, same.low, same.high) == (0, 0, 0)
     assert apart.value == 0 and apart.low < 0 < apart.high
@@ -248,19 +248,19 @@ def test_ranks_differ_by_how_often_one_is_higher():
 
 
 def test_without_a_sweep_everything_says_so_and_what_to_type(capsys):
-    found = estimates(choice(), None)
-    assert {one.why for one in found.values()} == {NOT_STORED}
+    verdict = estimates(choice(), None)
+    assert {estimate.why for estimate in verdict.values()} == {NOT_STORED}
     assert main(["compare", "--a", "demo-cultural", "--b", "llama-8b-cognitive"]) == 0
-    told = capsys.readouterr().out
-    assert "Try:  python -m mechdiff sweep --pair llama-8b-cognitive --domain cognitive --grid full" in told
-    assert "Try:  python -m mechdiff sweep --pair demo-cultural --domain cultural --grid full" in told
-    assert told.count("Depth of drift;") == 2 and "nothing stored" in told
+    output = capsys.readouterr().out
+    assert "Try:  python -m mechdiff sweep --pair llama-8b-cognitive --domain cognitive --grid full" in output
+    assert "Try:  python -m mechdiff sweep --pair demo-cultural --domain cultural --grid full" in output
+    assert output.count("Depth of drift;") == 2 and "nothing stored" in output
     assert main(["compare", "--a", "demo-cultural", "--b", "demo-cultural"]) == 0
     assert capsys.readouterr().out.count("Try:  python -m mechdiff sweep") == 1, "a sweep compared with itself is named once"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["nope"], "Pair 'nope' does not exist"),
         (["demo-cultural@nope"], "Domain 'nope' does not exist"),
@@ -268,9 +268,9 @@ def test_without_a_sweep_everything_says_so_and_what_to_type(capsys):
         (["demo-cultural", "--depth", "26"], "Depth 26 is not between 0"),
     ],
 )
-def test_a_wrong_choice_is_named(arguments, told, capsys):
+def test_a_wrong_choice_is_named(arguments, message, capsys):
     assert main(["compare", "--b", "demo-cognitive", "--a", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_swept_pair_without_a_shipped_file_can_be_chosen():
@@ -288,15 +288,15 @@ def test_the_shipped_sweeps_give_the_verdict_without_torch(monkeypatch):
         "a, b = (stored_sweep.parse(name, 'base-to-tuned') for name in ('demo-cognitive', 'demo-cultural'));"
         "print(compare_sweeps.report(a, b)); sys.exit('torch' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     monkeypatch.undo()
-    one = parse("demo-cognitive", DIRECTION)
-    table = one.effect()
-    assert f"{(table['mean'] * table['depth']).sum() / table['mean'].sum():.2f} [" in told
-    at = one.affected()
-    drop = one.drop_by_rank(at).set_index("rank")["mean"]
+    sweep = parse("demo-cognitive", DIRECTION)
+    table = sweep.effect()
+    assert f"{(table['mean'] * table['depth']).sum() / table['mean'].sum():.2f} [" in output
+    at = sweep.affected()
+    drop = sweep.drop_by_rank(at).set_index("rank")["mean"]
     reached = next(k for k in ("0", "1", "2", "4", "8", "16", "32", "64", "full") if drop[k] >= 0.8 * drop["full"])
-    assert f"{reached} [" in told and f"at layer {at}" in told
+    assert f"{reached} [" in output and f"at layer {at}" in output
 
 
 def test_published_numbers_stand_at_their_relative_depth():
@@ -305,7 +305,7 @@ def test_published_numbers_stand_at_their_relative_depth():
     assert lowest["mean"] == 0.5617 and lowest["x"] == pytest.approx(12 / 31)
     box = published.marks("drift", "cultural", DIRECTION).iloc[0]
     assert (box["x"], box["x2"], box["mean"], box["mean2"]) == pytest.approx((8 / 31, 12 / 31, 0.86, 0.90))
-    there, back = (published.marks("effect", "cognitive", way) for way in (DIRECTION, "tuned-to-base"))
+    there, back = (published.marks("effect", "cognitive", direction) for direction in (DIRECTION, "tuned-to-base"))
     assert (there["mean"].iloc[-1], back["mean"].iloc[-1]) == (0.441, 1.699)
     near = published.marks("rank", "cognitive", DIRECTION, 0.85)
     assert set(near["layer"]) == {26} and list(near.loc[near["x"] == "full", "mean"]) == [39, 40]
