@@ -32,6 +32,19 @@ def test_a_page_asks_what_its_requests_say(page, tiny):
     assert list(at.session_state["_page_record"].answers) == expected and len(expected) == PAGES[page]
 
 
+def test_every_request_takes_its_own_part_of_the_selection(tiny):
+    """No part is a default, and the two maps differ."""
+    selection = Selection(**tiny, **PLACE | {"heads": (1, 3), "fit": "procrustes", "map": "zscore", "alpha": "1.0"})
+    transport, rank, overlap = (view(selection) for view in (view_requests.transport, view_requests.rank, view_requests.overlap))
+    for run in (transport, rank):
+        assert (run.map, run.alpha, run.layers, run.streams) == ("procrustes", ("1.0",), (1,), ("mlp_out",))
+    assert (rank.ranks, rank.complement) == (("4",), ("own",))
+    assert (overlap.run.map, overlap.run.layers) == ("procrustes", (1,))
+    patch, heads = view_requests.patch(selection), view_requests.heads_together(selection)
+    assert (patch.map, patch.streams, patch.layers) == ("zscore", ("mlp_out",), None)
+    assert (heads.layers, heads.head_sets, heads.blend) == ((1,), "1,3", 0.5)
+
+
 def test_a_link_is_read_as_the_widgets_read_it():
     first = Selection.from_link({})
     assert first.pair == shipped_pairs()[0] and first.domain == first.spec.domain and first.limit == DEFAULTS["prompts"]
