@@ -22,7 +22,6 @@ from mechdiff.common.paths import CACHE  # noqa: E402
 WIDTH, HEIGHT, SCALE = 1280, 800, 1.5
 COLOURS = (None, 256, 128)  # of a picture's palette, if it needs one to be small enough
 LARGEST = 250_000  # bytes
-PATIENCE = 1800  # seconds for a page whose numbers are not in the cache yet
 CULTURAL, COGNITIVE = "pair=demo-cultural", "pair=demo-cognitive"
 STACK = "layer%3D26+stream%3Dresid_post+map%3Dprocrustes_scaled+rank%3D8%3B+layer%3D28+stream%3Dheads+heads%3D2%2C5"
 OWN = "What do people in Kazakhstan eat at a wedding?"
@@ -59,7 +58,7 @@ def type_own(tab: Visitor) -> None:
     tab.page.get_by_role("textbox", name="Your prompt").fill(OWN)
     tab.page.get_by_role("button", name="Run").click()
     tab.page.wait_for_timeout(500)
-    tab.settle(PATIENCE)
+    tab.settle()
 
 
 def open_takeaway(tab: Visitor) -> None:
@@ -86,12 +85,12 @@ def take(tab: Visitor, shot: Shot) -> bytes:
     width, height = shot.window
     tab.page.set_viewport_size({"width": width, "height": height})
     tab.page.goto(f"{tab.address}/{shot.path}")
-    tab.settle(PATIENCE)
+    tab.settle()
     if shot.do:
         DEEDS[shot.do](tab)
     tab.page.mouse.move(width - 2, height - 2)
     tab.page.wait_for_timeout(800)
-    tab.settle(PATIENCE).fine()
+    tab.settle().fine()
     return tab.page.screenshot(clip={"x": 0, "y": shot.top, "width": width, "height": shot.height})
 
 

@@ -119,7 +119,7 @@ class Visitor:
                 self.page.wait_for_function(SETTLED, arg=1000 * QUIET_S, timeout=1000 * ANSWER_S)
                 return self
             before, now = now, self.progress()
-        raise AssertionError(f"the page has not moved for {ANSWER_S} s: {now}")
+        raise TimeoutError(f"the page has not moved for {ANSWER_S} s: {now}")
 
     def progress(self) -> list[str]:
         """How far the page's jobs are, without the time that they say is left."""
