@@ -44,14 +44,14 @@ class Mechdiff:
 
     def answers(self, cells: list[Cell]) -> Tensor:
         """KL of these cells [cells, prompts], taken in float64 of the same logits."""
-        found = torch.zeros(len(cells), len(self.subject.ids), dtype=torch.float64)
+        divergences = torch.zeros(len(cells), len(self.subject.ids), dtype=torch.float64)
 
         def measure(logits, prompts, rows):
-            for one, prompt, row in zip(logits, prompts.tolist(), rows.tolist()):
-                found[row, prompt] = precise_kl(one[None], self.recipient.logprobs[prompt][None])[0]
+            for vector, prompt, row in zip(logits, prompts.tolist(), rows.tolist()):
+                divergences[row, prompt] = precise_kl(vector[None], self.recipient.logprobs[prompt][None])[0]
 
         run_all(run_rows(self.tuned, self.recipient, self.rows(cells), measure, *piece_sizes(self.tuned)))
-        return found
+        return divergences
 
 
 def precise_kl(patched: Tensor, clean: Tensor) -> Tensor:
@@ -76,22 +76,22 @@ class Rounds:
         self.seconds[peer.library, "clean"].append(timed(lambda: peer.clean(prompt)))
         for form, method in peer.forms.items():
             size, count = (1, self.one_by_one) if method == "one" else (self.batch, 2 * self.batch)
-            some, logits = spread(cells, count), []
+            sample, logits = spread(cells, count), []
 
-            def work(form=form, size=size, some=some, logits=logits):
-                for start in range(0, len(some), size):
-                    logits.append(peer.work(form, some[start : start + size]))
+            def work(form=form, size=size, sample=sample, logits=logits):
+                for start in range(0, len(sample), size):
+                    logits.append(peer.work(form, sample[start : start + size]))
                     kl(logits[-1], peer.clean_logits)
 
-            self.seconds[peer.library, form].append(timed(work) / len(some))
-            found = precise_kl(torch.cat(logits), peer.clean_logits)
-            self.answers[peer.library, form] |= {(prompt, *cell): float(value) for cell, value in zip(some, found)}
+            self.seconds[peer.library, form].append(timed(work) / len(sample))
+            divergences = precise_kl(torch.cat(logits), peer.clean_logits)
+            self.answers[peer.library, form] |= {(prompt, *cell): float(value) for cell, value in zip(sample, divergences)}
 
 
-def largest_difference(found: dict, expected: dict) -> float:
+def largest_difference(answers: dict, expected: dict) -> float:
     """Of two tables of answers, relative to the expected one or the floor, over what both have."""
-    both = found.keys() & expected.keys()
-    return max((abs(found[key] - expected[key]) / max(expected[key], FLOOR) for key in both), default=float("nan"))
+    both = answers.keys() & expected.keys()
+    return max((abs(answers[key] - expected[key]) / max(expected[key], FLOOR) for key in both), default=float("nan"))
 
 
 def measure(subject, peers: dict, one_by_one: int, batch: int) -> dict:
@@ -136,8 +136,10 @@ def warm_up(peer, cells: list[Cell], batch: int) -> None:
 def expected(engine: Mechdiff, rounds: Rounds) -> dict:
     """mechdiff's answers to every cell that anyone did: (prompt, layer, head) -> KL."""
     done = sorted({key[1:] for answers in rounds.answers.values() for key in answers})
-    found = engine.answers(done)
-    return {(prompt, *cell): float(found[i, prompt]) for i, cell in enumerate(done) for prompt in range(found.shape[1])}
+    divergences = engine.answers(done)
+    return {
+        (prompt, *cell): float(divergences[i, prompt]) for i, cell in enumerate(done) for prompt in range(divergences.shape[1])
+    }
 
 
 def figures(rounds: Rounds, ours: dict, cells: int) -> list[dict]:

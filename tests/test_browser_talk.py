@@ -50,15 +50,15 @@ def visit(chrome, prepared):
     contexts = []
 
     def opened(path: str, **settings) -> tuple[Visitor, list[str]]:
-        context, asked = chrome.new_context(**({"viewport": {"width": 1280, "height": 720}} | settings)), []
+        context, requests = chrome.new_context(**({"viewport": {"width": 1280, "height": 720}} | settings)), []
         contexts.append(context)
 
         def stop(route):
-            asked.append(route.request.url)
+            requests.append(route.request.url)
             route.abort()
 
         context.route(lambda url: urlsplit(url).hostname not in ("localhost", None), stop)
-        return Visitor(context.new_page(), prepared).open(path), asked
+        return Visitor(context.new_page(), prepared).open(path), requests
 
     yield opened
     for context in contexts:
@@ -80,7 +80,7 @@ def on(tab: Visitor, step: int, headline: str) -> Visitor:
 
 
 def test_keys_step_and_sliders_move_with_the_network_cut(visit):
-    tab, asked = visit("?talk=short")
+    tab, requests = visit("?talk=short")
     on(tab, 1, "Effects by layer")
     first = tab.metrics()
     assert tab.metric("Mean effect at layer 16") == first[0]
@@ -96,21 +96,23 @@ def test_keys_step_and_sliders_move_with_the_network_cut(visit):
     assert tab.metrics() == first, "the step's own view is back"
     on(press(tab, " ", "ArrowRight"), 3, "Both")
     on(press(tab, "2"), 2, "Two heads")
-    assert asked == []
+    assert requests == []
 
 
 def test_a_slide_shows_its_parts_and_nothing_else(visit):
     tab, _ = visit("?talk=short")
     on(tab, 1, "Effects by layer")
     for name in HIDDEN:
-        assert not any(one.is_visible() for one in tab.page.get_by_test_id(name).all()), name
-    shown = [one for one in tab.page.get_by_test_id("stVegaLiteChart").all() if one.is_visible()]
-    assert len(shown) == 1 and shown[0].bounding_box()["height"] > 720 / 2, "half of the slide"
-    box = shown[0].bounding_box()
+        assert not any(element.is_visible() for element in tab.page.get_by_test_id(name).all()), name
+    charts = [chart for chart in tab.page.get_by_test_id("stVegaLiteChart").all() if chart.is_visible()]
+    assert len(charts) == 1 and charts[0].bounding_box()["height"] > 720 / 2, "half of the slide"
+    box = charts[0].bounding_box()
     assert box["x"] + box["width"] <= 1280 and box["y"] + box["height"] <= 720
-    inside = shown[0].locator("svg").bounding_box()
+    inside = charts[0].locator("svg").bounding_box()
     assert inside["height"] <= box["height"] + 1 and inside["width"] <= box["width"] + 1
-    assert [one.get_attribute("aria-label") for one in tab.page.get_by_role("slider").all() if one.is_visible()] == ["Layer"]
+    assert [slider.get_attribute("aria-label") for slider in tab.page.get_by_role("slider").all() if slider.is_visible()] == [
+        "Layer"
+    ]
 
 
 def test_the_note_a_reload_and_the_way_out(visit):

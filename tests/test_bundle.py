@@ -286,10 +286,10 @@ def test_prompts_under_anothers_name_are_refused(made):
 
 
 def test_words_for_a_person_hold_nothing_that_a_terminal_obeys(made):
-    document = bundle_reader.read(
+    finding = bundle_reader.read(
         changed(made, "finding.json", told(lambda document: document["headline"].update(asked="a\x1b[2Jb")))
     )
-    assert document.headline.asked == "a[2Jb"
+    assert finding.headline.asked == "a[2Jb"
 
 
 def test_an_unreadable_bundle_gives_status_two(tmp_path, capsys):

@@ -39,29 +39,29 @@ def fresh():
 
 @pytest.mark.parametrize("most", [1, 2, 3, 100])
 def test_halving_covers_every_item_once_in_order(most):
-    asked = []
+    sizes = []
 
-    def work(some):
-        asked.append(len(some))
-        if len(some) > most:
+    def work(chunk):
+        sizes.append(len(chunk))
+        if len(chunk) > most:
             raise FULL
-        return [10 * item for item in some]
+        return [10 * item for item in chunk]
 
-    found = list(in_parts(work, list(range(11)), CPU))
-    assert [item for some, _ in found for item in some] == list(range(11))
-    assert [value for _, values in found for value in values] == [10 * item for item in range(11)]
-    assert max(len(some) for some, _ in found) <= most and asked[0] == 11
+    parts = list(in_parts(work, list(range(11)), CPU))
+    assert [item for chunk, _ in parts for item in chunk] == list(range(11))
+    assert [value for _, values in parts for value in values] == [10 * item for item in range(11)]
+    assert max(len(chunk) for chunk, _ in parts) <= most and sizes[0] == 11
 
 
 def test_one_item_that_never_fits_is_an_error_and_one_that_fits_later_is_not():
-    def never(some):
+    def never(chunk):
         raise FULL
 
     with pytest.raises(torch.OutOfMemoryError):
         list(in_parts(never, [1], CPU))
     left = [FULL, FULL]
 
-    def later(some):
+    def later(chunk):
         if left:
             raise left.pop()
         return "done"
@@ -104,7 +104,7 @@ def room(monkeypatch):
 def test_passes_leave_for_main_memory_and_come_back_and_are_at_last_forgotten(room):
     for name in "abcde":
         room.put(name, Pass(name, 40))
-    assert {name: (one.device.type, one.moves) for name in "ed" if (one := room.get(name))} == {
+    assert {name: (trace.device.type, trace.moves) for name in "ed" if (trace := room.get(name))} == {
         "e": ("meta", 0),
         "d": ("meta", 0),
     }
@@ -178,14 +178,14 @@ def test_a_sweep_that_runs_out_of_memory_at_random_ends_in_the_same_tables(small
     monkeypatch.setattr(Anatomy, "logits", logits)
     sweep(tmp_path / "crowded")
     assert thrown.count("mlp") > 20 < thrown.count("logits"), "it did run out"
-    one, other = tables(tmp_path / "whole"), tables(tmp_path / "crowded")
-    assert one.keys() == other.keys() and len(one) > 8
-    for name in one:
-        assert len(one[name]) == len(other[name]), name
-        assert not (other[name].isna() & one[name].notna()).to_numpy().any(), f"{name}: something is missing"
+    whole, crowded = tables(tmp_path / "whole"), tables(tmp_path / "crowded")
+    assert whole.keys() == crowded.keys() and len(whole) > 8
+    for name in whole:
+        assert len(whole[name]) == len(crowded[name]), name
+        assert not (crowded[name].isna() & whole[name].notna()).to_numpy().any(), f"{name}: something is missing"
         if not name.endswith("_summary.parquet"):
-            numbers = one[name].select_dtypes("number").columns
-            np.testing.assert_allclose(other[name][numbers], one[name][numbers], rtol=2e-3, atol=1e-5, err_msg=name)
+            numbers = whole[name].select_dtypes("number").columns
+            np.testing.assert_allclose(crowded[name][numbers], whole[name][numbers], rtol=2e-3, atol=1e-5, err_msg=name)
 
 
 QUESTIONS = (
@@ -202,14 +202,14 @@ QUESTIONS = (
 def test_models_that_take_turns_give_the_same_numbers(study, monkeypatch):
     """Weights that are away hold no number, so that whatever ran with them would show."""
     runs = [dataclasses.replace(run, **study) for run in QUESTIONS]
-    asked = [*runs, Reading(runs[0])]
-    expected = [mechdiff.run(run) for run in asked]
+    requests = [*runs, Reading(runs[0])]
+    expected = [mechdiff.run(run) for run in requests]
     questions.default().clear()
     unload()
     monkeypatch.setattr(offload, "away", lambda master: torch.full_like(master, torch.nan))
     loaded = load_pair(study["pair"], "cpu")
     loaded.placement.take_turns("cpu")
-    for request, table in zip(asked, expected):
+    for request, table in zip(requests, expected):
         pd.testing.assert_frame_equal(mechdiff.run(request), table, check_exact=False, atol=1e-6, obj=repr(request)[:60])
     there = {side: not bool(getattr(loaded, side).model.lm_head.weight.isnan().any()) for side in ("base", "tuned")}
     assert sum(there.values()) == 1, "one model at a time"
@@ -233,5 +233,5 @@ def test_offload_is_asked_for_by_a_bare_flag_and_does_not_change_what_is_kept(st
     assert options_of(Patch).parse_args(["--offload"]).offload == "on"
     with pytest.raises(UserError, match="auto, on, off"):
         Run("patch", offload="perhaps")
-    one, other = (Identity(Run("patch", offload=how, **study)).pair for how in ("on", "off"))
-    assert one == other
+    on, off = (Identity(Run("patch", offload=how, **study)).pair for how in ("on", "off"))
+    assert on == off

@@ -73,8 +73,8 @@ def test_two_tokenizers_study_the_same_place(two, text):
 def test_the_words_are_found_in_the_text_not_in_the_template(two, text):
     starts = [i for i, letter in enumerate(text) if not letter.isspace() and (i == 0 or text[i - 1].isspace())]
     ids = two.encode(text, "base")
-    found = two.base.convert_ids_to_tokens([ids[i] for i in two.positions(text, starts, "base")])
-    assert found == [word if word in two.base.vocab else "<unk>" for word in text.split()]
+    tokens = two.base.convert_ids_to_tokens([ids[i] for i in two.positions(text, starts, "base")])
+    assert tokens == [word if word in two.base.vocab else "<unk>" for word in text.split()]
     upto = [two.tuned.decode(two.encode(text, "tuned")[: i + 1]) for i in two.positions(text, starts, "tuned")]
     before = two.render(text).removesuffix("</s>assistant").removesuffix(text.strip()) if two.tuned.chat_template else "<s>"
     lead = len(text) - len(text.lstrip()) if two.tuned.chat_template else 0
@@ -158,20 +158,20 @@ def test_the_script_would_write_the_shipped_positions_again(domain, demo_tokeniz
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text", "gpt2", "gpt_neox"])
 def test_states_at_positions_equal_plain_hooks(family):
     model = tiny_model(family, 0)
-    found = run_states(Anatomy(model), PROMPTS, PLACES)
+    by_stream = run_states(Anatomy(model), PROMPTS, PLACES)
     rows = [(ids, place) for ids, places in zip(PROMPTS, PLACES) for place in places]
     sites = [(layer, stream) for stream in STREAMS for layer in range(4)]
     for row, (ids, place) in enumerate(rows):  # what comes after a token does not change its state
         for (layer, stream), expected in plain_hooks.states(model, ids[: place + 1], sites).items():
-            torch.testing.assert_close(found[stream][layer, row], expected, atol=1e-4, rtol=0)
-    assert {states.shape[1] for states in found.values()} == {len(rows)}
+            torch.testing.assert_close(by_stream[stream][layer, row], expected, atol=1e-4, rtol=0)
+    assert {states.shape[1] for states in by_stream.values()} == {len(rows)}
 
 
 def test_at_the_last_token_they_are_the_clean_pass():
     anatomy = Anatomy(tiny_model("llama", 0))
-    found, trace = run_states(anatomy, PROMPTS, [[len(ids) - 1] for ids in PROMPTS]), run_trace(anatomy, PROMPTS)
+    by_stream, trace = run_states(anatomy, PROMPTS, [[len(ids) - 1] for ids in PROMPTS]), run_trace(anatomy, PROMPTS)
     for stream in STREAMS:
-        torch.testing.assert_close(found[stream], trace.states[stream], atol=1e-5, rtol=0)
+        torch.testing.assert_close(by_stream[stream], trace.states[stream], atol=1e-5, rtol=0)
 
 
 @pytest.fixture
@@ -194,12 +194,12 @@ def long_prompts(pair):
 
 
 def test_one_position_is_the_decision_token_under_its_old_key(states):
-    one = states()
-    assert sum(one.steps()) == 40 and one.groups.equal(torch.arange(20))
-    block = one.blocks[0]
-    assert one.key("base", block, "heads") == key(**one.identity.states("base", block, "heads"))
-    trace = load_pair(one.identity.run.spec, "cpu").passes.trace("tuned", tuple(p.text for p in block), keep_calls=False)
-    assert one.read("tuned", "mlp_out")[:, :16].equal(trace.states["mlp_out"])
+    single = states()
+    assert sum(single.steps()) == 40 and single.groups.equal(torch.arange(20))
+    block = single.blocks[0]
+    assert single.key("base", block, "heads") == key(**single.identity.states("base", block, "heads"))
+    trace = load_pair(single.identity.run.spec, "cpu").passes.trace("tuned", tuple(p.text for p in block), keep_calls=False)
+    assert single.read("tuned", "mlp_out")[:, :16].equal(trace.states["mlp_out"])
 
 
 def test_states_at_positions_are_rows_in_the_order_of_groups(states):
@@ -207,19 +207,19 @@ def test_states_at_positions_are_rows_in_the_order_of_groups(states):
     assert sum(many.steps()) == 40 and not many.missing()
     counts = [1 + min(max(3 + i - 4, 0), 6) for i in range(20)]
     assert torch.bincount(many.groups).tolist() == counts and many.groups.equal(many.groups.sort().values)
-    one = states()
-    list(one.steps())
+    single = states()
+    list(single.steps())
     last = many.groups.bincount().cumsum(0) - 1
     loaded, prompts = load_pair(many.identity.run.spec, "cpu"), [p for block in many.blocks for p in block]
     for side in SIDES:
-        found = many.read(side, "resid_post")
-        assert found.shape == (4, sum(counts), 32) and found.dtype == torch.float32
-        torch.testing.assert_close(found[:, last], one.read(side, "resid_post"), atol=1e-5, rtol=0)
+        rows = many.read(side, "resid_post")
+        assert rows.shape == (4, sum(counts), 32) and rows.dtype == torch.float32
+        torch.testing.assert_close(rows[:, last], single.read(side, "resid_post"), atol=1e-5, rtol=0)
         row, text = int(last[18]) + 1, prompts[19].text
         ids = loaded.tokenizers.encode(text, side)
         for place in loaded.tokenizers.positions(text, many.characters[text], side):
             expected = plain_hooks.state(getattr(loaded, side).model, ids[: place + 1], 2, "resid_post")
-            torch.testing.assert_close(found[2, row], expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(rows[2, row], expected, atol=1e-4, rtol=0)
             row += 1
 
 

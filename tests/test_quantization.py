@@ -33,15 +33,15 @@ def test_a_quantized_pair_runs_by_rows_on_weights_of_fewer_bytes(pair, tmp_path,
     pytest.importorskip("bitsandbytes")
     plain, path = load_pair(pair(tuned), "cpu"), pair(tuned, f'quantization = "{bits}"')
     loaded = load_pair(path, "cpu")
-    asked = {"prompts": write_prompts(tmp_path / "p.jsonl", 6), "layers": (1,), "device": "cpu"}
-    near, exact = (mechdiff.run(Run("patch", pair=p, **asked))["kl"].mean() for p in (path, plain.pair.path))
+    settings = {"prompts": write_prompts(tmp_path / "p.jsonl", 6), "layers": (1,), "device": "cpu"}
+    near, exact = (mechdiff.run(Run("patch", pair=p, **settings))["kl"].mean() for p in (path, plain.pair.path))
     assert not loaded.preflight.by_hooks and loaded.parity["tuned"] <= loaded.preflight.limit("tuned")
     assert 0.3 * exact < near < 3 * exact and near != exact
     weights = [loaded.base.layers[0].mlp.up_proj.weight, plain.base.layers[0].mlp.up_proj.weight]
     assert weights[0].nbytes <= weights[1].nbytes / (4 if bits == "8bit" else 8)
     if "adapter" in tuned:
         pairs = zip(loaded.base.layers, loaded.tuned.layers)
-        assert all(one.mlp.up_proj.weight is other.mlp.up_proj.weight for one, other in pairs)
+        assert all(layer.mlp.up_proj.weight is twin.mlp.up_proj.weight for layer, twin in pairs)
 
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
@@ -52,10 +52,10 @@ def test_both_trees_of_a_quantized_adapter_pair_answer_whoever_runs_first(pair, 
         unload()
         loaded = load_pair(pair('adapter = "lora"', f'quantization = "{bits}"'), "cpu")
         with torch.no_grad():
-            found = {side: getattr(loaded, side).model(IDS).logits for side in order}
-        answers.append(found)
-    assert all(torch.equal(answers[0][side], answers[1][side]) for side in found)
-    assert (found["base"] - found["tuned"]).abs().max() > 1e-2
+            logits = {side: getattr(loaded, side).model(IDS).logits for side in order}
+        answers.append(logits)
+    assert all(torch.equal(answers[0][side], answers[1][side]) for side in logits)
+    assert (logits["base"] - logits["tuned"]).abs().max() > 1e-2
 
 
 def test_without_bitsandbytes_it_says_what_to_type(pair, monkeypatch):
@@ -68,9 +68,9 @@ def test_without_bitsandbytes_it_says_what_to_type(pair, monkeypatch):
 def test_what_changes_numbers_is_in_the_key_and_what_is_not_asked_for_is_not(pair):
     options = ["", 'quantization = "8bit"', 'quantization = "4bit"', 'device_map = "auto"', 'dtype = "bfloat16"']
     options.append('chat_template = "none"')
-    found = [Identity(Run("drift", pair=pair('folder = "tuned"', one), device="cpu")).pair for one in options]
-    assert len({repr(sorted(one.items())) for one in found}) == len(options)
-    assert not {"quantization", "device_map"} & found[0].keys(), "what was computed before is found again"
+    identities = [Identity(Run("drift", pair=pair('folder = "tuned"', option), device="cpu")).pair for option in options]
+    assert len({repr(sorted(identity.items())) for identity in identities}) == len(options)
+    assert not {"quantization", "device_map"} & identities[0].keys(), "what was computed before is found again"
 
 
 @pytest.mark.parametrize(

@@ -44,14 +44,14 @@ def test_every_stream_and_layer_equals_plain_hooks(pair, swap):
     sites = [(layer, stream) for stream in STREAMS for layer in range(4)]
     heads = tuple(range(4))
     conditions = [Condition(layer, s, heads=heads if s == "heads" else None) for layer, s in sites]
-    found = by_rows(Anatomy(recipient), trace, as_rows(conditions, Anatomy(recipient), donor_trace, trace, {}))
+    logprobs = by_rows(Anatomy(recipient), trace, as_rows(conditions, Anatomy(recipient), donor_trace, trace, {}))
     for p, ids in enumerate(PROMPTS):
         clean = plain_hooks.run(recipient, ids)
         torch.testing.assert_close(trace.logprobs[p], clean, atol=TOLERANCE, rtol=0)
         for row, (layer, stream) in enumerate(sites):
             value = plain_hooks.state(donor, ids, layer, stream)
             expected = plain_hooks.run(recipient, ids, [(layer, stream, lambda own, value=value: value)])
-            assert (found[p, row] - expected).abs().max() <= TOLERANCE, (p, layer, stream)
+            assert (logprobs[p, row] - expected).abs().max() <= TOLERANCE, (p, layer, stream)
             assert (expected - clean).abs().max() > 100 * TOLERANCE, "the intervention must matter for the test to mean something"
 
 
@@ -61,7 +61,7 @@ def test_single_heads_and_blends_equal_plain_hooks(pair):
     donor_trace, trace = run_trace(Anatomy(donor), PROMPTS, False), run_trace(anatomy, PROMPTS)
     cells = [(layer, heads, blend) for layer in range(4) for heads, blend in (((0,), 1.0), ((1, 3), 0.3))]
     conditions = [Condition(layer, "heads", heads=heads, blend=blend) for layer, heads, blend in cells]
-    found = by_rows(anatomy, trace, as_rows(conditions, anatomy, donor_trace, trace, {}))
+    logprobs = by_rows(anatomy, trace, as_rows(conditions, anatomy, donor_trace, trace, {}))
     for p, ids in enumerate(PROMPTS):
         for row, (layer, heads, blend) in enumerate(cells):
             value = plain_hooks.state(donor, ids, layer, "heads").view(4, 8)
@@ -73,7 +73,7 @@ def test_single_heads_and_blends_equal_plain_hooks(pair):
                 return own.flatten()
 
             expected = plain_hooks.run(recipient, ids, [(layer, "heads", mix)])
-            assert (found[p, row] - expected).abs().max() <= TOLERANCE, (p, layer, heads)
+            assert (logprobs[p, row] - expected).abs().max() <= TOLERANCE, (p, layer, heads)
 
 
 def test_a_stack_of_interventions_equals_plain_hooks(pair):
@@ -84,18 +84,18 @@ def test_a_stack_of_interventions_equals_plain_hooks(pair):
     half = torch.full((1, 32), 0.5)
     row = torch.tensor([0])
     edits = [Edit(1, "attn_out", row, first[:, None]), Edit(2, "resid_post", row, second[:, None], half)]
-    found = by_rows(anatomy, trace, Rows(1, edits))
+    logprobs = by_rows(anatomy, trace, Rows(1, edits))
     for p, ids in enumerate(PROMPTS):
         chain = [(1, "attn_out", lambda own, p=p: first[p]), (2, "resid_post", lambda own, p=p: (own + second[p]) / 2)]
-        assert (found[p, 0] - plain_hooks.run(recipient, ids, chain)).abs().max() <= TOLERANCE
+        assert (logprobs[p, 0] - plain_hooks.run(recipient, ids, chain)).abs().max() <= TOLERANCE
 
 
 def test_the_models_own_state_changes_nothing(pair):
     anatomy = Anatomy(pair[1])
     trace = run_trace(anatomy, PROMPTS)
     conditions = [Condition(layer, stream, control="self") for stream in STATES for layer in range(4)]
-    found = by_rows(anatomy, trace, as_rows(conditions, anatomy, trace, trace, {}))
-    assert (found - trace.logprobs[:, None]).abs().max() <= TOLERANCE
+    logprobs = by_rows(anatomy, trace, as_rows(conditions, anatomy, trace, trace, {}))
+    assert (logprobs - trace.logprobs[:, None]).abs().max() <= TOLERANCE
 
 
 def test_our_own_hooks_equal_the_rows(pair):
@@ -122,9 +122,9 @@ def test_batches_of_like_length_merge_into_the_same_trace():
     anatomy = Anatomy(tiny_model("gemma3_text", 0))
     trace = run_trace(anatomy, LONG)
     rows = Rows(1, [Edit(1, "mlp_out", torch.tensor([0]), trace.states["mlp_out"][1].roll(1, 0)[:, None])])
-    found = by_rows(anatomy, trace, rows)
+    logprobs = by_rows(anatomy, trace, rows)
     expected = collect(lambda m: run_hooks(anatomy, LONG, rows, m), len(LONG), 1)
-    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(logprobs, expected, atol=TOLERANCE, rtol=0)
     for p, ids in enumerate(LONG):
         torch.testing.assert_close(trace.logprobs[p], plain_hooks.run(anatomy.model, ids), atol=TOLERANCE, rtol=0)
 
@@ -174,7 +174,7 @@ def test_spans_equal_plain_hooks(pair):
     sites = [(layer, stream) for stream in STREAMS for layer in range(4)]
     conditions = [Condition(layer, s, heads=tuple(range(4)) if s == "heads" else None) for layer, s in sites]
     rows = as_rows(conditions, anatomy, donor_trace, trace, {})
-    found = collect(lambda m: run_rows(anatomy, trace, rows, m, 50, 7), 2 * len(prompts), rows.count)
+    logprobs = collect(lambda m: run_rows(anatomy, trace, rows, m, 50, 7), 2 * len(prompts), rows.count)
     for p, ids in enumerate(prompts):
         cut = [ids[: len(ids) - 1], ids]
         for step in range(2):
@@ -184,18 +184,18 @@ def test_spans_equal_plain_hooks(pair):
             for step in range(2):
                 edit = (layer, stream, lambda own, value=value: value, len(ids) - 4)
                 expected = plain_hooks.run(recipient, cut[step], [edit])
-                assert (found[2 * p + step, row] - expected).abs().max() <= TOLERANCE, (p, layer, stream, step)
+                assert (logprobs[2 * p + step, row] - expected).abs().max() <= TOLERANCE, (p, layer, stream, step)
     ours = collect(lambda m: run_hooks(anatomy, prompts, rows, m, 3, span=4, read=2), 2 * len(prompts), rows.count)
-    torch.testing.assert_close(ours, found, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(ours, logprobs, atol=TOLERANCE, rtol=0)
 
 
 def test_spans_of_many_lengths_merge_into_the_same_trace():
     anatomy, prompts = Anatomy(tiny_model("gemma3_text", 0)), [ids for ids in LONG if len(ids) > 10]
     trace = run_trace(anatomy, prompts, span=9, read=3)
     rows = Rows(1, [Edit(1, "mlp_out", torch.tensor([0]), trace.states["mlp_out"][1].roll(1, 0)[:, None])])
-    found = collect(lambda m: run_rows(anatomy, trace, rows, m, 40, 7), 3 * len(prompts), 1)
+    logprobs = collect(lambda m: run_rows(anatomy, trace, rows, m, 40, 7), 3 * len(prompts), 1)
     expected = collect(lambda m: run_hooks(anatomy, prompts, rows, m, 1, span=9, read=3), 3 * len(prompts), 1)
-    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(logprobs, expected, atol=TOLERANCE, rtol=0)
 
 
 def test_a_span_of_the_models_own_state_changes_nothing(pair):
@@ -203,8 +203,8 @@ def test_a_span_of_the_models_own_state_changes_nothing(pair):
     trace = run_trace(anatomy, prompts, span=5, read=5)
     conditions = [Condition(layer, stream, control="self") for stream in STATES for layer in range(4)]
     rows = as_rows(conditions, anatomy, trace, trace, {})
-    found = collect(lambda m: run_rows(anatomy, trace, rows, m, 60, 7), 5 * len(prompts), rows.count)
-    assert (found - trace.logprobs[:, None]).abs().max() <= TOLERANCE
+    logprobs = collect(lambda m: run_rows(anatomy, trace, rows, m, 60, 7), 5 * len(prompts), rows.count)
+    assert (logprobs - trace.logprobs[:, None]).abs().max() <= TOLERANCE
 
 
 def test_a_shortened_span_is_the_same_pass(pair):
@@ -212,7 +212,7 @@ def test_a_shortened_span_is_the_same_pass(pair):
     anatomy, prompts = Anatomy(pair[1]), [ids for ids in LONG if len(ids) > 12]
     short, long = run_trace(anatomy, prompts, span=4), run_trace(anatomy, prompts, span=12).shorten(4)
     rows = Rows(2, [Edit(r, "resid_pre", torch.tensor([r]), short.states["resid_pre"][r].roll(1, 0)[:, None]) for r in range(2)])
-    found = [collect(lambda m, t=t: run_rows(anatomy, t, rows, m, 40, 7), len(prompts), 2) for t in (short, long)]
-    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
-    for one, other in zip(short.calls, long.calls):
-        assert torch.equal(one.hidden, other.hidden) and torch.equal(one.inside, other.inside)
+    logprobs = [collect(lambda m, t=t: run_rows(anatomy, t, rows, m, 40, 7), len(prompts), 2) for t in (short, long)]
+    torch.testing.assert_close(logprobs[0], logprobs[1], atol=1e-5, rtol=0)
+    for left, right in zip(short.calls, long.calls):
+        assert torch.equal(left.hidden, right.hidden) and torch.equal(left.inside, right.inside)

@@ -32,8 +32,8 @@ OTHERS = {
 
 
 @pytest.fixture
-def asked(tmp_path, own_store):
-    """What a request on a pair of unlike models says: asked(changes of the tuned model)."""
+def settings(tmp_path, own_store):
+    """What a request on a pair of unlike models says: settings(changes of the tuned model)."""
     registry.unload()
 
     def ask(**changes):
@@ -47,8 +47,8 @@ def asked(tmp_path, own_store):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHERS)
-def test_drift_is_the_cka_of_plain_hooks_at_the_layers_it_names(asked, kind):
-    run = Run("drift", streams=("resid_post", "mlp_out"), **asked(**OTHERS[kind]))
+def test_drift_is_the_cka_of_plain_hooks_at_the_layers_it_names(settings, kind):
+    run = Run("drift", streams=("resid_post", "mlp_out"), **settings(**OTHERS[kind]))
     task = questions.task(run)
     for _ in task.steps():
         pass
@@ -69,15 +69,15 @@ def test_layers_are_paired_at_the_nearest_share_of_the_depth():
     assert partners("resid_post", 2, 4) == [1, 3] and partners("resid_pre", 2, 4) == [0, 2]
     assert partners("resid_post", 4, 2) == [0, 0, 0, 1] and partners("mlp_out", 4, 2) == [0, 0, 1, 1]
     for own, others in ((30, 24), (24, 30), (7, 5)):
-        found = partners("resid_post", own, others)
-        assert found == sorted(found) and found[-1] == others - 1
-        assert all(abs((i + 1) / own - (j + 1) / others) <= 0.5 / others + 1e-9 for i, j in enumerate(found) if j)
+        layers = partners("resid_post", own, others)
+        assert layers == sorted(layers) and layers[-1] == others - 1
+        assert all(abs((i + 1) / own - (j + 1) / others) <= 0.5 / others + 1e-9 for i, j in enumerate(layers) if j)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.parametrize("question", ["patch", "transport", "rank", "heads", "transplant", "weights", "stack"])
-def test_what_cannot_be_asked_is_a_sentence_that_leads_to_drift(asked, question, kind, capsys):
-    request = asked(**OTHERS[kind])
+def test_what_cannot_be_asked_is_a_sentence_that_leads_to_drift(settings, question, kind, capsys):
+    request = settings(**OTHERS[kind])
     words = ["run", question, "--pair", request["pair"], "--prompts", request["prompts"], "--device", "cpu"]
     assert main(words + (["--stack", "layer=1"] if question == "stack" else [])) == 2
     said = capsys.readouterr().err
@@ -86,10 +86,10 @@ def test_what_cannot_be_asked_is_a_sentence_that_leads_to_drift(asked, question,
 
 
 @pytest.mark.parametrize("make", [NextTokens, PositionMap, Continuation, Diagnostics, Overlap])
-def test_what_the_pages_ask_is_a_sentence_too(asked, make):
+def test_what_the_pages_ask_is_a_sentence_too(settings, make):
     from mechdiff.engine.intervention import Condition
 
-    request = asked(**OTHERS["wider"])
+    request = settings(**OTHERS["wider"])
     question = {Continuation: "stack", PositionMap: "patch"}.get(make, "transport")
     run = Run(question, layers=(1,), **({"stack": "layer=1"} if question == "stack" else {}), **request)
     details = {"condition": Condition(1, "resid_post"), "prompt": 0} if make is NextTokens else {}
@@ -97,8 +97,8 @@ def test_what_the_pages_ask_is_a_sentence_too(asked, make):
         questions.task(make(run, **details))
 
 
-def test_reading_one_prompt_works_for_any_two_models(asked):
-    table = questions.run(Reading(Run("patch", **asked(**OTHERS["wider"]))))
+def test_reading_one_prompt_works_for_any_two_models(settings):
+    table = questions.run(Reading(Run("patch", **settings(**OTHERS["wider"]))))
     assert len(table) and table["kl"].notna().all()
 
 
@@ -115,8 +115,8 @@ def test_a_config_that_leaves_its_familys_defaults_out_is_read(tmp_path, family)
     assert (whole.layers, whole.width, whole.heads) == (4, 32, 4) and shape_of(tmp_path / "bare").heads == default
 
 
-def test_capped_logits_of_either_side_ask_for_the_kernel_that_keeps_them(asked, tmp_path):
-    path = asked()["pair"]
+def test_capped_logits_of_either_side_ask_for_the_kernel_that_keeps_them(settings, tmp_path):
+    path = settings()["pair"]
     assert mechdiff.load_pair(path).pair.kernel == "sdpa"
     write_model(tmp_path / "tuned", 1, "gemma2")
     assert mechdiff.inputs.pair_file.read_pair(path).kernel == "eager"

@@ -50,15 +50,15 @@ def open_page(tab: str, folder: Path | str = "") -> AppTest:
 
 
 def button(at: AppTest, label: str):
-    return next((one for one in at.button if one.label == label), None)
+    return next((widget for widget in at.button if widget.label == label), None)
 
 
 def bars(at: AppTest) -> list[str]:
-    return [one.proto.text for one in at.get("progress")]
+    return [bar.proto.text for bar in at.get("progress")]
 
 
 def said(at: AppTest, text: str) -> bool:
-    return any(text in one.value for one in (*at.markdown, *at.error, *at.warning, *at.info, *at.caption))
+    return any(text in element.value for element in (*at.markdown, *at.error, *at.warning, *at.info, *at.caption))
 
 
 @pytest.mark.slow
@@ -106,15 +106,15 @@ def test_started_on_the_page_it_ends_in_the_command_lines_tables(whole, sweep_ca
 
 @pytest.mark.slow
 def test_two_people_start_one_sweep(sweep_cache, tmp_path, monkeypatch):
-    one, two = (open_page("Run", tmp_path / "out") for _ in range(2))
-    button(one, "Start").click().run()
+    page, other = (open_page("Run", tmp_path / "out") for _ in range(2))
+    button(page, "Start").click().run()
     first = seen(RUNNING)
     os.kill(first.pid, signal.SIGSTOP)
-    button(two, "Start").click().run()
-    assert not two.error and len(bars(two)) == 1 and button(two, "Start").disabled, "the second sees the first one's"
+    button(other, "Start").click().run()
+    assert not other.error and len(bars(other)) == 1 and button(other, "Start").disabled, "the second sees the first one's"
     monkeypatch.setattr(sweep_process, "find", lambda *_: None)  # at the same moment: neither has seen the other's
-    button(two.run(), "Start").click().run()
-    assert said(two, f"process {first.pid}")
+    button(other.run(), "Start").click().run()
+    assert said(other, f"process {first.pid}")
     os.kill(first.pid, signal.SIGCONT)
     assert seen(FINISHED).pid == first.pid
 
@@ -178,10 +178,10 @@ def test_what_is_stored_is_listed_with_its_manifest(whole):
     assert at.code[0].value == about["command"]
     at.segmented_control[0].set_value("rq4").run()
     at.selectbox[-1].set_value("heads").run()
-    shown = at.dataframe[-1].value
-    kept = pd.read_parquet(whole / DOMAIN / "rq4" / "tiny" / "heads.parquet")
-    pd.testing.assert_frame_equal(shown.reset_index(drop=True), kept.head(200))
-    assert said(at, f"200 of {len(kept):,} lines")
+    frame = at.dataframe[-1].value
+    table = pd.read_parquet(whole / DOMAIN / "rq4" / "tiny" / "heads.parquet")
+    pd.testing.assert_frame_equal(frame.reset_index(drop=True), table.head(200))
+    assert said(at, f"200 of {len(table):,} lines")
 
 
 def test_what_has_no_manifest_is_listed_and_says_so(whole, tmp_path):

@@ -90,8 +90,16 @@ def test_a_pasted_link_is_its_page_and_selection(read):
     )
     (step,) = read(f'[[step]]\nheadline = "x"\nlayer = 3\nlink = "http://localhost:8501/{link}&curve=true&talk=1&step=4"').steps
     assert step.page == "heads" and step.show == ("map",)
-    told = {"pair": "demo-cultural", "layer": 3, "heads": [6, 7], "blend": 0.5, "prompts": 8, "stream": "mlp_out", "curve": True}
-    assert step.values == told
+    values = {
+        "pair": "demo-cultural",
+        "layer": 3,
+        "heads": [6, 7],
+        "blend": 0.5,
+        "prompts": 8,
+        "stream": "mlp_out",
+        "curve": True,
+    }
+    assert step.values == values
 
 
 def test_an_address_is_read_back_as_its_step(read):
@@ -126,9 +134,9 @@ def number(text: str, pattern: str) -> float:
 
 def stored_lines(step: talks.Step, folder: str, name: str, **where) -> pd.DataFrame:
     pair = controls.read_pair(step.values["pair"])
-    found, about = artifacts.read(step.values.get("domain", pair.domain), folder, pair.name, name, where)
+    lines, about = artifacts.read(step.values.get("domain", pair.domain), folder, pair.name, name, where)
     assert about["prompts"] == step.values["prompts"], "the live numbers are the stored ones"
-    return found
+    return lines
 
 
 @pytest.mark.slow
@@ -145,17 +153,17 @@ def test_every_number_in_the_ready_talks_headlines_is_the_stored_one():
     assert number(control.headline, r"(\d\.\d\d) nats") == round(other["mean"].item(), 2) and other["low"].item() > line[29]
     line = stored_lines(transport, "rq2", "transport_summary", layer=28, **there).set_index(["map", "control"])["mean"]
     mapped = line.loc[("procrustes_scaled", "none")]
-    told = [float(x) for x in re.findall(r"\d\.\d\d", transport.headline)]
-    assert told == [round(mapped, 2), round(line.xs("mean", level="control").item(), 2)]
-    assert mapped < line.drop([("procrustes_scaled", "none")]).loc[lambda found: found > 1e-3].min(), "below every control"
+    numbers = [float(x) for x in re.findall(r"\d\.\d\d", transport.headline)]
+    assert numbers == [round(mapped, 2), round(line.xs("mean", level="control").item(), 2)]
+    assert mapped < line.drop([("procrustes_scaled", "none")]).loc[lambda effects: effects > 1e-3].min(), "below every control"
     line = stored_lines(rank, "rq3", "rank_summary", layer=29, **there)
     full = line[(line["map"] == "procrustes_scaled") & (line["rank"] == "full") & (line["control"] == "none")]
     drops = line[line["control"] == "mean"]["drop"].unique().item(), full[full["complement"] == "mean"]["drop"].item()
     assert [int(x) for x in re.findall(r"(\d+) %", rank.headline)] == [round(drop) for drop in drops] and drops[0] > drops[1]
     line = stored_lines(heads, "rq4", "coverage_summary", layer=21, direction="base-to-tuned", control="none")
     three = line[line["heads"].str.count("-") == 2].groupby("chosen")["coverage"]
-    told = [int(x) for x in re.findall(r"(\d+) %", heads.headline)]
-    assert told == [round(100 * three.get_group(name).item()) for name in ("greedy", "topk")]
+    numbers = [int(x) for x in re.findall(r"(\d+) %", heads.headline)]
+    assert numbers == [round(100 * three.get_group(name).item()) for name in ("greedy", "topk")]
     a, b = (estimates(parse(together.values[side], "base-to-tuned"), None) for side in ("a_pair", "b_pair"))
     assert a["drift"].low > b["drift"].high - 0.05 and difference(QUANTITIES["drift"], a["drift"], b["drift"]).high < 0
     assert a["rank_mean"].high == 0 < b["rank_mean"].low
@@ -181,15 +189,15 @@ def test_preparing_leaves_nothing_to_compute(read, tmp_path, monkeypatch, own_st
     monkeypatch.setattr(session, "PATIENCE", 300.0)
     monkeypatch.setattr(talks, "CACHE", tmp_path / "cache")
     text = STEP + 'pair = "demo-cultural"\nprompts = 8\nlayer = 16\n'
-    found = read(text)
+    slides = read(text)
     name = keep(tmp_path / "mine.toml")
     monkeypatch.setattr(prepare, "positions", lambda step: [{"layer": 17}])
-    prepare.prepare(found, 5.0)
+    prepare.prepare(slides, 5.0)
     assert "1 of 1 slider positions ready" in capsys.readouterr().out
     monkeypatch.delattr(jobs, "start")  # anything left to compute is an error from here on
     for layer in ("16", "17"):
         at = app_at("patching")
-        for key, value in (found.steps[0].values | {"talk": name, "step": 1, "layer": layer}).items():
+        for key, value in (slides.steps[0].values | {"talk": name, "step": 1, "layer": layer}).items():
             at.query_params[key] = str(value)
         at.run()
         assert not at.exception and not at.error
@@ -208,8 +216,8 @@ def test_preparing_needs_no_browser():
 
 
 def test_positions_are_the_nearest_first():
-    one = talks.Step("x", "rank", {"rank": "8"}, ("curve",))
-    assert [moved["rank"] for moved in prepare.positions(one)][:4] == ["6", "12", "4", "16"]
+    step = talks.Step("x", "rank", {"rank": "8"}, ("curve",))
+    assert [moved["rank"] for moved in prepare.positions(step)][:4] == ["6", "12", "4", "16"]
     assert prepare.positions(talks.Step("x", "compare")) == []
 
 

@@ -63,14 +63,14 @@ def pair(request):
 def test_a_transplant_is_the_model_with_that_module_built_in(pair, swap):
     donor, recipient = pair[::-1] if swap else pair
     anatomy = Anatomy(recipient)
-    found, trace = run_transplants(anatomy, Anatomy(donor), PROMPTS), run_trace(anatomy, PROMPTS)
+    transplants, trace = run_transplants(anatomy, Anatomy(donor), PROMPTS), run_trace(anatomy, PROMPTS)
     sites = [(layer, stream) for layer in range(LAYERS) for stream in ("attn_out", "mlp_out")]
-    patched = effects(anatomy, trace, [((layer, s), getattr(found, s)[layer]) for layer, s in sites])
+    patched = effects(anatomy, trace, [((layer, s), getattr(transplants, s)[layer]) for layer, s in sites])
     for row, (layer, stream) in enumerate(sites):
         built = with_module(recipient, donor, layer, stream)
         for p, ids in enumerate(PROMPTS):
             value = plain_hooks.state(built, ids, layer, stream)
-            torch.testing.assert_close(getattr(found, stream)[layer, p], value, atol=TOLERANCE, rtol=0)
+            torch.testing.assert_close(getattr(transplants, stream)[layer, p], value, atol=TOLERANCE, rtol=0)
             expected = plain_hooks.run(recipient, ids, [(layer, stream, lambda own, value=value: value)])
             assert (patched[p, row] - expected).abs().max() <= TOLERANCE, (p, layer, stream)
             assert (expected - plain_hooks.run(recipient, ids)).abs().max() > 100 * TOLERANCE, "the transplant must matter"
@@ -78,7 +78,7 @@ def test_a_transplant_is_the_model_with_that_module_built_in(pair, swap):
 
 def test_a_head_alone_swaps_its_own_share_of_the_projection(pair):
     donor, recipient = pair
-    found = run_transplants(Anatomy(recipient), Anatomy(donor), PROMPTS)
+    transplants = run_transplants(Anatomy(recipient), Anatomy(donor), PROMPTS)
     for layer in range(LAYERS):
         built = with_module(recipient, donor, layer, "attn_out")
         (theirs, _), (ours, _) = (weight_and_bias(plain_hooks.modules(m, layer)[3]) for m in (donor, recipient))
@@ -89,16 +89,16 @@ def test_a_head_alone_swaps_its_own_share_of_the_projection(pair):
             for head in range(HEADS):
                 at = slice(8 * head, 8 * head + 8)
                 expected = own + theirs[:, at] @ new[at] - ours[:, at] @ mine[at]
-                torch.testing.assert_close(found.heads[layer, p, head], expected, atol=TOLERANCE, rtol=0)
+                torch.testing.assert_close(transplants.heads[layer, p, head], expected, atol=TOLERANCE, rtol=0)
 
 
 def test_heads_sum_to_the_attention_but_for_the_bias(pair):
     donor, recipient = pair
-    found, own = (run_transplants(Anatomy(recipient), Anatomy(one), PROMPTS) for one in pair)
+    transplants, own = (run_transplants(Anatomy(recipient), Anatomy(model), PROMPTS) for model in pair)
     for layer in range(LAYERS):
         (_, theirs), (_, ours) = (weight_and_bias(plain_hooks.modules(m, layer)[3]) for m in (donor, recipient))
-        summed = (found.heads[layer] - own.attn_out[layer].unsqueeze(1)).sum(1) + theirs - ours
-        torch.testing.assert_close(summed, found.attn_out[layer] - own.attn_out[layer], atol=TOLERANCE, rtol=0)
+        summed = (transplants.heads[layer] - own.attn_out[layer].unsqueeze(1)).sum(1) + theirs - ours
+        torch.testing.assert_close(summed, transplants.attn_out[layer] - own.attn_out[layer], atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -108,11 +108,11 @@ def test_nothing_moves_where_the_weights_agree(pair, dtype):
     donor = copy.deepcopy(recipient)
     for parameter in plain_hooks.modules(donor, 2)[2].parameters():
         parameter.mul_(1.5)
-    found = run_transplants(Anatomy(recipient), Anatomy(donor), PROMPTS)
+    transplants = run_transplants(Anatomy(recipient), Anatomy(donor), PROMPTS)
     own = run_transplants(Anatomy(recipient), Anatomy(recipient), PROMPTS)
-    assert torch.equal(found.attn_out, own.attn_out)
-    assert torch.equal(found.heads, own.attn_out.unsqueeze(2).expand_as(found.heads))
-    assert [torch.equal(a, b) for a, b in zip(found.mlp_out, own.mlp_out)] == [True, True, False, True]
+    assert torch.equal(transplants.attn_out, own.attn_out)
+    assert torch.equal(transplants.heads, own.attn_out.unsqueeze(2).expand_as(transplants.heads))
+    assert [torch.equal(a, b) for a, b in zip(transplants.mlp_out, own.mlp_out)] == [True, True, False, True]
     if dtype == torch.float32:
         trace = run_trace(Anatomy(recipient), PROMPTS)
         for stream in ("attn_out", "mlp_out"):
@@ -131,30 +131,32 @@ def test_an_adapter_pair_over_shared_weights(tmp_path):
     merged = tuned.merge_and_unload().requires_grad_(False)
     twin = with_adapter(base, tmp_path)
     for adapted, plain in (((base, twin), (base, merged)), ((twin, base), (merged, base))):
-        found, expected = (run_transplants(*map(Anatomy, models), PROMPTS) for models in (adapted, plain))
+        transplants, expected = (run_transplants(*map(Anatomy, models), PROMPTS) for models in (adapted, plain))
         own = run_transplants(Anatomy(adapted[0]), Anatomy(adapted[0]), PROMPTS)
         for name in ("attn_out", "mlp_out", "heads"):
-            torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=TOLERANCE, rtol=0)
-            assert torch.equal(getattr(found, name)[0], getattr(own, name)[0])
-            assert not any(torch.allclose(a, b, atol=0.01) for a, b in zip(getattr(found, name)[1:], getattr(own, name)[1:]))
+            torch.testing.assert_close(getattr(transplants, name), getattr(expected, name), atol=TOLERANCE, rtol=0)
+            assert torch.equal(getattr(transplants, name)[0], getattr(own, name)[0])
+            assert not any(
+                torch.allclose(a, b, atol=0.01) for a, b in zip(getattr(transplants, name)[1:], getattr(own, name)[1:])
+            )
 
 
 def test_batches_of_like_length_come_back_in_order():
     recipient, donor = (Anatomy(tiny_model("gemma3_text", seed)) for seed in (0, 1))
-    found = run_transplants(recipient, donor, LONG)
+    transplants = run_transplants(recipient, donor, LONG)
     for p, ids in enumerate(LONG):
         alone = run_transplants(recipient, donor, [ids])
         for name in ("attn_out", "mlp_out", "heads"):
-            torch.testing.assert_close(getattr(found, name)[:, p], getattr(alone, name)[:, 0], atol=TOLERANCE, rtol=0)
+            torch.testing.assert_close(getattr(transplants, name)[:, p], getattr(alone, name)[:, 0], atol=TOLERANCE, rtol=0)
 
 
 def test_transplanting_leaves_the_models_as_they_were():
     models = [tiny_model("llama", seed) for seed in (0, 1)]
     before = [plain_hooks.run(model, PROMPTS[1]) for model in models]
-    found = run_transplants(*map(Anatomy, models), PROMPTS)
+    transplants = run_transplants(*map(Anatomy, models), PROMPTS)
     assert all(torch.equal(plain_hooks.run(model, PROMPTS[1]), clean) for model, clean in zip(models, before))
     assert not any(m._forward_hooks or m._forward_pre_hooks for model in models for m in model.modules())
-    assert found.nbytes == 4 * LAYERS * len(PROMPTS) * 32 * (1 + 1 + HEADS)
+    assert transplants.nbytes == 4 * LAYERS * len(PROMPTS) * 32 * (1 + 1 + HEADS)
 
 
 def test_models_of_two_shapes_are_refused():

@@ -113,10 +113,10 @@ def test_divergences_are_those_of_plain_hooks_over_the_shared_strings(pair, dire
             "clean": plain_hooks.run(models[recipient], tokens[recipient]),
             "donor": plain_hooks.run(models[donor], tokens[donor]),
         }
-        found = {name: renormalised(values, donor if name == "donor" else recipient) for name, values in whole.items()}
-        assert line.kl == pytest.approx(divergence(found["patched"], found["clean"]), abs=1e-5)
-        assert line.kl_to_donor == pytest.approx(divergence(found["donor"], found["patched"]), abs=1e-5)
-        assert line.kl_donor_clean == pytest.approx(divergence(found["donor"], found["clean"]), abs=1e-5)
+        logprobs = {name: renormalised(values, donor if name == "donor" else recipient) for name, values in whole.items()}
+        assert line.kl == pytest.approx(divergence(logprobs["patched"], logprobs["clean"]), abs=1e-5)
+        assert line.kl_to_donor == pytest.approx(divergence(logprobs["donor"], logprobs["patched"]), abs=1e-5)
+        assert line.kl_donor_clean == pytest.approx(divergence(logprobs["donor"], logprobs["clean"]), abs=1e-5)
         for name, clean, side in (("donor", "donor", donor), ("recipient", "clean", recipient)):
             mass = sum(whole[clean][strings(side).index(word)].exp().item() for word in SHARED)
             assert getattr(line, f"shared_mass_{name}") == pytest.approx(mass, abs=1e-6) and mass < 1
@@ -135,9 +135,9 @@ def twins(folder, order):
 def test_a_vocabulary_in_another_order_gives_the_numbers_of_one(tmp_path, own_store):
     order = torch.randperm(len(SHARED), generator=torch.Generator().manual_seed(0)).tolist()
     tables = []
-    for name, some in (("same", range(len(SHARED))), ("permuted", order)):
+    for name, indices in (("same", range(len(SHARED))), ("permuted", order)):
         (tmp_path / name).mkdir()
-        run = Run("patch", twins(tmp_path / name, list(some)), prompts=str(tmp_path / name / "prompts.jsonl"), device="cpu")
+        run = Run("patch", twins(tmp_path / name, list(indices)), prompts=str(tmp_path / name / "prompts.jsonl"), device="cpu")
         tables.append(mechdiff.run(run))
     same, permuted = tables
     assert "vocabulary" not in same and not any(name.startswith("shared_mass") for name in same)
@@ -237,8 +237,8 @@ def test_a_sweep_says_it_in_its_manifest(pair, monkeypatch, tmp_path):
     about = artifacts.manifest_of(tmp_path / "none" / "rq1" / "two")
     assert about["vocabulary"]["shared_strings"] == len(SHARED) and 0 < about["vocabulary"]["mass"]["base"]["lowest"] < 1
     assert artifacts.facts(about)["vocabulary"].startswith(f"Effects over the {len(SHARED)} token strings")
-    kept = pd.read_parquet(tmp_path / "none" / "rq1" / "two" / "patch.parquet")
-    assert set(kept["vocabulary"]) == {f"{len(SHARED)} shared strings"} and not kept["kl_to_donor"].isna().any()
+    patches = pd.read_parquet(tmp_path / "none" / "rq1" / "two" / "patch.parquet")
+    assert set(patches["vocabulary"]) == {f"{len(SHARED)} shared strings"} and not patches["kl_to_donor"].isna().any()
 
 
 # Every question on such a pair
@@ -254,9 +254,9 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize("asked", QUESTIONS, ids=lambda asked: asked["question"])
-def test_every_question_of_effects_gives_numbers_and_says_over_what(pair, asked):
-    run = Run(**asked, **pair)
+@pytest.mark.parametrize("settings", QUESTIONS, ids=lambda settings: settings["question"])
+def test_every_question_of_effects_gives_numbers_and_says_over_what(pair, settings):
+    run = Run(**settings, **pair)
     table, notices = answer(run)
     assert np.isfinite(table[MEASURES].to_numpy(float)).all() and set(table["vocabulary"]) == {f"{len(SHARED)} shared strings"}
     assert [text for text in notices if text.startswith("Effects over the")]
@@ -313,11 +313,11 @@ def test_next_tokens_are_aligned_by_their_strings(pair):
             base = loaded.tokenizers.encode(run.chosen_prompts[3].text, "base")
             value = plain_hooks.state(loaded.base.model, base, 0, "resid_post")
         edits = [(0, "resid_post", lambda own, value=value: value)] if line.model == "patched" else []
-        found = plain_hooks.run(model, tokens, edits)[strings(side).index(line.token)]
-        assert line.probability == pytest.approx(found.exp().item(), abs=1e-5)
+        logprob = plain_hooks.run(model, tokens, edits)[strings(side).index(line.token)]
+        assert line.probability == pytest.approx(logprob.exp().item(), abs=1e-5)
     models = table.groupby("token")["model"].agg(set)
     wanted = {"b": {"base"}, "t": {"tuned", "patched"}, "w": {"base", "tuned", "patched"}}
-    assert all(found == wanted[word[0]] for word, found in models.items() if word not in SPECIAL)
+    assert all(sides == wanted[word[0]] for word, sides in models.items() if word not in SPECIAL)
     assert {"b", "t", "w"} <= {word[0] for word in models.index}
 
 
@@ -333,11 +333,11 @@ def test_each_model_writes_on_in_its_own_words(pair):
 
 def test_the_shared_ratio_counts_the_tokens_of_both(pair):
     both = load_pair(pair["pair"], "cpu").tokenizers
-    found = shared_strings(both)
-    assert found == set(SHARED)
-    assert shared_ratio(both, " ".join(COMMON[:4]), found) == 1
-    assert shared_ratio(both, "w1 b2 w3 w4", found) == 7 / 8, "the other tokenizer has <unk> for b2, and that is shared"
-    assert shared_ratio(both, "b1 t2 b3 w9", found) == 5 / 8
+    shared = shared_strings(both)
+    assert shared == set(SHARED)
+    assert shared_ratio(both, " ".join(COMMON[:4]), shared) == 1
+    assert shared_ratio(both, "w1 b2 w3 w4", shared) == 7 / 8, "the other tokenizer has <unk> for b2, and that is shared"
+    assert shared_ratio(both, "b1 t2 b3 w9", shared) == 5 / 8
 
 
 def test_prompts_with_too_few_shared_tokens_are_left_out_of_val_and_train(pair, tmp_path):
@@ -366,16 +366,16 @@ def test_the_ratio_is_in_every_key_and_the_ratios_are_kept(pair, monkeypatch):
 
 def test_no_prompt_left_is_a_sentence_with_the_best_ratio(pair, tmp_path):
     (tmp_path / "few.jsonl").write_text('{"text": "b1 t2 b3 w9"}\n{"text": "w1 b2 w3 w4"}')
-    asked = pair | {"prompts": str(tmp_path / "few.jsonl")}
+    settings = pair | {"prompts": str(tmp_path / "few.jsonl")}
     with pytest.raises(UserError) as caught:
-        mechdiff.run(Run("patch", min_shared_ratio=0.95, **asked))
+        mechdiff.run(Run("patch", min_shared_ratio=0.95, **settings))
     assert str(caught.value) == (
         "No val prompt has a shared ratio of 0.95: the best of 2 prompts has 0.875 of its tokens in both tokenizers of two.\n"
         "Try:  --min-shared-ratio 0.87"
     )
-    assert len(Run("patch", min_shared_ratio=0.87, **asked).chosen_prompts) == 1
+    assert len(Run("patch", min_shared_ratio=0.87, **settings).chosen_prompts) == 1
     with pytest.raises(UserError, match="No train prompt has a shared ratio"):
-        Run("patch", min_shared_ratio=0.95, **pair | {"train": asked["prompts"]}).train_prompts  # noqa: B018
+        Run("patch", min_shared_ratio=0.95, **pair | {"train": settings["prompts"]}).train_prompts  # noqa: B018
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.5, float("nan")])
