@@ -29,14 +29,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check(asked: argparse.Namespace) -> None:
+def check(options: argparse.Namespace) -> None:
     """Raise UserError for what would only fail at the end."""
-    if min(asked.prompts, asked.cells, asked.batch) < 1 or asked.tokens < 2:
+    if min(options.prompts, options.cells, options.batch) < 1 or options.tokens < 2:
         raise UserError(
             "--prompts, --cells and --batch must be at least 1, and --tokens at least 2.\nTry:  --prompts 4 --cells 24 --batch 32"
         )
-    if asked.out and not asked.out.parent.is_dir():
-        raise UserError(f"There is no folder {asked.out.parent} for {asked.out.name}.\nTry:  mkdir -p {asked.out.parent}")
+    if options.out and not options.out.parent.is_dir():
+        raise UserError(f"There is no folder {options.out.parent} for {options.out.name}.\nTry:  mkdir -p {options.out.parent}")
 
 
 def chosen(names: str) -> dict:
@@ -71,18 +71,18 @@ def table(figures: dict) -> str:
 
 
 def main() -> int:
-    asked = arguments()
+    options = arguments()
     try:
-        check(asked)
-        peers = chosen(asked.peers)
-        work = subject(asked.pair, asked.shape, asked.prompts, asked.tokens, asked.device, asked.dtype)
-        figures = measure(work, peers, asked.cells, asked.batch)
+        check(options)
+        peers = chosen(options.peers)
+        work = subject(options.pair, options.shape, options.prompts, options.tokens, options.device, options.dtype)
+        figures = measure(work, peers, options.cells, options.batch)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     print(table(figures))
-    if asked.out:
-        asked.out.write_text(json.dumps(figures, indent=2) + "\n")
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
 

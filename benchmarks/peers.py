@@ -72,17 +72,17 @@ class Hooks(Peer):
         return self.recipient(input_ids=tokens, **self.settings).logits[:, -1]
 
     def read_heads(self, tokens: Tensor) -> list[Tensor]:
-        kept, handles = {}, []
+        inputs, handles = {}, []
         for layer in range(len(self.donor.model.layers)):
 
             def keep(module, args, layer=layer):
-                kept[layer] = args[0][0, -1].clone()
+                inputs[layer] = args[0][0, -1].clone()
 
             handles.append(self.projection(self.donor, layer).register_forward_pre_hook(keep))
         self.donor(input_ids=tokens, **self.settings)
         for handle in handles:
             handle.remove()
-        return [kept[layer] for layer in range(len(kept))]
+        return [inputs[layer] for layer in range(len(inputs))]
 
     def read_clean(self) -> Tensor:
         return self.logits(self.tokens)
@@ -137,10 +137,10 @@ class NNsight(Peer):
         import nnsight
 
         with self.donor.trace(tokens, **self.settings):
-            kept = nnsight.save([])
+            inputs = nnsight.save([])
             for layer in self.donor.model.layers:
-                kept.append(layer.self_attn.o_proj.input[0, -1].clone())
-        return kept
+                inputs.append(layer.self_attn.o_proj.input[0, -1].clone())
+        return inputs
 
     def read_clean(self) -> Tensor:
         with self.recipient.trace(self.tokens, **self.settings):
@@ -159,18 +159,18 @@ class NNsight(Peer):
 
         model, heads = self.recipient, self.heads
         with model.trace(**self.settings) as tracer:
-            found = nnsight.save([])
+            logits = nnsight.save([])
             for layer, head in cells:
                 where = self.slice(head)
                 with tracer.invoke(self.tokens):
                     model.model.layers[layer].self_attn.o_proj.input[:, -1, where] = heads[layer][where]
-                    found.append(model.lm_head.output[:, -1])
-        return torch.cat(found)
+                    logits.append(model.lm_head.output[:, -1])
+        return torch.cat(logits)
 
     def batch(self, cells: list[Cell]) -> Tensor:
         model, heads = self.recipient, self.heads
         with model.trace(self.tokens.expand(len(cells), -1), **self.settings):
-            for item, (layer, head) in sorted(enumerate(cells), key=lambda one: one[1]):
+            for item, (layer, head) in sorted(enumerate(cells), key=lambda entry: entry[1]):
                 where = self.slice(head)
                 model.model.layers[layer].self_attn.o_proj.input[item, -1, where] = heads[layer][where]
             logits = model.lm_head.output[:, -1].save()

@@ -68,7 +68,7 @@ class OfShape:
         self.model = random_model(shape, device, getattr(torch, resolve_dtype(dtype, None, device)))
         generator = torch.Generator().manual_seed(0)
         self.ids = torch.randint(self.model.config.vocab_size, (prompts, tokens), generator=generator).tolist()
-        self.donor_ids = [one[::-1] for one in self.ids]
+        self.donor_ids = [ids[::-1] for ids in self.ids]
         self.name = f"random weights of {shape}, {prompts} prompts"
 
     def anatomies(self) -> tuple[Anatomy, Anatomy]:

@@ -99,12 +99,12 @@ def main(names: list[str]) -> int:
         if name not in SHOTS:
             print(f"mechdiff: {one_of('Picture', name, SHOTS)}", file=sys.stderr)
             return 2
-    found = chromium()
-    if found is None:
+    executable = chromium()
+    if executable is None:
         print("mechdiff: Pictures are taken with chromium, which is not here.\nTry:  apt-get install chromium", file=sys.stderr)
         return 2
     with server(CACHE) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         context = browser.new_context(color_scheme="light", device_scale_factor=SCALE)
         for name in names or SHOTS:
             start, tab = time.monotonic(), Visitor(context.new_page(), address)

@@ -62,26 +62,26 @@ def steps(tab: Visitor):
 
 
 def session(tab: Visitor) -> dict[str, list[float]]:
-    found = defaultdict(list)
+    times = defaultdict(list)
     for what, act in steps(tab):
-        found[what].append(timed(tab, act))
+        times[what].append(timed(tab, act))
         tab.settle()
-    return found
+    return times
 
 
 def lab(tab: Visitor) -> dict[str, list[float]]:
     """New prompts in the Lab: seconds until the strip shows a prompt, and until the maps are whole."""
     tab.open("lab?pair=demo-cultural")
-    box, found = tab.page.get_by_role("textbox", name="Your prompt"), defaultdict(list)
+    box, times = tab.page.get_by_role("textbox", name="Your prompt"), defaultdict(list)
     for word in WORDS:
         box.fill(f"My {word} asks me which presents a guest brings when visiting somebody for the first time, and why. Tell me!")
         start = time.perf_counter()
         box.press("Control+Enter")
         tab.page.locator(f".strip :text('{word}')").wait_for()
-        found["Lab: distributions"].append(time.perf_counter() - start)
+        times["Lab: distributions"].append(time.perf_counter() - start)
         tab.settle()
-        found["Lab: all maps"].append(time.perf_counter() - start - QUIET_S)
-    return found
+        times["Lab: all maps"].append(time.perf_counter() - start - QUIET_S)
+    return times
 
 
 def main() -> None:
@@ -92,11 +92,11 @@ def main() -> None:
         print("computing everything once ...", file=sys.stderr)
         session(tab)
         tab.open("?pair=demo-cultural&prompts=32")
-        found = session(tab)
+        times = session(tab)
         new = lab(tab)
     print(f"{'step':18} {'count':>5} {'median s':>9} {'worst s':>8}")
-    every = [second for seconds in found.values() for second in seconds]
-    for what, seconds in (*found.items(), ("all", every), *new.items()):
+    every = [second for seconds in times.values() for second in seconds]
+    for what, seconds in (*times.items(), ("all", every), *new.items()):
         print(f"{what:18} {len(seconds):5} {statistics.median(seconds):9.2f} {max(seconds):8.2f}")
 
 

@@ -31,7 +31,7 @@ def test_a_refusal_is_known_by_its_phrases(text, refused):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "marks"),
     [
         ("Maybe. Perhaps it's likely, i think; unlikely things too", {"hedges": 4, "first_person": 1}),
         ("Возможно, это так. Мүмкін.", {"hedges": 2}),
@@ -43,10 +43,10 @@ def test_a_refusal_is_known_by_its_phrases(text, refused):
         ("", {}),
     ],
 )
-def test_marks_of_style_are_counted(text, found):
+def test_marks_of_style_are_counted(text, marks):
     counted = answer_scoring.marks(text)
     assert list(counted) == list(answer_scoring.lists()["style"])
-    assert {kind: counted[kind] for kind in found} == found and (text or not any(counted.values()))
+    assert {kind: counted[kind] for kind in marks} == marks and (text or not any(counted.values()))
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def row(**parts):
     ],
 )
 def test_a_prompts_label_is_read_and_kept(parts, answer, choices):
-    (found,) = parse_prompts(row(**parts), "mine")
-    assert (found.answer, found.choices) == (answer, choices)
-    assert parse_prompts(as_lines([found]).split("\n"), "mine") == [found]
-    assert digest([found]) == digest([Prompt("Which?", "t")]), "no other question depends on it"
+    (prompt,) = parse_prompts(row(**parts), "mine")
+    assert (prompt.answer, prompt.choices) == (answer, choices)
+    assert parse_prompts(as_lines([prompt]).split("\n"), "mine") == [prompt]
+    assert digest([prompt]) == digest([Prompt("Which?", "t")]), "no other question depends on it"
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_shipped_answers_are_numbers_that_another_way_confirms():
     assert len(labelled) > 40 and all(answer_scoring.is_number(prompt.answer) for prompt in labelled)
     checked = 0
     for prompt in labelled:
-        if found := re.search(r"angles of a triangle measure (\d+)° and (\d+)°", prompt.text):
-            assert sum(map(int, found.groups())) + int(prompt.answer) == 180
-        elif found := re.match(r"Compute (\d+) \+ (\d+) \+ \d+ \+ ... \+ (\d+)", prompt.text):
-            first, second, last = map(int, found.groups())
+        if match := re.search(r"angles of a triangle measure (\d+)° and (\d+)°", prompt.text):
+            assert sum(map(int, match.groups())) + int(prompt.answer) == 180
+        elif match := re.match(r"Compute (\d+) \+ (\d+) \+ \d+ \+ ... \+ (\d+)", prompt.text):
+            first, second, last = map(int, match.groups())
             assert sum(range(first, last + 1, second - first)) == int(prompt.answer)
         else:
             continue

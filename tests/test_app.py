@@ -152,8 +152,8 @@ def test_the_shown_command_is_the_request(question, details):
 def test_a_shown_command_names_what_is_not_the_default():
     shared = {"pair": "demo-cultural", "domain": "cultural", "direction": "base-to-tuned", "limit": 8}
     run = Selection(**shared).run("rank", ranks=("8",), complement=("mean",), alpha=("0.8",), controls=("self",))
-    shown = "run rank --pair demo-cultural --domain cultural --limit 8 --controls self --complement mean --alpha 0.8 --ranks 8"
-    assert controls.command(run) == f"python -m mechdiff {shown}"
+    options = "run rank --pair demo-cultural --domain cultural --limit 8 --controls self --complement mean --alpha 0.8 --ranks 8"
+    assert controls.command(run) == f"python -m mechdiff {options}"
 
 
 def answer(shared: dict, question: str, **details) -> pd.Series:
@@ -256,8 +256,8 @@ def test_weights_show_the_command_lines_numbers(tiny):
     assert '"field": "stable_rank"' in json.dumps(charts_of(linked)[0]) and not linked.warning
     at.selectbox(key="module").set_value("self_attn.v_proj").run()
     assert metric(at, "L2 self_attn.v_proj") == f"{100 * table.loc['self_attn.v_proj', 'relative_norm']:.2f} %"
-    asked = {name: tiny[name] for name in ("pair", "prompts", "train", "domain", "device")}
-    overlap = questions.run(Overlap(Run("weights", layers=(2,), **asked))).query("k == 8")
+    settings = {name: tiny[name] for name in ("pair", "prompts", "train", "domain", "device")}
+    overlap = questions.run(Overlap(Run("weights", layers=(2,), **settings))).query("k == 8")
     assert any(
         f"Mean overlap {100 * overlap['overlap'].mean():.1f} %, chance {100 * 8 / 32:.1f} %" in caption.value
         for caption in at.caption

@@ -37,11 +37,11 @@ def swept(shared, tmp_path, monkeypatch):
 
 def test_a_sweep_of_behaviour_is_the_commands_table_with_a_manifest(swept, shared):
     table = mechdiff.run(Run("behaviour", **shared | {"limit": None}))
-    found = pd.read_parquet(swept / "behaviour.parquet")
-    assert found["text"].tolist() == table["text"].tolist() and len(found) == 40
+    frame = pd.read_parquet(swept / "behaviour.parquet")
+    assert frame["text"].tolist() == table["text"].tolist() and len(frame) == 40
     about = json.loads((swept / "manifest.json").read_text())
     assert about["grid"] == "behaviour" and about["prompts"] == 20
-    assert [kept.folder for kept in artifacts.sweep_folders(artifacts.ARTIFACTS)] == [sweeps.SPOKEN]
+    assert [sweep.folder for sweep in artifacts.sweep_folders(artifacts.ARTIFACTS)] == [sweeps.SPOKEN]
 
 
 def test_the_full_grid_has_behaviour_and_the_quick_one_has_not():
@@ -54,10 +54,10 @@ def test_the_full_grid_has_behaviour_and_the_quick_one_has_not():
 def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
     monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
     at, words = fine(script(BLOCK).run()), in_words(pd.read_parquet(swept / "behaviour_summary.parquet"))
-    shown = {metric.label: (metric.value, metric.delta) for metric in at.metric}
+    metrics = {metric.label: (metric.value, metric.delta) for metric in at.metric}
     agree = words.loc["agrees_base", "both"]
-    assert shown["Same next token"] == (agree.partition(" [")[0], "95 % CI [" + agree.partition(" [")[2])
-    assert shown["Marks of style"][1] == words.loc[STYLE, "change"] and "Exact match" not in shown
+    assert metrics["Same next token"] == (agree.partition(" [")[0], "95 % CI [" + agree.partition(" [")[2])
+    assert metrics["Marks of style"][1] == words.loc[STYLE, "change"] and "Exact match" not in metrics
     assert any("exact match needs known answers" in caption.value for caption in at.caption)
     assert any(caption.value.startswith("Stored sweep: 20 prompts, 5 templates") for caption in at.caption)
     assert titles(at) == ["How do they write?"]

@@ -56,8 +56,8 @@ def test_every_form_gives_mechdiffs_answers(name, work):
         with torch.no_grad():
             peer.clean(prompt)
             for form in peer.forms:
-                found = precise_kl(peer.work(form, CELLS[:7]), peer.clean_logits)
-                torch.testing.assert_close(found, ours[:7, prompt], rtol=1e-3, atol=1e-7)
+                divergences = precise_kl(peer.work(form, CELLS[:7]), peer.clean_logits)
+                torch.testing.assert_close(divergences, ours[:7, prompt], rtol=1e-3, atol=1e-7)
 
 
 def test_kl_is_that_of_torch():
@@ -80,19 +80,19 @@ def test_everyone_does_cells_of_every_prompt(work):
 
 
 def test_the_command_prints_a_table_and_writes_its_figures(tmp_path, monkeypatch, capsys):
-    asked = "--shape tiny --device cpu --peers hooks --prompts 2 --tokens 8 --cells 2 --batch 4 --out"
+    arguments = "--shape tiny --device cpu --peers hooks --prompts 2 --tokens 8 --cells 2 --batch 4 --out"
     out = tmp_path / "peers.json"
-    monkeypatch.setattr("sys.argv", ["benchmarks", *asked.split(), str(out)])
+    monkeypatch.setattr("sys.argv", ["benchmarks", *arguments.split(), str(out)])
     assert main() == 0
-    found = json.loads(out.read_text())
-    assert [line["library"] for line in found["forms"]] == ["mechdiff", *["plain hooks"] * 3] and found["cells"] == 16
+    report = json.loads(out.read_text())
+    assert [line["library"] for line in report["forms"]] == ["mechdiff", *["plain hooks"] * 3] and report["cells"] == 16
     said = capsys.readouterr().out
-    assert table(found) in said and "| plain hooks, batched, sparing |" in said
+    assert table(report) in said and "| plain hooks, batched, sparing |" in said
 
 
-@pytest.mark.parametrize(("asked", "says"), [("--prompts 0", "at least 1"), ("--out no/such/f.json", "mkdir -p no/such")])
-def test_what_cannot_be_is_said_at_once(asked, says, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["benchmarks", "--shape", "tiny", *asked.split()])
+@pytest.mark.parametrize(("arguments", "says"), [("--prompts 0", "at least 1"), ("--out no/such/f.json", "mkdir -p no/such")])
+def test_what_cannot_be_is_said_at_once(arguments, says, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--shape", "tiny", *arguments.split()])
     assert main() == 2 and says in capsys.readouterr().err
 
 

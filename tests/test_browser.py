@@ -50,12 +50,12 @@ def test_back_and_forward_lead_through_the_pages(visit):
 
 
 def test_two_people_do_not_see_each_others_numbers(visit):
-    one = visit(f"patching?{FEW}&pair=demo-cultural&layer=20")
-    two = visit(f"patching?{FEW}&pair=demo-cognitive&layer=20")
-    first, second = one.metrics(), two.metrics()
+    tab = visit(f"patching?{FEW}&pair=demo-cultural&layer=20")
+    other = visit(f"patching?{FEW}&pair=demo-cognitive&layer=20")
+    first, second = tab.metrics(), other.metrics()
     assert first != second
-    one.slide("Layer", 1).slide("Layer", -1)
-    assert one.fine().metrics() == first and two.fine().metrics() == second
+    tab.slide("Layer", 1).slide("Layer", -1)
+    assert tab.fine().metrics() == first and other.fine().metrics() == second
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -67,8 +67,8 @@ def test_nothing_is_wider_than_a_telephone(visit, path):
 
 def test_a_link_that_cannot_be_says_so(visit):
     tab = visit(f"heads?{FEW}&layer=99&heads=77&pair=no-such-pair").fine()
-    told = tab.page.get_by_test_id("stAlert").first.inner_text()
-    assert all(part in told for part in ("pair=no-such-pair", "layer=99", "heads=77"))
+    warning = tab.page.get_by_test_id("stAlert").first.inner_text()
+    assert all(part in warning for part in ("pair=no-such-pair", "layer=99", "heads=77"))
     assert tab.page.get_by_test_id("stMetric").count() > 0
 
 

@@ -22,15 +22,15 @@ def take(tab: Visitor, part: str) -> Visitor:
 
 def link_of(tab: Visitor) -> str:
     """The link that Export & share shows, without the server's address."""
-    shown = tab.page.get_by_test_id("stPopoverBody").get_by_test_id("stCode").first
-    return shown.inner_text().strip().split("/", 3)[3]
+    code = tab.page.get_by_test_id("stPopoverBody").get_by_test_id("stCode").first
+    return code.inner_text().strip().split("/", 3)[3]
 
 
 def downloaded(tab: Visitor, label: str) -> tuple[str, bytes]:
     """What a button gives: the file's name, and its content."""
-    with tab.page.expect_download() as found:
+    with tab.page.expect_download() as download:
         tab.page.get_by_role("button", name=label, exact=True).first.click()
-    return found.value.suggested_filename, found.value.path().read_bytes()
+    return download.value.suggested_filename, download.value.path().read_bytes()
 
 
 def test_a_chart_leaves_as_png_and_svg_with_its_table(visit):

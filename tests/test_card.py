@@ -50,7 +50,7 @@ def no_weights(monkeypatch):
 def test_a_card_says_what_the_models_are(room, no_weights):
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "w0": 4, "other": 5}
     write_tokenizer(room / "tuned", vocabulary)
-    found = cost_estimate.preflight_card(pair_of(room), device="cpu")
+    card = cost_estimate.preflight_card(pair_of(room), device="cpu")
     expected = {
         "architecture": ("llama (LlamaForCausalLM)",) * 2,
         "layers": ("4", "4"),
@@ -67,11 +67,11 @@ def test_a_card_says_what_the_models_are(room, no_weights):
         "chat template": ("none", "none"),
         "special tokens": ("3: <pad> <s> </s>",) * 2,
     }
-    assert {name: found.lines[name] for name in expected} == expected
-    assert found.lines["model in"] == (str(room / "base"), str(room / "tuned"))
-    assert any("tokenizers differ" in note for note in found.notes) and not found.faults
-    assert set(found.questions.values()) == {None} and found.cells[1] == found.cells[0] > 1000 and found.seconds is None
-    assert found.table().set_index("").loc["tokens in both", "same?"] == "differs"
+    assert {name: card.lines[name] for name in expected} == expected
+    assert card.lines["model in"] == (str(room / "base"), str(room / "tuned"))
+    assert any("tokenizers differ" in note for note in card.notes) and not card.faults
+    assert set(card.questions.values()) == {None} and card.cells[1] == card.cells[0] > 1000 and card.seconds is None
+    assert card.table().set_index("").loc["tokens in both", "same?"] == "differs"
 
 
 def parameter_bytes(*anatomies) -> int:
@@ -83,20 +83,20 @@ def parameter_bytes(*anatomies) -> int:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_memory_it_names_is_the_memory_it_takes(room, tuned, dtype):
     pair = pair_of(room, tuned)
-    found = cost_estimate.preflight_card(pair, device="cpu", dtype=dtype)
+    card = cost_estimate.preflight_card(pair, device="cpu", dtype=dtype)
     loaded = load_pair(pair, "cpu", dtype)
-    weights = sum(size for name, size in found.memory.items() if not name.startswith("clean"))
+    weights = sum(size for name, size in card.memory.items() if not name.startswith("clean"))
     assert weights == pytest.approx(parameter_bytes(loaded.base, loaded.tuned), rel=1e-3)
-    assert ("weights, once for both" in found.memory) == ("adapter" in tuned)
+    assert ("weights, once for both" in card.memory) == ("adapter" in tuned)
     texts = [prompt.text for prompt in prompts.read_domain(pair.domain, "val")[: prompts.BLOCK]]
     ids = {side: [loaded.tokenizers.encode(text, side) for text in texts] for side in ("base", "tuned")}
     taken = sum(run_trace(getattr(loaded, side), ids[side]).nbytes for side in ids)
-    assert found.memory[f"clean passes of {len(texts)} prompts"] == taken
-    assert found.needed == sum(found.memory.values()) < found.free
+    assert card.memory[f"clean passes of {len(texts)} prompts"] == taken
+    assert card.needed == sum(card.memory.values()) < card.free
 
 
 def test_a_quantized_pair_is_counted_in_the_bits_that_it_asks_for(room):
-    plain, eight, four = (pair_of(room, options=one) for one in ("", 'quantization = "8bit"', 'quantization = "4bit"'))
+    plain, eight, four = (pair_of(room, options=option) for option in ("", 'quantization = "8bit"', 'quantization = "4bit"'))
     sizes = [weight_bytes(pair.base, pair, "float32") for pair in (plain, eight, four)]
     numbers = sum(p.numel() for name, p in load_pair(plain, "cpu").base.model.named_parameters() if "proj" in name)
     assert sizes[0] - sizes[1] == 3 * numbers and sizes[0] - sizes[2] == 3.5 * numbers
@@ -110,9 +110,9 @@ def test_a_donors_pass_keeps_no_keys(room):
 
 def test_two_models_that_do_not_fit_have_a_card_with_what_is_left(room, no_weights, capsys):
     pair = pair_of(room, 'folder = "wide"')
-    found = cost_estimate.preflight_card(pair, device="cpu")
-    assert [name for name, why in found.questions.items() if why is None] == ["drift"]
-    assert "a width of 32, the tuned model 48" in found.questions["patch"] and found.cells is None
+    card = cost_estimate.preflight_card(pair, device="cpu")
+    assert [name for name, why in card.questions.items() if why is None] == ["drift"]
+    assert "a width of 32, the tuned model 48" in card.questions["patch"] and card.cells is None
     assert main(["check", "--pair", pair.path]) == 0
     out = capsys.readouterr().out
     assert "Available: drift\n" in out and "patch" in out.partition("Not available: ")[2].partition(".")[0]
@@ -150,9 +150,9 @@ def test_the_check_compares_rows_with_hooks_and_then_knows_how_long_a_sweep_take
     assert task.done == task.total and list(table.index) == ["base", "tuned"] and set(table["runs by"]) == {"rows"}
     loaded = load_pair(pair.path, "cpu")
     assert table["difference"].to_dict() == pytest.approx(loaded.parity) and table["difference"].max() < 1e-4
-    found = cost_estimate.preflight_card(pair, device="cpu")
-    assert found.seconds == pytest.approx(
-        450 * table["seconds a prompt"].mean() + found.cells[1] * table["seconds a cell"].mean(), rel=1e-6
+    card = cost_estimate.preflight_card(pair, device="cpu")
+    assert card.seconds == pytest.approx(
+        450 * table["seconds a prompt"].mean() + card.cells[1] * table["seconds a cell"].mean(), rel=1e-6
     )
 
 

@@ -18,14 +18,14 @@ def some(count: int = 40, shift: float = 0.0, seed: int = 0) -> pd.DataFrame:
     return effects(np.random.default_rng(seed).lognormal(-1, 1, count) + shift)
 
 
-def judge(live, kept, same=True, dtype="float32"):
-    return agreement(live, kept, same, CLUSTERS, CLUSTERS, dtype)
+def judge(live, sweep, same=True, dtype="float32"):
+    return agreement(live, sweep, same, CLUSTERS, CLUSTERS, dtype)
 
 
 def test_a_rounded_copy_of_the_first_prompts_is_the_same():
     live = some()
-    kept = live.assign(kl=artifacts.rounded(live["kl"].to_numpy()))
-    result = judge(live[:8], kept)
+    sweep = live.assign(kl=artifacts.rounded(live["kl"].to_numpy()))
+    result = judge(live[:8], sweep)
     assert result.kind == "same" and result.text.endswith("8 of 8 prompts")
 
 
@@ -38,8 +38,8 @@ def test_lines_are_matched_by_prompt_not_by_place():
 
 def test_a_wrong_prompt_is_counted_and_shown():
     live = some()
-    kept = effects(live["kl"] * np.where(live["prompt"] == 3, 1.01, np.where(live["prompt"] == 5, 2, 1)))
-    result = judge(live, kept)
+    sweep = effects(live["kl"] * np.where(live["prompt"] == 3, 1.01, np.where(live["prompt"] == 5, 2, 1)))
+    result = judge(live, sweep)
     assert result.kind == "differs" and "at 2 of 40 prompts" in result.text and "on prompt 5)" in result.text
 
 

@@ -44,10 +44,10 @@ def hollow(spec: dict) -> list[dict]:
     return [layer for layer in layers(spec) if layer["mark"].get("shape") == "diamond" or layer["mark"]["type"] == "rect"]
 
 
-def expected(one: str, other: str, direction="base-to-tuned", depth=None) -> list[list[str]]:
-    both = [parse(name, direction) for name in (one, other)]
-    found = [estimates(choice, depth, seed) for choice, seed in zip(both, bootstrap_seeds(*both))]
-    return [[text(QUANTITIES[key], values[key]) for key in QUANTITIES] for values in found]
+def expected(left: str, right: str, direction="base-to-tuned", depth=None) -> list[list[str]]:
+    both = [parse(name, direction) for name in (left, right)]
+    sides = [estimates(choice, depth, seed) for choice, seed in zip(both, bootstrap_seeds(*both))]
+    return [[text(QUANTITIES[key], values[key]) for key in QUANTITIES] for values in sides]
 
 
 def test_the_default_is_both_demo_pairs_each_on_its_own_domain():
@@ -70,8 +70,8 @@ def test_every_chart_names_the_choices_in_their_own_colours():
 
 def test_a_point_can_be_clicked_and_what_is_chosen_is_marked():
     fields = [p["select"]["fields"] for spec in charts_of(open_page("compare")) for p in spec.get("params", ())]
-    assert all({"shown", "layer", "now"} <= set(found) for found in fields) and len(fields) == 8
-    assert [found for found in fields if "rank" in found] == [fields[5]]
+    assert all({"shown", "layer", "now"} <= set(names) for names in fields) and len(fields) == 8
+    assert [names for names in fields if "rank" in names] == [fields[5]]
     at = open_page("compare", pair=SECOND, layer="15")
     at.run()
     (rule,) = [layer for layer in layers(charts_of(at)[1]) if "values" in layer.get("data", {})]
@@ -122,7 +122,9 @@ def test_published_numbers_are_hollow_and_can_be_hidden():
     assert [bool(marks) for marks in drawn] == [True, True, False, False, True, True, True, True, False]
     drift = charts_of(at)[0]
     (mine,) = [mark for mark in drawn[0] if mark["mark"]["type"] == "point" and mark["mark"]["color"] == ORANGE]
-    (sent,) = [one.data.data for one in at.get("vega_lite_chart")[0].proto.datasets if one.name == mine["data"]["name"]]
+    (sent,) = [
+        dataset.data.data for dataset in at.get("vega_lite_chart")[0].proto.datasets if dataset.name == mine["data"]["name"]
+    ]
     assert pa.ipc.open_stream(sent).read_pandas()["mean"].min() == 0.5617 and not mine["mark"]["filled"]
     assert any("published" in line.lower() for line in drift["title"]["subtitle"])
     at.toggle(key="published").set_value(False).run()

@@ -29,19 +29,19 @@ def test_a_hundred_random_cells_equal_plain_hooks(own_store):
         heads = tuple(sorted(rng.sample(range(9), rng.randint(1, 4)))) if stream == "heads" else None
         cells[Condition(rng.randrange(30), stream, heads=heads)] = None
     conditions = list(cells)
-    found = {}
+    outputs = {}
 
     def measure(logits, prompts, rows):
         for p, r, line in zip(prompts.tolist(), rows.tolist(), logits.log_softmax(-1)):
-            found[p, r] = line
+            outputs[p, r] = line
 
     for _ in run_rows(loaded.tuned, trace, as_rows(conditions, loaded.tuned, donor, trace, {}), measure, 64, 64):
         pass
-    assert len(found) == 100
+    assert len(outputs) == 100
     ids_of = [loaded.tokenizers.encode(text, "tuned") for text in texts]
     sites = [(condition.layer, condition.stream) for condition in conditions]
     values = [plain_hooks.states(loaded.base.model, ids, sites) for ids in ids_of]
-    for (p, r), logprobs in found.items():
+    for (p, r), logprobs in outputs.items():
         condition, ids = conditions[r], ids_of[p]
         value = values[p][sites[r]]
 
@@ -57,10 +57,10 @@ def test_a_hundred_random_cells_equal_plain_hooks(own_store):
 
 
 def test_both_demo_pairs_stand_on_one_copy_of_the_base():
-    one, two = load_pair("demo-cognitive", "cpu"), load_pair("demo-cultural", "cpu")
-    assert one.base.model is two.base.model and one.lock is two.lock
-    mine = dict(one.base.model.named_parameters())
-    for pair in (one, two):
+    cognitive, cultural = load_pair("demo-cognitive", "cpu"), load_pair("demo-cultural", "cpu")
+    assert cognitive.base.model is cultural.base.model and cognitive.lock is cultural.lock
+    mine = dict(cognitive.base.model.named_parameters())
+    for pair in (cognitive, cultural):
         shared = {name.replace(".base_layer", ""): p for name, p in pair.tuned.model.named_parameters() if "lora_" not in name}
         assert shared.keys() == mine.keys() and all(shared[name] is mine[name] for name in mine)
 
@@ -86,8 +86,8 @@ def test_the_decision_token_is_the_last_that_is_not_special():
 
 def test_the_command_line_and_the_api_give_the_same_table(own_store, tmp_path):
     out = tmp_path / "heads.csv"
-    asked = ["--pair", "demo-cognitive", "--limit", "4", "--layers", "27", "--head-sets", "0;3;0,5,7", "--controls", "self"]
-    assert main(["run", "heads", *asked, "--out", str(out)]) == 0
+    options = ["--pair", "demo-cognitive", "--limit", "4", "--layers", "27", "--head-sets", "0;3;0,5,7", "--controls", "self"]
+    assert main(["run", "heads", *options, "--out", str(out)]) == 0
     table = run(Run("heads", limit=4, layers=(27,), head_sets="0;3;0,5,7", controls=("self",)))
     written = pd.read_csv(out)
     pd.testing.assert_frame_equal(written, table, check_dtype=False, rtol=1e-6)

@@ -31,8 +31,8 @@ def blocks(path: Path, language: str) -> list[str]:
 
 def commands(path: Path) -> list[list[str]]:
     """Every command that a page shows, as words. Square brackets around what may be left out are dropped."""
-    found = COMMAND.findall(path.read_text(encoding="utf-8"))
-    return [shlex.split(re.sub(r"[\[\]]", "", text), comments=True) for text in found]
+    texts = COMMAND.findall(path.read_text(encoding="utf-8"))
+    return [shlex.split(re.sub(r"[\[\]]", "", text), comments=True) for text in texts]
 
 
 def test_pages_and_what_they_show_are_found():
@@ -90,8 +90,8 @@ def test_every_picture_is_shown_small_and_can_be_remade():
 
 
 def test_the_shown_talk_can_be_given(tmp_path):
-    (shown,) = blocks(ROOT / "docs" / "talk.md", "toml")
-    (tmp_path / "mine.toml").write_text(shown)
+    (example,) = blocks(ROOT / "docs" / "talk.md", "toml")
+    (tmp_path / "mine.toml").write_text(example)
     assert [step.page for step in read_talk(tmp_path / "mine.toml").steps] == ["patching", "rank"]
     for path in PAGES:
         for text in blocks(path, "toml"):

@@ -70,9 +70,9 @@ def test_heads_have_the_full_set_as_reference(pair):
 def test_blend_zero_changes_nothing_and_one_is_the_default(pair):
     none = mechdiff.run(Run("heads", layers=(2,), head_sets="all", blend=0.0, **pair))
     assert none["kl"].max() < 1e-6
-    one = mechdiff.run(Run("heads", layers=(2,), head_sets="all", blend=1.0, **pair))
+    default = mechdiff.run(Run("heads", layers=(2,), head_sets="all", blend=1.0, **pair))
     full = mechdiff.run(Run("patch", layers=(2,), streams=("heads",), **pair))
-    np.testing.assert_allclose(one["kl"], full["kl"], atol=1e-6)
+    np.testing.assert_allclose(default["kl"], full["kl"], atol=1e-6)
 
 
 def test_target_and_foil_come_from_the_same_rows(pair):
@@ -207,8 +207,8 @@ def test_two_threads_get_the_numbers_of_one(pair):
         thread.start()
     for thread in threads:
         thread.join()
-    for one, two in zip(alone, together):
-        np.testing.assert_allclose(one["kl"], two["kl"], atol=1e-6)
+    for serial, parallel in zip(alone, together):
+        np.testing.assert_allclose(serial["kl"], parallel["kl"], atol=1e-6)
 
 
 def test_the_lock_serves_who_waits_longest():

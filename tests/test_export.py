@@ -65,13 +65,13 @@ def notebook_of(at: AppTest, **details) -> bytes:
 
 @pytest.mark.parametrize("page", SITES)
 def test_the_snippet_gives_the_number_on_the_screen(tiny, tmp_path, page):
-    query, label, shown = SITES[page]
+    query, label, template = SITES[page]
     at = open_demo(page, **query)
     value = at.session_state["_page_record"].headline.value
-    assert metric(at, label) == shown.format(value)
+    assert metric(at, label) == template.format(value)
     printed = run_clean(notebook_of(at), tmp_path / "clean", tmp_path / "clean")
     first, low, high = map(float, printed.split("\n")[0].split())
-    assert shown.format(first) == metric(at, label) and low <= first <= high
+    assert template.format(first) == metric(at, label) and low <= first <= high
     assert ("chart:" in printed) == (page in ("drift", "patching"))
 
 
@@ -182,6 +182,6 @@ def test_a_closed_popover_makes_nothing(tiny, monkeypatch):
     ],
 )
 def test_a_printed_subtitle_says_nothing_of_the_mouse(subtitle, lines):
-    found = figures.subtitle_lines(subtitle)
-    assert "lick" not in " ".join(found) and len(found) == len(lines)
-    assert all(line in whole for line, whole in zip(lines, found))
+    texts = figures.subtitle_lines(subtitle)
+    assert "lick" not in " ".join(texts) and len(texts) == len(lines)
+    assert all(line in whole for line, whole in zip(lines, texts))

@@ -21,13 +21,13 @@ SUPPORT = sorted((ROOT / "tests" / "support").glob("*.py"))
 
 def imported(code: str) -> set[str]:
     """Every absolute name that a module imports, lazily or not."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def floor(name: str) -> int:
@@ -62,7 +62,7 @@ def test_imports_go_down_only(name):
 @pytest.mark.parametrize("package", ORDER)
 def test_no_circle_inside_a_package(package):
     graph = {
-        name: {found for target in imported(path.read_text()) if (found := module_of(target)) not in (None, name)}
+        name: {module for target in imported(path.read_text()) if (module := module_of(target)) not in (None, name)}
         for name, path in FILES.items()
         if name.startswith(f"mechdiff.{package}.")
     }

@@ -81,8 +81,8 @@ def test_values_that_cannot_be_give_the_defaults(tiny, page):
     at = open_app(page, **wrong)
     assert at.slider(key="layer").value in range(4) and at.select_slider(key="rank").value == "8"
     assert at.number_input(key="prompt").value in range(8) and at.selectbox(key="fit").value == "procrustes_scaled"
-    (told,) = at.warning
-    assert all(f"`{key}={value}`" in told.value for key, value in wrong.items()), told.value
+    (warning,) = at.warning
+    assert all(f"`{key}={value}`" in warning.value for key, value in wrong.items()), warning.value
     assert at.run().warning, "it stays while the page is drawn anew"
     assert not at.slider(key="layer").set_value(1).run().warning, "until something else is chosen"
 
@@ -171,8 +171,8 @@ def test_charts_can_be_clicked_and_are_valid(swept, page, monkeypatch):
 
 def test_what_was_clicked_before_is_part_of_a_click():
     table = pd.DataFrame({"layer": [0, 1], "shown": charts.PATCHED, "mean": 1.0, "low": 0.5, "high": 1.5})
-    one, other = (json.dumps(charts.layer_curve(table, layer).to_dict()) for layer in (0, 1))
-    assert '"calculate": "\'0\'"' in one and '"calculate": "\'1\'"' in other
+    first, second = (json.dumps(charts.layer_curve(table, layer).to_dict()) for layer in (0, 1))
+    assert '"calculate": "\'0\'"' in first and '"calculate": "\'1\'"' in second
 
 
 @pytest.mark.parametrize(("page", "stored_as"), [("drift", "debiased CKA"), ("patching", "stored ("), ("transport", "zscore")])
@@ -204,8 +204,8 @@ def test_every_answer_of_a_session_is_a_link_that_brings_it_back(tiny):
     at.run()
     views = at.session_state["_views"]
     assert [view.question.split(" · ")[0] for view in views] == ["heads", "heads", "rank", "rank"], "newest first, each once"
-    shown = [m.value for m in at.metric]
-    for view, values in ((views[0], shown), (views[-1], None)):
+    metrics = [m.value for m in at.metric]
+    for view, values in ((views[0], metrics), (views[-1], None)):
         again = follow(controls.link(view.page, view.state))
         assert again.session_state["_views"][0].lines == view.lines
         assert values is None or [m.value for m in again.metric] == values
@@ -246,8 +246,8 @@ def test_a_pinned_view_is_what_others_are_compared_with(tiny):
 
 
 def test_other_prompts_are_not_paired():
-    one, other = (history.View("rank", {}, "a", "b", v, "nats", t, np.ones(4) * v) for v, t in ((0.5, "x"), (0.2, "y")))
-    assert history.difference(one, other, ["t"] * 4) == "+0.3 nats (different prompts, so not paired)"
+    left, right = (history.View("rank", {}, "a", "b", v, "nats", t, np.ones(4) * v) for v, t in ((0.5, "x"), (0.2, "y")))
+    assert history.difference(left, right, ["t"] * 4) == "+0.3 nats (different prompts, so not paired)"
 
 
 def test_an_estimate_is_honest(tiny, monkeypatch):
@@ -290,5 +290,5 @@ def test_a_stopped_job_can_go_on_and_an_abandoned_one_begins_anew(tiny):
 @pytest.mark.parametrize("page", VIEWS)
 def test_every_page_explains_its_terms(tiny, page):
     at = open_app(page)
-    told = " ".join([*(h.help for h in (*at.header, *at.title) if h.help), *(m.help for m in at.metric if m.help)])
-    assert sum(sentence in told for sentence in TERMS.values()) >= 4
+    tooltips = " ".join([*(h.help for h in (*at.header, *at.title) if h.help), *(m.help for m in at.metric if m.help)])
+    assert sum(sentence in tooltips for sentence in TERMS.values()) >= 4

@@ -46,9 +46,9 @@ def test_the_command_prints_what_was_read_and_why_not(folder, cache, capsys):
 
 
 def test_tables_come_back_without_a_bit_lost(folder, cache):
-    found = read_study(folder, "study")
+    study = read_study(folder, "study")
     imported_sets.import_folder(folder, "mine")
-    for (domain, table), before in found.tables.items():
+    for (domain, table), before in study.tables.items():
         pd.testing.assert_frame_equal(imported_sets.read("mine", domain, table), before, check_dtype=False)
     assert imported_sets.read("mine", OTHER, "refusals").empty
 
@@ -65,15 +65,15 @@ def test_importing_again_replaces_the_set_whole(folder, cache):
 
 
 def test_a_zip_gives_the_same_as_its_folder(folder, cache):
-    found = read_study(folder, "study")
+    study = read_study(folder, "study")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for path in sorted(folder.rglob("*")):
             archive.write(path, Path("artifacts") / path.relative_to(folder))
     again = imported_sets.import_folder(packed, called="my artifacts.zip")
-    assert [(f.path, f.reason) for f in again.files] == [(f"artifacts/{f.path}", f.reason) for f in found.files]
-    assert again.tables.keys() == found.tables.keys() and imported_sets.names() == ["my-artifacts"]
-    assert (again.tables[TOP, "drift"]["cka"] == found.tables[TOP, "drift"]["cka"]).all()
+    assert [(f.path, f.reason) for f in again.files] == [(f"artifacts/{f.path}", f.reason) for f in study.files]
+    assert again.tables.keys() == study.tables.keys() and imported_sets.names() == ["my-artifacts"]
+    assert (again.tables[TOP, "drift"]["cka"] == study.tables[TOP, "drift"]["cka"]).all()
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_a_zip_gives_the_same_as_its_folder(folder, cache):
 def test_a_bad_folder_is_one_sentence_and_what_to_type(make, name, said, tmp_path, cache, capsys):
     source = make(tmp_path / "source")
     assert main(["import", str(source), *(["--name", name] if name else [])]) == 2
-    told = capsys.readouterr().err
-    assert said in told and "Try:  " in told and not (cache / "imports").exists()
+    error = capsys.readouterr().err
+    assert said in error and "Try:  " in error and not (cache / "imports").exists()
 
 
 def test_a_folder_that_is_no_import_is_left_alone(folder, tmp_path, capsys):
@@ -107,8 +107,8 @@ def values(figure) -> list[dict]:
 
 def test_the_charts_numbers_are_the_files(folder, cache):
     imported_sets.import_folder(folder, "mine")
-    found = marks.points("mine", "drift", OTHER, WAY)
-    drawn = values(charts.means_only(found, "layer", "CKA", "Drift?", ""))
+    points = marks.points("mine", "drift", OTHER, WAY)
+    drawn = values(charts.means_only(points, "layer", "CKA", "Drift?", ""))
     assert {row["layer"]: row["mean"] for row in drawn} == {12: 0.56, 30: 0.72}
     assert {row["what"] for row in drawn} == {"imported: mine, means only"} and all(
         "rq1_cka.json" in row["source"] for row in drawn
@@ -147,9 +147,9 @@ def test_a_mark_below_the_axis_is_drawn_at_its_foot_and_keeps_its_number(folder,
 
 @pytest.mark.skipif(not SEED.is_dir(), reason="the study's own files are not here")
 def test_the_seeds_every_file_and_number(cache):
-    found = imported_sets.import_folder(SEED, "seed")
-    assert len(found.read) >= 47 and all(file.reason for file in found.skipped)
-    for (_, name), table in found.tables.items():
+    study = imported_sets.import_folder(SEED, "seed")
+    assert len(study.read) >= 47 and all(file.reason for file in study.skipped)
+    for (_, name), table in study.tables.items():
         for row in table.to_dict("records"):
             assert row["lacks"].startswith("intervals")
             path = SEED / row["source"]
@@ -175,8 +175,8 @@ def test_the_seeds_every_file_and_number(cache):
                 assert row["cka"] == content[str(row["layer"])]
             elif name == "behaviour" and "behavior" in row["source"]:
                 assert row["mean"] == content[row["measure"]]
-    assert len(found.tables[TOP, "behaviour"]) == 22 + 6 and len(found.tables[TOP, "refusals"]) == 40
-    doubled = found.tables[TOP, "maps"].query("claims > 1")
+    assert len(study.tables[TOP, "behaviour"]) == 22 + 6 and len(study.tables[TOP, "refusals"]) == 40
+    doubled = study.tables[TOP, "maps"].query("claims > 1")
     assert len(doubled) > 2 and doubled["source"].is_unique
     effects = marks.points("seed", "effect", TOP, WAY).set_index("layer")["mean"]
     assert effects[24] == 1.413544921875 and effects[10] == 0.62947265625

@@ -46,14 +46,14 @@ def folder(tmp_path, monkeypatch):
 
 def squares(at: AppTest) -> list[pd.DataFrame]:
     """What the browser gets of the imported marks, chart by chart."""
-    found = []
+    frames = []
     for chart in at.get("vega_lite_chart"):
-        spec, sent = json.loads(chart.proto.spec), {one.name: one.data.data for one in chart.proto.datasets}
+        spec, sent = json.loads(chart.proto.spec), {dataset.name: dataset.data.data for dataset in chart.proto.datasets}
         for layer in spec["layer"]:
             if "mark" in layer and layer["mark"].get("shape") == "square":
                 name = layer.get("data", spec.get("data"))["name"]
-                found.append(pa.ipc.open_stream(sent[name]).read_pandas())
-    return found
+                frames.append(pa.ipc.open_stream(sent[name]).read_pandas())
+    return frames
 
 
 def test_the_control_is_there_only_when_something_is_imported(folder):

@@ -29,11 +29,11 @@ def test_attention_of_rows(b, heads, groups, rows, width, seen, softcap, dtype):
     hidden = torch.rand(b, 1, 1, seen, device=DEVICE) < 0.3
     hidden[0] = True  # nothing but itself
     own = [part.transpose(1, 2) for part in (query, key, value)]
-    found = triton_kernels.row_attention(*own, keys, values, hidden, width**-0.5, softcap).cpu().double()
+    output = triton_kernels.row_attention(*own, keys, values, hidden, width**-0.5, softcap).cpu().double()
     inside = torch.zeros(b, 1, 1, 1, dtype=torch.bool)
     prefix = Prefix(keys.cpu().double(), values.cpu().double(), hidden.cpu(), inside)
     expected, _ = row_attention(None, *(part.cpu().double() for part in own), prefix, softcap=softcap)
-    assert (found - expected).norm() <= ROUNDING[dtype] * expected.norm()
+    assert (output - expected).norm() <= ROUNDING[dtype] * expected.norm()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -42,12 +42,12 @@ def test_divergences(dtype):
     logits = (torch.randn(11, 5000, device=DEVICE) * 3).to(dtype)
     clean, donor = (torch.randn(3, 5000, device=DEVICE).log_softmax(-1) for _ in range(2))
     places = torch.tensor([0] * 4 + [1] * 3 + [2] * 4)
-    found = torch.stack(triton_kernels.divergences(logits, clean, donor, places.to(DEVICE))).cpu().double()
+    divergences = torch.stack(triton_kernels.divergences(logits, clean, donor, places.to(DEVICE))).cpu().double()
     lines = [
-        similarity.divergences(one[None].cpu().double(), clean[place].cpu().double(), donor[place].cpu().double())
-        for one, place in zip(logits, places)
+        similarity.divergences(row[None].cpu().double(), clean[place].cpu().double(), donor[place].cpu().double())
+        for row, place in zip(logits, places)
     ]
-    torch.testing.assert_close(found, torch.tensor(lines).T.double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(divergences, torch.tensor(lines).T.double(), rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_the_same_has_no_divergence():

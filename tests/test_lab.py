@@ -100,9 +100,9 @@ def test_a_click_on_the_strip_sets_the_token_back(shared, drawn, monkeypatch):
 def test_a_long_prompt_is_shown_in_parts(shared, drawn, monkeypatch):
     monkeypatch.setattr(lab, "WINDOW", 2)
     at = fine(open_lab(own=keep(TEXT)))
-    shown = at.selectbox(key="part")
-    assert shown.options == ["0 to 0", "1 to 2", "3 to 4"] and [t["token"] for t in drawn["tokens"]] == [3, 4]
-    shown.set_value(1).run()
+    part = at.selectbox(key="part")
+    assert part.options == ["0 to 0", "1 to 2", "3 to 4"] and [t["token"] for t in drawn["tokens"]] == [3, 4]
+    part.set_value(1).run()
     assert [token["token"] for token in drawn["tokens"]] == [1, 2] and at.number_input(key="back").value == 0
     at.number_input(key="back").set_value(4).run()
     assert [token["token"] for token in drawn["tokens"]] == [0], "the studied token is in sight"

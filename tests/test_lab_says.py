@@ -80,7 +80,7 @@ def test_what_cannot_be_written_is_a_sentence(shared):
 
 
 @pytest.mark.parametrize(
-    ("texts", "number", "shown"),
+    ("texts", "number", "markup"),
     [
         (["a b c", "a b d"], 2, "a b <mark>c</mark>"),
         (["<i> x", "<b> x"], 0, "<mark>&lt;i&gt;</mark> x"),
@@ -89,9 +89,9 @@ def test_what_cannot_be_written_is_a_sentence(shared):
         (["", "a"], 0, ""),
     ],
 )
-def test_the_first_words_that_differ_are_marked(texts, number, shown):
+def test_the_first_words_that_differ_are_marked(texts, number, markup):
     assert continuation.first_difference([text.split() for text in texts]) == number
-    assert continuation.marked(texts[0], number) == shown.replace("<mark>", continuation.MARK.split("{word}")[0])
+    assert continuation.marked(texts[0], number) == markup.replace("<mark>", continuation.MARK.split("{word}")[0])
 
 
 def test_a_position_map_comes_on_request_with_its_time(shared, monkeypatch):

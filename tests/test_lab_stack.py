@@ -22,13 +22,13 @@ def test_the_shown_command_gives_the_number_on_the_page(shared, own_store, tmp_p
     at = fine(open_lab(own=keep(TEXT, "w7 w8 w9"), own_prompt="1", stack=STACK, horizon="4", back="1"))
     assert at.text_area(key="text").value == "w7 w8 w9"
     (command,) = (code.value for code in at.code if "run stack" in code.value)
-    out, shown = tmp_path / "cli.parquet", stack_table(at)
+    out, frame = tmp_path / "cli.parquet", stack_table(at)
     assert f"--stack '{STACK}'" in command and "--horizon 4" in command and "--prompts own:" in command
     own_store.clear()
     assert main([*shlex.split(command)[3:], "--out", str(out)]) == 0
-    found = pd.read_parquet(out)
-    assert len(found) == 2 * 4 and found["kl"].to_numpy() == pytest.approx(shown["kl"].to_numpy(), abs=1e-6)
-    assert list(found["stack"]) == list(shown["stack"])
+    table = pd.read_parquet(out)
+    assert len(table) == 2 * 4 and table["kl"].to_numpy() == pytest.approx(frame["kl"].to_numpy(), abs=1e-6)
+    assert list(table["stack"]) == list(frame["stack"])
 
 
 def test_a_stack_over_several_prompts_has_intervals(shared):

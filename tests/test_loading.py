@@ -92,20 +92,20 @@ def test_every_kind_of_pair_is_the_models_that_it_names(room, kind):
 
 def storages(*models) -> dict[int, int]:
     """Address -> bytes of every distinct storage behind the models' parameters."""
-    found = (p.untyped_storage() for model in models for p in model.parameters())
-    return {storage.data_ptr(): storage.nbytes() for storage in found}
+    blocks = (p.untyped_storage() for model in models for p in model.parameters())
+    return {storage.data_ptr(): storage.nbytes() for storage in blocks}
 
 
 def test_an_adapter_pair_costs_one_model_and_so_do_two_adapters_on_one_base(room):
     for number in (1, 2):
         write_adapter(room / f"lora{number}", room / "base", number, target_modules=["q_proj", "v_proj"], r=1)
-    one, two = (load(room, FOLDER, LORA[number]) for number in (0, 1))
+    first, second = (load(room, FOLDER, LORA[number]) for number in (0, 1))
     both = load(room, f"{FOLDER}\n{LORA[0]}", LORA[1])
-    alone = sum(storages(one.base.model).values())
-    assert alone < sum(storages(one.base.model, one.tuned.model).values()) < 1.1 * alone
-    every = (one.base, one.tuned, two.base, two.tuned, both.base, both.tuned)
+    alone = sum(storages(first.base.model).values())
+    assert alone < sum(storages(first.base.model, first.tuned.model).values()) < 1.1 * alone
+    every = (first.base, first.tuned, second.base, second.tuned, both.base, both.tuned)
     assert sum(storages(*(anatomy.model for anatomy in every)).values()) < 1.1 * alone
-    assert one.base.model is two.base.model and one.lock is two.lock is both.lock
+    assert first.base.model is second.base.model and first.lock is second.lock is both.lock
 
 
 @pytest.mark.parametrize(
@@ -135,29 +135,29 @@ def test_two_threads_one_asking_the_base_and_one_the_tuned_model_get_the_right_a
     expected = {(side, text): loaded.passes.trace(side, text, True).logprobs for side in ("base", "tuned") for text in texts}
     assert all((expected["base", text] - expected["tuned", text]).abs().max() > 1e-3 for text in texts)
     loaded.passes.clear()
-    found, start = {}, threading.Barrier(2)
+    logprobs, start = {}, threading.Barrier(2)
 
     def ask(side):
         start.wait()
         for text in texts:
-            found[side, text] = loaded.passes.trace(side, text, True).logprobs
+            logprobs[side, text] = loaded.passes.trace(side, text, True).logprobs
 
     threads = [threading.Thread(target=ask, args=(side,)) for side in ("base", "tuned")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+    assert logprobs.keys() == expected.keys() and all(torch.equal(logprobs[key], expected[key]) for key in expected)
 
 
 def test_a_model_that_is_one_pairs_base_and_anothers_fine_tune_is_held_by_both_pairs_locks(room):
-    one, other = load(room, FOLDER, TUNED), load(room, TUNED, FOLDER)
-    assert one.base.model is other.tuned.model and set(map(id, one.lock.locks)) == set(map(id, other.lock.locks))
+    first, second = load(room, FOLDER, TUNED), load(room, TUNED, FOLDER)
+    assert first.base.model is second.tuned.model and set(map(id, first.lock.locks)) == set(map(id, second.lock.locks))
     third = load(room, TUNED, TUNED + "\n" + LORA[0])
     held = threading.Event()
 
     def wait_for_it():
-        with one.lock:
+        with first.lock:
             held.set()
 
     with third.lock:
@@ -174,9 +174,9 @@ OFFLOADED = """device_map = { "model.embed_tokens" = "cpu", "model.rotary_emb" =
 
 @pytest.mark.parametrize("question", ["patch", "heads", "transplant", "drift"])
 def test_offloaded_layers_give_the_same_numbers(room, question):
-    asked = {"prompts": write_prompts(room / "p.jsonl", 6), "device": "cpu"}
+    settings = {"prompts": write_prompts(room / "p.jsonl", 6), "device": "cpu"}
     paths = [write_pair(room, FOLDER, TUNED, options) for options in ("", OFFLOADED.replace("\n", " "), 'device_map = "auto"')]
-    plain, offloaded, auto = (mechdiff.run(Run(question, pair=path, **asked)) for path in paths)
+    plain, offloaded, auto = (mechdiff.run(Run(question, pair=path, **settings)) for path in paths)
     loaded = load_pair(paths[1], "cpu")
     assert loaded.base.model.model.layers[0].mlp.up_proj.weight.device.type == "meta" and not loaded.preflight.by_hooks
     numbers = plain.select_dtypes("float").columns

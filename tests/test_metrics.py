@@ -156,12 +156,12 @@ def test_fewer_than_five_templates_leave_no_interval():
 def test_the_jackknife_leaves_out_whole_templates():
     clusters = ["a"] * 5 + ["b", "c", "d", "e", "f", "g"] * 2
     subsets, factor = jackknife_subsets(clusters, subsets=50)
-    for kept in subsets:
-        names = {clusters[i] for i in kept}
-        assert kept.tolist() == [i for i, name in enumerate(clusters) if name in names]
+    for subset in subsets:
+        names = {clusters[i] for i in subset}
+        assert subset.tolist() == [i for i, name in enumerate(clusters) if name in names]
         assert len(names) == 4  # 7 templates, sqrt(7) + 1 = 3 left out
     assert factor == pytest.approx(4 / 3)
-    assert {name for kept in subsets for name in set(clusters) - {clusters[i] for i in kept}} == set(clusters)
+    assert {name for subset in subsets for name in set(clusters) - {clusters[i] for i in subset}} == set(clusters)
 
 
 def test_kl_of_equal_distributions_is_zero():
@@ -170,9 +170,9 @@ def test_kl_of_equal_distributions_is_zero():
 
 
 def test_kl_is_that_of_torch():
-    p, q, one = (torch.distributions.Categorical(logits=3 * normal(*shape)) for shape in ((6, 40), (6, 40), (40,)))
+    p, q, r = (torch.distributions.Categorical(logits=3 * normal(*shape)) for shape in ((6, 40), (6, 40), (40,)))
     assert_close(kl(p.logits, q.logits), torch.distributions.kl_divergence(p, q))
-    assert_close(kl(p.logits, one.logits), torch.distributions.kl_divergence(p, one))
+    assert_close(kl(p.logits, r.logits), torch.distributions.kl_divergence(p, r))
 
 
 def test_kl_is_never_negative():

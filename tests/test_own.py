@@ -76,7 +76,7 @@ def test_adapters_and_gguf_files_can_be_added_too(root, base, tuned):
         assert main(["prepare", str(root / "base.gguf")]) == 0
     assert pair.missing() is None and not pair.base.convertible
     assert [getattr(pair, side).adapter for side in ("base", "tuned")] == [
-        str(root / one.adapter) if one.adapter else None for one in (base, tuned)
+        str(root / source.adapter) if source.adapter else None for source in (base, tuned)
     ]
 
 

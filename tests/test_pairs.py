@@ -141,12 +141,12 @@ def test_a_fingerprint_changes_with_what_the_model_is_made_of(tmp_path, change):
 
 def test_a_fingerprint_depends_on_the_adapter_and_its_content(tmp_path):
     plain = pair_file.Source(folder=str(write_model(tmp_path / "model")))
-    found = [plain.fingerprint()]
+    fingerprints = [plain.fingerprint()]
     for name, weights in (("one", b"1"), ("two", b"2")):
         lora = written(tmp_path / name, weights, "adapter_model.safetensors").parent
         written(lora, "{}", "adapter_config.json")
-        found.append(pair_file.Source(folder=plain.folder, adapter=str(lora)).fingerprint())
-    assert len(set(found)) == 3
+        fingerprints.append(pair_file.Source(folder=plain.folder, adapter=str(lora)).fingerprint())
+    assert len(set(fingerprints)) == 3
 
 
 def test_a_fingerprint_does_not_change_with_the_path_or_with_a_readme(tmp_path):
@@ -158,7 +158,7 @@ def test_a_fingerprint_does_not_change_with_the_path_or_with_a_readme(tmp_path):
 
 def test_a_hub_fingerprint_names_the_commit(tmp_path, monkeypatch):
     snapshot = write_model(tmp_path / "snapshots" / "c0ffee")
-    monkeypatch.setattr(pair_file, "snapshot", lambda *asked: snapshot)
+    monkeypatch.setattr(pair_file, "snapshot", lambda *arguments: snapshot)
     assert pair_file.Source(hub="org/model").fingerprint() == "org/model@c0ffee"
 
 

@@ -43,8 +43,8 @@ def size_of(*pairs) -> int:
 
 
 def test_the_size_of_pairs_counts_shared_weights_once(room):
-    one, two = (load(room, *kind) for kind in (KINDS[0], KINDS[2]))
-    assert registry.pairs_on("cpu", False).nbytes == size_of(one, two) < 1.7 * size_of(one)
+    first, second = (load(room, *kind) for kind in (KINDS[0], KINDS[2]))
+    assert registry.pairs_on("cpu", False).nbytes == size_of(first, second) < 1.7 * size_of(first)
 
 
 def test_a_pair_that_nobody_uses_makes_room(room, limit):

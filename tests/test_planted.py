@@ -139,9 +139,9 @@ def test_intervals_hold_the_population_nearly_as_often_as_they_say(spread):
         assert all(held > 0.9 * repetitions for held, repetitions in covered.values())
 
 
-@pytest.mark.parametrize(("found", "total", "low", "high"), [(48, 48, 0.9259, 1), (0, 10, 0, 0.2775), (50, 100, 0.4038, 0.5962)])
-def test_wilson(found, total, low, high):
-    counts = planted.wilson(found, total)
+@pytest.mark.parametrize(("hits", "total", "low", "high"), [(48, 48, 0.9259, 1), (0, 10, 0, 0.2775), (50, 100, 0.4038, 0.5962)])
+def test_wilson(hits, total, low, high):
+    counts = planted.wilson(hits, total)
     assert (counts["low"], counts["high"]) == pytest.approx((low, high), abs=1e-4)
 
 

@@ -55,13 +55,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_the_text_is_verbatim(tmp_path, text, ascii_only, line_end):
     line = json.dumps({"text": text}, ensure_ascii=ascii_only)
-    found = read_prompts(written(tmp_path, line + line_end + GOOD + line_end))
-    assert [prompt.text for prompt in found] == [text, "What is 3 + 4?"]
+    dataset = read_prompts(written(tmp_path, line + line_end + GOOD + line_end))
+    assert [prompt.text for prompt in dataset] == [text, "What is 3 + 4?"]
 
 
 def test_a_prompt_without_a_template_is_one_of_its_own(tmp_path):
-    found = read_prompts(written(tmp_path, f'{GOOD}\n{GOOD}\n{{"text": "a", "template": "t"}}\n'))
-    assert len({prompt.template for prompt in found}) == 3 and found[2].template == "t"
+    dataset = read_prompts(written(tmp_path, f'{GOOD}\n{GOOD}\n{{"text": "a", "template": "t"}}\n'))
+    assert len({prompt.template for prompt in dataset}) == 3 and dataset[2].template == "t"
 
 
 def test_the_digest_depends_on_texts_and_order_alone():
@@ -124,9 +124,9 @@ def test_the_templates_give_exactly_the_shipped_files(domain, tmp_path, monkeypa
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_every_train_prompt_has_its_positions(domain):
-    found = read_positions(domain)
-    assert list(found) == [prompt.text for prompt in read_domain(domain, "train")]
-    for text, characters in found.items():
+    positions = read_positions(domain)
+    assert list(positions) == [prompt.text for prompt in read_domain(domain, "train")]
+    for text, characters in positions.items():
         assert 0 < len(characters) <= 16 and characters == tuple(sorted(set(characters)))
         assert characters[0] >= 0 and characters[-1] < len(text)
 

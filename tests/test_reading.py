@@ -41,11 +41,11 @@ def test_a_reading_is_that_of_plain_passes_at_every_token(pair, monkeypatch, pie
     assert (table.groupby(["token", "next"])["model"].nunique() == 2).all(), "a token's probability is there for both models"
     assert (table[table["rank"] < 4].groupby(["token", "model"]).size() == 4).all()
     assert list(table.drop_duplicates("token")["text"]) == run.chosen_prompts[3].text.split() and table["own"].all()
-    found = passes(loaded, tokens)
+    logprobs = passes(loaded, tokens)
     for line in table.itertuples():
-        mine = found[line.model][line.token]
+        mine = logprobs[line.model][line.token]
         value, token = (part[line.rank] for part in mine.sort(descending=True))
-        assert line.kl == pytest.approx(kl(found["tuned"][line.token], found["base"][line.token]), abs=2e-5)
+        assert line.kl == pytest.approx(kl(logprobs["tuned"][line.token], logprobs["base"][line.token]), abs=2e-5)
         assert line.probability == pytest.approx(value.exp().item(), abs=1e-5)
         assert line.next == loaded.tokenizers.label(int(token), line.model) and line.back == 5 - line.token
 
@@ -132,11 +132,11 @@ def test_a_temperature_draws_from_its_own_distribution(pair):
 
 
 def test_a_finished_continuation_needs_no_model(pair, monkeypatch):
-    asked = Continuation(Run("stack", stack=STACK, **pair), tokens=5)
-    first = mechdiff.run(asked)
+    request = Continuation(Run("stack", stack=STACK, **pair), tokens=5)
+    first = mechdiff.run(request)
     unload()
     monkeypatch.setattr("mechdiff.models.registry._load", lambda *_: pytest.fail("a model was loaded"))
-    assert mechdiff.run(asked).equals(first)
+    assert mechdiff.run(request).equals(first)
     others = (Run("stack", stack=STACK, back=1, **pair), Run("stack", stack="layer=1", **pair), Run("patch", **pair))
     assert all(questions.task(Continuation(other, tokens=5)).done == 0 for other in others)
 
@@ -162,10 +162,10 @@ def test_next_tokens_of_a_stack_are_those_of_plain_hooks(pair, back):
     table, loaded = mechdiff.run(NextTokens(run, Stack(run.chosen_stack), 3)), load_pair(pair["pair"], "cpu")
     tokens = ids(loaded, run, 3)
     patched = plain_hooks.run(loaded.tuned.model, tokens, edits_of(loaded, tokens, back))
-    found = {"base": plain_hooks.run(loaded.base.model, tokens), "tuned": plain_hooks.run(loaded.tuned.model, tokens)}
+    logprobs = {"base": plain_hooks.run(loaded.base.model, tokens), "tuned": plain_hooks.run(loaded.tuned.model, tokens)}
     for line in table.itertuples():
         token = loaded.tokenizers.base.convert_tokens_to_ids(line.token)
-        assert line.probability == pytest.approx((found | {"patched": patched})[line.model][token].exp().item(), abs=1e-5)
+        assert line.probability == pytest.approx((logprobs | {"patched": patched})[line.model][token].exp().item(), abs=1e-5)
     likeliest = loaded.tokenizers.label(int(patched.argmax()), "tuned")
     assert likeliest in set(table["token"])
 
@@ -205,17 +205,17 @@ def own_prompts(tmp_path, monkeypatch):
 
 
 def test_a_stopped_position_map_goes_on_where_it_was(pair, monkeypatch):
-    asked = PositionMap(Run("patch", layers=(1, 3), **pair), 3)
-    whole = mechdiff.run(asked)
+    request = PositionMap(Run("patch", layers=(1, 3), **pair), 3)
+    whole = mechdiff.run(request)
     questions.default().clear()
-    task = questions.task(asked)
+    task = questions.task(request)
     for _ in task.steps():
         if len(task.parts) == 2:
             break
     assert set(task.table()["back"]) == {0, 1} and 0 < task.done < task.total
     computed, original = [], Passes.compute
     monkeypatch.setattr(Passes, "compute", lambda self, *args: computed.append(self.plan.run.back) or original(self, *args))
-    again = questions.task(asked)
+    again = questions.task(request)
     list(again.steps())
     assert sorted(set(computed)) == [2, 3, 4, 5] and again.done == again.total
     assert again.table()["kl"].to_numpy() == pytest.approx(whole["kl"].to_numpy(), abs=1e-6)
@@ -230,10 +230,10 @@ def test_the_time_of_a_map_is_that_of_a_column_it_then_has(pair, monkeypatch):
         return (yield from original(self, *args))
 
     monkeypatch.setattr(Passes, "compute", slow)
-    asked = MapTime(run, 3)
-    (line,) = mechdiff.run(asked).itertuples()
+    request = MapTime(run, 3)
+    (line,) = mechdiff.run(request).itertuples()
     assert line.columns == 6 and line.seconds == 6 + 5 + 4 + 3 + 2 + 1 and clock[0] == 4 + 3
-    again = questions.task(asked)
+    again = questions.task(request)
     assert again.done == again.total and again.table()["seconds"].item() == line.seconds
     mechdiff.run(PositionMap(run, 3))
     assert clock[0] == 21, "the timed columns were not computed again"

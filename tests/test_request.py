@@ -89,10 +89,10 @@ def test_layers_keep_the_order_given_without_repeats(pair):
 
 
 def test_equal_requests_are_one_key_also_after_use(pair):
-    one, other = (Run("heads", pair, streams=("heads",), layers=(0, 1)) for _ in range(2))
-    assert one.chosen_sets and one.chosen_prompts
-    assert hash(one) == hash(other) and one == other and {one: "answer"}[other] == "answer"
-    assert one != dataclasses.replace(one, dtype="float32")
+    first, second = (Run("heads", pair, streams=("heads",), layers=(0, 1)) for _ in range(2))
+    assert first.chosen_sets and first.chosen_prompts
+    assert hash(first) == hash(second) and first == second and {first: "answer"}[second] == "answer"
+    assert first != dataclasses.replace(first, dtype="float32")
 
 
 def test_a_request_cannot_be_changed():

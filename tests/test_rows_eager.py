@@ -54,8 +54,8 @@ def on_every_kernel(donor, recipient, kernels):
         model.set_attn_implementation("eager")
 
 
-def close(found, expected, about) -> None:
-    assert (found - expected).abs().max() <= TOLERANCE, about
+def close(logprobs, expected, about) -> None:
+    assert (logprobs - expected).abs().max() <= TOLERANCE, about
 
 
 def test_states_heads_and_stacks(models):
@@ -69,10 +69,10 @@ def test_states_heads_and_stacks(models):
         rows = as_rows(conditions, anatomy, clean, trace, {})
         last = Edit(3, "mlp_out", torch.tensor([0]), clean.states["mlp_out"][3][:, None])
         both = Rows(1, [Edit(1, "attn_out", torch.tensor([0]), clean.states["attn_out"][1][:, None]), last])
-        found = collect(lambda m, a=anatomy, t=trace, r=rows: run_rows(a, t, r, m, 20, 7), len(PROMPTS), rows.count)
+        logprobs = collect(lambda m, a=anatomy, t=trace, r=rows: run_rows(a, t, r, m, 20, 7), len(PROMPTS), rows.count)
         stacked = collect(lambda m, a=anatomy, t=trace, r=both: run_rows(a, t, r, m, 20, 7), len(PROMPTS), 1)
         for p, (alone, stack) in enumerate(expected):
-            close(found[p], alone, (anatomy.kernel, p))
+            close(logprobs[p], alone, (anatomy.kernel, p))
             close(stacked[p, 0], stack, (anatomy.kernel, p, "stack"))
 
 
@@ -93,7 +93,7 @@ def by_hooks(donor, recipient, ids, conditions):
     values = plain_hooks.states(donor, ids, [(1, "attn_out"), (3, "mlp_out")])
     stack = [(layer, stream, lambda own, value=value: value) for (layer, stream), value in values.items()]
     clean = plain_hooks.run(recipient, ids)
-    assert all((one - clean).abs().max() > 10 * TOLERANCE for one in alone), "the intervention must matter"
+    assert all((logprobs - clean).abs().max() > 10 * TOLERANCE for logprobs in alone), "the intervention must matter"
     return torch.stack(alone), plain_hooks.run(recipient, ids, stack)
 
 
@@ -113,8 +113,8 @@ def test_spans_longer_than_the_window(models):
         clean = run_trace(before, PROMPTS, False, span=SPAN, read=READ)
         trace = run_trace(anatomy, PROMPTS, span=SPAN, read=READ)
         rows = as_rows(conditions, anatomy, clean, trace, {})
-        found = collect(lambda m, a=anatomy, t=trace, r=rows: run_rows(a, t, r, m, 50, 7), len(PROMPTS) * READ, rows.count)
-        close(found, expected, anatomy.kernel)
+        logprobs = collect(lambda m, a=anatomy, t=trace, r=rows: run_rows(a, t, r, m, 50, 7), len(PROMPTS) * READ, rows.count)
+        close(logprobs, expected, anatomy.kernel)
 
 
 @pytest.mark.parametrize("family", [name for name, config in FAMILIES.items() if "sliding_window" in config])

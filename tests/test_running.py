@@ -135,8 +135,8 @@ def test_a_status_is_written_whole_and_about_once_a_second(pair, sweep_cache, mo
         for Step.done in range(1000):
             clock[0] += 0.01
             record.tell()
-            found = [sweep_process.read(path) for path in sweep_process.FOLDER.glob("*") if path.suffix == ".json"]
-            assert None not in found
+            statuses = [sweep_process.read(path) for path in sweep_process.FOLDER.glob("*") if path.suffix == ".json"]
+            assert None not in statuses
     assert 9 <= len(written) - 3 <= 10, "the first, the beginning, the end, and ten seconds"
     assert written[-2].done > 1000 and written[-2].total == 2000 and written[-2].cached == 200
     assert written[-1].state == FINISHED

@@ -25,9 +25,9 @@ def test_k_equal_directions_are_k_by_every_measure(k):
 
 def test_a_rotation_of_inputs_or_outputs_changes_no_measure():
     matrix = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
-    one, other = spectrum(matrix), spectrum(of_rank(20, (20, 20)) @ matrix @ of_rank(30, (30, 30)))
+    plain, rotation = spectrum(matrix), spectrum(of_rank(20, (20, 20)) @ matrix @ of_rank(30, (30, 30)))
     for name in ("norm", "participation_ratio", "stable_rank", "rank_90"):
-        assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4)
+        assert getattr(plain, name) == pytest.approx(getattr(rotation, name), rel=1e-4)
 
 
 def test_no_difference_is_nothing():

@@ -28,20 +28,20 @@ def test_a_horizon_is_the_mean_over_the_donors_own_answer(pair):
     run = Run("patch", layers=(1,), horizon=3, back=1, limit=4, **pair)
     table, loaded = mechdiff.run(run), load_pair(pair["pair"], "cpu")
     for line in table.itertuples():
-        tokens, found, donors = ids(loaded, run, line.prompt), [], []
+        tokens, effects, donors = ids(loaded, run, line.prompt), [], []
         start = len(tokens)
         value = plain_hooks.state(loaded.base.model, tokens[:-1], 1, "resid_post")
         for _ in range(3):
             edit = (1, "resid_post", lambda own, value=value: value, start - 2)
             clean = plain_hooks.run(loaded.tuned.model, tokens)
             donor = plain_hooks.run(loaded.base.model, tokens)
-            found.append(kl(plain_hooks.run(loaded.tuned.model, tokens, [edit]), clean))
+            effects.append(kl(plain_hooks.run(loaded.tuned.model, tokens, [edit]), clean))
             donors.append(kl(donor, clean))
             tokens = [*tokens, donor.argmax().item()]
             if tokens[-1] in loaded.tokenizers.ends("base"):
                 break
-        assert line.kl == pytest.approx(sum(found) / len(found), abs=2e-5)
-        assert line.kl_donor_clean == pytest.approx(sum(donors) / len(found), abs=2e-5)
+        assert line.kl == pytest.approx(sum(effects) / len(effects), abs=2e-5)
+        assert line.kl_donor_clean == pytest.approx(sum(donors) / len(effects), abs=2e-5)
 
 
 def test_what_comes_after_the_donors_end_does_not_count(pair, monkeypatch):
@@ -65,8 +65,8 @@ def test_a_stack_is_that_of_plain_hooks_and_stands_beside_its_parts(study):
     assert table.loc[table["stack"] == second, "kl"].to_numpy() == pytest.approx(heads, abs=1e-6)
     both = table[(table["stack"] == f"{first}; {second}") & (table["control"] == "none")]["kl"].to_numpy()
     tokens = [ids(loaded, run, prompt) for prompt in range(8)]
-    for prompt, one in enumerate(tokens):
-        assert both[prompt] == pytest.approx(by_hooks(loaded, run, one), abs=2e-5)
+    for prompt, sequence in enumerate(tokens):
+        assert both[prompt] == pytest.approx(by_hooks(loaded, run, sequence), abs=2e-5)
 
 
 def by_hooks(loaded, run, tokens):

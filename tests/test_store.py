@@ -42,11 +42,11 @@ def test_arrays_come_back_with_dtype_and_shape(cache):
     arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.array([np.nan, -0.0, np.inf]), "empty": np.zeros((0, 4))}
     arrays["view"] = np.arange(12).reshape(3, 4).T[::2]
     cache.put_arrays("k", arrays)
-    found = reopened(cache).arrays("k")
-    assert found.keys() == arrays.keys()
+    copies = reopened(cache).arrays("k")
+    assert copies.keys() == arrays.keys()
     for label, array in arrays.items():
-        assert found[label].dtype == array.dtype
-        np.testing.assert_array_equal(found[label], array)
+        assert copies[label].dtype == array.dtype
+        np.testing.assert_array_equal(copies[label], array)
 
 
 def test_tables_and_texts_come_back(cache):

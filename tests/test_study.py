@@ -21,7 +21,7 @@ def train_states(loaded, layer, stream="resid_post"):
     sides = []
     for side in (loaded.base, loaded.tuned):
         tokens = [loaded.tokenizers.encode(text, "base") for text in TRAIN]
-        sides.append(torch.stack([plain_hooks.state(side.model, one, layer, stream) for one in tokens])[None].double())
+        sides.append(torch.stack([plain_hooks.state(side.model, sequence, layer, stream) for sequence in tokens])[None].double())
     return map(pca_spread, sides)
 
 
@@ -67,11 +67,11 @@ def test_rank_cuts_in_the_stated_directions(study):
     assert len(table) == 8 * 3 * 2
     for line in table.itertuples():
         k = v.shape[1] if line.rank == "full" else int(line.rank)
-        kept = v[:, :k] @ v[:, :k].T
+        projector = v[:, :k] @ v[:, :k].T
 
-        def change(donor, own, kept=kept, line=line):
+        def change(donor, own, projector=projector, line=line):
             f, rest = 0.7 * fitted[0](donor[None])[0], m if line.complement == "mean" else own
-            return f if line.rank == "full" else rest + (f - rest) @ kept
+            return f if line.rank == "full" else rest + (f - rest) @ projector
 
         assert line.kl == pytest.approx(effect(loaded, run, line.prompt, 2, "resid_post", change), abs=5e-5)
 
@@ -105,10 +105,10 @@ def test_nothing_of_val_reaches_the_maps(study, tmp_path):
     lines = Path(study["prompts"]).read_text().splitlines()
     turned = tmp_path / "turned.jsonl"
     turned.write_text("\n".join(lines[::-1]))
-    one = mechdiff.run(Run("transport", layers=(2,), **study | {"limit": None}))
-    two = mechdiff.run(Run("transport", layers=(2,), **study | {"limit": None, "prompts": str(turned)}))
-    np.testing.assert_allclose(one["kl"], two["kl"][::-1], atol=1e-5)
-    assert one["alpha_used"].iloc[0] == two["alpha_used"].iloc[0]
+    forward = mechdiff.run(Run("transport", layers=(2,), **study | {"limit": None}))
+    backward = mechdiff.run(Run("transport", layers=(2,), **study | {"limit": None, "prompts": str(turned)}))
+    np.testing.assert_allclose(forward["kl"], backward["kl"][::-1], atol=1e-5)
+    assert forward["alpha_used"].iloc[0] == backward["alpha_used"].iloc[0]
 
 
 def test_controls_are_the_same_experiment_with_another_map(study):
@@ -248,6 +248,6 @@ def test_diagnostics_are_the_formulas_on_prompts_that_were_not_fitted_on(study):
 
 
 def test_more_positions_widen_the_train_set_alone(study):
-    one, many = (mechdiff.run(Run("transport", map="ridge", layers=(1,), positions=k, **study)) for k in (1, 16))
-    assert len(one) == len(many) == 8 and not np.allclose(one["kl"], many["kl"], rtol=1e-3)
-    np.testing.assert_array_equal(one["kl_donor_clean"], many["kl_donor_clean"])
+    single, many = (mechdiff.run(Run("transport", map="ridge", layers=(1,), positions=k, **study)) for k in (1, 16))
+    assert len(single) == len(many) == 8 and not np.allclose(single["kl"], many["kl"], rtol=1e-3)
+    np.testing.assert_array_equal(single["kl_donor_clean"], many["kl_donor_clean"])

@@ -19,34 +19,34 @@ from mechdiff.study import artifacts, sweeps
 def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
     sweep, study = small
     sweep(tmp_path / "out")
-    found = tables(tmp_path / "out")
+    files = tables(tmp_path / "out")
     place = "none/{}/tiny/{}.parquet"
-    assert {name.split("/")[1] for name in found} == {"rq1", "rq2", "rq3", "rq4", sweeps.SPOKEN}
+    assert {name.split("/")[1] for name in files} == {"rq1", "rq2", "rq3", "rq4", sweeps.SPOKEN}
     settings = study | {"limit": None}
     rank = mechdiff.run(
         Run("rank", map="ridge", ranks=("4",), complement=("own",), layers=(2,), streams=("mlp_out",), **settings)
     )
-    kept = found[place.format("rq3", "rank")].query(
+    cut = files[place.format("rq3", "rank")].query(
         "map == 'ridge' and rank == '4' and complement == 'own' and layer == 2 and stream == 'mlp_out' and "
         "direction == 'base-to-tuned' and control == 'none'"
     )
-    np.testing.assert_allclose(kept["kl"], rank["kl"], rtol=2**-12, atol=1e-6)
-    controls = found[place.format("rq3", "rank")].query("control == 'shuffled'")
+    np.testing.assert_allclose(cut["kl"], rank["kl"], rtol=2**-12, atol=1e-6)
+    controls = files[place.format("rq3", "rank")].query("control == 'shuffled'")
     assert set(controls["rank"]) == {"full"}
-    summarised = found[place.format("rq3", "rank_summary")].query("control == 'shuffled'")
+    summarised = files[place.format("rq3", "rank_summary")].query("control == 'shuffled'")
     assert set(summarised["rank"]) == {"1", "4", "full"}
     heads = mechdiff.run(Run("heads", direction="tuned-to-base", layers=(1,), **settings)).query("heads == '3'")
-    single = found[place.format("rq4", "heads")].query("direction == 'tuned-to-base' and layer == 1 and heads == '3'")
+    single = files[place.format("rq4", "heads")].query("direction == 'tuned-to-base' and layer == 1 and heads == '3'")
     np.testing.assert_allclose(single["kl"], heads["kl"], rtol=2**-12, atol=1e-6)
-    summary = found[place.format("rq4", "heads_summary")].query("direction == 'tuned-to-base' and layer == 1 and heads == '3'")
+    summary = files[place.format("rq4", "heads_summary")].query("direction == 'tuned-to-base' and layer == 1 and heads == '3'")
     weights = bootstrap_weights([f"t{i % 5}" for i in range(20)])
     low, high = np.percentile(weights @ heads["kl"] / weights.sum(1), [2.5, 97.5])
     assert summary[["mean", "low", "high"]].to_numpy()[0] == pytest.approx([heads["kl"].mean(), low, high], rel=1e-3)
     assert summary[["prompts", "templates"]].to_numpy().tolist() == [[20, 5]]
-    alpha = found[place.format("rq3", "alpha_summary")]
+    alpha = files[place.format("rq3", "alpha_summary")]
     alpha = alpha[alpha["control"] == "none"]
     assert set(alpha["alpha"]) == {"0.5"} and len(alpha) == 2 * 3 * 4 * 2 * (2 * 3)
-    coverage = found[place.format("rq4", "coverage_summary")]
+    coverage = files[place.format("rq4", "coverage_summary")]
     assert set(coverage["chosen"]) == {"topk", "greedy", "random", "all"}
     assert coverage.query("chosen == 'all' and control == 'none'")["coverage"].to_numpy() == pytest.approx(1)
 

@@ -159,8 +159,8 @@ def test_a_random_rotation_spreads_as_far_and_knows_nothing(states):
     x, y = map(pca_spread, states)
     fitted = FITS["procrustes"](x, y)
     control = random_rotation(fitted, x, y, seed=1)
-    one, two = (m.apply(x.states) - y.mean.unsqueeze(1) for m in (fitted, control))
-    assert_close(one.square().sum((1, 2)), two.square().sum((1, 2)))
+    outputs, random_outputs = (m.apply(x.states) - y.mean.unsqueeze(1) for m in (fitted, control))
+    assert_close(outputs.square().sum((1, 2)), random_outputs.square().sum((1, 2)))
     assert_close(control.rotation[0] @ control.rotation[0].T, torch.eye(x.states.shape[-1], dtype=torch.float64))
     assert not torch.equal(control.rotation, random_rotation(fitted, x, y, seed=2).rotation)
 
@@ -179,10 +179,10 @@ def site(states):
 def test_directions_are_orthonormal_in_order_of_output_variance(site):
     mapped, _, mean, directions = site
     alive = directions.norm(dim=0) > 0
-    kept = directions[:, alive]
-    lengths = ((mapped - mean) @ kept).norm(dim=0)
+    basis = directions[:, alive]
+    lengths = ((mapped - mean) @ basis).norm(dim=0)
     rounding = 1e-15 * (lengths[0] / lengths.min()).item() ** 2  # they come from a Gram matrix, whose condition is the square
-    assert_close(kept.T @ kept, torch.eye(kept.shape[1], dtype=torch.float64), atol=1e-6 + rounding, rtol=0)
+    assert_close(basis.T @ basis, torch.eye(basis.shape[1], dtype=torch.float64), atol=1e-6 + rounding, rtol=0)
     assert_close(lengths, torch.linalg.svdvals(mapped - mean)[: len(lengths)], rtol=1e-6, atol=1e-6 * lengths[0].item())
 
 
@@ -214,8 +214,8 @@ def test_the_lost_variance_is_that_of_the_dropped_directions(site):
     mapped, own, mean, directions = site
     lengths = ((mapped - mean) @ directions).square().sum(0)
     for rank in (1, 4):
-        kept = cut(mapped, own, mean, directions, [(1.0, rank, "mean")])[:, 0]
-        assert_close((mapped - kept).square().sum(), lengths[rank:].sum(), rtol=1e-6, atol=1e-6)
+        low_rank = cut(mapped, own, mean, directions, [(1.0, rank, "mean")])[:, 0]
+        assert_close((mapped - low_rank).square().sum(), lengths[rank:].sum(), rtol=1e-6, atol=1e-6)
 
 
 # Folds

@@ -82,19 +82,19 @@ SHAPES = {  # outputs x inputs: what is fused stays so, and what is stored the o
 def test_matrices_have_their_files_names_and_shapes(family, tmp_path, own_store):
     _, _, path = pair_of(tmp_path, family)
     table = mechdiff.run(Run("weights", pair=str(path), layers=(2,)))
-    found = {line.module: (line.outputs, line.inputs) for line in table.itertuples()}
-    assert found == SHAPES[family] and (table["relative_norm"] > 0.01).all()
+    shapes = {line.module: (line.outputs, line.inputs) for line in table.itertuples()}
+    assert shapes == SHAPES[family] and (table["relative_norm"] > 0.01).all()
 
 
 def test_a_stopped_comparison_has_lost_no_matrix(tmp_path, own_store, monkeypatch):
     _, _, path = pair_of(tmp_path)
     run = Run("weights", pair=str(path), layers=(0, 1))
-    task, told = questions.task(run), []
+    task, progress = questions.task(run), []
     for _ in task.steps():  # a step a matrix
-        told.append((task.done, task.total))
-        if len(told) == 10:
+        progress.append((task.done, task.total))
+        if len(progress) == 10:
             break
-    assert told == [(k, 14) for k in range(1, 11)] and set(task.table()["layer"]) == {0}
+    assert progress == [(k, 14) for k in range(1, 11)] and set(task.table()["layer"]) == {0}
     read, plain = [], Weights.plain
     monkeypatch.setattr(Weights, "plain", lambda self, place: (read.append(place), plain(self, place))[1])
     task = questions.task(run)
@@ -204,15 +204,15 @@ def test_an_edit_that_makes_the_states_spans_their_mapped_subspace(study, tmp_pa
     tuned = tiny_model("llama", 0)
     tuned.model.layers[1].mlp.down_proj.weight.add_(100 * of_rank(2, (32, 48)))
     tuned.save_pretrained(tmp_path / "tuned")
-    found = {}
+    overlaps = {}
     for layer in (0, 1, 2):
         run = Run("weights", map="ridge", layers=(layer,), **{k: v for k, v in study.items() if k != "limit"})
-        found[layer] = questions.run(Overlap(run))
-    assert found[0].empty, "nothing differs up to layer 0, and so no matrix has a direction"
-    (at_two,) = found[1].query("k == 2").itertuples()
+        overlaps[layer] = questions.run(Overlap(run))
+    assert overlaps[0].empty, "nothing differs up to layer 0, and so no matrix has a direction"
+    (at_two,) = overlaps[1].query("k == 2").itertuples()
     assert (at_two.written, at_two.module) == (1, "mlp.down_proj") and at_two.overlap > 0.98 and at_two.chance == 2 / 32
-    assert set(found[1]["k"]) == {1, 2}, "a change of rank 2 has no third direction"
-    assert found[2].query("k == 2")["overlap"].iloc[0] > 0.9, "the residual stream carries it on"
+    assert set(overlaps[1]["k"]) == {1, 2}, "a change of rank 2 has no third direction"
+    assert overlaps[2].query("k == 2")["overlap"].iloc[0] > 0.9, "the residual stream carries it on"
 
 
 def test_unrelated_changes_have_the_overlap_of_chance(study):

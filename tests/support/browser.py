@@ -130,8 +130,8 @@ class Visitor:
         return self.after(self.page.get_by_test_id("stSidebarNavLink").filter(has_text=title).click)
 
     def metric(self, label: str) -> str:
-        shown = self.page.get_by_test_id("stMetric").filter(has_text=label).first
-        return shown.get_by_test_id("stMetricValue").inner_text()
+        metric = self.page.get_by_test_id("stMetric").filter(has_text=label).first
+        return metric.get_by_test_id("stMetricValue").inner_text()
 
     def metrics(self) -> list[str]:
         return self.page.get_by_test_id("stMetricValue").all_inner_texts()

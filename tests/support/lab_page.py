@@ -27,11 +27,11 @@ def shared(tiny, patient, tmp_path, monkeypatch):
 @pytest.fixture
 def drawn(monkeypatch):
     """What the strip was last given: tokens, chosen, take."""
-    found = {}
+    strip = {}
     monkeypatch.setattr(
-        token_strip, "draw", lambda tokens, chosen, key, take: found.update(tokens=tokens, chosen=chosen, take=take)
+        token_strip, "draw", lambda tokens, chosen, key, take: strip.update(tokens=tokens, chosen=chosen, take=take)
     )
-    return found
+    return strip
 
 
 def open_lab(**query) -> AppTest:
@@ -53,5 +53,5 @@ def titles(at: AppTest) -> list[str]:
 
 def stack_table(at: AppTest) -> pd.DataFrame:
     """The table under the stack's result."""
-    (found,) = (frame.value for frame in at.dataframe if "stack" in frame.value)
-    return found
+    (table,) = (frame.value for frame in at.dataframe if "stack" in frame.value)
+    return table

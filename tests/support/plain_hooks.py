@@ -70,17 +70,17 @@ def run(model, ids: list[int], edits=()):
 @torch.no_grad()
 def states(model, ids: list[int], sites) -> dict:
     """The states of one clean pass at the last token: (layer, stream) -> [width]."""
-    kept, handles = {}, []
-    for one in sites:
+    values, handles = {}, []
+    for place in sites:
 
-        def keep(state, one=one):
-            kept[one] = state[0, -1].clone()
+        def keep(state, place=place):
+            values[place] = state[0, -1].clone()
 
-        handles.append(hook(*site(model, *one), keep))
+        handles.append(hook(*site(model, *place), keep))
     model(input_ids=torch.tensor([ids]))
     for handle in handles:
         handle.remove()
-    return kept
+    return values
 
 
 def state(model, ids: list[int], layer: int, stream: str):

@@ -70,8 +70,8 @@ def write_gguf(path: Path, folder: Path) -> Path:
     out.add_eos_token_id(2)
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
     parts = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.o_proj": "attn_output"}
-    parts |= {f"self_attn.{one}_proj": f"attn_{one}" for one in "qkv"} | {
-        f"mlp.{one}_proj": f"ffn_{one}" for one in ("gate", "up", "down")
+    parts |= {f"self_attn.{name}_proj": f"attn_{name}" for name in "qkv"} | {
+        f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")
     }
     for layer in range(config.num_hidden_layers):
         names |= {f"model.layers.{layer}.{ours}": f"blk.{layer}.{theirs}" for ours, theirs in parts.items()}

@@ -66,8 +66,8 @@ def tables(folder):
     return {str(path.relative_to(folder)): pd.read_parquet(path) for path in sorted(folder.rglob("*.parquet"))}
 
 
-def assert_same(one, other):
-    one, other = tables(one), tables(other)
-    assert one.keys() == other.keys() and len(one) > 8
-    for name in one:
-        pd.testing.assert_frame_equal(one[name], other[name], check_exact=True, obj=name)
+def assert_same(left, right):
+    left, right = tables(left), tables(right)
+    assert left.keys() == right.keys() and len(left) > 8
+    for name in left:
+        pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)

@@ -18,28 +18,28 @@ SHARED = [*SPECIAL, *COMMON]
 
 def strings(side: str) -> list[str]:
     """The vocabulary of a side, by id."""
-    found = [*SHARED, *OWN[side]]
-    random.Random(side).shuffle(found)
-    return found
+    vocabulary = [*SHARED, *OWN[side]]
+    random.Random(side).shuffle(vocabulary)
+    return vocabulary
 
 
-def tokenizer(found: list[str]) -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(found)}, unk_token="<unk>"))
+def tokenizer(vocabulary: list[str]) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=words, **names)
 
 
-def write_side(folder: Path, found: list[str], model) -> None:
+def write_side(folder: Path, vocabulary: list[str], model) -> None:
     model.save_pretrained(folder)
-    tokenizer(found).save_pretrained(folder)
+    tokenizer(vocabulary).save_pretrained(folder)
 
 
 def write_pair(folder: Path) -> Path:
     """A pair file beside its two model folders, and prompts that both tokenizers can read, more or less."""
     for seed, side in enumerate(("base", "tuned")):
-        found = strings(side)
-        write_side(folder / side, found, tiny(seed, len(found) + PADDING[side]))
+        vocabulary = strings(side)
+        write_side(folder / side, vocabulary, tiny(seed, len(vocabulary) + PADDING[side]))
     return write_file(folder)
 
 
