@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import pickle
 import sqlite3
+import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 
@@ -165,7 +166,8 @@ def write_and_read(folder, worker):
 
 
 @pytest.mark.slow
-def test_two_processes_can_write_and_read_one_folder(tmp_path):
+def test_two_processes_can_write_and_read_one_folder(tmp_path, monkeypatch):
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # a page tested before: each process would draw it
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert list(pool.map(write_and_read, (tmp_path, tmp_path), (1, 2))) == [[], []]
     cache = Store(tmp_path)
