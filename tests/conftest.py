@@ -70,7 +70,9 @@ def demo():
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     """The cache folder of the app that browser tests visit: one for all, so that what one of them computes the next one finds."""
-    return tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.mktemp("cache")
+    browser.write_short_domain(folder / "domains" / "short")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,22 +8,27 @@ import sys
 
 import pandas as pd
 import pytest
-from support.browser import ANSWER_S, FEW, ROOT
+from support.browser import ANSWER_S, FEW, ROOT, SHORT
 
 DRAWN = ("", "drift", "patching", "transport", "rank", "heads", "weights", "lab", "compare")  # pages with charts
 PAGES = (*DRAWN, "sweeps")
+FITTED = ("transport", "rank")  # pages with a fitted map, which read a train split
+
+
+def cognitive(path: str) -> str:
+    return f"{path}?pair=demo-cognitive&{SHORT if path in FITTED else FEW}"
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_every_page_opens_without_a_complaint(visit, path):
-    tab = visit(f"{path}?pair=demo-cognitive&{FEW}").fine()
+    tab = visit(cognitive(path)).fine()
     assert tab.page.get_by_role("heading").first.is_visible()
     assert (tab.page.get_by_test_id("stVegaLiteChart").count() > 0) == (path in DRAWN)
 
 
 def test_the_demo_journey_and_its_link(visit):
     """Open, pick the cognitive pair, click a layer, drag the rank, toggle heads; the link gives the same numbers elsewhere."""
-    tab = visit(f"?pair=demo-cultural&{FEW}").choose("Pair", "demo-cognitive").go("Patching")
+    tab = visit(f"?pair=demo-cultural&{SHORT}").choose("Pair", "demo-cognitive").go("Patching")
     tab.click_chart(0, 0.8, 0.5)
     layer = int(re.search(r"layer (\d+)", tab.page.get_by_test_id("stMetric").first.inner_text())[1])
     assert layer != 19, "the click on the curve chose a layer"
@@ -60,7 +65,7 @@ def test_two_people_do_not_see_each_others_numbers(visit):
 
 @pytest.mark.parametrize("path", PAGES)
 def test_nothing_is_wider_than_a_telephone(visit, path):
-    tab = visit(f"{path}?pair=demo-cognitive&{FEW}", viewport={"width": 390, "height": 844}, color_scheme="dark").fine()
+    tab = visit(cognitive(path), viewport={"width": 390, "height": 844}, color_scheme="dark").fine()
     wide = tab.page.evaluate("document.documentElement.scrollWidth")
     assert wide <= 390
 

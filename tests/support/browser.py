@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mechdiff.common.paths import CACHE
+from mechdiff.common.paths import CACHE, SHIPPED_DOMAINS
 
 ROOT = Path(__file__).parents[2]
 # Longest waits in seconds: every wait ends as soon as the state is there, so a busy machine is no failure.
@@ -19,6 +19,8 @@ PATIENCE = 240  # anything else: a text, a button, an address, a download
 RUN_S = 60  # a page's run to begin after an action; an action that changes nothing begins none
 QUIET_S = 0.25  # a page that has run nothing for so long has settled
 FEW = "prompts=8"  # of a page's address
+SHORT = f"{FEW}&domain=short"  # for pages with fitted maps: they read the whole train split
+TRAIN = 48  # its prompts
 NOISE = ("_stcore/", "favicon")  # Streamlit's own look for its health on a page's path
 # Counts the page's runs from its start on: how a page that has not begun to run is told from one that has ended.
 COUNTING = """window.__runs = 0;
@@ -38,6 +40,14 @@ SETTLED = """quiet => {
 
 def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+
+
+def write_short_domain(folder: Path) -> None:
+    """A domain of one's own: the first prompts of a shipped one."""
+    folder.mkdir(parents=True)
+    for split, count in (("val", 8), ("train", TRAIN)):
+        lines = (SHIPPED_DOMAINS / "cognitive" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / f"{split}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
 
 
 @contextmanager
