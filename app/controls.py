@@ -5,10 +5,9 @@ therefore stays, the URL contains the whole selection, and the browser's back bu
 from place to place loses its binding to the URL.)
 """
 
-import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import cast
@@ -24,7 +23,6 @@ from streamlit.delta_generator import DeltaGenerator
 from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS
 from mechdiff.inputs import prompts
 from mechdiff.inputs.pair_file import Pair, pair_names, read_pair
-from mechdiff.questions import Question
 from mechdiff.reporting import charts, view_requests
 from mechdiff.reporting.selection import DEFAULTS, OWN, STREAM_ORDER, Selection, default_layer, tokenizers_differ
 from mechdiff.study.imports import imported_sets
@@ -51,7 +49,6 @@ COMPLEMENT_HELP = f"""{TERMS["complement"]}
 - `mean`: the recipient's train mean. This deletes the rest, so a low rank also does damage. Rank 0 is mean ablation.
 - `own`: the recipient's own state. Rank 0 changes nothing, so there is no drop."""
 PLACES = ("fit", "stream", "map", "layer", "alpha", "rank", "complement", "heads", "blend", "prompt")  # the widgets above a page
-ALWAYS = ("pair", "domain", "limit", "stack")  # flags that a command always names, even if they have the default value
 
 
 def places() -> None:
@@ -321,15 +318,3 @@ def current() -> Selection:
 def widgets(selection: Selection, *names: str) -> Selection:
     """Draw widgets above the page. Returns the selection with their values."""
     return replace(selection, **{name: WIDGETS[name](selection) for name in names})
-
-
-def command(run: Question) -> str:
-    """The command line that gives the same numbers: every option that is not the default, and always pair, domain and limit."""
-    parts = [f"python -m mechdiff run {run.question}"]
-    for spec in fields(run):
-        value = getattr(run, spec.name)
-        if value is None or (spec.name not in ALWAYS and value == spec.default):
-            continue
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        parts.append(f"--{spec.name.replace('_', '-')} {shlex.quote(text)}")
-    return " ".join(parts)

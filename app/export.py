@@ -16,6 +16,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from mechdiff.inputs import prompts
 from mechdiff.questions import Question
+from mechdiff.questions.shared.command import command
 from mechdiff.reporting import bundle, figures, notebooks
 from mechdiff.study.compare_sweeps import Comparison
 
@@ -112,7 +113,7 @@ def commands(record: PageRecord) -> list[str]:
 
 
 def command_of(answer: bundle.Answer) -> str:
-    return answer.command or (controls.command(answer.request) if isinstance(answer.request, Question) else "")
+    return answer.command or (command(answer.request) if isinstance(answer.request, Question) else "")
 
 
 def has_own(record: PageRecord) -> bool:

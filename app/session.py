@@ -23,6 +23,7 @@ from mechdiff.common.cache import default
 from mechdiff.common.errors import UserError
 from mechdiff.inputs.pair_file import Pair, Source
 from mechdiff.models.registry import resolve_device
+from mechdiff.questions.shared.command import command
 from mechdiff.questions.shared.task import Task
 from mechdiff.reporting import charts
 
@@ -239,7 +240,7 @@ def waiting(text: str, height: int = CHART) -> None:
 def provenance(run, table: pd.DataFrame, expanded: bool = False) -> None:
     """The command that gives the same numbers elsewhere, and the numbers."""
     with st.expander("Numbers and command", expanded=expanded):
-        st.code(controls.command(run), language="bash", wrap_lines=True)
+        st.code(command(run), language="bash", wrap_lines=True)
         st.dataframe(table, height=220, hide_index=True)
 
 

@@ -21,6 +21,7 @@ from mechdiff.__main__ import main
 from mechdiff.cli.run import options_of
 from mechdiff.questions import Question
 from mechdiff.questions.diagnostics.weight_overlap import Overlap
+from mechdiff.questions.shared.command import command
 from mechdiff.reporting.selection import Selection
 from mechdiff.study import artifacts
 
@@ -128,7 +129,7 @@ def test_a_page_waits_no_longer_than_its_patience(monkeypatch):
 
 def cli_fields(run: Question) -> dict:
     """What the command line makes of a shown command."""
-    given = vars(options_of(type(run)).parse_args(shlex.split(controls.command(run))[5:]))
+    given = vars(options_of(type(run)).parse_args(shlex.split(command(run))[5:]))
     return {name: value for name, value in given.items() if name not in ("out", "diagnostics")}
 
 
@@ -153,7 +154,7 @@ def test_a_shown_command_names_what_is_not_the_default():
     shared = {"pair": "demo-cultural", "domain": "cultural", "direction": "base-to-tuned", "limit": 8}
     run = Selection(**shared).run("rank", ranks=("8",), complement=("mean",), alpha=("0.8",), controls=("self",))
     options = "run rank --pair demo-cultural --domain cultural --limit 8 --controls self --complement mean --alpha 0.8 --ranks 8"
-    assert controls.command(run) == f"python -m mechdiff {options}"
+    assert command(run) == f"python -m mechdiff {options}"
 
 
 def answer(shared: dict, question: str, **details) -> pd.Series:

@@ -10,6 +10,7 @@ from question_form import form
 
 from mechdiff import questions
 from mechdiff.questions import EffectQuestion, Question, kind_of
+from mechdiff.questions.shared.command import command
 from mechdiff.reporting import charts, view_requests
 from mechdiff.reporting.charts.base import KL
 from mechdiff.reporting.selection import Selection
@@ -35,7 +36,7 @@ def body(kind: type[Question], selection: Selection) -> None:
     run = view_requests.question(selection, kind.question, form(kind))
     if not wanted(run):
         st.info("No results yet. Choose the options above and switch **Compute** on.", icon=":material/play_circle:")
-        st.code(controls.command(run), language="bash", wrap_lines=True)
+        st.code(command(run), language="bash", wrap_lines=True)
         return
     table = session.answer(run)
     if table.empty:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from diskcache.core import MODE_BINARY, MODE_RAW
 
+from mechdiff.common.bounded import Bounded
 from mechdiff.common.errors import UserError
 from mechdiff.common.paths import CACHE
 
@@ -26,6 +27,7 @@ FORMAT = 1  # raise it when the meaning of stored values changes
 SIZE_LIMIT = 8 << 30
 POLICY = "least-recently-stored"  # reads then write nothing, so they stay fast and safe with other processes
 CHECKSUM = 16  # bytes
+IN_MEMORY = 1 << 30
 
 
 class BytesDisk(diskcache.Disk):
@@ -156,6 +158,34 @@ class Store:
 
     def clear(self) -> None:
         self._cache.clear()
+
+
+class MemoryStore(Store):
+    """The same in memory alone: for results that must leave nothing on disk."""
+
+    def __init__(self, limit: int = IN_MEMORY):
+        self.folder, self.full = Path(), False
+        self._values: Bounded[str, bytes] = Bounded(limit, len)
+
+    def _get(self, name: str) -> bytes | None:
+        return self._values.get(name)
+
+    def _put(self, name: str, value: bytes) -> None:
+        self._values.put(name, value)
+
+    def has(self, name: str) -> bool:
+        return self._values.get(name) is not None
+
+    @property
+    def size(self) -> int:
+        return self._values.nbytes
+
+    @property
+    def size_limit(self) -> int:
+        return self._values.limit
+
+    def clear(self) -> None:
+        self._values.clear()
 
 
 _default: Store | None = None

@@ -2,14 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechdiff.common.errors import UserError
 from mechdiff.engine.anatomy import Anatomy
-from mechdiff.engine.intervention import Condition, Stack
+from mechdiff.engine.intervention import Condition, Given, Stack
 from mechdiff.engine.rows import Edit, Rows
 from mechdiff.engine.trace import Trace
 from mechdiff.engine.transplant import Transplants
@@ -44,6 +45,55 @@ class SiteMap:
         return cut(self.full.apply(donor.double()), own.double(), self.mean, directions, cuts).to(own.dtype)
 
 
+@dataclass(frozen=True)
+class Clean:
+    """The clean states of both models that a function of the user's own reads; each is a copy.
+
+    donor, own: the donor's and the recipient's state at the site itself, [prompts, width].
+
+    Example:
+        >>> halfway = lambda clean: 0.5 * (clean.donor + clean.own)
+        >>> pair.run([md.at(1, "mlp_out").set(halfway)], limit=4).table.shape[0]
+        4
+    """
+
+    donor_states: Trace = field(repr=False)
+    own_states: Trace = field(repr=False)
+    layer: int
+    stream: str
+
+    @property
+    def donor(self) -> Float[Tensor, "b d"]:
+        """The donor's state at the site, [prompts, width]."""
+        return self.donor_at(self.layer, self.stream)
+
+    @property
+    def own(self) -> Float[Tensor, "b d"]:
+        """The recipient's clean state at the site, [prompts, width]."""
+        return self.own_at(self.layer, self.stream)
+
+    def donor_at(self, layer: int, stream: str) -> Float[Tensor, "b d"]:
+        """The donor's state at any site, [prompts, width], on the recipient's device."""
+        return self.donor_states.states[stream][layer].to(self.own_states.states[stream].device, copy=True)
+
+    def own_at(self, layer: int, stream: str) -> Float[Tensor, "b d"]:
+        """The recipient's clean state at any site, [prompts, width]."""
+        return self.own_states.states[stream][layer].clone()
+
+
+def given_states(given: Given, clean: Clean) -> Float[Tensor, "b d"]:
+    """A state of the user's own for every prompt. Raises UserError for one that does not fit the site."""
+    own = clean.own
+    states = given.states(clean) if callable(given.states) else given.states
+    if not isinstance(states, Tensor) or states.shape not in (own.shape, own.shape[1:]):
+        shape = list(states.shape) if isinstance(states, Tensor) else type(states).__name__
+        raise UserError(
+            f"The state given for layer {clean.layer}, {clean.stream} is {shape}. It must be a tensor [width] = "
+            f"[{own.shape[1]}], or [prompts, width] = {list(own.shape)} from a function."
+        )
+    return states.to(own.device, own.dtype).expand_as(own)
+
+
 def site_of(condition: Condition) -> Site:
     """The site whose fitted map a condition needs."""
     control = "none" if condition.control == "mean" else condition.control
@@ -75,6 +125,8 @@ def values(
     """The states that m conditions of one site insert, before heads are selected."""
     layer, stream = members[0].layer, members[0].stream
     own = recipient.states[edited_stream(members[0])][layer]
+    if (given := members[0].given) is not None:
+        return given_states(given, Clean(donor, recipient, layer, stream)).unsqueeze(1).expand(-1, len(members), -1)
     if members[0].transplant and members[0].control == "none":
         assert transplants is not None, "transplants were not run"
         if stream == "heads":
@@ -102,7 +154,7 @@ def as_rows(
     """
     sites = defaultdict(list)
     for row, condition in ((row, part) for row, stack in enumerate(conditions) for part in stack.parts):
-        kind = site_of(condition), condition.plain, condition.transplant
+        kind = site_of(condition), condition.plain, condition.transplant, condition.given
         sites[condition.layer, edited_stream(condition)].append((kind, row, condition))
     edits = []
     for (layer, stream), members in sites.items():

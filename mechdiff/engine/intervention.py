@@ -1,6 +1,8 @@
 """Interventions on a recipient, as data. Needs no torch."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from mechdiff.common.terms import MAP_CONTROLS
 
@@ -27,13 +29,27 @@ HERE = Place()
 
 
 @dataclass(frozen=True)
+class Given:
+    """A state of the user's own: a tensor, or a function of the clean states. Two are equal if their contents are.
+
+    label: what tables call it. content: a hash of what it is, which its results are stored under; kept: whether they are stored
+    on disk. states: the tensor [width], or the function, which is called with `build_rows.Clean`.
+    """
+
+    label: str
+    content: str
+    kept: bool
+    states: Callable | Any = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class Condition:
     """One intervention, the same for every prompt.
 
     layer, stream: the site. map, alpha, rank, complement: how the donor's state is changed first (alpha None: the out-of-fold
     scale; rank None: uncut). control: none, or what replaces the donor or its map. heads: the heads that are replaced (stream
     `heads`), None for a whole state. blend: the share of the donor in the result. transplant: use the donor's weights on the
-    recipient's own input instead of the donor's state.
+    recipient's own input instead of the donor's state. given: a state of the user's own instead of the donor's.
     """
 
     layer: int
@@ -46,23 +62,36 @@ class Condition:
     heads: tuple[int, ...] | None = None
     blend: float = 1.0
     transplant: bool = False
+    given: Given | None = field(default=None, metadata={"data": False})  # not plain data: files do not hold it
 
     def as_control(self, control: str) -> "Condition":
         """The same site with a control's state. `mean` is the cut to rank 0, which leaves only the train mean."""
         if control in MAP_CONTROLS:
             return replace(self, control=control)
-        bare = replace(self, control=control, map="none", alpha=1.0, rank=None, complement="", transplant=False)
+        bare = replace(self, control=control, map="none", alpha=1.0, rank=None, complement="", transplant=False, given=None)
         return replace(bare, rank=0, complement="mean") if control == "mean" else bare
 
     @property
     def plain(self) -> bool:
         """Whether it needs no train split: the unchanged state of the donor, the recipient's own, or a transplant."""
         unchanged = self.map == "none" and self.alpha == 1.0 and self.rank is None
-        return self.control == "self" or self.transplant or (unchanged and self.control == "none")
+        return self.control == "self" or self.transplant or self.given is not None or (unchanged and self.control == "none")
 
     @property
     def parts(self) -> tuple["Condition", ...]:
         return (self,)
+
+    @property
+    def kept(self) -> bool:
+        """Whether its effects are stored on disk."""
+        return self.given is None or self.given.kept
+
+    @property
+    def content(self) -> str:
+        """What it is, as the keys of stored effects hold it: every field by its value."""
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name != "given"}
+        own = "" if self.given is None else f", given={self.given.content}"
+        return f"Condition({', '.join(f'{name}={value!r}' for name, value in values.items())}{own})"
 
 
 @dataclass(frozen=True)
@@ -79,5 +108,18 @@ class Stack:
     def plain(self) -> bool:
         return all(part.plain for part in self.parts)
 
+    @property
+    def kept(self) -> bool:
+        return all(part.kept for part in self.parts)
+
+    @property
+    def content(self) -> str:
+        return f"Stack(parts={tuple_of([part.content for part in self.parts])})"
+
     def as_control(self, control: str) -> "Stack":
         return Stack(tuple(part.as_control(control) for part in self.parts))
+
+
+def tuple_of(texts: list[str]) -> str:
+    """Contents of several conditions as one."""
+    return f"({', '.join(texts)}{',' * (len(texts) == 1)})"

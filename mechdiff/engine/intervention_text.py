@@ -56,7 +56,12 @@ def parse_stack(text: str, layers: int, heads: int) -> tuple[Condition, ...]:
     parts = [parse_part(part, layers, heads) for part in text.split(";") if part.strip()]
     if not parts:
         raise UserError(f"The stack is empty.\n{TRY}")
-    parts.sort(key=lambda c: (c.layer, ORDER.index(c.stream)))
+    return in_order(parts)
+
+
+def in_order(parts: list[Condition]) -> tuple[Condition, ...]:
+    """Interventions in the order of a forward pass. Raises UserError for two at one site."""
+    parts = sorted(parts, key=lambda c: (c.layer, ORDER.index(c.stream)))
     for first, second in itertools.pairwise(parts):
         if (first.layer, first.stream) == (second.layer, second.stream):
             raise UserError(f"Two interventions are at layer {first.layer}, {first.stream}. Remove one of them.")

@@ -24,13 +24,16 @@ OPTIONS = ("dtype", "chat_template", "trust_remote_code", "device_map", "quantiz
 COMPARED = {"layers": "{} layers", "width": "a width of {}", "heads": "{} heads", "head_width": "heads of width {}"}
 IDENTITY_SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 
+described: dict[str, "Pair"] = {}  # by name: pairs that this process knows without a file
+
 
 @dataclass(frozen=True)
 class Source:
     """Where one model comes from: exactly one of hub, folder and gguf, or none of them for a tuned adapter on the base.
 
     revision: a hub commit, branch or tag. wheel, sha256: a package that carries the GGUF file, and the file's hash.
-    adapter: a peft adapter on top, as a folder or a hub id, and its own revision.
+    adapter: a peft adapter on top, as a folder or a hub id, and its own revision. content: a hash of weights that are only in
+    memory; the folder then has the configuration and the tokenizer.
     """
 
     hub: str | None = None
@@ -41,11 +44,12 @@ class Source:
     sha256: str | None = None
     adapter: str | None = None
     adapter_revision: str | None = None
+    content: str | None = None
 
     @property
     def weights(self) -> "Source":
         """The same source without its adapter."""
-        return Source(self.hub, self.folder, self.gguf, self.revision, self.wheel, self.sha256)
+        return replace(self, adapter=None, adapter_revision=None)
 
     def describe(self) -> str:
         name = self.hub or (self.folder or self.gguf or "").rpartition("/")[2]
@@ -99,11 +103,14 @@ class Source:
 
     def check(self) -> None:
         """Raises UserError, with what to type, if its weights or its adapter are missing or incomplete."""
-        weight_files.weight_files(self.local())
+        if self.content is None:
+            weight_files.weight_files(self.local())
         self.adapter_folder()
 
     def fingerprint(self) -> str:
         """What results depend on: a hash of weights, tokenizer, template and adapter, or the hub commit."""
+        if self.content:
+            return self.content
         if self.gguf:
             weights = self.gguf_hash()
         elif self.hub:
@@ -112,6 +119,9 @@ class Source:
             weights = folder_hash(self.local())
         adapter = self.adapter_folder()
         return weights if adapter is None else f"{weights}+{folder_hash(adapter)}"
+
+
+KEYS = [key for key in Source.__dataclass_fields__ if key != "content"]  # of a pair file's tables
 
 
 @dataclass(frozen=True)
@@ -233,6 +243,8 @@ def read_pair(name: str) -> Pair:
 
     Raises UserError for an unknown name or a broken file.
     """
+    if name in described:
+        return described[name]
     if not name.endswith(".toml"):
         if name not in pair_names():
             raise one_of("Pair", name, [*pair_names(), "path/to/pair.toml"])
@@ -299,8 +311,8 @@ def parse_options(options: dict, path: Path) -> dict:
 
 def parse_source(table: dict, side: str, path: Path) -> Source:
     for key in table:
-        if key not in Source.__dataclass_fields__:
-            raise one_of(f"{path}: [{side}] key", key, Source.__dataclass_fields__)
+        if key not in KEYS:
+            raise one_of(f"{path}: [{side}] key", key, KEYS)
         if not isinstance(table[key], str):
             raise UserError(f'{path}: [{side}] {key} is not a string. Write  {key} = "..."  with quotation marks.')
     origins = [key for key in ("hub", "folder", "gguf") if key in table]

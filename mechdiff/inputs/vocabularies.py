@@ -129,6 +129,8 @@ def percent(share: float) -> str:
 
 def one_tokenizer(pair: Pair) -> bool:
     """Whether both models certainly use the same tokenizer, judged by their files alone."""
+    if pair.base.content:  # models in memory have been given one tokenizer
+        return True
     base, adapter = pair.base.local(), pair.tuned.adapter_folder()
     tuned = adapter if adapter is not None and (adapter / "tokenizer_config.json").exists() else pair.tuned.local()
     if base == tuned:

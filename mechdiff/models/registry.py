@@ -11,12 +11,12 @@ import threading
 import warnings
 import weakref
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from mechdiff.common import bounded
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.terms import DEVICES, DTYPES
+from mechdiff.common.versions import version_of
 from mechdiff.inputs.pair_file import Pair, Source, read_pair
 from mechdiff.inputs.tokenizers import load_tokenizers
 from mechdiff.inputs.weight_files import tensors
@@ -45,7 +45,7 @@ def resolve_device(device: str) -> str:
     """auto: a GPU if torch can use one, else the CPU. Imports torch only where that could make a difference."""
     if device not in DEVICES:
         raise one_of("Device", device, DEVICES)
-    if device == "cpu" or (device == "auto" and version("torch").endswith("+cpu")):
+    if device == "cpu" or (device == "auto" and version_of("torch").endswith("+cpu")):
         return "cpu"
     import torch
 

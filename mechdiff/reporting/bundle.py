@@ -12,10 +12,10 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 
 import pandas as pd
 
+from mechdiff.common.versions import version_of, versions
 from mechdiff.inputs import prompts
 from mechdiff.inputs.prompts import OWN, Prompt
 from mechdiff.questions import Question
@@ -23,7 +23,7 @@ from mechdiff.questions.shared.identity import Identity
 from mechdiff.reporting import figures
 from mechdiff.study import request_json
 from mechdiff.study.compare_sweeps import Comparison
-from mechdiff.study.sweeps import LIBRARIES, device_name
+from mechdiff.study.provenance import device_name
 
 FORMAT = 1  # raise it when the meaning of a bundle changes
 FINDING = "finding.json"
@@ -114,7 +114,7 @@ def write(
             files |= {f"figures/{name}.png": figures.png(chart), f"figures/{name}.svg": figures.svg(chart)}
     for name in carried if texts else carried.keys() - own:
         files[f"prompts/{name}.jsonl"] = prompts.as_lines(carried[name]).encode()
-    content = {"format": FORMAT, "mechdiff": version("mechdiff"), "link": link}
+    content = {"format": FORMAT, "mechdiff": version_of("mechdiff"), "link": link}
     content |= {"made": datetime.now(UTC).isoformat(timespec="seconds")}
     content |= {"headline": headline and asdict(headline), "entries": [asdict(entry) for entry in entries], "titles": titles}
     content |= {"manifest": about(answer.request for answer in chosen) | vocabularies_of(chosen)}
@@ -199,7 +199,7 @@ def stored_origin(request: Comparison) -> dict[str, str]:
 def about(requests) -> dict:
     """Where the numbers come from, for people: models, prompts, formats, versions."""
     runs = list(dict.fromkeys(run for request in requests if (run := run_of(request)) is not None))
-    manifest = {"versions": {name: version(name) for name in LIBRARIES}}
+    manifest = {"versions": versions()}
     if not runs:
         return manifest
     run = runs[0]

@@ -6,7 +6,6 @@ The file needs no network and no script. Each chart is drawn twice, for wide and
 import re
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import altair as alt
@@ -17,6 +16,7 @@ from markupsafe import Markup
 from mechdiff.common.errors import UserError
 from mechdiff.common.paths import DATA
 from mechdiff.common.terms import DIRECTIONS, sides
+from mechdiff.common.versions import version_of
 from mechdiff.reporting import chart_tables, charts, figures, findings
 from mechdiff.reporting.findings import Estimates, Section
 from mechdiff.reporting.sentences import digits
@@ -74,7 +74,7 @@ def build(sweep: StoredSweep) -> str:
         sweep=sweep,
         donor=donor,
         recipient=recipient,
-        version=version("mechdiff"),
+        version=version_of("mechdiff"),
         intervals=quantities.INTERVALS,
         words=[(quantity, quantities.scale(quantity).replace("**", "")) for quantity in QUANTITIES.values()],
         estimates=[(q.name, quantities.text(q, values[key]), quantities.word(q, values[key])) for key, q in QUANTITIES.items()],

@@ -1,6 +1,6 @@
 """Requests as plain data and back, by the fields of their types. What comes back may have been written by anyone."""
 
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_args
 
 import msgspec
@@ -30,7 +30,7 @@ def plain(value: Any) -> Any:
     """A request as what JSON can hold: a dataclass is its type's name and its fields."""
     if is_dataclass(value):
         names = {"type": RUN, "question": value.question} if isinstance(value, Question) else {"type": type(value).__name__}
-        return names | {spec.name: plain(getattr(value, spec.name)) for spec in fields(value)}
+        return names | {spec.name: plain(getattr(value, spec.name)) for spec in data_fields(value)}
     return [plain(part) for part in value] if isinstance(value, tuple | list) else value
 
 
@@ -55,19 +55,24 @@ def read(data: object, names: set[str]) -> tuple[type, dict[str, Any]]:
         if "question" not in values:
             raise UserError(f"A {name} needs the field 'question', and the bundle does not have it.")
         kind = kind_of(str(values.pop("question")))
-        own = {spec.name for spec in fields(kind)}
+        own = {spec.name for spec in data_fields(kind)}
         values = {key: value for key, value in values.items() if key in own or key not in FORMER}
         if values.get("ranks") is not None and kind.question == "transport":  # the uncut map, whatever version 0.1 wrote here
             values["ranks"] = ["full"]
     else:
         kind = KINDS.get(name) or PARTS[name]
-    known = {spec.name: spec for spec in fields(kind)}
+    known = {spec.name: spec for spec in data_fields(kind)}
     for key in values.keys() - known.keys():
         raise UserError(f"A {name} has no field {key!r:.60}: the bundle is broken, or of a later mechdiff.")
     for key in (key for key, spec in known.items() if key not in values and spec.default is MISSING):
         raise UserError(f"A {name} needs the field '{key}', and the bundle does not have it.")
     hints = types_of(kind)
     return kind, {key: field_value(value, hints[key], f"{name}.{key}") for key, value in values.items()}
+
+
+def data_fields(kind: Any) -> list[Field]:
+    """The fields that files hold: not a state of the user's own, which is no plain data."""
+    return [spec for spec in fields(kind) if spec.metadata.get("data", True)]
 
 
 def field_value(value: object, hint: Any, place: str) -> Any:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,14 @@ from mechdiff.questions import EffectQuestion, Question, Run
 from mechdiff.questions.diagnostics.map_quality import Diagnostics
 from mechdiff.questions.heads import ChosenHeadsTask
 from mechdiff.questions.shared.effects import EffectsTask
-from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.lines import Wide
 from mechdiff.questions.shared.request import FULL
 from mechdiff.questions.shared.summary import KEYS, effect_summary
 from mechdiff.questions.shared.task import Task
 from mechdiff.questions.transport import Transport
 from mechdiff.study import artifacts
+from mechdiff.study.provenance import provenance
 
-LIBRARIES = ("mechdiff", "torch", "transformers", "peft", "numpy")
 MAPPED_STREAMS = ("resid_post", "attn_out", "mlp_out")
 CONTROLLED = "procrustes_scaled"  # the study's own map: its rank curves have every control
 UNCUT = ("self", "mean", *MAP_CONTROLS)
@@ -256,23 +254,11 @@ def distinct(table: pd.DataFrame) -> pd.DataFrame:
 def manifest(tables: list[Table], grid: str, command: list[str], seconds: float) -> dict:
     """Everything a reader needs to trust the tables or to compute them again."""
     request = first_question(tables)
-    identity, spec = Identity(request), request.spec
-    return {
-        "pair": spec.name,
-        "domain": request.chosen_domain,
-        "base": {"source": spec.base.describe(), "fingerprint": spec.base.fingerprint()},
-        "tuned": {"source": spec.tuned.describe(), "fingerprint": spec.tuned.fingerprint()},
-        **identity.numerics,
-        "device_name": device_name(identity.device),
-        "prompts": len(request.chosen_prompts),
-        "prompts_hash": digest(request.chosen_prompts),
+    return provenance(request) | {
         "train_hash": digest(request.train_prompts),
-        "templates": [prompt.template for prompt in request.chosen_prompts],
-        "seed": request.seed,
         "grid": grid,
         "requests": {table.name: [described(run) for run in table.runs] for table in tables},
         "mantissa_bits": artifacts.BITS,
-        "versions": {name: version(name) for name in LIBRARIES},
         "command": " ".join(["python -m mechdiff", *command]),
         "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -288,9 +274,3 @@ def shared_vocabulary(task: Task) -> dict | None:
     """The strings that a task's effects are over, if that is not one whole vocabulary."""
     about = vocabularies.summary(task.values(), task.run.direction) if isinstance(task, EffectsTask) else None
     return about and about | {"told": vocabularies.message(about)}
-
-
-def device_name(device: str) -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from mechdiff import questions
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
 from mechdiff.common.terms import FITTED
+from mechdiff.common.versions import version_of
 from mechdiff.engine.anatomy import Anatomy
 from mechdiff.engine.build_rows import as_rows
 from mechdiff.engine.hooks import run_hooks
@@ -111,7 +111,7 @@ def measure(pair: str, shape: str | None, prompts: int, tokens: int, device: str
         "peak_gib": peak_gib(),
         "device": device_name(tuned.device.type),
         "dtype": str(tuned.dtype).removeprefix("torch."),
-        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "versions": {name: version_of(name) for name in ("torch", "transformers")},
     }
 
 

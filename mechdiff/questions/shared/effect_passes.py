@@ -19,6 +19,7 @@ from mechdiff.inputs import vocabularies
 from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.questions.shared.effect_plan import Chunk, EffectPlan, Group
 from mechdiff.questions.shared.measure import Measure, piece_sizes, run_locked
+from mechdiff.questions.shared.metrics import Metric
 from mechdiff.questions.shared.task import Progress, Steps
 
 Keep = Callable[[], None]
@@ -96,7 +97,7 @@ class Passes:
         shared = vocabularies.vocabulary_of(loaded)
         within = shared and (getattr(shared, self.donor), getattr(shared, self.recipient))
         lengths = loaded.passes.lengths(texts, plan.place)
-        measure = Measure(len(conditions), donor, recipient, self.token_ids(), True, lengths, within)
+        measure = Measure(len(conditions), donor, recipient, self.token_ids(), True, lengths, within, self.metrics())
         rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, self.maps, transplants)
         before, expected = progress.done, plan.cells([chunk for chunk in chunks if not chunk.effects])
         share, progress.stage = expected / (len(conditions) * len(texts) * plan.place.horizon), "patching"
@@ -133,6 +134,15 @@ class Passes:
                 effects = measure.arrays(rows[chunk.conditions], columns[chunk.block])
                 self.plan.keep(chunk, effects | used_alphas(chunk.conditions, self.maps) | counts)
         self.progress.done += 1
+
+    def metrics(self) -> dict[str, tuple[Metric, tuple[int, ...]]]:
+        """The user's metrics by name, with their tokens' ids in the recipient's vocabulary."""
+        token_id = self.loaded.tokenizers.token_id
+        return {
+            metric.name: (metric, tuple(token_id(text, self.recipient) for text in metric.texts))
+            for metric in self.plan.metrics
+            if metric.of_tokens is not None
+        }
 
     def token_ids(self) -> tuple[int, ...]:
         """The target's id in the recipient's vocabulary, and the foil's."""

@@ -3,6 +3,7 @@
 A chunk is a block of prompts under the conditions of one site: a later request reads every chunk that an earlier one computed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,12 +11,13 @@ import numpy as np
 
 from mechdiff.common.cache import Store, key
 from mechdiff.common.terms import sides
-from mechdiff.engine.intervention import Condition, Place, Stack
+from mechdiff.engine.intervention import Condition, Place, Stack, tuple_of
 from mechdiff.inputs import prompts
 from mechdiff.inputs.prompts import Prompt
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.lines import MEASURES
+from mechdiff.questions.shared.metrics import Metric
 
 Group = tuple[Condition | Stack, ...]
 Arrays = dict[str, np.ndarray]
@@ -34,8 +36,10 @@ class Chunk:
 class EffectPlan:
     """The chunks of a request, with the effects that are stored.
 
-    groups: conditions that are stored together; each group has one layer and stream. texts: the prompts.
+    groups: conditions that are stored together; each group has one layer and stream. texts: the prompts. metrics: the user's own.
     """
+
+    metrics: tuple[Metric, ...] = ()
 
     def __init__(self, run: EffectQuestion, groups: list[Group], store: Store, texts: list[Prompt]):
         self.run, self.store, self.identity, self.texts = run, store, Identity(run), texts
@@ -67,8 +71,10 @@ class EffectPlan:
 
     def key(self, what: str, texts: str, conditions: tuple) -> str:
         """The key under which effects are stored: content of the pair, prompts and conditions, and the request's key fields."""
-        parts = {"what": what, "direction": self.run.direction, "texts": texts, "conditions": repr(conditions)}
+        parts = {"what": what, "direction": self.run.direction, "texts": texts, "conditions": content_of(conditions)}
         parts |= self.run.key_fields()
+        if self.metrics:
+            parts |= {"metrics": [metric.content for metric in self.metrics]}
         flat = [c for group in conditions for c in group] if isinstance(conditions[0], tuple) else conditions
         if not all(condition.plain for condition in flat):
             parts |= self.identity.train
@@ -96,7 +102,12 @@ class EffectPlan:
 
     def keep(self, chunk: Chunk, effects: Arrays) -> None:
         chunk.effects = effects
-        self.store.put_arrays(chunk.key, effects)
+        if self.kept(chunk.conditions):
+            self.store.put_arrays(chunk.key, effects)
+
+    def kept(self, conditions: Sequence[Condition | Stack]) -> bool:
+        """Whether effects are stored on disk: not those of the user's own functions that have no name and version."""
+        return all(condition.kept for condition in conditions) and all(metric.kept for metric in self.metrics)
 
     def values(self) -> Arrays:
         """The measures of every condition on every prompt, [conditions, prompts]; nan where they are not known yet.
@@ -116,5 +127,11 @@ class EffectPlan:
                 values[name][rows, first : first + len(self.blocks[chunk.block])] = measure
         if all(chunk.effects for chunk in self.chunks):
             self.whole = values
-            self.store.put_arrays(self.whole_key, values)
+            if self.kept(self.conditions):
+                self.store.put_arrays(self.whole_key, values)
         return values
+
+
+def content_of(conditions: tuple) -> str:
+    """What conditions are, as a key holds it: groups of conditions, or conditions."""
+    return tuple_of([content_of(part) if isinstance(part, tuple) else part.content for part in conditions])

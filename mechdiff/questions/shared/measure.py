@@ -1,12 +1,13 @@
 """Running rows under the weights' lock, and measuring each row's next-token distribution."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mechdiff.common.errors import UserError
 from mechdiff.engine.hooks import run_hooks
 from mechdiff.engine.intervention import HERE, Place
 from mechdiff.engine.memory import budget
@@ -14,13 +15,31 @@ from mechdiff.engine.rows import Rows, run_rows
 from mechdiff.engine.trace import Trace
 from mechdiff.maths import similarity
 from mechdiff.models.loaded_pair import LoadedPair
+from mechdiff.questions.shared.metrics import Metric
 
 GPU_ROWS, GPU_LOGITS = 1 << 16, 1 << 13  # more rows together do not make a GPU faster
 CPU_LOGITS = 160  # rows that are unembedded together on a CPU: more cost memory traffic, fewer cost matrix speed
 CPU_PIECE = 512  # rows that walk together on a CPU: under half a second for the demo pair, so that others get their turn
 TARGET_ROWS = 256  # rows whose whole log-probabilities are in memory at once, where a target's are needed
 
+NO_METRICS: Mapping[str, tuple[Metric, tuple[int, ...]]] = {}
+
 RowMeasure = Callable[[Tensor, Tensor, Tensor], None]  # is given logits, places and rows, as in `rows.run_rows`
+
+
+class Applied:
+    """A metric with the ids of its tokens: log-probabilities of k rows, patched, clean and the donor's -> [k]."""
+
+    def __init__(self, metric: Metric, ids: tuple[int, ...]):
+        assert metric.of_tokens is not None, "kl and kl_to_donor are measured anyway"
+        self.name, self.ids, self.function = metric.name, ids, metric.of_tokens(ids)
+
+    def __call__(self, patched: Tensor, clean: Tensor, donor: Tensor) -> Tensor:
+        value = self.function(patched, clean, donor)
+        if not isinstance(value, Tensor) or value.shape != patched.shape[:1]:
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"The metric {self.name} returned {shape} for {len(patched)} rows. It must be a tensor [rows].")
+        return value.to(patched.device, torch.float32)
 
 
 class Measure:
@@ -30,11 +49,20 @@ class Measure:
     measures that compare them are nan. lengths: how many of the tokens read count, per prompt, if more than one is read: each
     measure is then the mean over them. within: the donor's and the recipient's ids, [n] each, of the tokens that both have, if
     these are not all: every divergence is then between distributions over these alone, renormalised. Targets are not restricted.
+    metrics: the user's own, by name, with the ids of the tokens that each reads.
     Everything stays on the device until all rows are measured: `leave` begins to copy it.
     """
 
     def __init__(
-        self, count: int, donor: Trace, recipient: Trace, tokens: tuple[int, ...], shared: bool, lengths=None, within=None
+        self,
+        count: int,
+        donor: Trace,
+        recipient: Trace,
+        tokens: tuple[int, ...],
+        shared: bool,
+        lengths=None,
+        within=None,
+        metrics: Mapping[str, tuple[Metric, tuple[int, ...]]] = NO_METRICS,
     ):
         self.clean, self.donor = recipient.logprobs, donor.logprobs.to(recipient.logprobs.device) if shared else None
         self.tokens, self.device = tokens, self.clean.device
@@ -42,7 +70,8 @@ class Measure:
         if within is not None:
             self._restrict(*(torch.as_tensor(ids, device=self.device) for ids in within))
         self.counted = None if lengths is None else np.arange(recipient.read) < np.array(lengths)[:, None]
-        names = ["kl", "kl_to_donor"] + ["target_logprob"] * (len(tokens) > 0) + ["logit_difference"] * (len(tokens) > 1)
+        self.metrics = {name: Applied(metric, ids) for name, (metric, ids) in metrics.items()}
+        names = ["kl", "kl_to_donor", *metrics, *("target_logprob", "logit_difference")[: len(tokens)]]
         self.values = {name: torch.full((count, len(self.clean)), torch.nan, device=self.device) for name in names}
         self.copied: torch.cuda.Event | None = None  # when the values are in main memory
 
@@ -62,9 +91,19 @@ class Measure:
         if self.tokens:
             parts = [self._about_tokens(part.log_softmax(-1, dtype=torch.float32)) for part in logits.split(TARGET_ROWS)]
             values |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if self.metrics:
+            parts = [self._own(*part) for part in zip(logits.split(TARGET_ROWS), places.to(self.device).split(TARGET_ROWS))]
+            values |= {name: torch.cat([part[name] for part in parts]) for name in self.metrics}
         at = tuple(index.to(self.device, non_blocking=True) for index in (rows, places))
         for name, value in values.items():
             self.values[name][at] = value
+
+    def _own(self, logits: Tensor, places: Tensor) -> dict[str, Tensor]:
+        """The user's metrics of some rows. One that names tokens reads whole distributions."""
+        whole = logits.log_softmax(-1, dtype=torch.float32)
+        within = whole if self.ids is None else whole[:, self.ids].log_softmax(-1)
+        clean, donor = self.clean[places], (self.clean if self.donor is None else self.donor)[places]
+        return {name: metric(whole if metric.ids else within, clean, donor) for name, metric in self.metrics.items()}
 
     def _about_tokens(self, logprobs: Tensor) -> dict[str, Tensor]:
         values = {}
@@ -79,11 +118,17 @@ class Measure:
         unknown = torch.full((len(self.clean),), torch.nan)
         same = {"kl_donor_clean": unknown if self.donor is None else similarity.kl(self.donor, self.clean)}
         same |= {f"{name}_clean": value for name, value in self._about_tokens(self.whole).items()} | self.masses
+        same |= {f"{name}_clean": metric(*self._clean_of(metric)) for name, metric in self.metrics.items()}
         both = self.values, {name: value[None] for name, value in same.items()}
         self.values, self.same_values = ({name: to_host(value) for name, value in values.items()} for values in both)
         if self.device.type == "cuda":
             self.copied = torch.cuda.Event()
             self.copied.record()
+
+    def _clean_of(self, metric: "Applied") -> tuple[Tensor, Tensor, Tensor]:
+        """What a metric of the clean pass itself reads."""
+        clean = self.whole if metric.ids else self.clean
+        return clean, clean, self.clean if self.donor is None else self.donor
 
     @cached_property
     def measured(self) -> dict[str, np.ndarray]:

@@ -75,9 +75,10 @@ class Question:
     )
     dtype: str | None = flag(None, "number format; default: float32 on a CPU, bfloat16 on a GPU", choices=DTYPES)
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, listed: bool = True, **kwargs):
+        """listed: whether it is a question by its name, everywhere that questions are named."""
         super().__init_subclass__(**kwargs)
-        name = cls.__dict__.get("question")
+        name = cls.__dict__.get("question") if listed else None
         if name and QUESTIONS.setdefault(name, cls).__qualname__ != cls.__qualname__:
             raise UserError(f"There are two questions named '{name}': {QUESTIONS[name].__module__} and {cls.__module__}.")
 

@@ -1,0 +1,138 @@
+"""Models in memory as a pair: the same numbers as from files, nothing on disk without a name, and the models stay as they are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from support.random_pair import TRAIN, WORDS
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import mechdiff as md
+from mechdiff.inputs import pair_file, prompts
+
+TEXTS = [" ".join(WORDS[i : i + 3 + i % 4]) for i in range(6)]
+
+
+@pytest.fixture
+def live(pair, tmp_path, monkeypatch):
+    """Both models, their tokenizer, and the same pair from files."""
+    folder = tmp_path / "domains" / "toy"
+    folder.mkdir(parents=True)
+    for split, texts in (("val", TEXTS), ("train", TRAIN)):
+        (folder / f"{split}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    monkeypatch.setattr(prompts, "DOMAINS", tmp_path / "domains")
+    models = [AutoModelForCausalLM.from_pretrained(Path(pair["pair"]).parent / side) for side in ("base", "tuned")]
+    yield *models, AutoTokenizer.from_pretrained(Path(pair["pair"]).parent / "base"), md.load(pair["pair"], domain="toy")
+    pair_file.described.clear()
+
+
+def effects(pair, **fields) -> np.ndarray:
+    return pair.patch(**{"layers": 1, "limit": 4} | fields).table["kl"].to_numpy()
+
+
+def loaded(live, **options):
+    base, tuned, tokenizer, _ = live
+    return md.load(base, tuned, tokenizer=tokenizer, domain="toy", **options)
+
+
+def test_live_models_give_what_their_files_give(live):
+    mine, files = loaded(live), live[3]
+    np.testing.assert_allclose(effects(mine), effects(files), atol=1e-6)
+    np.testing.assert_allclose(mine.drift(limit=6).table["cka"], files.drift(limit=6).table["cka"], atol=1e-6)
+    ridge = {"layers": 1, "map": "ridge", "limit": 4}
+    np.testing.assert_allclose(mine.transport(**ridge).table["kl"], files.transport(**ridge).table["kl"], atol=1e-6)
+    row = [md.at(1).set(lambda clean: 0.5 * clean.donor)]
+    np.testing.assert_allclose(mine.run(row, limit=4).table["kl"], files.run(row, limit=4).table["kl"], atol=1e-6)
+
+
+def test_nothing_is_stored_without_a_name(live, own_store):
+    before = len(own_store._cache)
+    mine = loaded(live)
+    effects(mine), mine.drift(limit=6), mine.transport(layers=1, limit=4)
+    assert len(own_store._cache) == before and "in-memory" in repr(mine)
+    named = loaded(live, name="mine")
+    effects(named)
+    assert len(own_store._cache) > before
+
+
+@pytest.mark.parametrize("name", [None, "mine"])
+def test_a_changed_weight_is_noticed(live, name):
+    _, tuned, _, _ = live
+    mine = loaded(live, name=name)
+    first = effects(mine)
+    np.testing.assert_array_equal(effects(mine), first)
+    weight = tuned.model.layers[1].mlp.down_proj.weight
+    for change in (lambda: weight.data.mul_(1.5), lambda: weight.data.copy_(weight.data.flip(0))):
+        before = effects(mine)
+        change()
+        assert np.abs(effects(mine) - before).max() > 1e-6
+
+
+def test_a_changed_buffer_or_mode_drops_the_clean_passes(live):
+    _, tuned, _, _ = live
+    mine = loaded(live)
+    effects(mine)
+    for change in (lambda: tuned.model.rotary_emb.inv_freq.mul_(0.5), lambda: tuned.train()):
+        before = mine._live._loaded
+        change()
+        effects(mine)
+        assert mine._live._loaded is not before
+
+
+def state(model) -> dict:
+    """What must be the same afterwards."""
+    return {
+        "training": [module.training for module in model.modules()],
+        "hooks": [list(module._forward_hooks) + list(module._forward_pre_hooks) for module in model.modules()],
+        "forward": ["forward" in vars(module) for module in model.modules()],
+        "kernel": model.config._attn_implementation,
+        "dtypes": [parameter.dtype for parameter in model.parameters()],
+        "grads": [parameter.requires_grad for parameter in model.parameters()],
+        "pointers": [parameter.data_ptr() for parameter in model.parameters()],
+        "cache": model.config.use_cache,
+    }
+
+
+def test_the_models_stay_as_they_are(live):
+    base, tuned, _, _ = live
+    tuned.train()
+    tuned.set_attn_implementation("eager")
+    tuned.model.layers[0].register_forward_hook(lambda *_: None)
+    base.model.embed_tokens.weight.requires_grad_(False)
+    before, values = [state(model) for model in (base, tuned)], [p.clone() for p in tuned.parameters()]
+    random = torch.random.get_rng_state()
+    mine = loaded(live)
+    effects(mine, controls="self"), mine.transplant(layers=1, limit=4), mine.heads(layers=1, head_sets="1", limit=4)
+    result = mine.run([md.at(0, "mlp_out").donor()], limit=4)
+    assert [state(model) for model in (base, tuned)] == before
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert all(torch.equal(a, b) for a, b in zip(values, tuned.parameters()))
+    assert any("hooks of the tuned model" in notice for notice in result.notices)
+
+
+def test_an_adapter_is_compared_with_its_base(live):
+    base, _, tokenizer, _ = live
+    torch.manual_seed(0)
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"], r=4))
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    mine = md.load(adapted, tokenizer=tokenizer, domain="toy")
+    first = effects(mine)
+    assert first.min() > 0
+    with adapted.disable_adapter():
+        assert effects(mine).max() < 1e-6, "without the adapter the two models are one"
+    np.testing.assert_array_equal(effects(mine), first)
+
+
+def test_what_is_wrong_is_a_sentence(live):
+    base, tuned, tokenizer, _ = live
+    with pytest.raises(md.UserError, match="need their tokenizer"):
+        md.load(base, tuned)
+    with pytest.raises(md.UserError, match="no causal language model"):
+        md.load(torch.nn.Linear(2, 2), tuned, tokenizer=tokenizer)
+    with pytest.raises(md.UserError, match="another pair named"):
+        md.load(base, tuned, tokenizer=tokenizer, name="demo-cultural")
