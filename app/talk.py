@@ -98,7 +98,7 @@ export default function ({ data, parentElement }) {
   const leave = () => {
     const address = new URL(location);
     ["talk", "step"].forEach((name) => address.searchParams.delete(name));
-    open(address, history.pushState);
+    location.assign(address);  // a new page: Streamlit may still write the slide's own address
   };
   title.textContent = data.headline;
   title.style.fontSize = "";

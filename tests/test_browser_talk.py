@@ -128,8 +128,9 @@ def test_the_note_a_reload_and_the_way_out(visit):
     on(tab.ran(0), 2, "Two heads")
     assert tab.metrics() == numbers
     on(tab.after(tab.page.go_back), 1, "Effects by layer")
-    tab.after(lambda: tab.page.keyboard.press("Escape"))
-    tab.page.wait_for_url(re.compile(r"/patching\?.*layer=16"), wait_until="commit")  # written once the page is there
+    tab.page.keyboard.press("Escape")
+    tab.page.wait_for_url(lambda url: "talk" not in url, wait_until="commit")
+    tab.ran(0).page.wait_for_url(re.compile(r"/patching\?.*layer=16"), wait_until="commit")  # written once the page is there
     tab.settle()
     assert "talk" not in tab.page.url and "step" not in tab.page.url
     tab.page.get_by_test_id("stSidebar").wait_for()

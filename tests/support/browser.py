@@ -178,5 +178,5 @@ class Visitor:
     def fine(self) -> "Visitor":
         """No exception box and no console error."""
         assert self.page.get_by_test_id("stException").count() == 0, self.page.get_by_test_id("stException").all_inner_texts()
-        assert self.errors == []
+        assert self.errors == [], self.errors
         return self
