@@ -185,6 +185,6 @@ def parse(text: str, direction: str) -> StoredSweep:
         pair, domain = spec.name, domain or spec.domain
     if not domain:
         raise UserError(f"{pair} has no domain of its own.\nTry:  {text}@{prompts.domains()[0]}")
-    if not artifacts.matching(domain) and domain not in prompts.domains():
+    if not any((place / domain).is_dir() for place in artifacts.places()) and domain not in prompts.domains():
         raise one_of("Domain", domain, prompts.domains())
     return StoredSweep(pair, domain, direction)
