@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LINES = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-PINS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LINES) if version}
+PINS = dict(line.split("==") for line in LINES if re.match(r"[\w.-]+==", line))
+PINS = {canonicalize_name(name): version for name, version in PINS.items()}
 LARGEST = 50_000_000  # bytes of all tracked files
 NAMED = {"streamlit", "torch", "transformers", "datasets", "altair", "pandas", "numpy", "diskcache"}
 PACKAGE_OF = {"vl_convert": "vl-convert-python"}  # imported under another name
