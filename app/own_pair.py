@@ -1,4 +1,4 @@
-"""The sidebar's form for the user's own pair: it becomes a pair file in the cache, and can then be chosen."""
+"""The sidebar's form for the user's own pair: it becomes a pair file in a folder of theirs, and can then be chosen."""
 
 import streamlit as st
 

@@ -8,8 +8,8 @@
     python -m mechdiff curate positions DOMAIN ...    # the positions of train prompts that maps can be fitted on
 
 Writes train.jsonl, val.jsonl, positions.jsonl and about.json (how they were made) into a folder that `--domain mydomain` finds:
-cache/domains, or MECHDIFF_DATA. No val prompt shares a template with train or nearly duplicates a prompt there. The same seed
-gives the same files, whatever the order of the rows.
+cache/domains in a checkout, the user's data folder where mechdiff is installed, or MECHDIFF_DATA. No val prompt shares a template
+with train or nearly duplicates a prompt there. The same seed gives the same files, whatever the order of the rows.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def add(commands) -> None:
     curate.add_argument("--recipe", help="a ready-made domain, such as math-500 or kk-culture; other flags override its values")
     add_spec_flags(curate)
     curate.add_argument("--pair", help="whose base tokenizer chooses the positions (default: the demo pairs')")
-    curate.add_argument("--out", type=Path, help="a folder, instead of cache/domains/NAME or MECHDIFF_DATA/NAME")
+    curate.add_argument("--out", type=Path, help="a folder, instead of the one where --domain NAME finds it")
     curate.add_argument("--force", action="store_true", help="overwrite existing files")
     add_actions(curate.add_subparsers(metavar="{fill,positions}", required=False))
 

@@ -41,7 +41,7 @@ def prepare_file(args) -> None:
 
 def prepare(args) -> None:
     prepare_demo(lambda step, text: print(text + " ...", file=sys.stderr))
-    print("The demo pairs are ready.\nTry:  streamlit run app/Home.py")
+    print("The demo pairs are ready.\nTry:  python -m mechdiff app")
 
 
 def prepare_demo(say) -> None:

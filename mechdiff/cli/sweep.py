@@ -5,11 +5,12 @@ from pathlib import Path
 
 from mechdiff.cli.base import follow
 from mechdiff.common.errors import one_of
+from mechdiff.common.paths import ARTIFACTS
 from mechdiff.common.terms import DEVICES, DTYPES
 
 
 def add(commands) -> None:
-    sweep = commands.add_parser("sweep", help="answer every question for a pair on a domain, into mechdiff/artifacts")
+    sweep = commands.add_parser("sweep", help="answer every question for a pair on a domain, and store the tables")
     sweep.add_argument("--pair", required=True)
     sweep.add_argument("--domain", help="default: the pair's own")
     sweep.add_argument(
@@ -17,7 +18,7 @@ def add(commands) -> None:
         default="quick",
         help="quick (50 prompts, few ranks, single heads), full (everything) or behaviour (what both models say; default: quick)",
     )
-    sweep.add_argument("--out", type=Path, help="a folder instead of mechdiff/artifacts")
+    sweep.add_argument("--out", type=Path, help=f"a folder instead of {ARTIFACTS}".replace("%", "%%"))
     sweep.add_argument("--seed", type=int, default=0)
     sweep.add_argument("--device", default="auto", help=", ".join(DEVICES))
     sweep.add_argument("--dtype", help=", ".join(DTYPES))

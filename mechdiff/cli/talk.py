@@ -28,4 +28,4 @@ def act(args) -> None:
     name = keep(path) if args.file else READY
     print(f"{talk.title}: {len(talk.steps)} steps", flush=True)
     prepare(talk, args.minutes)
-    print(f"Ready: streamlit run app/Home.py, then open {ADDRESS}?talk={name}")
+    print(f"Ready: python -m mechdiff app, then open {ADDRESS}?talk={name}")

@@ -1,5 +1,6 @@
 """The rows of a data set: streamed from the hub, or from a local JSONL, parquet or CSV file."""
 
+import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ HUB_TIMEOUT = 10.0  # seconds
 
 def stream_rows(spec: Spec) -> Iterator[Record]:
     """The rows of a data set, one after the other. Raises UserError if it does not exist or cannot be read."""
+    if importlib.util.find_spec("datasets") is None:
+        raise UserError("Prompts are read with the package datasets, which is not installed.\nTry:  pip install datasets")
     import datasets
     from httpx2 import HTTPError  # the hub's client lets its errors through
     from pyarrow import ArrowException

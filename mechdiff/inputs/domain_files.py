@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mechdiff.common.errors import UserError, one_of
-from mechdiff.common.paths import DATA
+from mechdiff.common.paths import DATA, check_not_installed
 from mechdiff.inputs import prompts
 from mechdiff.inputs.curation import Candidates, Row, Spec, candidates, divided, grouped
 from mechdiff.inputs.data_sets import first_line, stream_rows, unreachable
@@ -129,6 +129,7 @@ def choose_positions(rows: list[dict[str, Any]], tokenizers: Tokenizers, count: 
 
 def write_positions(folder: Path, tokenizers: Tokenizers, count: int, seed: int) -> str:
     """Choose the positions of a domain's train prompts. Returns a summary. The same seed gives the same file."""
+    check_not_installed(folder)
     rows = choose_positions(prompts.read_rows(folder / "train.jsonl"), tokenizers, count, seed)
     (folder / "positions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return f"{folder.name}: {sum(len(row['characters']) for row in rows)} positions in {len(rows)} prompts"

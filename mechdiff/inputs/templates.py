@@ -31,7 +31,7 @@ from fractions import Fraction
 from typing import Any
 
 from mechdiff.common.errors import UserError, one_of
-from mechdiff.common.paths import SHIPPED_DOMAINS
+from mechdiff.common.paths import SHIPPED_DOMAINS, check_not_installed
 
 SIZES = {"train": 350, "val": 150}
 MAX_COMBINATIONS = 20_000
@@ -127,12 +127,13 @@ def evaluate(node: ast.expr) -> Fraction:
 
 
 def write_prompts(domain: str, seed: int) -> list[str]:
-    """Fill a shipped domain's templates into its train.jsonl and val.jsonl. Returns a summary, a line each."""
+    """Fill a shipped domain's templates into its train.jsonl and val.jsonl, in a checkout. Returns a summary, a line each."""
     folder = SHIPPED_DOMAINS / domain
     if not (folder / "templates.toml").exists():
         raise one_of(
             "Domain with templates", domain, sorted(path.parent.name for path in SHIPPED_DOMAINS.glob("*/templates.toml"))
         )
+    check_not_installed(folder)
     source = tomllib.loads((folder / "templates.toml").read_text(encoding="utf-8"))
     rng, summary = random.Random(f"{seed}:{domain}"), []
     for split, templates in split_templates(source["template"], rng).items():

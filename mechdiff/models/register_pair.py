@@ -1,4 +1,4 @@
-"""A user's own pairs: checked, written as a pair file into the cache, and from then on available by name.
+"""A user's own pairs: checked, written as a pair file into one folder, and from then on available by name.
 
 The app may be served to others, so a path must lie in one folder (MECHDIFF_MODELS), and code that comes with a model is never
 trusted here.
@@ -139,7 +139,7 @@ def add(name: str, domain: str, base: Given, tuned: Given) -> tuple[Pair, list[s
     except FileExistsError:
         raise UserError(f"The pair {name} already exists.\nTry:  {name}-2") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder") from None
+        raise UserError(f"{path} cannot be written: {error.strerror}.\nTry:  ls -ld {OWN_PAIRS}") from None
     return pair, notes
 
 

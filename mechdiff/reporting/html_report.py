@@ -62,7 +62,7 @@ class Part:
 
 def build(sweep: StoredSweep) -> str:
     """The report as HTML. Raises UserError, with the command that stores it, if there is no sweep."""
-    everything = artifacts.sweep_folders(artifacts.ARTIFACTS)
+    everything = artifacts.sweep_folders(*artifacts.places())
     folders = [folder for folder in everything if (folder.pair, folder.domain) == (sweep.pair, sweep.domain)]
     if not folders:
         raise UserError(f"No sweep of {sweep.label} is stored.\nTry:  {sweep.command}")

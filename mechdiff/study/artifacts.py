@@ -9,11 +9,29 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.common.errors import UserError
-from mechdiff.common.paths import ARTIFACTS
+from mechdiff.common.paths import ARTIFACTS, SHIPPED_SWEEPS
 from mechdiff.common.terms import SIDES
 from mechdiff.questions import Question
 
 BITS = 12  # of a stored value's mantissa: about three and a half digits
+ELSEWHERE = () if ARTIFACTS == SHIPPED_SWEEPS else (SHIPPED_SWEEPS,)  # where sweeps are read, but never stored
+
+
+def places() -> tuple[Path, ...]:
+    """The folders that sweeps are read from: where they are stored, then those that came with an installed mechdiff."""
+    return (ARTIFACTS, *ELSEWHERE)
+
+
+def folder_of(domain: str, folder: str, pair: str) -> Path:
+    """A folder of a sweep, in the first place that has it."""
+    folders = [place / domain / folder / pair for place in places()]
+    return next((path for path in folders if path.is_dir()), folders[0])
+
+
+def matching(pattern: str) -> list[Path]:
+    """The folders DOMAIN/FOLDER/PAIR that match a pattern, each in the first place that has it."""
+    folders = {path.relative_to(place): path for place in reversed(places()) for path in place.glob(pattern)}
+    return list(folders.values())
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
@@ -46,7 +64,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 def read(domain: str, folder: str, pair: str, table: str, where: dict | None = None) -> tuple[pd.DataFrame | None, dict | None]:
     """A stored table and its manifest; None for each that does not exist. where: column -> value, to select lines."""
-    place = ARTIFACTS / domain / folder / pair
+    place = folder_of(domain, folder, pair)
     path, manifest = place / f"{table}.parquet", place / "manifest.json"
     filters = [(column, "==", value) for column, value in where.items()] if where else None
     lines = pd.read_parquet(path, filters=filters) if path.exists() else None
@@ -84,13 +102,14 @@ class SweepFolder:
         return sum(path.stat().st_size for path in self.files.values())
 
 
-def sweep_folders(root: Path) -> list[SweepFolder]:
-    """Every folder below root that holds tables, sorted by pair, domain and folder."""
-    folders = []
-    for path in root.glob("*/rq*/*"):
-        if files := {file.stem: file for file in sorted(path.glob("*.parquet"))}:
-            folders.append(SweepFolder(path.parents[1].name, path.parent.name, path.name, files, manifest_of(path)))
-    return sorted(folders, key=lambda folder: (folder.pair, folder.domain, folder.folder))
+def sweep_folders(*roots: Path) -> list[SweepFolder]:
+    """Every folder below the roots that holds tables, sorted by pair, domain and folder; each from the first root that has it."""
+    folders: dict[tuple[str, ...], SweepFolder] = {}
+    for path in (path for root in roots for path in root.glob("*/rq*/*")):
+        pair, domain, folder = name = path.name, path.parents[1].name, path.parent.name
+        if name not in folders and (files := {file.stem: file for file in sorted(path.glob("*.parquet"))}):
+            folders[name] = SweepFolder(domain, folder, pair, files, manifest_of(path))
+    return [folders[name] for name in sorted(folders)]
 
 
 def manifest_of(path: Path) -> dict | None:

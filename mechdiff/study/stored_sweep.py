@@ -59,7 +59,8 @@ class StoredSweep:
 
     def stamp(self) -> float:
         """When its stored tables last changed (s, epoch); 0 if there are none."""
-        return max((path.stat().st_mtime for path in (artifacts.ARTIFACTS / self.domain).glob(f"rq*/{self.pair}/*")), default=0.0)
+        folders = artifacts.matching(f"{self.domain}/rq*/{self.pair}")
+        return max((path.stat().st_mtime for folder in folders for path in folder.glob("*")), default=0.0)
 
     def affected(self) -> int | None:
         """The most affected layer: where patching the residual stream has the largest mean effect."""
@@ -162,7 +163,7 @@ def sized(table: pd.DataFrame) -> pd.DataFrame:
 
 def stored_pairs() -> list[str]:
     """Every pair that can be compared: those with a stored sweep, shipped ones first, then the shipped ones without."""
-    swept = {path.name for path in artifacts.ARTIFACTS.glob("*/rq1/*")}
+    swept = {path.name for path in artifacts.matching("*/rq1/*")}
     named = pair_names()
     return [name for name in named if name in swept] + sorted(swept - set(named)) + [name for name in named if name not in swept]
 
@@ -171,7 +172,7 @@ def own_domain(pair: str) -> str:
     """The domain that a pair is about: from its file, or, for a pair whose file is elsewhere, the first that is stored."""
     if pair in pair_names():
         return read_pair(pair).domain
-    return min(path.parents[1].name for path in artifacts.ARTIFACTS.glob(f"*/rq1/{pair}"))
+    return min(path.parents[1].name for path in artifacts.matching(f"*/rq1/{pair}"))
 
 
 def parse(text: str, direction: str) -> StoredSweep:
@@ -184,6 +185,6 @@ def parse(text: str, direction: str) -> StoredSweep:
         pair, domain = spec.name, domain or spec.domain
     if not domain:
         raise UserError(f"{pair} has no domain of its own.\nTry:  {text}@{prompts.domains()[0]}")
-    if not (artifacts.ARTIFACTS / domain).is_dir() and domain not in prompts.domains():
+    if not any((place / domain).is_dir() for place in artifacts.places()) and domain not in prompts.domains():
         raise one_of("Domain", domain, prompts.domains())
     return StoredSweep(pair, domain, direction)

@@ -101,6 +101,7 @@ def copied(place: Path) -> Path:
     """A checkout without any stored sweep: the package and the app. Returns where sweeps are stored in it."""
     for name in ("mechdiff", "app"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("artifacts", "__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", place)
     return place / "mechdiff" / "artifacts"
 
 

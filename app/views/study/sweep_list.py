@@ -28,10 +28,10 @@ FACTS = {"prompts": "Prompts", "grid": "Grid", "dtype": "Format", "device_name":
 
 
 def section(place: Path) -> None:
-    """A line per sweep; the manifest and the tables of the chosen one."""
-    groups = [
-        list(group) for _, group in groupby(artifacts.sweep_folders(place), key=lambda folder: (folder.pair, folder.domain))
-    ]
+    """A line per sweep; the manifest and the tables of the chosen one. place: where sweeps are stored, or another folder."""
+    ours = place == artifacts.ARTIFACTS
+    folders = artifacts.sweep_folders(*(artifacts.places() if ours else [place]))
+    groups = [list(group) for _, group in groupby(folders, key=lambda folder: (folder.pair, folder.domain))]
     if not groups:
         st.info(f"There are no sweeps in {place}.\n\nTry:  `python -m mechdiff sweep --pair {shipped_pairs()[0]} --grid quick`")
         return
@@ -47,7 +47,7 @@ def section(place: Path) -> None:
     )
     rows = picked["selection"]["rows"]
     chosen = groups[rows[0] if rows and rows[0] < len(groups) else 0]
-    detail(chosen, place == artifacts.ARTIFACTS)
+    detail(chosen, ours)
 
 
 def line(folders: list[SweepFolder]) -> dict:
@@ -69,7 +69,7 @@ def title(folder: str) -> str:
 
 
 def detail(folders: list[SweepFolder], ours: bool) -> None:
-    """One sweep. ours: whether it is in the folder that the other pages read."""
+    """One sweep. ours: whether the other pages read it too."""
     pair, domain = folders[0].pair, folders[0].domain
     names = [folder.folder for folder in folders]
     heading, which, download = st.columns([2, 2.6, 1.1], vertical_alignment="bottom")

@@ -41,7 +41,7 @@ def run_sweep() -> None:
 
 
 def folder() -> Path:
-    """The folder from which sweeps are read and to which they are written: mechdiff/artifacts, or a sweep's --out."""
+    """The folder to which sweeps are written and from which they are read: the usual one, or a sweep's --out."""
     typed = st.text_input(
         "Folder",
         placeholder=f"Folder of sweeps: {artifacts.ARTIFACTS}",
