@@ -1,18 +1,14 @@
 """Interventions from Python: a site, and what its state is replaced by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mechdiff.common import content
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.terms import COMPLEMENTS, MAPS, STREAMS
 from mechdiff.engine.intervention import Condition, Given, Stack
 from mechdiff.engine.intervention_text import in_order, label
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ class Site:
 
     def set(
         self,
-        state: "Tensor | np.ndarray | Callable",
+        state: Any,
         *,
         name: str | None = None,
         version: str | int | None = None,
@@ -121,10 +117,10 @@ class Site:
     ) -> Intervention:
         """A state of the user's own.
 
-        state: a tensor [width] in the recipient's units, or a function of the clean states of both models, which is called with
-        a `Clean` and returns a tensor [prompts, width] or [width]. A tensor's effects are stored under its content. A function's
-        are stored on disk only with name and version, which its source is added to; key: a text that stands for what the
-        function reads but its source does not show, such as arrays.
+        state: a tensor or array [width] in the recipient's units, or a function that is called with a `Clean`, the clean states
+        of both models, and returns a tensor [prompts, width] or [width]. A tensor's effects are stored under its content. A
+        function's are stored on disk only with name and version, to which its source is added; key: a text that stands for what
+        the function reads but its source does not show, such as arrays.
         Raises UserError for a named function that reads arrays and has no key; when it runs, for a state of another shape.
 
         Example:

@@ -6,7 +6,7 @@ import html
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -23,12 +23,6 @@ from mechdiff.questions import QUESTIONS, Question, kind_of
 from mechdiff.questions.shared.metrics import Function, Metric, as_metric, kl, kl_to_donor
 from mechdiff.study.provenance import provenance
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from mechdiff.library.live import LiveModels
-
 SETTINGS = ("pair", "device", "dtype", "offload")  # fields that the pair itself gives
 MIXED = "One of the two models is in memory, the other is not.\nTry:  AutoModelForCausalLM.from_pretrained for the other"
 SOON = 0.5  # seconds before a progress bar appears
@@ -37,10 +31,10 @@ Model = str | Path
 
 
 def load(
-    base: "Model | PreTrainedModel | PeftModel",
-    tuned: "Model | PreTrainedModel | PeftModel | None" = None,
+    base: Model | Any,
+    tuned: Model | Any | None = None,
     *,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    tokenizer: Any = None,
     name: str | None = None,
     domain: str | None = None,
     chat_template: str = "auto",
@@ -93,7 +87,7 @@ class ModelPair:
         True
     """
 
-    def __init__(self, spec: Pair, settings: dict[str, Any], domain: str | None = None, live: "LiveModels | None" = None):
+    def __init__(self, spec: Pair, settings: dict[str, Any], domain: str | None = None, live: Any = None):
         self.spec, self._settings, self._domain, self._live = spec, settings, domain, live
         self._store = default() if live is None or live.stored else MemoryStore()
 

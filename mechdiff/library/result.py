@@ -6,16 +6,14 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import altair as alt
 import pandas as pd
 
 from mechdiff.common.errors import UserError
 from mechdiff.questions import EffectQuestion, Question
 from mechdiff.questions.shared.command import command
-
-if TYPE_CHECKING:
-    import altair as alt
 
 SHOWN = 12  # lines of a summary that a notebook shows
 METADATA = b"mechdiff"  # the name under which a parquet file holds what is not its table
@@ -53,7 +51,7 @@ class Result:
         """
         return self._summary.copy()
 
-    def chart(self) -> "alt.LayerChart":
+    def chart(self) -> alt.LayerChart:
         """The summary over layers, with intervals, or a bar for each condition.
 
         Raises UserError for a table with no number that a chart could show, and for one with too many series.
