@@ -62,7 +62,7 @@ class Condition:
     heads: tuple[int, ...] | None = None
     blend: float = 1.0
     transplant: bool = False
-    given: Given | None = field(default=None, metadata={"data": False})  # not plain data: files do not hold it
+    given: Given | None = field(default=None, repr=False, metadata={"data": False})  # not plain data: files do not hold it
 
     def as_control(self, control: str) -> "Condition":
         """The same site with a control's state. `mean` is the cut to rank 0, which leaves only the train mean."""

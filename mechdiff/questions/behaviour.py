@@ -112,7 +112,8 @@ class BehaviourTask(Task):
 
     def _part(self, number: int, who: str | Condition) -> Part:
         block, run = self.blocks[number], self.run
-        parts = {"what": "behaviour", "who": repr(who), "texts": prompts.digest(block), "new_tokens": run.new_tokens}
+        who_of = who.content if isinstance(who, Condition) else f"'{who}'"
+        parts = {"what": "behaviour", "who": who_of, "texts": prompts.digest(block), "new_tokens": run.new_tokens}
         parts |= {"openers": answer_scoring.openers(), "choices": [(p.answer, p.choices) for p in block if p.choices]}
         if isinstance(who, Condition):
             parts |= {"direction": run.direction} | ({} if who.plain else self.identity.train)

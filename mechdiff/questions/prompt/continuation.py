@@ -11,6 +11,7 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import SIDES, sides
 from mechdiff.engine.intervention import Place, Stack
 from mechdiff.inputs.prompts import digest
+from mechdiff.questions.shared.effect_plan import content_of
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import fit_maps
 from mechdiff.questions.shared.request import prompt_at
@@ -97,7 +98,7 @@ class ContinuationTask(TableTask):
     def key(self) -> str:
         request, run = self.request, self.run
         parts = {"what": "continuation", "tokens": request.tokens, "temperature": request.temperature, "seed": run.seed}
-        parts |= {"texts": digest([self.prompt]), "direction": run.direction, "back": run.back, "stack": repr(self.stack)}
+        parts |= {"texts": digest([self.prompt]), "direction": run.direction, "back": run.back, "stack": content_of(self.stack)}
         parts |= {} if all(part.plain for part in self.stack) else self.identity.train
         return key(**parts, **self.identity.pair)
 

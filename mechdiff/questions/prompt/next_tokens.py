@@ -54,7 +54,7 @@ class NextTokensTask(TableTask):
     @cached_property
     def key(self) -> str:
         request, back = self.request, self.run.back
-        parts = {"what": "next tokens", "top": request.top, "condition": repr(request.condition), "place": self.place}
+        parts = {"what": "next tokens", "top": request.top, "condition": request.condition.content, "place": self.place}
         parts |= {"direction": self.run.direction, "texts": prompts.digest(self.block)}
         parts |= {"back": back} if back else {}
         parts |= {} if request.condition.plain else self.identity.train

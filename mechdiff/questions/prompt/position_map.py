@@ -52,7 +52,7 @@ class PositionMapTask(TableTask):
     @cached_property
     def key(self) -> str:
         parts = {"what": "position map", "texts": digest([self.prompt]), "direction": self.run.direction}
-        parts |= {"conditions": repr(self.conditions)}
+        parts |= {"conditions": f"[{', '.join(condition.content for condition in self.conditions)}]"}
         parts |= {} if all(c.plain for c in self.conditions) else self.identity.train
         return key(**parts, **self.identity.pair)
 
