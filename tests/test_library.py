@@ -3,7 +3,6 @@
 import ast
 import doctest
 import inspect
-import json
 import subprocess
 import sys
 import warnings
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from support import plain_hooks
-from support.random_pair import TRAIN, WORDS
+from support.random_pair import WORDS, write_domain
 
 import mechdiff
 import mechdiff as md
@@ -30,10 +29,7 @@ TEXTS = [" ".join(WORDS[i : i + 3 + i % 4]) for i in range(8)]
 @pytest.fixture
 def toy(pair, tmp_path, monkeypatch):
     """The tiny pair, on a domain of its own."""
-    folder = tmp_path / "domains" / "toy"
-    folder.mkdir(parents=True)
-    for split, texts in (("val", TEXTS), ("train", TRAIN)):
-        (folder / f"{split}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    write_domain(tmp_path / "domains" / "toy", TEXTS)
     monkeypatch.setattr(prompts, "DOMAINS", tmp_path / "domains")
     path = Path(pair["pair"])
     path.write_text(path.read_text().replace('"none"', '"toy"'))
@@ -182,7 +178,7 @@ def test_named_rows_equal_the_questions(toy):
 
 @pytest.mark.parametrize("place", [{}, {"back": 1}, {"horizon": 3}, {"back": 1, "horizon": 3}, {"direction": "tuned-to-base"}])
 def test_a_function_that_returns_the_donors_state_is_the_donors_row(toy, place):
-    copied, donor = md.at(1).set(lambda clean: clean.donor, name=None), md.at(1).donor()
+    copied, donor = md.at(1).set(lambda clean: clean.donor), md.at(1).donor()
     table = toy.run([copied, donor, copied & md.at(0, "mlp_out").donor()], limit=6, **place).table
     by_name = {name: lines["kl"].to_numpy() for name, lines in table.groupby("intervention")}
     np.testing.assert_array_equal(by_name[copied.name], by_name[donor.name])
@@ -268,6 +264,13 @@ def test_what_a_function_reads_belongs_to_its_key(needs_engine):
     assert needs_engine([md.at(1).set(twos, name="shift", version=1, key="twos")])
 
 
+def test_a_function_that_reads_a_module_needs_a_key():
+    """A module is callable, but its weights are not in any source."""
+    source = "def change(clean):\n    return layer(clean.own)\n"
+    with pytest.raises(md.UserError, match="reads layer"):
+        md.at(1).set(function_of(source, layer=torch.nn.Linear(32, 32)), name="layer", version=1)
+
+
 def test_metrics_belong_to_the_key(needs_engine):
     rows, source = [md.at(1).donor()], "def change(patched, clean, donor):\n    return patched[:, 0] * {}\n"
     named = {"name": "first", "version": 1}
@@ -325,12 +328,9 @@ def test_own_functions_cannot_change_the_clean_states(toy):
 def test_own_rows_run_by_hooks_where_the_engine_cannot(toy, monkeypatch):
     row = md.at(1).set(lambda clean: 0.5 * clean.donor)
     by_rows = toy.run([row], limit=4).table["kl"]
-    from mechdiff.models import parity
-
     md.load_pair(toy.spec.path, "cpu").preflight.by_hooks.add("tuned")
     calls = []
     monkeypatch.setattr("mechdiff.questions.shared.measure.run_hooks", lambda *a: calls.append(1) or hooks.run_hooks(*a))
-    assert parity is not None
     np.testing.assert_allclose(toy.run([row], limit=4).table["kl"], by_rows, atol=1e-5)
     assert calls
 

@@ -1,13 +1,12 @@
 """Models in memory as a pair: the same numbers as from files, nothing on disk without a name, and the models stay as they are."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from support.random_pair import TRAIN, WORDS
+from support.random_pair import WORDS, write_domain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mechdiff as md
@@ -19,10 +18,7 @@ TEXTS = [" ".join(WORDS[i : i + 3 + i % 4]) for i in range(6)]
 @pytest.fixture
 def live(pair, tmp_path, monkeypatch):
     """Both models, their tokenizer, and the same pair from files."""
-    folder = tmp_path / "domains" / "toy"
-    folder.mkdir(parents=True)
-    for split, texts in (("val", TEXTS), ("train", TRAIN)):
-        (folder / f"{split}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    write_domain(tmp_path / "domains" / "toy", TEXTS)
     monkeypatch.setattr(prompts, "DOMAINS", tmp_path / "domains")
     models = [AutoModelForCausalLM.from_pretrained(Path(pair["pair"]).parent / side) for side in ("base", "tuned")]
     yield *models, AutoTokenizer.from_pretrained(Path(pair["pair"]).parent / "base"), md.load(pair["pair"], domain="toy")
@@ -80,6 +76,17 @@ def test_a_changed_buffer_or_mode_drops_the_clean_passes(live):
         change()
         effects(mine)
         assert mine._live._loaded is not before
+
+
+def test_configuration_and_tokenizer_belong_to_a_named_pair(live):
+    """The same weights under the same name, read in another way, are another pair."""
+    _, tuned, tokenizer, _ = live
+    first = effects(loaded(live, name="mine"))
+    tuned.config.rms_norm_eps = 0.5
+    changed = effects(loaded(live, name="mine"))
+    tokenizer.chat_template = "w1 w2 {{ messages[0]['content'] }} w3"
+    templated = effects(loaded(live, name="mine"))
+    assert np.abs(templated - changed).max() > 1e-6 and len(first) == 4
 
 
 def state(model) -> dict:

@@ -5,7 +5,7 @@ import inspect
 import json
 import uuid
 from collections.abc import Callable
-from types import FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from mechdiff.common.errors import UserError
@@ -56,9 +56,11 @@ def read(function: Any, sources: dict[str, str], strict: bool) -> None:
     for label, value in {**variables.globals, **variables.nonlocals, **{f"default {k}": v for k, v in defaults.items()}}.items():
         if isinstance(value, FunctionType) and value.__module__ == function.__module__:
             read(value, sources, strict)
+        elif isinstance(value, FunctionType):  # another module's: its own source, not what it reads in turn
+            sources[f"{name}: {label}"] = inspect.getsource(value)
         elif plain(value):
             sources[f"{name}: {label}"] = repr(value)
-        elif not isinstance(value, ModuleType | type) and not callable(value):
+        elif not isinstance(value, ModuleType | type | BuiltinFunctionType):
             refuse(name, label, strict)
 
 

@@ -32,13 +32,13 @@ HERE = Place()
 class Given:
     """A state of the user's own: a tensor, or a function of the clean states. Two are equal if their contents are.
 
-    label: what tables call it. content: a hash of what it is, which its results are stored under; kept: whether they are stored
-    on disk. states: the tensor [width], or the function, which is called with `build_rows.Clean`.
+    label: what tables call it. content: a hash of what it is, under which its results are stored; storable: whether they may go
+    to disk. states: the tensor [width], or the function, which is called with `build_rows.Clean`.
     """
 
     label: str
     content: str
-    kept: bool
+    storable: bool
     states: Callable | Any = field(compare=False, repr=False)
 
 
@@ -82,9 +82,9 @@ class Condition:
         return (self,)
 
     @property
-    def kept(self) -> bool:
+    def storable(self) -> bool:
         """Whether its effects are stored on disk."""
-        return self.given is None or self.given.kept
+        return self.given is None or self.given.storable
 
     @property
     def content(self) -> str:
@@ -109,8 +109,8 @@ class Stack:
         return all(part.plain for part in self.parts)
 
     @property
-    def kept(self) -> bool:
-        return all(part.kept for part in self.parts)
+    def storable(self) -> bool:
+        return all(part.storable for part in self.parts)
 
     @property
     def content(self) -> str:

@@ -14,7 +14,7 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import SIDES
 from mechdiff.engine.anatomy import Anatomy, Unreadable
 from mechdiff.inputs import pair_file
-from mechdiff.inputs.pair_file import Pair, Source
+from mechdiff.inputs.pair_file import Pair, Source, folder_hash
 from mechdiff.inputs.tokenizers import load_tokenizers
 from mechdiff.models import registry
 from mechdiff.models.load import second_tree
@@ -27,7 +27,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 class LiveModels:
     """The user's two models, and the pair that reads them.
 
-    name: under which results are stored on disk, together with a hash of the weights; None: they are not stored.
+    name: under which results are stored on disk, together with a hash of weights and tokenizer; None: they are not stored.
     """
 
     def __init__(self, base: nn.Module, tuned: nn.Module, tokenizer: Any, name: str | None, domain: str, chat_template: str):
@@ -59,6 +59,8 @@ class LiveModels:
     def refresh(self) -> Pair:
         """The pair as the models are now. A change of a weight, a buffer, an adapter or a mode drops all clean passes."""
         content = {side: content_of(model) for side, model in self.models.items()}
+        if self.stored:
+            content = {side: f"{value}+{folder_hash(Path(self._folder.name) / side)}" for side, value in content.items()}
         if content != self._content:
             self._content = content
             sources = {side: replace(getattr(self._pair, side), content=content[side]) for side in SIDES}
@@ -102,8 +104,8 @@ def twin(model: nn.Module, kernel: str, side: str) -> nn.Module:
 
 
 def content_of(model: nn.Module) -> str:
-    """A hash over a model's parameters and buffers, the mode of every module, and the state of its adapters."""
-    digest = xxhash.xxh3_128()
+    """A hash over a model's configuration, parameters and buffers, the mode of every module, and the state of its adapters."""
+    digest = xxhash.xxh3_128(plain(model).config.to_json_string().encode())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -122,8 +122,6 @@ class ModelPair:
 
     def _fields(self) -> dict[str, Any]:
         """The pair's own fields of every request."""
-        if self._live is not None:
-            self.spec = self._live.refresh()
         own = {"pair": self.spec.argument} | {key: value for key, value in self._settings.items() if value is not None}
         return own | ({} if self._domain is None else {"domain": self._domain})
 

@@ -40,6 +40,13 @@ def pair(pair_folder, tmp_path, own_store):
     unload()
 
 
+def write_domain(folder, val: list[str]) -> None:
+    """A domain with these val prompts, and the fifty of TRAIN."""
+    folder.mkdir(parents=True)
+    for split, texts in (("val", val), ("train", TRAIN)):
+        (folder / f"{split}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+
 def ids(loaded, run, prompt) -> list[int]:
     """The tokens of a request's prompt."""
     return loaded.tokenizers.encode(run.chosen_prompts[prompt].text, "tuned")

@@ -102,12 +102,12 @@ class EffectPlan:
 
     def keep(self, chunk: Chunk, effects: Arrays) -> None:
         chunk.effects = effects
-        if self.kept(chunk.conditions):
+        if self.storable(chunk.conditions):
             self.store.put_arrays(chunk.key, effects)
 
-    def kept(self, conditions: Sequence[Condition | Stack]) -> bool:
+    def storable(self, conditions: Sequence[Condition | Stack]) -> bool:
         """Whether effects are stored on disk: not those of the user's own functions that have no name and version."""
-        return all(condition.kept for condition in conditions) and all(metric.kept for metric in self.metrics)
+        return all(condition.storable for condition in conditions) and all(metric.storable for metric in self.metrics)
 
     def values(self) -> Arrays:
         """The measures of every condition on every prompt, [conditions, prompts]; nan where they are not known yet.
@@ -127,7 +127,7 @@ class EffectPlan:
                 values[name][rows, first : first + len(self.blocks[chunk.block])] = measure
         if all(chunk.effects for chunk in self.chunks):
             self.whole = values
-            if self.kept(self.conditions):
+            if self.storable(self.conditions):
                 self.store.put_arrays(self.whole_key, values)
         return values
 

@@ -15,7 +15,7 @@ Function = Callable[..., Any]  # (patched, clean, donor), log-probabilities [k, 
 class Metric:
     """A number of every patched next-token distribution.
 
-    name: its column. content: a hash of what it is; kept: whether its values are stored on disk. texts: tokens that it reads;
+    name: its column. content: a hash of what it is; storable: whether its values are stored on disk. texts: tokens that it reads;
     of_tokens: makes its function from their ids, or None for a measure that every effect has (kl, kl_to_donor).
 
     Example:
@@ -25,7 +25,7 @@ class Metric:
 
     name: str
     content: str = ""
-    kept: bool = True
+    storable: bool = True
     texts: tuple[str, ...] = ()
     of_tokens: Callable[[tuple[int, ...]], Function] | None = field(default=None, compare=False, repr=False)
 
