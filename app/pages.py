@@ -43,9 +43,12 @@ MORE = "More questions"
 def sections() -> dict[str, dict[str, Page]]:
     """Section -> its pages by name: those above, and one for each question that none of them answers."""
     answered = {name for section in OWN.values() for page in section.values() for name in page.questions}
-    more = {name: Page(partial(question.page, name), "help_center", (name,)) for name in QUESTIONS if name not in answered}
-    taken = more.keys() & {name for section in OWN.values() for name in section}
-    assert not taken, f"{', '.join(taken)}: a question's name is the address of its page, and another page has it"
+    taken = {name for section in OWN.values() for name in section}
+    more = {
+        f"{name}_question" if name in taken else name: Page(partial(question.page, name), "help_center", (name,))
+        for name in QUESTIONS
+        if name not in answered
+    }
     return OWN | ({MORE: more} if more else {})
 
 

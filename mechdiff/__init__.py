@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mechdiff import questions as questions
+    from mechdiff.common.cache import key as key
     from mechdiff.common.errors import UserError as UserError
     from mechdiff.engine.build_rows import Clean as Clean
     from mechdiff.inputs.prompts import Prompt as Prompt
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
     from mechdiff.library.interventions import Intervention as Intervention
     from mechdiff.library.interventions import Site as Site
     from mechdiff.library.interventions import at as at
+    from mechdiff.library.own_rows import RowsTask as RowsTask
     from mechdiff.library.pair import ModelPair as ModelPair
     from mechdiff.library.pair import load as load
     from mechdiff.library.result import Result as Result
+    from mechdiff.maths.linear_maps import Linear as Linear
+    from mechdiff.maths.linear_maps import Map as Map
+    from mechdiff.maths.linear_maps import PcaSpread as PcaSpread
+    from mechdiff.maths.linear_maps import Scaling as Scaling
     from mechdiff.models.loaded_pair import LoadedPair as LoadedPair
     from mechdiff.models.registry import load_pair as load_pair
     from mechdiff.questions import Run as Run
@@ -34,12 +40,16 @@ if TYPE_CHECKING:
     from mechdiff.questions.heads import Heads as Heads
     from mechdiff.questions.patch import Patch as Patch
     from mechdiff.questions.rank import Rank as Rank
+    from mechdiff.questions.shared.effect_question import EffectQuestion as EffectQuestion
+    from mechdiff.questions.shared.fields import flag as flag
     from mechdiff.questions.shared.metrics import Metric as Metric
     from mechdiff.questions.shared.metrics import kl as kl
     from mechdiff.questions.shared.metrics import kl_to_donor as kl_to_donor
     from mechdiff.questions.shared.metrics import logit_difference as logit_difference
     from mechdiff.questions.shared.metrics import metric as metric
     from mechdiff.questions.shared.metrics import target_logprob as target_logprob
+    from mechdiff.questions.shared.request import Question as Question
+    from mechdiff.questions.shared.table_tasks import TableTask as TableTask
     from mechdiff.questions.stack import StackedPatch as StackedPatch
     from mechdiff.questions.transplant import Transplant as Transplant
     from mechdiff.questions.transport import Transport as Transport
@@ -50,12 +60,15 @@ if TYPE_CHECKING:
     summarise = questions.summary
 
 MODULES = {  # where each public name is
+    "common.cache": "key",
     "common.errors": "UserError",
     "engine.build_rows": "Clean",
     "inputs.prompts": "Prompt keep_prompts",
     "library.interventions": "Intervention Site at",
+    "library.own_rows": "RowsTask",
     "library.pair": "ModelPair load",
     "library.result": "Result",
+    "maths.linear_maps": "Linear Map PcaSpread Scaling",
     "models.loaded_pair": "LoadedPair",
     "models.registry": "load_pair",
     "questions": "Run run",
@@ -64,7 +77,11 @@ MODULES = {  # where each public name is
     "questions.heads": "Heads",
     "questions.patch": "Patch",
     "questions.rank": "Rank",
+    "questions.shared.effect_question": "EffectQuestion",
+    "questions.shared.fields": "flag",
     "questions.shared.metrics": "Metric kl kl_to_donor logit_difference metric target_logprob",
+    "questions.shared.request": "Question",
+    "questions.shared.table_tasks": "TableTask",
     "questions.stack": "StackedPatch",
     "questions.transplant": "Transplant",
     "questions.transport": "Transport",

@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 
@@ -290,7 +291,8 @@ def test_metrics_belong_to_the_key(needs_engine):
         ([("set", 3)], {}, r"is \[3\]. It must be a tensor \[width\] = \[32\]"),
         ([("at", 1), ("at", 1)], {}, "Two interventions are named"),
         ([("at", 1)], {"metrics": [lambda p, c, d: p]}, "It must be a tensor"),
-        ([("at", 1)], {"metrics": ["kl"]}, "is no metric"),
+        ([("at", 1)], {"metrics": ["kl_of"]}, "Metric 'kl_of' does not exist"),
+        ([("at", 1)], {"metrics": [3]}, "is no metric"),
         ([("at", 1)], {"metrics": [md.target_logprob("w1 w2")]}, "is 2 tokens"),
         ([("at", 1)], {"prompts": "missing.jsonl"}, "cannot be read"),
     ],
@@ -352,7 +354,7 @@ def documented() -> dict:
 def test_public_names_have_an_example_that_runs(toy, tmp_path, name):
     text = inspect.getdoc(documented()[name]) or ""
     assert text, f"{name} has no docstring"
-    examples = doctest.DocTestParser().get_doctest(text, {"md": md, "pair": toy, "folder": tmp_path}, name, None, None)
+    examples = doctest.DocTestParser().get_doctest(text, {"md": md, "pair": toy, "folder": tmp_path, "torch": torch, "pd": pd, "dataclass": dataclass}, name, None, None)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     output: list[str] = []
     with warnings.catch_warnings():

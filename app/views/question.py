@@ -5,6 +5,7 @@ import dataclasses
 import controls
 import rates
 import session
+import stored_results
 import streamlit as st
 from question_form import form
 
@@ -35,6 +36,8 @@ def about(kind: type[Question]) -> str:
 def body(kind: type[Question], selection: Selection) -> None:
     run = view_requests.question(selection, kind.question, form(kind))
     if not wanted(run):
+        if shown_from_sweep(run):
+            return
         st.info("No results yet. Choose the options above and switch **Compute** on.", icon=":material/play_circle:")
         st.code(command(run), language="bash", wrap_lines=True)
         return
@@ -58,12 +61,25 @@ def wanted(run: Question) -> bool:
     )
 
 
-def draw(run: Question, lines) -> None:
+def shown_from_sweep(run: Question) -> bool:
+    """Show the stored sweep's answer, if there is one."""
+    folder, effects = f"rq-{run.question}", isinstance(run, EffectQuestion)
+    name, where = (f"{run.question}_summary", {"direction": run.direction}) if effects else (run.question, {})
+    lines, _ = stored_results.fresh(run.chosen_domain, folder, run.spec.name, name, where)
+    if lines is None or lines.empty:
+        return False
+    draw(run, lines, stored_results.origin(run, folder, lines) if effects else "stored sweep")
+    st.dataframe(lines, hide_index=True)
+    stored_results.provenance(run, folder)
+    return True
+
+
+def draw(run: Question, lines, origin: str = "") -> None:
     """The default chart, where there is something to draw. A click on a layer chooses it on every page."""
     counts = [f"{lines[name].iloc[0]} {name}" for name in ("prompts", "templates") if name in lines]
-    note = f"{', '.join(counts)}; bands, bars: 95 %" if run.averages and counts else ""
+    note = f"{origin or ', '.join(counts)}; bands, bars: 95 %" if run.averages and counts else origin
     layer = controls.chosen_layer(run.spec.layers - 1) if "layer" in lines else None
-    figure = charts.question_chart(lines, run.title, layer, KL if isinstance(run, EffectQuestion) else "", note)
+    figure = charts.question_chart(lines, run.title, layer, KL if isinstance(run, EffectQuestion) else "", note, run.columns)
     if figure is None:
         st.caption("This table has no number that a chart could show.")
     elif layer is None or lines["layer"].nunique() < 2:

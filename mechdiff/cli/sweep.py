@@ -7,6 +7,7 @@ from mechdiff.cli.base import follow
 from mechdiff.common.errors import one_of
 from mechdiff.common.paths import ARTIFACTS
 from mechdiff.common.terms import DEVICES, DTYPES
+from mechdiff.questions.shared.metrics import METRICS, metric_named
 
 
 def add(commands) -> None:
@@ -25,6 +26,7 @@ def add(commands) -> None:
     sweep.add_argument(
         "--offload", nargs="?", const="on", default="auto", help="one model on the GPU at a time: on, off, or auto"
     )
+    sweep.add_argument("--metrics", help=f"what is measured of every effect in addition to its KL: {','.join(METRICS)}")
     sweep.set_defaults(act=act)
 
 
@@ -34,7 +36,9 @@ def act(args) -> None:
     if args.grid not in sweeps.GRIDS:
         raise one_of("Grid", args.grid, sweeps.GRIDS)
     settings = {"device": args.device, "dtype": args.dtype, "seed": args.seed, "offload": args.offload}
-    request = sweep_process.SweepRequest(args.pair, args.domain, args.grid, out=args.out and str(args.out), **settings)
+    named: dict = {"out": args.out and str(args.out), "metrics": args.metrics}
+    request = sweep_process.SweepRequest(args.pair, args.domain, args.grid, **named, **settings)
+    settings |= {"metrics": tuple(metric_named(name.strip()).name for name in filter(None, (args.metrics or "").split(",")))}
     sweep_process.check_place(request)
     with sweep_process.Record(request) as record:
         parts = sweeps.extent(args.pair, args.domain, args.grid, **settings)

@@ -55,7 +55,14 @@ class BytesDisk(diskcache.Disk):
 
 
 def key(**parts: Any) -> str:
-    """The content key of a value: a hash over everything it depends on."""
+    """The key under which a result is stored: a hash over everything that its value depends on.
+
+    parts: numbers, texts, and lists or dictionaries of them. Raises TypeError for what JSON cannot hold, such as a tensor.
+
+    Example:
+        >>> md.key(what="norms", layer=3) == md.key(layer=3, what="norms") != md.key(what="norms", layer=4)
+        True
+    """
     text = json.dumps({"format": FORMAT} | parts, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,10 +1,13 @@
 """The words a request is made of. Needs no torch."""
 
+from mechdiff.common.extensions import names
+
 STREAMS = ("resid_pre", "attn_out", "mlp_out", "resid_post", "heads")
 MODULE_STREAMS = ("attn_out", "mlp_out", "heads")
 DIRECTIONS = ("base-to-tuned", "tuned-to-base")
-MAPS = ("none", "zscore", "ridge", "procrustes", "procrustes_scaled")
-FITTED = ("ridge", "procrustes", "procrustes_scaled")
+FIXED = ("none", "zscore")  # maps that use no pairing of the donor's states with the recipient's
+MAPS = names("maps", (*FIXED, "ridge", "procrustes", "procrustes_scaled"))
+FITTED = MAPS[len(FIXED) :]
 COMPLEMENTS = ("mean", "own")
 CONTROLS = ("self", "mean", "random", "shuffled", "other-layer")
 MAP_CONTROLS = ("random", "shuffled", "other-layer")

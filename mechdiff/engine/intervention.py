@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from mechdiff.common.extensions import key_of
 from mechdiff.common.terms import MAP_CONTROLS
 
 
@@ -90,6 +91,7 @@ class Condition:
     def content(self) -> str:
         """What it is, as the keys of stored effects hold it: every field by its value."""
         values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name != "given"}
+        values["map"] = key_of("maps", self.map)
         own = "" if self.given is None else f", given={self.given.content}"
         return f"Condition({', '.join(f'{name}={value!r}' for name, value in values.items())}{own})"
 

@@ -1,5 +1,6 @@
 """Interventions and metrics of the user's own, answered by the same engine, plan and cache as every question."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -8,16 +9,50 @@ import pandas as pd
 
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
-from mechdiff.engine.intervention import Condition, Stack
+from mechdiff.engine.intervention import Condition
 from mechdiff.inputs.prompts import Prompt
 from mechdiff.library.interventions import Intervention, check_names
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.fields import flag
-from mechdiff.questions.shared.lines import MEASURES, Wide
-from mechdiff.questions.shared.metrics import Metric
+from mechdiff.questions.shared.lines import Wide
+from mechdiff.questions.shared.metrics import RESERVED, Metric
 from mechdiff.questions.shared.request import Count, positions_field
-from mechdiff.questions.shared.summary import effect_summary, wide
+
+
+class RowsTask(EffectsTask):
+    """The effects of interventions, each with what tables say of it: a task for a question of one's own.
+
+    run: the question. rows: what tables say of each intervention, in the question's own columns, and the intervention. store:
+    where effects are stored. Raises UserError for a site that the pair does not have, and for a column that is not the question's.
+
+    Example:
+        >>> class Last(md.EffectQuestion, listed=False):
+        ...     columns = ("layer",)
+        ...     def task(self, store):
+        ...         last = self.spec.layers - 1
+        ...         return md.RowsTask(self, [({"layer": last}, md.at(last).donor())], store)
+        >>> pair.ask(Last(pair=pair.spec.path, limit=4)).table[["prompt", "layer"]].shape
+        (4, 2)
+    """
+
+    def __init__(self, run: EffectQuestion, rows: Sequence[tuple[Mapping[str, Any], Intervention]], store: Store):
+        spec, columns = run.spec, (*run.columns, "control")
+        if foreign := [name for labels, _ in rows for name in labels if name not in columns]:
+            raise UserError(
+                f"'{foreign[0]}' is not among the columns of {run.question or type(run).__name__}.\n"
+                f"Try:  columns: ClassVar = {(*run.columns, foreign[0])}"
+            )
+        self.rows = [(labels, intervention.for_pair(spec.layers, spec.heads)) for labels, intervention in rows]
+        super().__init__(run, [(condition,) for _, condition in self.rows], store)
+
+    def labels(self) -> pd.DataFrame:
+        row = {condition: index for index, condition in enumerate(self.conditions)}
+        lines = [
+            {**labels, "control": condition.control if isinstance(condition, Condition) else "none", "row": row[condition]}
+            for labels, condition in self.rows
+        ]
+        return pd.DataFrame(lines)
 
 
 @dataclass(frozen=True)
@@ -26,7 +61,7 @@ class OwnRows(EffectQuestion, listed=False):
 
     question: ClassVar[str] = "rows"
     title: ClassVar[str] = "What do these interventions do?"
-    columns: ClassVar[tuple[str, ...]] = ("control",)
+    columns: ClassVar[tuple[str, ...]] = ("intervention", "control")
     allowed_controls: ClassVar[tuple[str, ...]] = ()
 
     rows: tuple[Any, ...] = flag((), "the interventions")
@@ -49,11 +84,6 @@ class OwnRows(EffectQuestion, listed=False):
         if (wrong := next((name for name in names if name in RESERVED), None)) and self.own_metrics.get(wrong):
             raise UserError(f"The name '{wrong}' belongs to another column.\nTry:  name='my_{wrong}'")
 
-    @cached_property
-    def conditions(self) -> dict[str, Condition | Stack]:
-        """What the engine runs, by the intervention's name."""
-        return {row.name: row.for_pair(self.spec.layers, self.spec.heads) for row in self.rows}
-
     @property
     def own_metrics(self) -> dict[str, Metric]:
         """Those that are not measured anyway."""
@@ -61,39 +91,22 @@ class OwnRows(EffectQuestion, listed=False):
 
     @property
     def uses_train(self) -> bool:
-        return not all(condition.plain for condition in self.conditions.values())
+        return not all(row.for_pair(self.spec.layers, self.spec.heads).plain for row in self.rows)
 
     @cached_property
     def chosen_prompts(self) -> list[Prompt]:
         return list(self.texts[: self.limit]) if self.texts else super().chosen_prompts
 
     def task(self, store: Store) -> "OwnRowsTask":
-        return OwnRowsTask(self, store)
-
-    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A line per intervention: mean KL, its interval and recovery; the mean of each own metric, and its interval."""
-        return effect_summary(wide(table, self.ratio), self.templates, list(self.own_metrics))
+        return OwnRowsTask(self, [({"intervention": row.name}, row) for row in self.rows], store)
 
 
-RESERVED = ("prompt", "intervention", "pair", "domain", "question", "direction", "mean", "low", "high", *MEASURES)
-
-
-class OwnRowsTask(EffectsTask):
-    """The effects of the interventions, with the metrics as columns."""
-
-    def __init__(self, run: OwnRows, store: Store):
-        super().__init__(run, [(condition,) for condition in run.conditions.values()], store)
-        self.plan.metrics = tuple(run.own_metrics.values())
-
-    def labels(self) -> pd.DataFrame:
-        row = {condition: index for index, condition in enumerate(self.conditions)}
-        names, conditions = list(self.run.conditions), list(self.run.conditions.values())
-        controls = [c.control if isinstance(c, Condition) else "none" for c in conditions]
-        return pd.DataFrame({"intervention": names, "control": controls, "row": [row[condition] for condition in conditions]})
+class OwnRowsTask(RowsTask):
+    """The effects of the interventions, with the metrics that were asked for; KL in any case, since a line is known by it."""
 
     def wide(self) -> Wide:
-        """The measures that were asked for; KL in any case, since a line is known if its KL is."""
         wide = super().wide()
         named = {metric.name for metric in self.run.metrics}
         hidden = {"kl_to_donor", "kl_donor_clean"} if "kl_to_donor" not in named else set()
-        return Wide(wide.conditions, {name: values for name, values in wide.values.items() if name not in hidden}, wide.ratio)
+        values = {name: values for name, values in wide.values.items() if name not in hidden}
+        return Wide(wide.conditions, values, wide.ratio, wide.metrics)

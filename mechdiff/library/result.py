@@ -64,7 +64,8 @@ class Result:
         from mechdiff.reporting.charts.base import KL
 
         unit = KL if isinstance(self.request, EffectQuestion) else ""
-        figure = question_chart(self._summary, self.request.title, None, unit, "bands, bars: 95 % CI" * self.request.averages)
+        about = "bands, bars: 95 % CI" * self.request.averages
+        figure = question_chart(self._summary, self.request.title, None, unit, about, self.request.columns)
         if figure is None:
             raise UserError("This table has no number that one chart could show.\nTry:  result.table, with fewer conditions")
         return figure

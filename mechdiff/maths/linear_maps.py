@@ -30,6 +30,11 @@ class PcaSpread:
 
     states: as given. scores: the centred states' coordinates. scale: the length of each column of scores. directions:
     orthonormal; zero where the scale is.
+
+    Example:
+        >>> from mechdiff.maths.linear_maps import pca_spread
+        >>> pca_spread(torch.randn(1, 8, 4)).directions.shape
+        torch.Size([1, 4, 4])
     """
 
     states: Float[Tensor, "sites n d"]
@@ -71,10 +76,23 @@ def inverse_or_zero(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 @dataclass(frozen=True)
 class Map:
-    """An affine map at one or more sites. `to`, and an index over sites, give the same kind of map."""
+    """A map of states at one or more sites: a frozen dataclass of float64 tensors, whose first axis is the site, and `apply`.
+
+    Applied to states [..., b, d_x] it gives [..., b, d_y], computed in float64, in the dtype of x. `to`, and an index over
+    sites, give the same kind of map.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Half(md.Map):
+        ...     mean: torch.Tensor
+        ...     def apply(self, x):
+        ...         return 0.5 * (x + self.mean.unsqueeze(-2))
+        >>> Half(torch.zeros(1, 4))(torch.ones(1, 2, 4))[0, 0]
+        tensor([0.5000, 0.5000, 0.5000, 0.5000])
+    """
 
     def apply(self, x: Float[Tensor, "... b d_x"]) -> Float[Tensor, "... b d_y"]:
-        """The mapped states of float64 states."""
+        """The mapped states of float64 states, [..., b, d_x] to [..., b, d_y]."""
         raise NotImplementedError
 
     def __call__(self, x: Float[Tensor, "... b d_x"]) -> Float[Tensor, "... b d_y"]:
@@ -82,6 +100,7 @@ class Map:
         return self.apply(x.double()).to(x.dtype)
 
     def to(self, device: str | torch.device) -> "Map":
+        """The same map with its tensors on a device."""
         return self._each(lambda tensor: tensor.to(device))
 
     def __getitem__(self, site: int) -> "Map":
@@ -93,7 +112,14 @@ class Map:
 
 @dataclass(frozen=True)
 class Scaling(Map):
-    """Each dimension of x shifted and scaled: `zscore`, and `none` with scale 1."""
+    """Each dimension of x shifted and scaled: (x - mean_x) scale + mean_y. `zscore`, and `none` with scale 1.
+
+    mean_x, scale, mean_y: [sites, d], in float64.
+
+    Example:
+        >>> md.Scaling(torch.zeros(1, 2), torch.full((1, 2), 3.0), torch.ones(1, 2))(torch.ones(1, 1, 2))
+        tensor([[[4., 4.]]])
+    """
 
     mean_x: Float[Tensor, "*sites d"]
     scale: Float[Tensor, "*sites d"]
@@ -105,7 +131,16 @@ class Scaling(Map):
 
 @dataclass(frozen=True)
 class Linear(Map):
-    """(x - mean_x) into out' + mean_y. size: the map's one scale, or nan if it has none."""
+    """An affine map through r dimensions: (x - mean_x) into out' + mean_y.
+
+    mean_x: [sites, d_x]. into: [sites, d_x, r]. out: [sites, d_y, r]. mean_y: [sites, d_y]. size: [sites], the map's one scale, or
+    nan if it has none. All in float64.
+
+    Example:
+        >>> zero, eye = torch.zeros(1, 2).double(), torch.eye(2).double()[None]
+        >>> md.Linear(zero, eye, 2 * eye, zero, torch.tensor([2.0]).double())(torch.ones(1, 1, 2))
+        tensor([[[2., 2.]]])
+    """
 
     mean_x: Float[Tensor, "*sites d_x"]
     into: Float[Tensor, "*sites d_x r"]

@@ -1,4 +1,7 @@
-"""The questions: a typed request in, one tidy table out. Each file in this folder is a question, and registers itself."""
+"""The questions: a typed request in, one tidy table out. Each file in this folder is a question, and registers itself.
+
+So do the questions of other installed projects.
+"""
 
 import importlib
 import pkgutil
@@ -8,16 +11,18 @@ import pandas as pd
 
 from mechdiff.common.cache import Store, default
 from mechdiff.common.errors import one_of
+from mechdiff.common.extensions import import_modules
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.request import QUESTIONS, Question
 from mechdiff.questions.shared.task import Task
 
 
 def register() -> None:
-    """Import every file of this folder: each question adds itself to QUESTIONS."""
+    """Import every file of this folder, and the extensions: each question adds itself to QUESTIONS."""
     for module in pkgutil.iter_modules(__path__):
         if not module.ispkg:
             importlib.import_module(f"{__name__}.{module.name}")
+    import_modules("questions")
 
 
 register()

@@ -220,7 +220,7 @@ class ChosenHeadsTask(Task):
             candidates += [
                 HeadSelection(layer, tuple(sorted((*order, head))), "candidate") for head in self.heads if head not in order
             ]
-        return HeadsTask(replace(run, controls=()), candidates, self.store, run.train_prompts)
+        return HeadsTask(replace(run, controls=(), metrics=()), candidates, self.store, run.train_prompts)
 
     def steps(self) -> Iterator[None]:
         while True:

@@ -46,6 +46,7 @@ class SweepRequest:
     seed: int = 0
     out: str | None = None
     offload: str = "auto"
+    metrics: str | None = None
 
     def absolute(self) -> "SweepRequest":
         """The same with absolute paths, so that it can be started from anywhere."""
@@ -56,7 +57,7 @@ class SweepRequest:
     def arguments(self) -> list[str]:
         """The words after `python -m mechdiff`; optional flags only where they differ from the default."""
         words = ["sweep", "--pair", self.pair, *(["--domain", self.domain] if self.domain else []), "--grid", self.grid]
-        for name in ("dtype", "device", "seed", "out", "offload"):
+        for name in ("dtype", "device", "seed", "out", "offload", "metrics"):
             if (value := getattr(self, name)) != getattr(SweepRequest, name):
                 words += [f"--{name}", str(value)]
         return words

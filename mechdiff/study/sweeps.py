@@ -22,7 +22,7 @@ from mechdiff.common.terms import DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE
 from mechdiff.engine.intervention import Condition
 from mechdiff.inputs import vocabularies
 from mechdiff.inputs.prompts import digest
-from mechdiff.questions import EffectQuestion, Question, Run
+from mechdiff.questions import QUESTIONS, EffectQuestion, Question, Run
 from mechdiff.questions.diagnostics.map_quality import Diagnostics
 from mechdiff.questions.heads import ChosenHeadsTask
 from mechdiff.questions.shared.effects import EffectsTask
@@ -79,13 +79,13 @@ class Table:
     by_prompt: bool = True
 
 
-def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
-    """Every table of a sweep."""
+def plan(pair: str, domain: str | None, grid: Grid, metrics: tuple[str, ...] = (), **settings) -> list[Table]:
+    """Every table of a sweep. metrics: what is measured of every effect in addition."""
     common: dict[str, Any] = {"pair": pair, "domain": domain, "limit": grid.limit} | settings
     spoken = [Table(SPOKEN, "behaviour", [Run("behaviour", **common)])] if grid.behaviour else []
     if not grid.states:
         return spoken
-    both = [common | {"direction": direction} for direction in DIRECTIONS]
+    both = [common | {"direction": direction, "metrics": metrics} for direction in DIRECTIONS]
     drift = Table("rq1", "drift", [Run("drift", streams=grid.patched, **common)])
     patch = [Run("patch", streams=grid.patched, controls=("self", "mean", "random"), **c) for c in both]
     transplant = [Run("transplant", streams=grid.transplanted, controls=("self",), **c) for c in both]
@@ -107,7 +107,18 @@ def plan(pair: str, domain: str | None, grid: Grid, **settings) -> list[Table]:
         tables.append(
             Table("rq4", "coverage", [Run("heads", head_sets=s, controls=("self",), **c) for c in both for s in grid.sets], False)
         )
-    return tables + spoken
+    return [*tables, *spoken, *swept(common)]
+
+
+def swept(common: dict[str, Any]) -> list[Table]:
+    """A table for each question that says what sweeps ask of it; in both directions, if its answer is effects."""
+    tables = []
+    for name, kind in QUESTIONS.items():
+        if kind.swept is not None:
+            directions = DIRECTIONS if issubclass(kind, EffectQuestion) else DIRECTIONS[:1]
+            fields: list[dict[str, Any]] = [common | kind.swept | {"direction": direction} for direction in directions]
+            tables.append(Table(f"rq-{name}", name, [kind(**values) for values in fields]))
+    return tables
 
 
 def controls_of(name: str) -> tuple[str, ...]:
@@ -141,8 +152,8 @@ def settled(task: Task) -> EffectsTask | None:
 
 
 def with_direction(runs: list[Request], direction: str) -> list[EffectQuestion]:
-    """The requests for effects in one direction."""
-    return [run for run in runs if isinstance(run, EffectQuestion) and run.direction == direction]
+    """The requests for effects in one direction that share their passes."""
+    return [run for run in runs if isinstance(run, EffectQuestion) and not alone(run) and run.direction == direction]
 
 
 def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tuple[int, int]]:
@@ -163,8 +174,8 @@ def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tu
 
 
 def alone(run: Request) -> bool:
-    """Whether a request runs by itself: from stored states, or by letting both models write."""
-    return not isinstance(run, EffectQuestion)
+    """Whether a request runs by itself: from stored states, by letting both models write, or with conditions of its own."""
+    return not isinstance(run, EffectQuestion) or run.swept is not None
 
 
 def described(run: Request) -> dict:
@@ -179,7 +190,9 @@ def joint_label(direction: str) -> str:
 def label(run: Request) -> str:
     if isinstance(run, Diagnostics):
         return f"{run.run.map} map, {run.run.direction}"
-    return run.question if alone(run) else f"{run.question} {getattr(run, 'head_sets', '')}, {run.direction}".replace(" ,", ",")
+    if not isinstance(run, EffectQuestion):
+        return run.question
+    return f"{run.question} {getattr(run, 'head_sets', '')}, {run.direction}".replace(" ,", ",")
 
 
 def sweep(
@@ -221,15 +234,17 @@ def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame
     if not effects:
         whole = pd.concat([task.table() for task in tasks], ignore_index=True)
         yield table.name, whole
-        if table.folder == SPOKEN:
-            yield f"{table.name}_summary", first_question([table]).summary(whole)
+        first = table.runs[0]
+        if isinstance(first, Question) and (lines := first.summary(whole)) is not whole:
+            yield f"{table.name}_summary", lines
         return
     clusters = first_question([table]).templates
     summaries = [effect_summary(wide, clusters) for wide in effects]
-    yield f"{table.name}_summary", distinct(pd.concat(summaries, ignore_index=True))
+    keys = ["direction", "prompt", *dict.fromkeys((*KEYS, *first_question([table]).columns))]
+    yield f"{table.name}_summary", distinct(pd.concat(summaries, ignore_index=True), keys)
     if table.by_prompt:
         lines = [by_prompt(wide) for wide in effects]
-        yield table.name, distinct(pd.concat(lines, ignore_index=True))
+        yield table.name, distinct(pd.concat(lines, ignore_index=True), keys)
 
 
 def by_prompt(wide: Wide) -> pd.DataFrame:
@@ -240,14 +255,15 @@ def by_prompt(wide: Wide) -> pd.DataFrame:
     names = (
         ["kl", "kl_to_donor", "kl_donor_clean"] if (wide.conditions["question"].isin(["patch", "transplant"])).all() else ["kl"]
     )
+    names += wide.metrics
     labels = wide.conditions.reset_index(drop=True)
     cut = labels["control"].isin(MAP_CONTROLS) & (labels["rank"] != FULL) if "rank" in labels else np.zeros(len(labels), bool)
     return Wide(labels[~cut], {name: wide.values[name][~cut] for name in names}, wide.ratio).long()
 
 
-def distinct(table: pd.DataFrame) -> pd.DataFrame:
+def distinct(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """The lines with each condition once: requests that differ in map share their controls `self` and `mean`."""
-    keys = [name for name in ("direction", "prompt", *KEYS) if name in table]
+    keys = [name for name in keys if name in table]
     return table.drop(columns=["pair", "domain", "question"]).loc[~table.duplicated(keys)].reset_index(drop=True)
 
 

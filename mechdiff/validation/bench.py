@@ -28,7 +28,8 @@ from mechdiff.engine.rows import Rows, run_rows
 from mechdiff.engine.trace import Trace, run_trace
 from mechdiff.inputs.pair_file import read_pair
 from mechdiff.inputs.prompts import read_domain
-from mechdiff.maths.linear_maps import FITS, folds, output_directions, pca_spread, size_ratios
+from mechdiff.maths.linear_maps import folds, output_directions, pca_spread, size_ratios
+from mechdiff.maths.named_maps import fit_of
 from mechdiff.models.registry import load_pair, resolve_device, resolve_dtype
 from mechdiff.questions import Run
 from mechdiff.questions.shared.measure import Measure, piece_sizes
@@ -284,14 +285,14 @@ def measure_fit(pair: str, shape: str | None, device: str, n: int = 350) -> dict
 
     def alpha(name: str):
         for rest, held in folds(groups, 0):
-            part = FITS[name](pca_spread(x[:, rest]), pca_spread(y[:, rest]))
+            part = fit_of(name)(pca_spread(x[:, rest]), pca_spread(y[:, rest]))
             size_ratios(part, x[:, held], y[:, held]).median(-1).values.tolist()
 
     seconds = {"fit_s": {}, "alpha_s": {}, "directions_s": {}}
     for name in FITTED:
-        seconds["fit_s"][name] = timed(lambda name=name: FITS[name](pca_spread(x), pca_spread(y)))
+        seconds["fit_s"][name] = timed(lambda name=name: fit_of(name)(pca_spread(x), pca_spread(y)))
         seconds["alpha_s"][name] = timed(lambda name=name: alpha(name))
         side = pca_spread(x)
-        fitted = FITS[name](side, pca_spread(y))
+        fitted = fit_of(name)(side, pca_spread(y))
         seconds["directions_s"][name] = timed(lambda fitted=fitted, side=side: output_directions(fitted, side))
     return seconds | {"sites": sites, "prompts": n, "width": width, "device": device_name(device)}

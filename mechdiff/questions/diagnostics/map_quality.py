@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mechdiff.common.cache import Store, key
+from mechdiff.common.extensions import key_of
 from mechdiff.common.terms import STREAMS, sides
 from mechdiff.inputs import prompts
 from mechdiff.questions.shared.mapped import MappedQuestion
@@ -45,7 +46,8 @@ class DiagnosticsTask(StreamTablesTask):
 
     def stream_key(self, stream: str) -> str:
         run = self.run
-        parts = {"what": "diagnostics", "stream": stream, "map": run.map, "direction": run.direction, "layers": run.chosen_layers}
+        parts = {"what": "diagnostics", "stream": stream, "map": key_of("maps", run.map)}
+        parts |= {"direction": run.direction, "layers": run.chosen_layers}
         return key(**parts, texts=prompts.digest(run.chosen_prompts), **self.identity.train, **self.identity.pair)
 
     def steps(self) -> Iterator[None]:
@@ -75,14 +77,16 @@ class DiagnosticsTask(StreamTablesTask):
         import torch
 
         from mechdiff.maths import similarity
-        from mechdiff.maths.linear_maps import FITS, effective_rank, output_directions, overlap, pca_spread
+        from mechdiff.maths.linear_maps import effective_rank, output_directions, overlap, pca_spread
+        from mechdiff.maths.named_maps import fit_of
 
         layers, device = list(self.run.chosen_layers), self.identity.device
         x, y, new_x, new_y = (
             states.read(side, stream)[layers].to(device) for states in (train, val) for side in sides(self.run.direction)
         )
         source, target = pca_spread(x), pca_spread(y)
-        fitted = FITS[self.run.map](source, target)
+        fit = fit_of(self.run.map)
+        fitted = fit(source, target)
         mapped, recipient = fitted.apply(new_x.double()), new_y.double()
         on_train = fitted.apply(x.double())
         mean = target.mean.unsqueeze(1)
@@ -99,7 +103,7 @@ class DiagnosticsTask(StreamTablesTask):
         for half in order.tensor_split(2):
             rows = torch.isin(train.groups, half).nonzero().squeeze(1)
             part = pca_spread(x[:, rows])
-            bases.append(output_directions(FITS[self.run.map](part, pca_spread(y[:, rows])), part))
+            bases.append(output_directions(fit(part, pca_spread(y[:, rows])), part))
         columns = {
             "r2_train": explained(on_train, y.double()),
             "r2_val": explained(mapped, recipient),

@@ -9,6 +9,7 @@ import pandas as pd
 
 from mechdiff.common.cache import Store, key
 from mechdiff.common.errors import UserError
+from mechdiff.common.extensions import key_of
 from mechdiff.questions.rank import Rank
 from mechdiff.questions.shared.request import Question
 from mechdiff.questions.shared.table_tasks import TableTask
@@ -51,7 +52,12 @@ class OverlapTask(TableTask):
 
     @cached_property
     def key(self) -> str:
-        parts = {"what": "weight overlap", "map": self.run.map, "direction": self.run.direction, "layer": self.layer}
+        parts = {
+            "what": "weight overlap",
+            "map": key_of("maps", self.run.map),
+            "direction": self.run.direction,
+            "layer": self.layer,
+        }
         return key(**parts, **self.identity.train, **self.identity.pair)
 
     def compute(self) -> Steps[pd.DataFrame]:

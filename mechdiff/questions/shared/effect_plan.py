@@ -36,13 +36,12 @@ class Chunk:
 class EffectPlan:
     """The chunks of a request, with the effects that are stored.
 
-    groups: conditions that are stored together; each group has one layer and stream. texts: the prompts. metrics: the user's own.
+    groups: conditions that are stored together; each group has one layer and stream. texts: the prompts.
     """
-
-    metrics: tuple[Metric, ...] = ()
 
     def __init__(self, run: EffectQuestion, groups: list[Group], store: Store, texts: list[Prompt]):
         self.run, self.store, self.identity, self.texts = run, store, Identity(run), texts
+        self.metrics: tuple[Metric, ...] = tuple(run.own_metrics.values())
         self.groups = sorted(dict.fromkeys(groups), key=lambda group: group[0].layer)
         self.place = Place(run.back, run.horizon, sides(run.direction)[0] if run.horizon > 1 else "")
         self.blocks = prompts.blocks(texts)

@@ -9,6 +9,7 @@ from msgspec import Meta
 from mechdiff.common.errors import UserError
 from mechdiff.common.terms import CONTROLS
 from mechdiff.questions.shared.fields import flag
+from mechdiff.questions.shared.metrics import METRICS, Metric, metric_named
 from mechdiff.questions.shared.request import Index, Question, check_controls
 from mechdiff.questions.shared.summary import effect_summary, wide
 
@@ -17,7 +18,15 @@ from mechdiff.questions.shared.summary import effect_summary, wide
 class EffectQuestion(Question):
     """A question whose answer is the effects of patches: KL(patched || clean), a line per prompt and condition.
 
-    ratio: what kl / kl_reference means in its summary: drop, coverage, or nothing.
+    ratio: what kl / kl_reference means in its summary: drop, coverage, or nothing. allowed_controls: the controls that it can be
+    asked for.
+
+    Example:
+        >>> class Last(md.EffectQuestion, listed=False):
+        ...     def task(self, store):
+        ...         return md.RowsTask(self, [({}, md.at(self.spec.layers - 1).donor())], store)
+        >>> len(pair.ask(Last(pair=pair.spec.path, limit=4)).table)
+        4
     """
 
     averages: ClassVar[bool] = True
@@ -27,6 +36,7 @@ class EffectQuestion(Question):
     controls: tuple[str, ...] = flag((), f"controls, computed with the rest: {','.join(CONTROLS)}")
     target: str | None = flag(None, "a token whose log-probability is reported too, as ' yes'", key=True)
     foil: str | None = flag(None, "a token to compare the target with", key=True)
+    metrics: tuple[str, ...] = flag((), f"further measures of the next token: {','.join(METRICS)}", choices=METRICS)
     back: Index = flag(
         0,
         "tokens before the decision token at which states are replaced",
@@ -50,9 +60,14 @@ class EffectQuestion(Question):
             raise UserError("A target is one next token, so it needs a horizon of 1.\nTry:  --horizon 1")
 
     @property
+    def own_metrics(self) -> dict[str, Metric]:
+        """What is measured in addition to what every effect has, by column."""
+        return {name: metric_named(name) for name in self.metrics}
+
+    @property
     def uses_train(self) -> bool:
         return bool(set(self.controls) - {"self"})
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A line per condition: mean effect over prompts, its interval, and the ratios that apply."""
-        return effect_summary(wide(table, self.ratio), self.templates)
+        """A line per condition: mean effect over prompts, its interval, the ratios that apply, and the mean of each metric."""
+        return effect_summary(wide(table, self.ratio, self.columns, self.own_metrics), self.templates)

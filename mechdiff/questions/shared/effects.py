@@ -80,10 +80,11 @@ class EffectsTask(Task):
         effects = {name: values[name][labels["row"]] for name in names if name in values}
         if "reference" in labels:
             effects["kl_reference"] = values["kl"][labels["reference"]]
-        hidden = ["row", "reference", *(name for name in SITE if name not in self.run.columns)]
+        hidden = ["row", "reference", *(name for name in SITE if name not in (*self.run.columns, "control"))]
         labels = labels.drop(columns=hidden, errors="ignore").reset_index(drop=True)
         labels = labels.assign(vocabulary=vocabulary) if vocabulary else labels
-        return Wide(pd.DataFrame(leading_columns(self.run), index=labels.index).join(labels), effects, self.run.ratio)
+        conditions = pd.DataFrame(leading_columns(self.run), index=labels.index).join(labels)
+        return Wide(conditions, effects, self.run.ratio, tuple(self.run.own_metrics))
 
     def table(self) -> pd.DataFrame:
         """A line per prompt and condition, for the effects that are known."""

@@ -12,7 +12,8 @@ from mechdiff.common.cache import Store, key
 from mechdiff.common.terms import FITTED, STREAMS, sides
 from mechdiff.engine.build_rows import Site, SiteMap
 from mechdiff.maths.linalg import in_parallel
-from mechdiff.maths.linear_maps import FITS, Map, PcaSpread, folds, output_directions, pca_spread, random_rotation, size_ratios
+from mechdiff.maths.linear_maps import Map, PcaSpread, folds, output_directions, pca_spread, random_rotation, size_ratios
+from mechdiff.maths.named_maps import fit_of
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.request import Question, positions_of
 from mechdiff.questions.shared.states import States
@@ -109,10 +110,10 @@ class FittedMaps:
     def _controlled(self, name: str, control: str, x: PcaSpread, y: PcaSpread) -> Map:
         """The map of a name, or the control that takes its place."""
         if control == "random":
-            return random_rotation(FITS[name](x, y), x, y, self.run.seed)
+            return random_rotation(fit_of(name)(x, y), x, y, self.run.seed)
         if control == "shuffled":
             y = y.pick(shuffle(y.states.shape[-2], self.run.seed))
-        return FITS[name](x, y)
+        return fit_of(name)(x, y)
 
     def _ratios(self, kinds: list[Kind], x: PcaSpread, y: PcaSpread) -> dict[Kind, Tensor]:
         """||y|| / ||mapped|| of every train row, mapped by a fit without it: kind -> [rows]. For maps fitted on these pairs."""
@@ -126,7 +127,7 @@ class FittedMaps:
                 partner = pairing[control]
                 part_y = pca_spread(y.states[:, partner[rest]])
                 for kind in (kind for kind in kinds if kind[1] == control):
-                    part = FITS[kind[0]](part_x, part_y)
+                    part = fit_of(kind[0])(part_x, part_y)
                     ratios[kind].append(size_ratios(part, x.states[:, held], y.states[:, partner[held]])[0])
         return {kind: torch.cat(parts) for kind, parts in ratios.items()}
 

@@ -16,12 +16,13 @@ SITE = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend
 class Wide:
     """Effects, a row per condition. conditions: what each row is; values: measure -> [conditions, prompts], nan if missing.
 
-    ratio: what kl / kl_reference means: drop, coverage, or nothing.
+    ratio: what kl / kl_reference means: drop, coverage, or nothing. metrics: values that a request names in addition.
     """
 
     conditions: pd.DataFrame
     values: dict[str, np.ndarray]
     ratio: str = ""
+    metrics: tuple[str, ...] = ()
 
     def long(self) -> pd.DataFrame:
         """A line per prompt and condition, for the effects that are known."""

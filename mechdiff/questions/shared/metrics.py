@@ -1,12 +1,12 @@
 """Metrics: what is measured of a patched next-token distribution. Needs no torch until one is applied."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from mechdiff.common import content
-from mechdiff.common.errors import UserError
+from mechdiff.common import content, extensions
+from mechdiff.common.errors import UserError, one_of
 
 Function = Callable[..., Any]  # (patched, clean, donor), log-probabilities [k, vocabulary] each -> [k]
 
@@ -80,13 +80,50 @@ def metric(function: Function, *, name: str | None = None, version: str | int | 
     return Metric(label, digest or content.in_memory(), digest is not None, (), lambda ids: function)
 
 
-def as_metric(given: Metric | Function) -> Metric:
-    """A metric as it is, or a function as one. Raises UserError for anything else."""
+def as_metric(given: Metric | Function | str) -> Metric:
+    """A metric as it is, a function as one, or the metric of a name. Raises UserError for anything else."""
     if isinstance(given, Metric):
         return given
+    if isinstance(given, str):
+        return metric_named(given)
     if not callable(given):
         raise UserError(f"{given!r:.60} is no metric.\nTry:  md.kl, or a function of (patched, clean, donor)")
     return metric(given)
+
+
+def metric_named(name: str) -> Metric:
+    """One of METRICS, or what every effect has. An extension's values are stored under its project's version and code.
+
+    Raises UserError for a name that does not exist, and for an extension that cannot be loaded.
+    """
+    if name in OWN:
+        return OWN[name]
+    if name not in METRICS:
+        raise one_of("Metric", name, (*OWN, *METRICS[len(ADDED) :]))
+    given = as_metric(extensions.load("metrics", name))
+    return replace(given, name=name, content=f"{extensions.key_of('metrics', name)} {' '.join(given.texts)}", storable=True)
+
+
+def entropy_of(patched: Any, clean: Any, donor: Any) -> Any:
+    """The entropy of the patched distribution, in nats."""
+    return -(patched.exp() * patched).sum(-1)
+
+
+def agreement(patched: Any, clean: Any, donor: Any) -> Any:
+    """1 where the patched model's most likely token is the donor's, 0 elsewhere."""
+    return (patched.argmax(-1) == donor.argmax(-1)).float()
+
+
+ADDED = {
+    "entropy": Metric("entropy", "entropy", of_tokens=lambda ids: entropy_of),
+    "top1_agreement": Metric("top1_agreement", "top1_agreement", of_tokens=lambda ids: agreement),
+}
+OWN = {"kl": kl, "kl_to_donor": kl_to_donor} | ADDED
+RESERVED = ("pair", "domain", "question", "direction", "prompt", "intervention", "chosen", "vocabulary")  # other columns
+RESERVED += ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend", "control", "stack")
+RESERVED += ("mean", "low", "high", "prompts", "templates", "recovery", "drop", "coverage")
+RESERVED += ("kl", "kl_to_donor", "kl_donor_clean", "kl_reference")
+METRICS = extensions.names("metrics", tuple(ADDED), RESERVED)  # those that a request names in addition
 
 
 def logprob_of(patched: Any, clean: Any, donor: Any, ids: tuple[int, ...]) -> Any:

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError, one_of
+from mechdiff.common.extensions import NAME
 from mechdiff.common.terms import DEVICES, DIRECTIONS, DTYPES, MAPS, OFFLOADS, STREAMS
 from mechdiff.inputs.pair_file import Pair, read_pair
 from mechdiff.inputs.prompts import Prompt, read_domain, read_prompts
@@ -37,8 +38,16 @@ Kind = TypeVar("Kind", bound="Question")
 class Question:
     """What to compute. Raises UserError for a value that is not valid; layers and heads are checked against the pair when used.
 
-    A question sets `question`, its name, and `title`, and returns a `task`. columns: the columns of SITE that its table has.
-    averages: whether its summary has means over prompts.
+    A question sets `question`, its name, and `title`, and returns a `task`. columns: what tells its table's conditions apart,
+    such as layer and stream. averages: whether its summary has means over prompts. swept: the fields of what sweeps ask of it;
+    None if they leave it out, or plan it themselves. reads_prompts: whether it needs prompts. same_shape: whether both models must
+    have the same layers, width and heads. stream_choices: the streams that it can be asked about.
+
+    Example:
+        >>> class Letters(md.Question, listed=False):
+        ...     power: int = md.flag(1, "to which power")
+        >>> Letters(pair=pair.spec.path, layers="0,1").chosen_layers
+        (0, 1)
     """
 
     question: ClassVar[str] = ""
@@ -48,6 +57,7 @@ class Question:
     reads_prompts: ClassVar[bool] = True
     same_shape: ClassVar[bool] = True  # whether both models must have the same layers, width and heads
     stream_choices: ClassVar[tuple[str, ...]] = STREAMS
+    swept: ClassVar[dict[str, Any] | None] = None
 
     pair: str = flag("demo-cognitive", "a shipped pair's name, or a pair file")
     domain: str | None = flag(None, "a domain of curated prompts; default: the pair's own")
@@ -79,6 +89,8 @@ class Question:
         """listed: whether it is a question by its name, everywhere that questions are named."""
         super().__init_subclass__(**kwargs)
         name = cls.__dict__.get("question") if listed else None
+        if name and not NAME.fullmatch(name):
+            raise UserError(f"The name of the question '{name}' must be lower-case letters, digits and _.")
         if name and QUESTIONS.setdefault(name, cls).__qualname__ != cls.__qualname__:
             raise UserError(f"There are two questions named '{name}': {QUESTIONS[name].__module__} and {cls.__module__}.")
 

@@ -1,6 +1,6 @@
 """A line per condition: mean effect with its 95 % interval, and the ratios that apply, with theirs. Needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,25 +13,27 @@ AT_ONCE = 256  # conditions whose resamples one thread holds in memory together
 KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen", "stack", "intervention", "vocabulary"]
 
 
-def wide(table: pd.DataFrame, ratio: str = "drop") -> Wide:
-    """A long table, a line per prompt and condition, with a row per condition again."""
-    keys = [name for name in KEYS if name in table]
+def wide(table: pd.DataFrame, ratio: str = "drop", columns: Iterable[str] = (), metrics: Iterable[str] = ()) -> Wide:
+    """A long table, a line per prompt and condition, with a row per condition again. columns: what tells conditions apart,
+    beside KEYS. metrics: what is averaged, beside the effect.
+    """
+    keys = [name for name in dict.fromkeys((*KEYS, *columns)) if name in table]
     code, conditions = pd.factorize(pd.MultiIndex.from_frame(table[keys]))
     shape = len(conditions), table["prompt"].max() + 1 if len(table) else 0
     values = {}
     for name in (name for name in table if name not in (*keys, "prompt")):
         values[name] = np.full(shape, np.nan)
         values[name][code, table["prompt"]] = table[name]
-    return Wide(conditions.to_frame(index=False).set_axis(keys, axis=1), values, ratio)
+    return Wide(conditions.to_frame(index=False).set_axis(keys, axis=1), values, ratio, tuple(metrics))
 
 
-def effect_summary(effects: Wide, clusters: list[str], more: Sequence[str] = ()) -> pd.DataFrame:
+def effect_summary(effects: Wide, clusters: list[str]) -> pd.DataFrame:
     """Conditions with mean, low, high (nats), prompts, templates, and the ratios that apply, each with _low and _high:
 
     recovery: 1 - mean KL(donor || patched) / mean KL(donor || clean). drop (transport, rank): per cent of the zscore effect;
     not under complement `own`, where rank 0 would drop everything. coverage (heads): share of all heads' effect. All are
     blank where their denominator is at the floor of the self-patches, if those were requested.
-    clusters: the template of each prompt. more: other measures to average. Prompts that lack a condition are left out.
+    clusters: the template of each prompt. Prompts that lack a condition are left out.
     """
     complete = ~np.isnan(effects.values["kl"]).any(0) if len(effects.conditions) else np.zeros(0, bool)
     if not complete.any():
@@ -44,7 +46,7 @@ def effect_summary(effects: Wide, clusters: list[str], more: Sequence[str] = ())
     def part(start: int) -> pd.DataFrame:
         columns = slice(start, start + AT_ONCE)
         chunk = {name: measure[:, columns] for name, measure in values.items()}
-        return measures(effects.conditions.iloc[columns], chunk, weights, floor, effects.ratio, more)
+        return measures(effects.conditions.iloc[columns], chunk, weights, floor, effects.ratio, effects.metrics)
 
     with ThreadPoolExecutor() as pool:
         numbers = pd.concat(pool.map(part, range(0, len(effects.conditions), AT_ONCE)), ignore_index=True)
@@ -53,9 +55,9 @@ def effect_summary(effects: Wide, clusters: list[str], more: Sequence[str] = ())
 
 
 def measures(
-    conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor: float, name: str, more: Sequence[str]
+    conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor: float, name: str, metrics: Iterable[str]
 ) -> pd.DataFrame:
-    """The mean effect, the ratios and other means of some conditions. name: what kl / kl_reference is called."""
+    """The mean effect, the ratios and the means of metrics of some conditions. name: what kl / kl_reference is called."""
     columns: dict[str, np.ndarray] = dict(zip(("mean", "low", "high"), interval(values["kl"], weights)))
 
     def add(name: str, middle: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
@@ -71,6 +73,6 @@ def measures(
         else:
             blank = np.where(conditions["complement"] == "own", np.nan, 1.0) if "complement" in conditions else 1.0
             add("drop", 100 * (1 - share) * blank, 100 * (1 - high) * blank, 100 * (1 - low) * blank)
-    for other in more:
-        add(other, *interval(values[other], weights))
+    for metric in metrics:
+        add(metric, *interval(values[metric], weights))
     return pd.DataFrame(columns)

@@ -8,6 +8,8 @@ from typing import ClassVar
 import pandas as pd
 
 from mechdiff.common.cache import Store
+from mechdiff.common.cache import key as key_of
+from mechdiff.common.extensions import code_of
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.request import Question
 from mechdiff.questions.shared.task import Steps, Task
@@ -16,14 +18,28 @@ from mechdiff.questions.shared.task import Steps, Task
 class TableTask(Task):
     """A task whose whole answer is one table, stored under one key.
 
-    A subclass sets its key before anything else, and computes the table.
+    A subclass has `key`, which needs no model, and `compute`, a generator that yields now and then, so that a page can show
+    progress and a user can stop it, and returns the table. run: the question. store: where tables are stored. total: the cells of
+    its progress bar; stage: what the bar says first.
+
+    Example:
+        >>> class Count(md.TableTask):
+        ...     key = md.key(what="count")
+        ...     def compute(self):
+        ...         yield
+        ...         return pd.DataFrame({"prompts": [len(self.run.chosen_prompts)]})
+        >>> class HowMany(md.Question, listed=False):
+        ...     def task(self, store):
+        ...         return Count(self, store)
+        >>> int(pair.ask(HowMany(pair=pair.spec.path, limit=4)).table["prompts"][0])
+        4
     """
 
     columns: ClassVar[list[str]] = []
 
     def __init__(self, run: Question, store: Store, total: int = 1, stage: str = ""):
         self.run, self.store, self.identity = run, store, Identity(run)
-        self.answer: pd.DataFrame | None = store.table(self.key)
+        self.answer: pd.DataFrame | None = store.table(self.stored_key)
         self.notices = [*run.notices]
         self.progress.total, self.progress.stage = total, stage
         self.progress.done = 0 if self.answer is None else self.progress.total
@@ -33,16 +49,22 @@ class TableTask(Task):
     def key(self) -> str:
         """The key under which the table is stored."""
 
+    @cached_property
+    def stored_key(self) -> str:
+        """The same, with the code of the project that the task is from, where that is not mechdiff."""
+        code = code_of(type(self).__module__)
+        return key_of(of=self.key, code=code) if code else self.key
+
     @abstractmethod
     def compute(self) -> Steps[pd.DataFrame]:
-        """Yields while it computes, and returns the table."""
+        """Yields while it computes, and returns the table; `self.progress` tells how far it is."""
 
     def steps(self) -> Iterator[None]:
         if self.answer is not None:
             return
         answer = yield from self.compute()
         self.answer = answer
-        self.store.put_table(self.key, answer)
+        self.store.put_table(self.stored_key, answer)
         self.progress.done = self.progress.total
 
     def so_far(self) -> pd.DataFrame:

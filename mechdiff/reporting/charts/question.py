@@ -1,5 +1,6 @@
 """The chart of a question that has none of its own: its first number over layers, or a bar for every condition."""
 
+from collections.abc import Sequence
 from itertools import cycle
 
 import altair as alt
@@ -33,16 +34,17 @@ MOST = 24  # series; a table of more is not drawn
 
 
 def question_chart(
-    lines: pd.DataFrame, title: str, layer: int | None = None, y: str = "", subtitle: str = ""
+    lines: pd.DataFrame, title: str, layer: int | None = None, y: str = "", subtitle: str = "", columns: Sequence[str] = ()
 ) -> alt.LayerChart | None:
     """A question's summary, with the interval of its number, if it has one. None if there is no number, or too much, to draw.
 
     lines: a row per condition. layer: the chosen one, if a click may choose another. y: the axis' title; default: the column.
+    columns: the question's own, which tell conditions apart.
     """
-    name = measured(lines)
+    name = measured(lines, columns)
     if name is None or lines.empty:
         return None
-    table = with_interval(lines, name).assign(shown=series(lines))
+    table = with_interval(lines, name).assign(shown=series(lines, columns))
     if table["shown"].nunique() > MOST:
         return None
     y = y or name.replace("_", " ").capitalize()
@@ -51,11 +53,11 @@ def question_chart(
     return titled(layered(*curves(table, layer_axis(), looks(table["shown"]), y, now=layer)), title, subtitle)
 
 
-def measured(lines: pd.DataFrame) -> str | None:
+def measured(lines: pd.DataFrame, columns: Sequence[str] = ()) -> str | None:
     """The column that is drawn: the mean, else the first of numbers that are neither a condition nor a count nor a bound."""
     if "mean" in lines:
         return "mean"
-    names = [str(name) for name in lines if name not in (*ASKED, *CONDITION, *COUNTS, "layer")]
+    names = [str(name) for name in lines if name not in (*ASKED, *CONDITION, *COUNTS, *columns, "layer")]
     return next((name for name in names if lines[name].dtype.kind == "f" and not name.endswith(BOUNDS)), None)
 
 
@@ -68,13 +70,18 @@ def with_interval(lines: pd.DataFrame, name: str) -> pd.DataFrame:
     return lines.assign(mean=value, low=value, high=value)
 
 
-def series(lines: pd.DataFrame) -> list[str]:
+def series(lines: pd.DataFrame, columns: Sequence[str] = ()) -> list[str]:
     """What tells each line apart beside its layer: texts that vary, and the conditions' columns that do."""
-    texts = [str(name) for name in lines if name in CONDITION or lines[name].dtype.kind in "OUTSb"]
-    varying = [name for name in texts if name not in ASKED and lines[name].astype(str).nunique() > 1]
-    parts = [[CONTROL_NAMES.get(text, text) for text in lines[name].astype(str)] for name in varying]
+    names = [str(name) for name in lines if name in (*CONDITION, *columns) or lines[name].dtype.kind in "OUTSb"]
+    varying = [name for name in names if name not in (*ASKED, "layer") and lines[name].astype(str).nunique() > 1]
+    parts = [[label(name, value, lines[name].dtype.kind) for value in lines[name]] for name in varying]
     joined = [" · ".join(part for part in line if part != "none") for line in zip(*parts)]
     return [text or PLAIN for text in joined] if parts else [PLAIN] * len(lines)
+
+
+def label(name: str, value: object, kind: str) -> str:
+    """A value of a condition's column; a number of a question's own column with its name."""
+    return f"{name} {value}" if kind in "fiu" and name not in CONDITION else CONTROL_NAMES.get(str(value), str(value))
 
 
 def looks(names: pd.Series) -> dict[str, Look]:
