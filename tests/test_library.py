@@ -1,40 +1,24 @@
 """`import mechdiff as md`: a pair to ask, results that show themselves, interventions and metrics of one's own."""
 
 import ast
-import doctest
 import inspect
 import subprocess
 import sys
-import warnings
 from pathlib import Path
-from types import FunctionType
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from support import plain_hooks
-from support.random_pair import WORDS, write_domain
+from support.random_pair import TEXTS
 
 import mechdiff
 import mechdiff as md
 from mechdiff.engine import hooks
-from mechdiff.inputs import pair_file, prompts
 from mechdiff.questions import QUESTIONS
 
 ROOT = Path(__file__).parents[1]
-TEXTS = [" ".join(WORDS[i : i + 3 + i % 4]) for i in range(8)]
-
-
-@pytest.fixture
-def toy(pair, tmp_path, monkeypatch):
-    """The tiny pair, on a domain of its own."""
-    write_domain(tmp_path / "domains" / "toy", TEXTS)
-    monkeypatch.setattr(prompts, "DOMAINS", tmp_path / "domains")
-    path = Path(pair["pair"])
-    path.write_text(path.read_text().replace('"none"', '"toy"'))
-    yield md.load(path, device="cpu")
-    pair_file.described.clear()
 
 
 def models(pair):
@@ -333,29 +317,3 @@ def test_own_rows_run_by_hooks_where_the_engine_cannot(toy, monkeypatch):
     monkeypatch.setattr("mechdiff.questions.shared.measure.run_hooks", lambda *a: calls.append(1) or hooks.run_hooks(*a))
     np.testing.assert_allclose(toy.run([row], limit=4).table["kl"], by_rows, atol=1e-5)
     assert calls
-
-
-PUBLIC = [name for name in md.__all__ if name not in ("charts", "LoadedPair", "UserError")]
-
-
-def documented() -> dict:
-    """Every public name, and the public methods of the public classes."""
-    values = {name: getattr(md, name) for name in PUBLIC}
-    for name in ("ModelPair", "Result", "Intervention", "Site", "Clean"):
-        members = {key: member for key, member in vars(values[name]).items() if not key.startswith("_")}
-        kinds = (property, classmethod, FunctionType)
-        values |= {f"{name}.{key}": member for key, member in members.items() if isinstance(member, kinds)}
-    return values
-
-
-@pytest.mark.parametrize("name", documented())
-def test_public_names_have_an_example_that_runs(toy, tmp_path, name):
-    text = inspect.getdoc(documented()[name]) or ""
-    assert text, f"{name} has no docstring"
-    examples = doctest.DocTestParser().get_doctest(text, {"md": md, "pair": toy, "folder": tmp_path}, name, None, None)
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    output: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        runner.run(examples, out=output.append)
-    assert runner.failures == 0, "".join(output)

@@ -24,7 +24,7 @@ class Result:
 
     request: the question. table: a row per prompt and condition (drift and weights: per layer and stream or module); effects in
     nats. notices: what a reader should know, such as prompts that were left out. provenance: models and their fingerprints,
-    precision, device, prompts, seed and versions.
+    precision, device, prompts, seed and versions. A pair's methods make it.
 
     Example:
         >>> result = pair.patch(layers=[0, 1], limit=4)
@@ -82,7 +82,7 @@ class Result:
     def to_parquet(self, path: str | Path) -> None:
         """Write the table to a file that pandas reads too, with request, summary, notices and provenance in its metadata.
 
-        Raises UserError if the file cannot be written.
+        path: the file. Raises UserError if the file cannot be written.
 
         Example:
             >>> pair.patch(layers=1, limit=4).to_parquet(folder / "patch.parquet")
@@ -104,7 +104,7 @@ class Result:
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> "Result":
-        """A result that `to_parquet` wrote. Raises UserError for another file.
+        """A result that `to_parquet` wrote. path: the file. Raises UserError for any other.
 
         Example:
             >>> pair.patch(layers=1, limit=4).to_parquet(folder / "patch.parquet")

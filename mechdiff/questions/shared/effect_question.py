@@ -54,5 +54,8 @@ class EffectQuestion(Question):
         return bool(set(self.controls) - {"self"})
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A line per condition: mean effect over prompts, its interval, and the ratios that apply."""
+        """A line per condition: mean effect over prompts, its interval, and the ratios that apply.
+
+        table: the whole table of this request.
+        """
         return effect_summary(wide(table, self.ratio), self.templates)
