@@ -140,3 +140,19 @@ def test_the_check_itself_notices_what_is_lacking(monkeypatch, changed, lack):
     assert lacking("at", md.at) == []
     monkeypatch.setattr(md.at, "__doc__", md.at.__doc__.replace(*changed))
     assert lack in lacking("at", md.at)
+
+
+def test_the_interface_is_called_provisional():
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert all("The interface is provisional:" in text for text in (md.__doc__, api))
+
+
+METHODS = re.compile(r"boots?trap|percentile|\bbca\b|bias.corrected|jackknife|resampl|studenti[sz]ed", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("question", ["patch", "drift", "weights", "behaviour"])
+def test_a_summary_names_no_method_of_its_intervals(toy, question):
+    """How they are computed may change; docs/method.md says what they are now."""
+    summary = getattr(toy, question)(layers=1, limit=4).summary()
+    assert [text for text in (md.Result.summary.__doc__, *summary) if METHODS.search(text)] == []
+    assert METHODS.search("the BCa interval") and METHODS.search("percentile_low"), "the pattern itself finds them"
