@@ -92,6 +92,35 @@ def test_a_result_shows_itself_and_comes_back_from_its_file(toy, tmp_path):
         md.Result.from_parquet(tmp_path / "bare.parquet")
 
 
+@pytest.mark.parametrize("texts", [None, TEXTS[:3]])
+def test_a_result_of_own_rows_comes_back_from_its_file(toy, tmp_path, texts):
+    """With all that it shows. What a function does is not in a file, so the request names its interventions and cannot be run."""
+
+    def entropy(patched, clean, donor):
+        return -(patched.exp() * patched).sum(-1)
+
+    rows = [md.at(1).donor(), md.at(0, "mlp_out").set(lambda clean: 2 * clean.own).named("twice"), md.at(0).set(torch.ones(32))]
+    fields = {"limit": 4, "direction": "tuned-to-base"} if texts is None else {}
+    result = toy.run(rows, texts, [md.kl_to_donor, entropy, md.logit_difference("yes", "no")], **fields)
+    result.notices.append("a notice")
+    assert result.command.startswith("# ") and "pair.run" in result.command and "\n" not in result.command
+    result.to_parquet(tmp_path / "rows.parquet")
+    again = md.Result.from_parquet(tmp_path / "rows.parquet")
+    pd.testing.assert_frame_equal(again.table, result.table)
+    pd.testing.assert_frame_equal(again.summary(), result.summary())
+    pd.testing.assert_frame_equal(md.summarise(again.table, again.request), result.summary())
+    for name in ("notices", "provenance", "command"):
+        assert getattr(again, name) == getattr(result, name)
+    assert repr(again) == repr(result) and again._repr_html_() == result._repr_html_()
+    assert again.chart().to_dict()["title"] == result.chart().to_dict()["title"]
+    assert again.request.rows == tuple(row.name for row in rows) and again.request.direction == result.request.direction
+    with pytest.raises(md.UserError, match=r"twice.*\nTry:  pair\.run"):
+        toy.ask(again.request)
+    again.to_parquet(tmp_path / "again.parquet")
+    assert md.Result.from_parquet(tmp_path / "again.parquet").request == again.request
+    assert not any(text.encode() in (tmp_path / "rows.parquet").read_bytes() for text in TEXTS[:3]), "texts stay here"
+
+
 def test_intervals_are_computed_once(toy, monkeypatch):
     result = toy.patch(layers=1, limit=4)
     first = result.summary()

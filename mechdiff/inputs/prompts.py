@@ -113,21 +113,25 @@ def keep_prompts(prompts: list[Prompt]) -> str:
         >>> len(md.run(md.Patch(pair=pair.spec.path, layers=(1,), prompts=mine)))
         2
     """
-    lines = as_lines(prompts)
-    name = hashlib.sha256(lines.encode()).hexdigest()[:16]
-    path = own_prompts(name)
+    name = own_name(prompts)
+    path = own_prompts(name.removeprefix(OWN))
     if path.exists():
-        return OWN + name
+        return name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(lines + "\n", encoding="utf-8")
+        partial.write_text(as_lines(prompts) + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         raise UserError(
             f"The prompts cannot be stored in {path.parent}: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder"
         ) from None
-    return OWN + name
+    return name
+
+
+def own_name(prompts: list[Prompt]) -> str:
+    """The name of a user's own prompts, whether or not they are stored."""
+    return OWN + hashlib.sha256(as_lines(prompts).encode()).hexdigest()[:16]
 
 
 def as_lines(prompts: list[Prompt]) -> str:

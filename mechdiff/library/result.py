@@ -12,6 +12,7 @@ import altair as alt
 import pandas as pd
 
 from mechdiff.common.errors import UserError
+from mechdiff.library.own_rows import OwnRows, kind_in_file
 from mechdiff.questions import EffectQuestion, Question
 from mechdiff.questions.shared.command import command
 
@@ -71,7 +72,7 @@ class Result:
 
     @property
     def command(self) -> str:
-        """The command line that gives the same numbers.
+        """The command line that gives the same numbers; for `pair.run`, which has none, a comment that says so.
 
         Example:
             >>> pair.patch(layers=1, limit=4).command.startswith("python -m mechdiff run patch")
@@ -82,7 +83,8 @@ class Result:
     def to_parquet(self, path: str | Path) -> None:
         """Write the table to a file that pandas reads too, with request, summary, notices and provenance in its metadata.
 
-        path: the file. Raises UserError if the file cannot be written.
+        path: the file. Of `pair.run` the request holds the interventions' names, and neither functions nor texts of prompts.
+        Raises UserError if the file cannot be written.
 
         Example:
             >>> pair.patch(layers=1, limit=4).to_parquet(folder / "patch.parquet")
@@ -92,7 +94,8 @@ class Result:
 
         from mechdiff.study.request_json import plain
 
-        about = {"request": plain(self.request), "notices": self.notices, "provenance": self.provenance}
+        request = self.request.named if isinstance(self.request, OwnRows) else self.request
+        about = {"request": plain(request), "notices": self.notices, "provenance": self.provenance}
         buffer = io.BytesIO()
         self._summary.to_parquet(buffer, index=False)
         table = pa.Table.from_pandas(self.table, preserve_index=False)
@@ -104,7 +107,9 @@ class Result:
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> "Result":
-        """A result that `to_parquet` wrote. path: the file. Raises UserError for any other.
+        """A result that `to_parquet` wrote, with all that it shows. path: the file. Raises UserError for any other.
+
+        Its request can be answered again; that of `pair.run` cannot, since it has only the interventions' names.
 
         Example:
             >>> pair.patch(layers=1, limit=4).to_parquet(folder / "patch.parquet")
@@ -123,7 +128,7 @@ class Result:
         metadata = table.schema.metadata or {}
         try:
             about: dict[str, Any] = json.loads(metadata[METADATA])
-            result = cls(request(about["request"]), table.to_pandas(), about["notices"], about["provenance"])
+            result = cls(request(about["request"], kind_in_file), table.to_pandas(), about["notices"], about["provenance"])
             result.__dict__["_summary"] = pd.read_parquet(io.BytesIO(metadata[METADATA + b".summary"]))
         except (KeyError, TypeError, ValueError, pa.ArrowInvalid):
             raise UserError(f"{path} was not written by Result.to_parquet.\nTry:  pandas.read_parquet") from None
