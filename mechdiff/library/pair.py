@@ -52,7 +52,8 @@ def load(
     name: what tables call the pair. domain: the curated prompts of its questions, such as `cultural`; default: the pair file's.
     chat_template: auto, or none to use prompts verbatim. device: auto, cpu or cuda. dtype: float32, bfloat16 or float16; default:
     the device's. offload: on, off, or auto, to keep one model at a time on a GPU that cannot hold both.
-    Raises UserError for a pair that does not exist, or is not on this machine.
+    Raises UserError for a pair that does not exist, or is not on this machine, and for models in memory that cannot be compared,
+    such as a peft model whose adapter is merged and whose base is not given.
 
     Example:
         >>> md.load(pair.spec.path).layers

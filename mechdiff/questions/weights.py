@@ -65,10 +65,10 @@ class WeightsTask(Task):
 
     @cached_property
     def sides(self):
-        """Both models' files, base first."""
-        from mechdiff.inputs.weight_changes import Weights
+        """Both models' matrices, base first."""
+        from mechdiff.models.weights_in_memory import weights_of
 
-        return Weights(self.run.spec.base), Weights(self.run.spec.tuned)
+        return weights_of(self.run.spec, self.run.device, self.run.dtype)
 
     def modules(self, layer: int) -> list[str]:
         """The matrices that both models have at a layer."""
