@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support import swept_pair
+from support import browser, swept_pair
 
 from mechdiff.common.paths import CACHE
 from mechdiff.inputs.prompts import domains
@@ -31,10 +31,14 @@ class Place:
             (self.source / name).parent.mkdir(parents=True, exist_ok=True)
             (self.source / name).write_text(text, encoding="utf-8")
         self.install()
-        self.pair = str(swept_pair.write_pair(folder / "pair", domains()[0]))
+        browser.write_short_domain(folder / "domains" / "short")
+        pair = swept_pair.write_pair(folder / "pair", domains()[0])
+        pair.write_text(pair.read_text().replace(domains()[0], "short"))
+        self.pair = str(pair)
         (folder / "cache").mkdir()
         (folder / "cache" / "models").symlink_to(CACHE / "models")
-        self.environment = os.environ | {"MECHDIFF_CACHE": str(folder / "cache"), "PYTHONPATH": f"{self.site}:{ROOT}:{ROOT}/app"}
+        own = {"MECHDIFF_CACHE": str(folder / "cache"), "MECHDIFF_DATA": str(folder / "domains")}
+        self.environment = os.environ | own | {"PYTHONPATH": f"{self.site}:{ROOT}:{ROOT}/app:{ROOT}/tests"}
 
     def install(self) -> None:
         where = ["--no-deps", "--no-build-isolation", "--upgrade", "--target", str(self.site)]
@@ -117,7 +121,7 @@ def test_the_metric_is_measured(place):
 
 def test_a_sweep_takes_all_three(place):
     place.mechdiff("sweep", "--pair", place.pair, "--grid", "quick", "--out", "sweeps", "--metrics", "most_likely")
-    (folder,) = place.folder.glob(f"sweeps/{domains()[0]}/rq-dose/*")
+    (folder,) = place.folder.glob("sweeps/short/rq-dose/*")
     summary, lines = pd.read_parquet(folder / "dose_summary.parquet"), pd.read_parquet(folder / "dose.parquet")
     assert set(summary["share"]) == {0, 0.5, 1} and set(summary["direction"]) == {"base-to-tuned", "tuned-to-base"}
     assert len(lines) == len(summary) * lines["prompt"].nunique()
@@ -145,7 +149,6 @@ def test_its_page_shows_the_answer_and_exports_it(place):
     assert {{"share 0.0", "share 1.0"}} <= set(str(chart).split("'")), chart
     print(page.dataframe[0].value)
     """
-    place.environment = place.environment | {"PYTHONPATH": place.environment["PYTHONPATH"] + f":{ROOT}/tests"}
     assert "0.5" not in place.run("-c", textwrap.dedent(code))
 
 

@@ -1,41 +1,24 @@
 """`import mechdiff as md`: a pair to ask, results that show themselves, interventions and metrics of one's own."""
 
 import ast
-import doctest
 import inspect
 import subprocess
 import sys
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from support import plain_hooks
-from support.random_pair import WORDS, write_domain
+from support.random_pair import TEXTS
 
 import mechdiff
 import mechdiff as md
 from mechdiff.engine import hooks
-from mechdiff.inputs import pair_file, prompts
 from mechdiff.questions import QUESTIONS
 
 ROOT = Path(__file__).parents[1]
-TEXTS = [" ".join(WORDS[i : i + 3 + i % 4]) for i in range(8)]
-
-
-@pytest.fixture
-def toy(pair, tmp_path, monkeypatch):
-    """The tiny pair, on a domain of its own."""
-    write_domain(tmp_path / "domains" / "toy", TEXTS)
-    monkeypatch.setattr(prompts, "DOMAINS", tmp_path / "domains")
-    path = Path(pair["pair"])
-    path.write_text(path.read_text().replace('"none"', '"toy"'))
-    yield md.load(path, device="cpu")
-    pair_file.described.clear()
 
 
 def models(pair):
@@ -107,6 +90,35 @@ def test_a_result_shows_itself_and_comes_back_from_its_file(toy, tmp_path):
     result.table.to_parquet(tmp_path / "bare.parquet")
     with pytest.raises(md.UserError, match="was not written by Result"):
         md.Result.from_parquet(tmp_path / "bare.parquet")
+
+
+@pytest.mark.parametrize("texts", [None, TEXTS[:3]])
+def test_a_result_of_own_rows_comes_back_from_its_file(toy, tmp_path, texts):
+    """With all that it shows. What a function does is not in a file, so the request names its interventions and cannot be run."""
+
+    def entropy(patched, clean, donor):
+        return -(patched.exp() * patched).sum(-1)
+
+    rows = [md.at(1).donor(), md.at(0, "mlp_out").set(lambda clean: 2 * clean.own).named("twice"), md.at(0).set(torch.ones(32))]
+    fields = {"limit": 4, "direction": "tuned-to-base"} if texts is None else {}
+    result = toy.run(rows, texts, [md.kl_to_donor, entropy, md.logit_difference("yes", "no")], **fields)
+    result.notices.append("a notice")
+    assert result.command.startswith("# ") and "pair.run" in result.command and "\n" not in result.command
+    result.to_parquet(tmp_path / "rows.parquet")
+    again = md.Result.from_parquet(tmp_path / "rows.parquet")
+    pd.testing.assert_frame_equal(again.table, result.table)
+    pd.testing.assert_frame_equal(again.summary(), result.summary())
+    pd.testing.assert_frame_equal(md.summarise(again.table, again.request), result.summary())
+    for name in ("notices", "provenance", "command"):
+        assert getattr(again, name) == getattr(result, name)
+    assert repr(again) == repr(result) and again._repr_html_() == result._repr_html_()
+    assert again.chart().to_dict()["title"] == result.chart().to_dict()["title"]
+    assert again.request.rows == tuple(row.name for row in rows) and again.request.direction == result.request.direction
+    with pytest.raises(md.UserError, match=r"twice.*\nTry:  pair\.run"):
+        toy.ask(again.request)
+    again.to_parquet(tmp_path / "again.parquet")
+    assert md.Result.from_parquet(tmp_path / "again.parquet").request == again.request
+    assert not any(text.encode() in (tmp_path / "rows.parquet").read_bytes() for text in TEXTS[:3]), "texts stay here"
 
 
 def test_intervals_are_computed_once(toy, monkeypatch):
@@ -335,29 +347,3 @@ def test_own_rows_run_by_hooks_where_the_engine_cannot(toy, monkeypatch):
     monkeypatch.setattr("mechdiff.questions.shared.measure.run_hooks", lambda *a: calls.append(1) or hooks.run_hooks(*a))
     np.testing.assert_allclose(toy.run([row], limit=4).table["kl"], by_rows, atol=1e-5)
     assert calls
-
-
-PUBLIC = [name for name in md.__all__ if name not in ("charts", "LoadedPair", "UserError")]
-
-
-def documented() -> dict:
-    """Every public name, and the public methods of the public classes."""
-    values = {name: getattr(md, name) for name in PUBLIC}
-    for name in ("ModelPair", "Result", "Intervention", "Site", "Clean"):
-        members = {key: member for key, member in vars(values[name]).items() if not key.startswith("_")}
-        kinds = (property, classmethod, FunctionType)
-        values |= {f"{name}.{key}": member for key, member in members.items() if isinstance(member, kinds)}
-    return values
-
-
-@pytest.mark.parametrize("name", documented())
-def test_public_names_have_an_example_that_runs(toy, tmp_path, name):
-    text = inspect.getdoc(documented()[name]) or ""
-    assert text, f"{name} has no docstring"
-    examples = doctest.DocTestParser().get_doctest(text, {"md": md, "pair": toy, "folder": tmp_path, "torch": torch, "pd": pd, "dataclass": dataclass}, name, None, None)
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    output: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        runner.run(examples, out=output.append)
-    assert runner.failures == 0, "".join(output)

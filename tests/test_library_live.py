@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from support.families import tiny_model
 from support.random_pair import WORDS, write_domain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -133,6 +135,95 @@ def test_an_adapter_is_compared_with_its_base(live):
     with adapted.disable_adapter():
         assert effects(mine).max() < 1e-6, "without the adapter the two models are one"
     np.testing.assert_array_equal(effects(mine), first)
+
+
+def changes(pair) -> pd.DataFrame:
+    """The weights' changes without the pair's name."""
+    return pair.weights().table.drop(columns="pair")
+
+
+def test_weights_are_compared_in_memory(live):
+    _, tuned, _, files = live
+    mine = loaded(live)
+    first = changes(mine)
+    pd.testing.assert_frame_equal(first, changes(files))
+    tuned.model.layers[1].mlp.down_proj.weight.data.mul_(1.5)
+    different = changes(mine)["norm"] != first["norm"]
+    assert first.loc[different, ["layer", "module"]].values.tolist() == [[1, "mlp.down_proj"]]
+
+
+ADAPTERS = {
+    "plain": {"r": 2},
+    "dora": {"r": 2, "use_dora": True},
+    "saved whole": {"r": 2, "modules_to_save": ["up_proj"]},
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("details", ADAPTERS.values(), ids=ADAPTERS)
+def test_an_adapter_in_memory_is_that_of_its_files(live, tmp_path, family, details):
+    tokenizer, base = live[2], tiny_model(family, 0)
+    base.save_pretrained(tmp_path / "plain"), tokenizer.save_pretrained(tmp_path / "plain")
+    targets = {"llama": ["q_proj", "down_proj"], "gpt2": ["c_attn", "c_proj"]}[family]
+    details = details | ({"modules_to_save": ["c_fc"]} if family == "gpt2" and "modules_to_save" in details else {})
+    config = LoraConfig(
+        task_type="CAUSAL_LM", target_modules=targets, init_lora_weights=False, fan_in_fan_out=family == "gpt2", **details
+    )
+    adapted = get_peft_model(base, config).eval()
+    for name, parameter in adapted.named_parameters():  # as training would leave them
+        if "lora_magnitude_vector" in name or "modules_to_save" in name:
+            parameter.data.mul_(1 + 0.2 * torch.rand_like(parameter))
+    adapted.save_pretrained(tmp_path / "adapter")
+    mine, files = md.load(adapted, tokenizer=tokenizer), md.load(tmp_path / "plain", tmp_path / "adapter")
+    np.testing.assert_allclose(effects(mine, prompts=TEXTS), effects(files, prompts=TEXTS), atol=1e-5)
+    table = changes(mine)
+    pd.testing.assert_frame_equal(table, changes(files), atol=1e-4)
+    changed = table.loc[table["norm"] > 0.01, "module"].str.rpartition(".")[2]
+    assert set(changed) == {*targets, *details.get("modules_to_save", [])}
+    with adapted.disable_adapter():
+        assert changes(mine)["norm"].max() < 1e-6
+
+
+def test_weights_that_are_no_matrices_in_memory_are_refused(live):
+    tuned = live[1]
+    tuned.model.layers[0].mlp.experts = torch.nn.Module()
+    tuned.model.layers[0].mlp.experts.gate_up_proj = torch.nn.Parameter(torch.zeros(2, 3, 4))
+    with pytest.raises(md.UserError, match=r"mlp\.experts\.gate_up_proj .*\nTry:  md\.load\(folder, folder\)"):
+        loaded(live).weights()
+    del tuned.model.layers[0].mlp.experts
+    tuned.is_quantized = True
+    with pytest.raises(md.UserError, match=r"quantized.*\nTry:  md\.load\(folder, folder\)"):
+        loaded(live).weights()
+
+
+def test_an_adapter_that_changes_its_base_leaves_none(live):
+    """The base's weights are not in memory; and peft would take a merged one out of them in place if it were disabled."""
+    base, other, tokenizer, _ = live
+    adapted = get_peft_model(other, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False))
+    adapted.merge_adapter()
+    with pytest.raises(md.UserError, match=r"merged.*\nTry:  .*unmerge_adapter"):
+        md.load(adapted, tokenizer=tokenizer, domain="toy")
+    mine, weight = md.load(base, adapted, tokenizer=tokenizer, domain="toy"), other.model.layers[0].self_attn.q_proj.weight
+    before = weight.clone()
+    assert effects(mine).min() > 0
+    with adapted.disable_adapter(), pytest.raises(md.UserError, match=r"merged.*\nTry:  .*unmerge_adapter"):
+        effects(mine)
+    assert torch.equal(weight, before)
+    biased = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], bias="all"))
+    with pytest.raises(md.UserError, match=r"biases.*\nTry:  md.load\(base"):
+        md.load(biased, tokenizer=tokenizer, domain="toy")
+    prompts = get_peft_model(tiny_model("llama", 0), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(md.UserError, match="virtual tokens"):
+        md.load(prompts, tokenizer=tokenizer, domain="toy")
+
+
+def test_a_base_that_peft_has_put_an_adapter_into_is_still_the_base(live):
+    """get_peft_model changes the model that it is given."""
+    base, _, tokenizer, _ = live
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False))
+    both, alone = md.load(base, adapted, tokenizer=tokenizer, domain="toy"), md.load(adapted, tokenizer=tokenizer, domain="toy")
+    np.testing.assert_array_equal(effects(both), effects(alone))
+    assert effects(both).min() > 0
 
 
 def test_what_is_wrong_is_a_sentence(live):

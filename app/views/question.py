@@ -12,6 +12,7 @@ from question_form import form
 from mechdiff import questions
 from mechdiff.questions import EffectQuestion, Question, kind_of
 from mechdiff.questions.shared.command import command
+from mechdiff.questions.shared.request import about
 from mechdiff.reporting import charts, view_requests
 from mechdiff.reporting.charts.base import KL
 from mechdiff.reporting.selection import Selection
@@ -20,12 +21,12 @@ from mechdiff.reporting.selection import Selection
 def page(name: str) -> None:
     kind, selection = kind_of(name), controls.current()
     title = f"{kind.title[:1].lower()}{kind.title[1:]}"
-    session.heading(f"{name.replace('_', ' ').capitalize()}: {title}", about(kind), " ".join((kind.__doc__ or "").split()))
+    session.heading(f"{name.replace('_', ' ').capitalize()}: {title}", options(kind), about(kind))
     if session.ready(selection.spec):
         body(kind, selection)
 
 
-def about(kind: type[Question]) -> str:
+def options(kind: type[Question]) -> str:
     """What each of the question's own fields means."""
     shared = {spec.name for spec in dataclasses.fields(Question)}
     own = [spec for spec in dataclasses.fields(kind) if spec.name not in shared]

@@ -12,7 +12,7 @@ from mechdiff.questions.diagnostics.map_quality import Diagnostics
 from mechdiff.questions.diagnostics.weight_overlap import Overlap
 from mechdiff.questions.shared.fields import flag_name
 from mechdiff.questions.shared.mapped import MappedQuestion
-from mechdiff.questions.shared.request import refuse_foreign
+from mechdiff.questions.shared.request import about, refuse_foreign
 from mechdiff.questions.weights import Weights
 
 DIAGNOSTICS = """transport, rank: write to FILE.csv or FILE.parquet how well the maps fit; weights: how far the changes lie in the
@@ -28,7 +28,7 @@ def add(commands) -> None:
 
 def options_of(kind: type[Question]) -> Parser:
     """A parser with a flag for every field of a question."""
-    parser = Parser(prog=f"python -m mechdiff run {kind.question}", description=f"{kind.title} {kind.__doc__}")
+    parser = Parser(prog=f"python -m mechdiff run {kind.question}", description=f"{kind.title} {about(kind)}")
     for spec in dataclasses.fields(kind):
         bare = spec.metadata["bare"]
         choices = f": {', '.join(spec.metadata['choices'])}" if spec.metadata["choices"] else ""

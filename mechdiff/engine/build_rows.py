@@ -49,7 +49,8 @@ class SiteMap:
 class Clean:
     """The clean states of both models that a function of the user's own reads; each is a copy.
 
-    donor, own: the donor's and the recipient's state at the site itself, [prompts, width].
+    donor_states, own_states: the donor's and the recipient's clean passes, which `donor_at` and `own_at` read. layer, stream: the
+    site itself, whose states are `donor` and `own`, [prompts, width].
 
     Example:
         >>> halfway = lambda clean: 0.5 * (clean.donor + clean.own)
@@ -64,20 +65,41 @@ class Clean:
 
     @property
     def donor(self) -> Float[Tensor, "b d"]:
-        """The donor's state at the site, [prompts, width]."""
+        """The donor's state at the site, [prompts, width].
+
+        Example:
+            >>> result = pair.run([md.at(1).set(lambda clean: 0.5 * clean.donor)], limit=4)
+        """
         return self.donor_at(self.layer, self.stream)
 
     @property
     def own(self) -> Float[Tensor, "b d"]:
-        """The recipient's clean state at the site, [prompts, width]."""
+        """The recipient's clean state at the site, [prompts, width].
+
+        Example:
+            >>> doubled = md.at(1).set(lambda clean: 2 * clean.own)
+            >>> bool((pair.run([doubled], limit=4).table["kl"] > 0).all())
+            True
+        """
         return self.own_at(self.layer, self.stream)
 
     def donor_at(self, layer: int, stream: str) -> Float[Tensor, "b d"]:
-        """The donor's state at any site, [prompts, width], on the recipient's device."""
+        """The donor's state at any site, [prompts, width], on the recipient's device. layer: from 0. stream: as for `md.at`.
+
+        Example:
+            >>> change = lambda clean: clean.own + clean.donor_at(0, "resid_post") - clean.own_at(0, "resid_post")
+            >>> result = pair.run([md.at(1).set(change)], limit=4)
+        """
         return self.donor_states.states[stream][layer].to(self.own_states.states[stream].device, copy=True)
 
     def own_at(self, layer: int, stream: str) -> Float[Tensor, "b d"]:
-        """The recipient's clean state at any site, [prompts, width]."""
+        """The recipient's clean state at any site, [prompts, width]. layer: from 0. stream: as for `md.at`.
+
+        Example:
+            >>> earlier = md.at(1).set(lambda clean: clean.own_at(0, "resid_post")).named("the layer before")
+            >>> pair.run([earlier], limit=4).table["intervention"].unique().tolist()
+            ['the layer before']
+        """
         return self.own_states.states[stream][layer].clone()
 
 

@@ -16,9 +16,15 @@ BLOCK = 16  # prompts that are computed and cached together
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its text, used verbatim, and the template it was filled from (prompts of one template are a cluster).
+    """One prompt, and what is known about it.
 
-    answer: the right answer, if it is known. choices: the possible answers, if they are given. Only behaviour reads them.
+    text: used verbatim. template: what it was filled from; prompts of one template are a cluster, and intervals respect that.
+    answer: the right answer, if it is known. choices: the possible answers, if they are given. Only behaviour reads the last two.
+
+    Example:
+        >>> prompts = [md.Prompt("What is 3 + 4?", "sum", answer="7"), md.Prompt("What is 5 + 6?", "sum", answer="11")]
+        >>> pair.patch(layers=1, prompts=prompts).summary()[["prompts", "templates"]].values.tolist()
+        [[2, 1]]
     """
 
     text: str
@@ -95,22 +101,37 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def keep_prompts(prompts: list[Prompt]) -> str:
-    """Store a user's own prompts in the cache folder. Returns the name that read_prompts takes: a hash, which reveals no text."""
-    lines = as_lines(prompts)
-    name = hashlib.sha256(lines.encode()).hexdigest()[:16]
-    path = own_prompts(name)
+    """Store a user's own prompts on this machine, in the cache folder.
+
+    prompts: at least one. Returns the name that a request's field `prompts` takes: a hash, which reveals no text.
+    Raises UserError if they cannot be stored.
+
+    Example:
+        >>> mine = md.keep_prompts([md.Prompt("What is 3 + 4?", "sum"), md.Prompt("What is 5 + 6?", "sum")])
+        >>> mine.startswith("own:")
+        True
+        >>> len(md.run(md.Patch(pair=pair.spec.path, layers=(1,), prompts=mine)))
+        2
+    """
+    name = own_name(prompts)
+    path = own_prompts(name.removeprefix(OWN))
     if path.exists():
-        return OWN + name
+        return name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(lines + "\n", encoding="utf-8")
+        partial.write_text(as_lines(prompts) + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         raise UserError(
             f"The prompts cannot be stored in {path.parent}: {error.strerror}.\nTry:  MECHDIFF_CACHE=/some/folder"
         ) from None
-    return OWN + name
+    return name
+
+
+def own_name(prompts: list[Prompt]) -> str:
+    """The name of a user's own prompts, whether or not they are stored."""
+    return OWN + hashlib.sha256(as_lines(prompts).encode()).hexdigest()[:16]
 
 
 def as_lines(prompts: list[Prompt]) -> str:

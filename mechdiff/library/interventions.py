@@ -30,7 +30,7 @@ class Intervention:
         return Intervention(parts := in_order([*self.parts, *other.parts]), "; ".join(map(described, parts)))
 
     def named(self, name: str) -> "Intervention":
-        """The same under another name in tables.
+        """The same under another name. name: what tables call it.
 
         Example:
             >>> md.at(1).donor().named("whole state").name
@@ -39,14 +39,29 @@ class Intervention:
         return replace(self, name=name)
 
     def for_pair(self, layers: int, heads: int) -> Condition | Stack:
-        """What the engine runs on a pair with so many layers and heads. Raises UserError for a site that it does not have."""
+        """What the engine runs on a pair. layers, heads: how many the pair has.
+
+        Raises UserError for a site that the pair does not have.
+
+        Example:
+            >>> md.at(1).donor().for_pair(layers=4, heads=4).stream
+            'resid_post'
+        """
         parts = tuple(check_site(part, layers, heads) for part in self.parts)
         return parts[0] if len(parts) == 1 else Stack(parts)
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the model, whose state an intervention replaces. Made by `at`."""
+    """A place in the model, whose state an intervention replaces. Made by `md.at`.
+
+    layer: from 0. stream: resid_pre, resid_post, attn_out, mlp_out or heads.
+
+    Example:
+        >>> site = md.at(1)
+        >>> pair.run([site.donor(), site.mean(), site.own()], limit=4).summary().shape[0]
+        3
+    """
 
     layer: int
     stream: str
@@ -80,7 +95,9 @@ class Site:
         return intervention(Condition(self.layer, self.stream, map, alpha, rank, "" if rank is None else complement))
 
     def heads(self, *heads: int, blend: float = 1.0) -> Intervention:
-        """The donor's output of some attention heads of the layer; all of them if none is named. blend: the donor's share.
+        """The donor's output of some attention heads of the layer.
+
+        heads: their numbers from 0; all of them if none is named. blend: the donor's share in the result, 0 to 1.
 
         Example:
             >>> md.at(1).heads(0, 3).name
@@ -118,10 +135,12 @@ class Site:
         """A state of the user's own.
 
         state: a tensor or array [width] in the recipient's units, or a function that is called with a `Clean`, the clean states
-        of both models, and returns a tensor [prompts, width] or [width]. A tensor's effects are stored under its content. A
-        function's are stored on disk only with name and version, to which its source is added; key: a text that stands for what
-        the function reads but its source does not show, such as arrays.
-        Raises UserError for a named function that reads arrays and has no key; when it runs, for a state of another shape.
+        of both models, and returns a tensor [prompts, width] or [width]. name: what tables call it; default: a tensor's hash, a
+        function's own name. A tensor's effects are stored under its content, a function's only with name and version: the two and
+        its source. version: a number or a text, to be changed with what the function does. key: a text that stands for what the
+        function reads but its source does not show, such as arrays.
+        Raises UserError for a function with only one of name and version, and for one that reads arrays and has no key; when it
+        runs, for a state of another shape.
 
         Example:
             >>> import torch
@@ -140,9 +159,11 @@ class Site:
 
 
 def at(layer: int, stream: str = "resid_post") -> Site:
-    """A site: a layer from 0, and a stream (resid_pre, resid_post, attn_out, mlp_out, heads).
+    """A site, whose state an intervention replaces.
 
-    Raises UserError for a stream that does not exist; the layer is checked against the pair when it is used.
+    layer: from 0; it is checked against the pair when it is used. stream: the residual stream before or after the layer
+    (resid_pre, resid_post), the output of attention or MLP (attn_out, mlp_out), or the heads' outputs (heads).
+    Raises UserError for a stream that does not exist.
 
     Example:
         >>> md.at(1, "mlp_out")

@@ -20,6 +20,7 @@ from mechdiff.models import registry
 from mechdiff.models.load import second_tree
 from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.models.locks import FairLock
+from mechdiff.models.peft_modules import model_of, with_adapters, without_adapters
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -82,7 +83,7 @@ class LiveModels:
 
 def plain(model: Any) -> Any:
     """A transformers model, without peft's wrapper. Raises UserError for anything else."""
-    model = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    model = model_of(model)
     if not (isinstance(model, nn.Module) and hasattr(model, "get_decoder") and hasattr(model, "config")):
         raise UserError(f"{type(model).__name__} is no causal language model of transformers.\nTry:  AutoModelForCausalLM")
     return model
@@ -93,9 +94,7 @@ def twin(model: nn.Module, kernel: str, side: str) -> nn.Module:
 
     As the base, a model with an adapter is the model without it.
     """
-    tree: Any = second_tree(model, set())
-    if hasattr(tree, "peft_config"):
-        tree = tree.unload() if side == "base" else tree.get_base_model()
+    tree: Any = (without_adapters if side == "base" else with_adapters)(second_tree(model, set()))
     for module in tree.modules():
         for name in HOOKS:
             getattr(module, name).clear()

@@ -10,14 +10,16 @@ import pandas as pd
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
 from mechdiff.engine.intervention import Condition
-from mechdiff.inputs.prompts import Prompt
+from mechdiff.inputs.prompts import Prompt, own_name
 from mechdiff.library.interventions import Intervention, check_names
+from mechdiff.questions import Question, kind_of
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.lines import Wide
 from mechdiff.questions.shared.metrics import RESERVED, Metric
 from mechdiff.questions.shared.request import Count, positions_field
+from mechdiff.questions.shared.summary import effect_summary, wide
 
 
 class RowsTask(EffectsTask):
@@ -56,12 +58,45 @@ class RowsTask(EffectsTask):
 
 
 @dataclass(frozen=True)
-class OwnRows(EffectQuestion, listed=False):
-    """The effects of interventions that Python code describes."""
+class NamedRows(EffectQuestion, listed=False):
+    """Interventions by their names, as a result's file holds them: their effects can be shown, but not computed again."""
 
     question: ClassVar[str] = "rows"
     title: ClassVar[str] = "What do these interventions do?"
     columns: ClassVar[tuple[str, ...]] = ("intervention", "control")
+    allowed_controls: ClassVar[tuple[str, ...]] = ()
+
+    rows: tuple[str, ...] = flag((), "the interventions' names")
+    metrics: tuple[str, ...] = flag((), "the names of the metrics that are not measured anyway")
+    clusters: tuple[str, ...] = flag((), "the template of each prompt")
+    positions: Count = positions_field()
+
+    @property
+    def templates(self) -> list[str]:
+        return list(self.clusters)
+
+    def task(self, store: Store) -> "OwnRowsTask":
+        raise UserError(
+            f"A file names its interventions ({', '.join(self.rows)}), and does not say what they do: they cannot be run again.\n"
+            "Try:  pair.run, with the interventions themselves"
+        )
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        return effect_summary(wide(table, self.ratio, self.columns, self.metrics), self.templates)
+
+
+def kind_in_file(question: str) -> type[Question]:
+    """The class of a question's name in a result's file."""
+    return NamedRows if question == NamedRows.question else kind_of(question)
+
+
+@dataclass(frozen=True)
+class OwnRows(EffectQuestion, listed=False):
+    """The effects of interventions that Python code describes."""
+
+    question: ClassVar[str] = NamedRows.question
+    title: ClassVar[str] = NamedRows.title
+    columns: ClassVar[tuple[str, ...]] = NamedRows.columns
     allowed_controls: ClassVar[tuple[str, ...]] = ()
 
     rows: tuple[Any, ...] = flag((), "the interventions")
@@ -92,6 +127,13 @@ class OwnRows(EffectQuestion, listed=False):
     @property
     def uses_train(self) -> bool:
         return not all(row.for_pair(self.spec.layers, self.spec.heads).plain for row in self.rows)
+
+    @property
+    def named(self) -> NamedRows:
+        """What a file can hold of it: names in place of interventions and metrics, and in place of the texts their hash."""
+        names = {"rows": tuple(row.name for row in self.rows), "metrics": tuple(self.own_metrics)}
+        prompts = own_name(list(self.texts)) if self.texts else self.prompts
+        return self.converted(NamedRows, **names, prompts=prompts, clusters=tuple(self.templates))
 
     @cached_property
     def chosen_prompts(self) -> list[Prompt]:

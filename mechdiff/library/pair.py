@@ -1,7 +1,6 @@
 """A pair to ask: a base model and a fine-tune of it, with a method for each question."""
 
 import dataclasses
-import functools
 import html
 import inspect
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from mechdiff.library.own_rows import OwnRows
 from mechdiff.library.result import Result
 from mechdiff.questions import QUESTIONS, Question, kind_of
 from mechdiff.questions.shared.metrics import Function, Metric, as_metric, kl, kl_to_donor
+from mechdiff.questions.shared.request import about
 from mechdiff.study.provenance import provenance
 
 SETTINGS = ("pair", "device", "dtype", "offload")  # fields that the pair itself gives
@@ -46,13 +46,14 @@ def load(
 
     base: a known pair's name or a pair file; or, together with tuned, a model: a folder, a GGUF file or a hub id that was
     downloaded before, with `@revision` after it for another revision than main. tuned: the same, or an adapter on the base.
-    Or both are models of transformers or peft in memory, and tokenizer is theirs; a peft model alone is compared with its base.
-    They are only read, and stay as they are. Their results are stored on disk only if name is given, under a hash of the weights;
-    a change of a weight, a buffer, an adapter or a mode is noticed at the next question.
+    Or both are models of transformers or peft in memory; a peft model alone is compared with its base. They are only read, and
+    stay as they are. Their results are stored on disk only if name is given, under a hash of the weights; a change of a weight,
+    a buffer, an adapter or a mode is noticed at the next question. tokenizer: that of models in memory.
     name: what tables call the pair. domain: the curated prompts of its questions, such as `cultural`; default: the pair file's.
     chat_template: auto, or none to use prompts verbatim. device: auto, cpu or cuda. dtype: float32, bfloat16 or float16; default:
     the device's. offload: on, off, or auto, to keep one model at a time on a GPU that cannot hold both.
-    Raises UserError for a pair that does not exist, or is not on this machine.
+    Raises UserError for a pair that does not exist, or is not on this machine, and for models in memory that cannot be compared,
+    such as a peft model whose adapter is merged and whose base is not given.
 
     Example:
         >>> md.load(pair.spec.path).layers
@@ -80,7 +81,8 @@ class ModelPair:
 
     A method takes the question's own fields, and those that all questions share (`help(pair.patch)` lists them), and returns a
     Result. What was computed before is read from the disk cache; interrupting keeps every finished part.
-    spec: the pair's description.
+    Made by `md.load`. spec: the pair's description. settings: the fields device, dtype and offload of every request. domain: its
+    domain, if another than the pair's own. live: models in memory, if it is a pair of those.
 
     Example:
         >>> bool((pair.patch(layers=1, limit=4).table["kl"] >= 0).all())
@@ -93,17 +95,32 @@ class ModelPair:
 
     @property
     def name(self) -> str:
-        """What tables call the pair."""
+        """What tables call the pair.
+
+        Example:
+            >>> pair.name
+            'tiny'
+        """
         return self.spec.name
 
     @property
     def layers(self) -> int:
-        """The number of decoder layers. Raises UserError if the models are not on this machine."""
+        """The number of decoder layers. Raises UserError if the models are not on this machine.
+
+        Example:
+            >>> pair.layers
+            4
+        """
         return self.spec.layers
 
     @property
     def width(self) -> int:
-        """The width of the residual stream. Raises UserError if the models are not on this machine."""
+        """The width of the residual stream. Raises UserError if the models are not on this machine.
+
+        Example:
+            >>> pair.width
+            32
+        """
         return self.spec.shape("base").width
 
     def request(self, question: str, **fields: Any) -> Question:
@@ -128,6 +145,7 @@ class ModelPair:
     def ask(self, request: Question) -> Result:
         """Answer a request, with a progress bar if it takes long.
 
+        request: as `request` makes it, or a question such as `md.Patch(...)`. Returns the answer: table, summary, chart, notices.
         Raises UserError for a request that cannot be answered.
 
         Example:
@@ -172,7 +190,9 @@ class ModelPair:
         return self.ask(request)
 
     def save(self, path: str | Path) -> None:
-        """Write the pair's file, so that the command line and the app can open it. Raises UserError if it cannot be written.
+        """Write the pair's file, so that the command line and the app can open it. path: the file, which should end in .toml.
+
+        Raises UserError if it cannot be written.
 
         Example:
             >>> pair.save(folder / "again.toml")
@@ -204,7 +224,6 @@ class ModelPair:
 def method(pair: ModelPair, kind: type[Question]) -> Callable[..., Result]:
     """A question as a method of a pair, with the question's fields as its signature and its help."""
 
-    @functools.wraps(kind, assigned=("__doc__",), updated=())
     def answer(**fields: Any) -> Result:
         return pair.ask(pair.request(kind.question, **fields))
 
@@ -212,9 +231,16 @@ def method(pair: ModelPair, kind: type[Question]) -> Callable[..., Result]:
     parameters = [inspect.Parameter(s.name, inspect.Parameter.KEYWORD_ONLY, default=s.default) for s in specs]
     answer.__signature__ = inspect.Signature(parameters, return_annotation=Result)  # type: ignore[attr-defined]
     answer.__name__ = answer.__qualname__ = kind.question
-    lines = "\n".join(f"    {spec.name}: {spec.metadata['help']}" for spec in specs)
-    answer.__doc__ = f"{kind.title} {kind.__doc__}\n\n{lines}\n\nRaises UserError for a value that is not valid."
+    lines = "\n".join(f"    {spec.name}: {explained(spec)}" for spec in specs)
+    more = (inspect.getdoc(kind) or "").partition("\n\n")[2] or "Raises UserError for a value that is not valid."
+    answer.__doc__ = f"{kind.title} {about(kind)}\n\n{lines}\n\n{more}"
     return answer
+
+
+def explained(spec: dataclasses.Field) -> str:
+    """A field's help, and its choices."""
+    choices = ", ".join(spec.metadata["choices"])
+    return f"{spec.metadata['help']}{f': {choices}' if choices else ''}"
 
 
 def as_prompts(texts: Sequence[str | Prompt]) -> list[Prompt]:

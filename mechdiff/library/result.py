@@ -12,6 +12,7 @@ import altair as alt
 import pandas as pd
 
 from mechdiff.common.errors import UserError
+from mechdiff.library.own_rows import OwnRows, kind_in_file
 from mechdiff.questions import EffectQuestion, Question
 from mechdiff.questions.shared.command import command
 
@@ -24,7 +25,7 @@ class Result:
 
     request: the question. table: a row per prompt and condition (drift and weights: per layer and stream or module); effects in
     nats. notices: what a reader should know, such as prompts that were left out. provenance: models and their fingerprints,
-    precision, device, prompts, seed and versions.
+    precision, device, prompts, seed and versions. A pair's methods make it.
 
     Example:
         >>> result = pair.patch(layers=[0, 1], limit=4)
@@ -72,7 +73,7 @@ class Result:
 
     @property
     def command(self) -> str:
-        """The command line that gives the same numbers.
+        """The command line that gives the same numbers; for `pair.run`, which has none, a comment that says so.
 
         Example:
             >>> pair.patch(layers=1, limit=4).command.startswith("python -m mechdiff run patch")
@@ -83,6 +84,7 @@ class Result:
     def to_parquet(self, path: str | Path) -> None:
         """Write the table to a file that pandas reads too, with request, summary, notices and provenance in its metadata.
 
+        path: the file. Of `pair.run` the request holds the interventions' names, and neither functions nor texts of prompts.
         Raises UserError if the file cannot be written.
 
         Example:
@@ -93,7 +95,8 @@ class Result:
 
         from mechdiff.study.request_json import plain
 
-        about = {"request": plain(self.request), "notices": self.notices, "provenance": self.provenance}
+        request = self.request.named if isinstance(self.request, OwnRows) else self.request
+        about = {"request": plain(request), "notices": self.notices, "provenance": self.provenance}
         buffer = io.BytesIO()
         self._summary.to_parquet(buffer, index=False)
         table = pa.Table.from_pandas(self.table, preserve_index=False)
@@ -105,7 +108,9 @@ class Result:
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> "Result":
-        """A result that `to_parquet` wrote. Raises UserError for another file.
+        """A result that `to_parquet` wrote, with all that it shows. path: the file. Raises UserError for any other.
+
+        Its request can be answered again; that of `pair.run` cannot, since it has only the interventions' names.
 
         Example:
             >>> pair.patch(layers=1, limit=4).to_parquet(folder / "patch.parquet")
@@ -124,7 +129,7 @@ class Result:
         metadata = table.schema.metadata or {}
         try:
             about: dict[str, Any] = json.loads(metadata[METADATA])
-            result = cls(request(about["request"]), table.to_pandas(), about["notices"], about["provenance"])
+            result = cls(request(about["request"], kind_in_file), table.to_pandas(), about["notices"], about["provenance"])
             result.__dict__["_summary"] = pd.read_parquet(io.BytesIO(metadata[METADATA + b".summary"]))
         except (KeyError, TypeError, ValueError, pa.ArrowInvalid):
             raise UserError(f"{path} was not written by Result.to_parquet.\nTry:  pandas.read_parquet") from None

@@ -74,10 +74,18 @@ def resolve_dtype(dtype: str | None, pair: Pair | None, device: str) -> str:
 
 
 def load_pair(name: str | Pair, device: str = "auto", dtype: str | None = None, offload: str = "auto") -> LoadedPair:
-    """Load a pair by name or pair file, once per process. Pairs on the same base share its weights.
+    """Load a pair, once per process. Pairs on the same base share its weights.
 
-    offload: on, to keep one model on the GPU at a time; auto, to do so if the two do not fit together; off.
+    name: a pair's name, a pair file, or a pair's description, such as `pair.spec`. device: auto, cpu or cuda. dtype: float32,
+    bfloat16 or float16; default: the pair's own, else the device's. offload: on, to keep one model on the GPU at a time; auto, to
+    do so if the two do not fit together; off.
+    Returns both models, their tokenizers, and the lock that guards the weights.
     Raises UserError if the weights are not on this machine, do not fit in memory, or cannot be taken apart.
+
+    Example:
+        >>> loaded = md.load_pair(pair.spec.path, device="cpu")
+        >>> loaded is md.load_pair(pair.spec.path, device="cpu")
+        True
     """
     pair = read_pair(name) if isinstance(name, str) else name
     device = resolve_device(device)

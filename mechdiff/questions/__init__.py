@@ -37,15 +37,30 @@ def kind_of(question: str) -> type[Question]:
 
 
 def Run(question: str, *args: Any, **fields: Any) -> Question:
-    """The request of a question by its name: Run("patch", limit=32) is Patch(limit=32)."""
+    """The request of a question by its name: Run("patch", limit=32) is Patch(limit=32).
+
+    question: its name, such as patch. args, fields: what the question's class takes.
+    Raises UserError for a question or a field that does not exist, and for a value that is not valid.
+
+    Example:
+        >>> md.Run("patch", pair=pair.spec.path, layers=(1,)) == md.Patch(pair=pair.spec.path, layers=(1,))
+        True
+    """
     return kind_of(question)(*args, **fields)
 
 
 def summary(table: pd.DataFrame, run: Question) -> pd.DataFrame:
-    """A run's table with a line per condition: mean effect over prompts, its 95 % interval, and the ratios that apply.
+    """A request's table with a row per condition: mean, low, high: the mean effect over prompts in nats and its 95 % interval.
 
-    See shared/summary.py for the columns. A table that is not per prompt (drift, weights) is returned unchanged; behaviour has a
-    line per condition and measure.
+    table: what `md.run` returned for the request. run: the request. Each ratio that applies has a column, and two for its
+    interval: recovery, the share of the models' difference that a patch removes; drop (transport, rank), how much smaller the
+    effect is than the zscore map's, in per cent; coverage (heads), the share of all heads' effect. prompts, templates: their
+    numbers. A table that is not per prompt (drift, weights) is returned unchanged; behaviour has a row per condition and measure.
+
+    Example:
+        >>> request = md.Patch(pair=pair.spec.path, layers=(0, 1), limit=4)
+        >>> md.summarise(md.run(request), request)[["layer", "mean", "low", "high"]].shape
+        (2, 4)
     """
     return run.summary(table)
 
@@ -56,9 +71,15 @@ def task(request: Any, store: Store | None = None) -> Task:
 
 
 def run(request: Any, store: Store | None = None) -> pd.DataFrame:
-    """Answer a request, computing what the store does not have.
+    """Answer a request, computing what was not computed before.
 
-    Returns a row per prompt and condition (drift: per layer and stream). Raises UserError for a request that cannot be answered.
+    request: a question, such as `md.Patch(...)`. store: where results are kept; default: the cache on disk.
+    Returns a row per prompt and condition, with effects in nats (drift: per layer and stream; weights: per matrix).
+    Raises UserError for a request that cannot be answered.
+
+    Example:
+        >>> md.run(md.Patch(pair=pair.spec.path, layers=(1,), limit=4))["kl"].shape
+        (4,)
     """
     work = task(request, store)
     for _ in work.steps():

@@ -48,7 +48,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Behaviour(Question):
-    """What both models write after a prompt, and what the recipient writes when it is patched at the chosen layers, if any."""
+    """What both models write after a prompt, and what the recipient writes when it is patched at the chosen layers, if any.
+
+    Its table has a row per prompt and condition: `clean base`, `clean tuned`, and one for every patch. text: the answer; tokens:
+    its length; agrees_base, agrees_tuned: whether its first token is that model's; kl_from_base, ...: divergences of the next
+    token, in nats; refused, exact, ...: what is found in the text. docs/method.md explains every column. The summary has a row
+    per condition and measure.
+    Raises UserError for a value that is not valid, and for controls without a patch.
+
+    Example:
+        >>> pair.behaviour(limit=2, new_tokens=3).table["condition"].tolist()
+        ['clean base', 'clean base', 'clean tuned', 'clean tuned']
+        >>> patched = md.Behaviour(pair=pair.spec.path, layers=(1,), limit=2, new_tokens=3)
+        >>> md.run(patched)["condition"].nunique()
+        3
+    """
 
     question: ClassVar[str] = "behaviour"
     title: ClassVar[str] = "What do the models say?"
@@ -87,6 +101,7 @@ class Behaviour(Question):
         return BehaviourTask(self, store)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A line per condition and measure: mean, low, high (95 %), and its change from the reference. table: the whole table."""
         return behaviour_summary.summary(table, self.templates)
 
 

@@ -25,7 +25,21 @@ COLUMNS = ["layer", "stream", "cka", "cka_debiased", "low", "high", "low_plain",
 
 @dataclass(frozen=True)
 class Drift(Question):
-    """How similarly the two models place the same prompts, at every chosen layer and stream."""
+    """How similarly the two models place the same prompts, at every chosen layer and stream.
+
+    Its table has a row per layer and stream: cka, cka_debiased, both without unit, 1 for the same geometry; low, high: the 95 %
+    interval of the debiased one; low_plain, high_plain: that of the plain one; n: prompts. tuned_layer: the layer of the tuned
+    model, if the two depths differ. The two models may differ in width and depth.
+    Raises UserError for a value that is not valid, and for fewer than 4 prompts.
+    Source: linear CKA, Kornblith et al. 2019, arXiv:1905.00414; debiased, Song et al. 2012 and Murphy et al. 2024.
+
+    Example:
+        >>> pair.drift(layers=[0, 1]).table[["layer", "cka", "low", "high"]].shape
+        (2, 4)
+        >>> table = md.run(md.Drift(pair=pair.spec.path, layers=(0, 1), streams=("resid_post", "mlp_out")))
+        >>> len(table)
+        4
+    """
 
     question: ClassVar[str] = "drift"
     title: ClassVar[str] = "Where do representations diverge?"

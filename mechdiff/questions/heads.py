@@ -37,7 +37,19 @@ class HeadSelection:
 
 @dataclass(frozen=True)
 class Heads(EffectQuestion):
-    """The donor's heads in place of the recipient's: every chosen set at every chosen layer, next to all heads of the layer."""
+    """The donor's heads in place of the recipient's: every chosen set at every chosen layer, next to all heads of the layer.
+
+    Its table has a row per prompt, layer and set, with kl, kl_to_donor and kl_donor_clean in nats as for `patch`, and
+    kl_reference: the effect of all heads of the layer. heads: such as 0-5-7, or all; chosen: how the set was found. The summary's
+    coverage is the set's effect as a share of that of all heads; it can exceed 1, since heads cancel.
+    Raises UserError for a value that is not valid; when it is answered, for a head that does not exist.
+
+    Example:
+        >>> pair.heads(layers=1, head_sets="0;1,2", limit=4).summary()["heads"].tolist()
+        ['all', '0', '1-2']
+        >>> md.run(md.Heads(pair=pair.spec.path, layers=(1,), head_sets="each", limit=4))["heads"].nunique()
+        5
+    """
 
     question: ClassVar[str] = "heads"
     title: ClassVar[str] = "Which attention heads carry the change?"

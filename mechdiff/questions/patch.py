@@ -13,7 +13,19 @@ from mechdiff.questions.shared.request import Count, check_map_controls, map_fie
 
 @dataclass(frozen=True)
 class Patch(EffectQuestion):
-    """The donor's state, mapped if requested, in place of the recipient's, at every chosen layer and stream."""
+    """The donor's state, mapped if requested, in place of the recipient's, at every chosen layer and stream.
+
+    Its table has a row per prompt, layer, stream and control. kl: KL(patched || clean) of the recipient's next token;
+    kl_to_donor: KL(donor || patched); kl_donor_clean: KL(donor || clean), all in nats.
+    Raises UserError for a value that is not valid, and for controls that do not go together with the map.
+    Source: activation patching, Vig et al. 2020, arXiv:2004.12265; between two models, Prakash et al. 2024, arXiv:2402.14811.
+
+    Example:
+        >>> pair.patch(layers=[0, 1], limit=4, controls="self").summary()["control"].tolist()
+        ['none', 'self', 'none', 'self']
+        >>> md.run(md.Patch(pair=pair.spec.path, layers=(1,), limit=4)).shape[0]
+        4
+    """
 
     question: ClassVar[str] = "patch"
     title: ClassVar[str] = "Which layers carry the change?"
@@ -32,6 +44,7 @@ class Patch(EffectQuestion):
 
     @property
     def conditions(self) -> list[Condition]:
+        """What is run on every prompt: the patch at each site, followed by its controls. Returns them in the table's order."""
         return site_conditions(self, self.map, self.controls)
 
     def task(self, store: Store) -> EffectsTask:

@@ -17,7 +17,18 @@ from mechdiff.questions.shared.request import FULL
 
 @dataclass(frozen=True)
 class Rank(MappedQuestion):
-    """The map cut to every chosen rank, under every complement."""
+    """The map cut to every chosen rank, under every complement.
+
+    A cut keeps the leading directions of the map's outputs, in order of variance on train; the complement fills the rest. The
+    table is that of `transport`, with a row per prompt and condition; rank and complement are texts, `full` the uncut map.
+    Raises UserError for a value that is not valid, such as a rank that is neither a number nor full.
+
+    Example:
+        >>> pair.rank(layers=1, ranks="1,8", complement="own", limit=4).summary()["rank"].tolist()
+        ['1', '8']
+        >>> md.run(md.Rank(pair=pair.spec.path, layers=(1,), ranks=("0", "full"), limit=4)).groupby("rank")["kl"].mean().shape
+        (2,)
+    """
 
     question: ClassVar[str] = "rank"
     title: ClassVar[str] = "How many dimensions does the map need?"
@@ -34,7 +45,7 @@ class Rank(MappedQuestion):
 
     @cached_property
     def chosen_ranks(self) -> tuple[int | None, ...]:
-        """Ranks; None for the uncut map."""
+        """The ranks as numbers; None for the uncut map. Raises UserError for one that is neither a number nor full."""
         for text in self.ranks:
             if text != FULL and not text.isdigit():
                 raise UserError(f"Rank '{text}' is neither a number from 0 nor full.\nTry:  --ranks 0,1,8,32,full")

@@ -18,7 +18,19 @@ from mechdiff.questions.shared.request import Count, positions_field
 
 @dataclass(frozen=True)
 class StackedPatch(EffectQuestion):
-    """Interventions at rising sites, each acting on the state that the ones before it produced."""
+    """Interventions at rising sites, each acting on the state that the ones before it produced.
+
+    Its table has a row per prompt for the whole stack, its controls, and each intervention alone, which the column stack names;
+    kl, kl_to_donor and kl_donor_clean in nats as for `patch`.
+    Raises UserError for a value that is not valid, and without a stack.
+
+    Example:
+        >>> stack = "layer=0 stream=mlp_out; layer=1 heads=1,2"
+        >>> pair.stack(stack=stack, limit=4).summary()["stack"].nunique()
+        3
+        >>> len(md.run(md.StackedPatch(pair=pair.spec.path, stack=stack, limit=4)))
+        12
+    """
 
     question: ClassVar[str] = "stack"
     title: ClassVar[str] = "What do several interventions do together?"

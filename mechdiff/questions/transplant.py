@@ -13,7 +13,18 @@ from mechdiff.questions.shared.fields import flag
 
 @dataclass(frozen=True)
 class Transplant(EffectQuestion):
-    """The donor's weights at every chosen layer and module, run on the recipient's clean input."""
+    """The donor's weights at every chosen layer and module, run on the recipient's clean input.
+
+    Its table has a row per prompt, layer, module and control, with kl, kl_to_donor and kl_donor_clean in nats as for `patch`. The
+    effect is zero where the two models' weights are equal. The stream heads gives a row for every single head.
+    Raises UserError for a value that is not valid.
+
+    Example:
+        >>> pair.transplant(layers=1, limit=4).summary()["stream"].tolist()
+        ['attn_out', 'mlp_out']
+        >>> bool((md.run(md.Transplant(pair=pair.spec.path, layers=(1,), limit=4))["kl"] > 0).all())
+        True
+    """
 
     question: ClassVar[str] = "transplant"
     title: ClassVar[str] = "Which module's weights carry the change?"
@@ -28,6 +39,7 @@ class Transplant(EffectQuestion):
 
     @property
     def groups(self) -> list[Group]:
+        """The conditions, in groups that are stored together. Returns them in the table's order."""
         groups: list[Group] = []
         for stream in self.streams:
             for layer in self.chosen_layers:

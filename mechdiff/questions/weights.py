@@ -19,7 +19,20 @@ COLUMNS = ["layer", "module", "outputs", "inputs", *NUMBERS, *(f"singular_{k + 1
 
 @dataclass(frozen=True)
 class Weights(Question):
-    """Tuned minus base, matrix by matrix. map, positions: of the mapped subspace that --diagnostics compares with."""
+    """Tuned minus base, matrix by matrix. map, positions: of the mapped subspace that --diagnostics compares with.
+
+    Its table has a row per layer and matrix: outputs, inputs: the matrix's shape; norm: the Frobenius norm of the difference;
+    relative_norm: the same as a share of the base's; participation_ratio, stable_rank, rank_90: its effective number of
+    directions; singular_1 to singular_8: its leading singular values. It runs no model and reads no prompt.
+    Raises UserError for a value that is not valid; when it is answered, for two models of different shapes.
+    Source: participation ratio, e.g. Gao and Ganguli 2015; large matrices by random projection, Halko, Martinsson and Tropp 2011.
+
+    Example:
+        >>> pair.weights(layers=1).table[["module", "relative_norm", "stable_rank"]].shape
+        (7, 3)
+        >>> md.run(md.Weights(pair=pair.spec.path, layers=(0, 1)))["layer"].unique().tolist()
+        [0, 1]
+    """
 
     question: ClassVar[str] = "weights"
     title: ClassVar[str] = "Which matrices changed?"
@@ -52,10 +65,10 @@ class WeightsTask(Task):
 
     @cached_property
     def sides(self):
-        """Both models' files, base first."""
-        from mechdiff.inputs.weight_changes import Weights
+        """Both models' matrices, base first."""
+        from mechdiff.models.weights_in_memory import weights_of
 
-        return Weights(self.run.spec.base), Weights(self.run.spec.tuned)
+        return weights_of(self.run.spec, self.run.device, self.run.dtype)
 
     def modules(self, layer: int) -> list[str]:
         """The matrices that both models have at a layer."""

@@ -104,8 +104,15 @@ def report(a: StoredSweep, b: StoredSweep, depth: float | None = None) -> str:
 def compare_sweeps(a: str, b: str, direction: str = DIRECTIONS[0], depth: float | None = None) -> pd.DataFrame:
     """What two pairs answer to the four questions, from their stored sweeps, a row per quantity.
 
-    a, b: PAIR or PAIR@DOMAIN. depth: where rank cuts are read, 0 to 1; None: at each pair's most affected layer. Columns a, b
-    and difference (B - A) are text; a_value, a_low, a_high (95 % interval over prompts) and those of b are numbers. Raises
-    UserError.
+    a, b: PAIR or PAIR@DOMAIN, as in the sweeps' commands. direction: base-to-tuned or tuned-to-base. depth: where rank cuts are
+    read, 0 (first layer) to 1 (last); None: at each pair's most affected layer.
+    Returns a row per quantity, by its key: quantity, its name; a, b and difference (B - A) as text; a_value, a_low, a_high (95 %
+    interval over prompts) and those of b as numbers; clear: whether the difference's interval excludes zero. No weights are read.
+    Raises UserError for a pair, a domain or a direction that does not exist, and for a depth outside 0 to 1.
+
+    Example:
+        >>> verdict = md.compare_sweeps("demo-cultural", "demo-cognitive")
+        >>> verdict.loc["drift", "a"]
+        '0.78 [0.74, 0.82]'
     """
     return answer(Comparison(a, b, direction, depth)).set_index("key")

@@ -1,5 +1,6 @@
 """Requests as plain data and back, by the fields of their types. What comes back may have been written by anyone."""
 
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_args
 
@@ -34,9 +35,12 @@ def plain(value: Any) -> Any:
     return [plain(part) for part in value] if isinstance(value, tuple | list) else value
 
 
-def request(data: object) -> Any:
-    """The request that plain data describe. Raises UserError for anything else, and for what that request itself refuses."""
-    kind, values = read(data, {RUN, *KINDS})
+def request(data: object, kind_of: Callable[[str], type[Question]] = kind_of) -> Any:
+    """The request that plain data describe. kind_of: the class of a question's name.
+
+    Raises UserError for anything else, and for what that request itself refuses.
+    """
+    kind, values = read(data, {RUN, *KINDS}, kind_of)
     return kind(**values)
 
 
@@ -45,7 +49,7 @@ def check(data: object) -> None:
     read(data, {RUN, *KINDS})
 
 
-def read(data: object, names: set[str]) -> tuple[type, dict[str, Any]]:
+def read(data: object, names: set[str], kind_of: Callable[[str], type] = kind_of) -> tuple[type, dict[str, Any]]:
     """The dataclass of a name among these, and its fields, with the dataclasses inside them made."""
     name = data.get("type") if isinstance(data, dict) else None
     if not isinstance(data, dict) or name not in names:

@@ -1,17 +1,21 @@
-"""A pair of tiny random llamas that know ninety words: the fixtures `pair` and `study`."""
+"""A pair of tiny random llamas that know ninety words: the fixtures `pair`, `study` and `toy`."""
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import mechdiff as md
+from mechdiff.inputs import pair_file, prompts
 from mechdiff.models.registry import unload
 from support.families import tiny_model
 
 WORDS = [f"w{i}" for i in range(90)]
 TRAIN = [" ".join(WORDS[i : i + 2 + i % 5]) for i in range(50)]
+TEXTS = [" ".join(WORDS[i : i + 3 + i % 4]) for i in range(8)]
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +49,17 @@ def write_domain(folder, val: list[str]) -> None:
     folder.mkdir(parents=True)
     for split, texts in (("val", val), ("train", TRAIN)):
         (folder / f"{split}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+
+@pytest.fixture
+def toy(pair, tmp_path, monkeypatch):
+    """The tiny pair as the library gives it, on a domain of its own."""
+    write_domain(tmp_path / "domains" / "toy", TEXTS)
+    monkeypatch.setattr(prompts, "DOMAINS", tmp_path / "domains")
+    path = Path(pair["pair"])
+    path.write_text(path.read_text().replace('"none"', '"toy"'))
+    yield md.load(path, device="cpu")
+    pair_file.described.clear()
 
 
 def ids(loaded, run, prompt) -> list[int]:

@@ -82,11 +82,12 @@ class OverlapTask(TableTask):
 
     def _compare(self, mapped, written: int) -> Iterator[list[tuple]]:
         """The lines of one matrix at a time. mapped: [width, directions]. written: the layer whose matrices are compared."""
-        from mechdiff.inputs.weight_changes import Weights, difference
+        from mechdiff.inputs.weight_changes import difference
         from mechdiff.maths.linear_maps import overlap
         from mechdiff.maths.spectrum import spectrum
+        from mechdiff.models.weights_in_memory import weights_of
 
-        base, tuned = (Weights(source) for source in (self.run.spec.base, self.run.spec.tuned))
+        base, tuned = weights_of(self.run.spec, self.run.device, self.run.dtype)
         width = len(mapped)
         for module in base.writers(written):
             change, _ = difference(base, tuned, (written, module)) or (None, None)

@@ -4,13 +4,16 @@ import shlex
 from dataclasses import fields
 
 from mechdiff.questions.shared.fields import flag_name
-from mechdiff.questions.shared.request import Question
+from mechdiff.questions.shared.request import QUESTIONS, Question
 
 ALWAYS = ("pair", "domain", "limit", "stack")  # flags that a command always names, even if they have the default value
+PYTHON_ONLY = "# There is no command line for these numbers: their interventions are written in Python, for pair.run"
 
 
 def command(request: Question) -> str:
-    """Every option that is not the default, and always pair, domain and limit."""
+    """Every option that is not the default, and always pair, domain and limit. A comment for a question that only Python has."""
+    if request.question not in QUESTIONS:
+        return PYTHON_ONLY
     parts = [f"python -m mechdiff run {request.question}"]
     for spec in fields(request):
         value = getattr(request, spec.name)

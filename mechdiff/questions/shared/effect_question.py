@@ -69,5 +69,8 @@ class EffectQuestion(Question):
         return bool(set(self.controls) - {"self"})
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A line per condition: mean effect over prompts, its interval, the ratios that apply, and the mean of each metric."""
+        """A line per condition: mean effect over prompts, its interval, the ratios that apply, and the mean of each metric.
+
+        table: the whole table of this request.
+        """
         return effect_summary(wide(table, self.ratio, self.columns, self.own_metrics), self.templates)

@@ -45,7 +45,7 @@ class MappedQuestion(EffectQuestion):
 
     @cached_property
     def chosen_alphas(self) -> tuple[float | None, ...]:
-        """Scales of the mapped state; None for the one found out of fold."""
+        """The scales of the mapped state; None for the one found out of fold. Raises UserError for what is no number."""
         try:
             return tuple(dict.fromkeys(None if text == AUTO else finite(text) for text in self.alpha))
         except ValueError:

@@ -13,7 +13,8 @@ Function = Callable[..., Any]  # (patched, clean, donor), log-probabilities [k, 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of every patched next-token distribution.
+    """A number of every patched next-token distribution. `md.kl` is KL(patched || clean), `md.kl_to_donor` KL(donor || patched),
+    in nats; others are made by `md.logit_difference`, `md.target_logprob` and `md.metric`.
 
     name: its column. content: a hash of what it is; storable: whether its values are stored on disk. texts: tokens that it reads;
     of_tokens: makes its function from their ids, or None for a measure that every effect has (kl, kl_to_donor).
@@ -21,6 +22,8 @@ class Metric:
     Example:
         >>> md.logit_difference(" yes", " no").name
         'logit_difference'
+        >>> "kl_to_donor" in pair.run([md.at(1).donor()], limit=4, metrics=[md.kl, md.kl_to_donor]).table
+        True
     """
 
     name: str
@@ -37,7 +40,8 @@ kl_to_donor = Metric("kl_to_donor")
 def target_logprob(target: str, name: str = "target_logprob") -> Metric:
     """The log-probability of a token, in nats; its clean value is in the column `{name}_clean`.
 
-    target: the token's text, such as " yes". Raises UserError, when it is used, for a text that is not one token.
+    target: the token's text, such as " yes". name: the column.
+    Raises UserError, when it is used, for a text that is not one token.
 
     Example:
         >>> md.target_logprob("a").texts
@@ -49,7 +53,8 @@ def target_logprob(target: str, name: str = "target_logprob") -> Metric:
 def logit_difference(target: str, foil: str, name: str = "logit_difference") -> Metric:
     """The log-probability of one token minus that of another, in nats, which is the difference of their logits.
 
-    target, foil: the tokens' texts. Raises UserError, when it is used, for a text that is not one token.
+    target, foil: the tokens' texts. name: the column; the clean value is in `{name}_clean`.
+    Raises UserError, when it is used, for a text that is not one token.
 
     Example:
         >>> md.logit_difference("a", "b").texts
@@ -67,7 +72,7 @@ def metric(function: Function, *, name: str | None = None, version: str | int | 
     Where two tokenizers differ, they are over the tokens that both have, renormalised. name: the column; default: the function's
     name. name, version: under which values are stored on disk, without which they are not. key: a text that stands for what
     the function reads but its source does not show, such as arrays.
-    Raises UserError for a function that reads arrays and has a name and a version, but no key.
+    Raises UserError for a function with only one of name and version, and for one with both that reads arrays and has no key.
 
     Example:
         >>> def entropy(patched, clean, donor):

@@ -3,6 +3,7 @@
 A request's fields are the command line's flags, the app's link and the parts of the cache's keys.
 """
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -124,11 +125,17 @@ class Question:
                 raise one_of("Stream", stream, (*self.stream_choices, ALL))
 
     def task(self, store: Store) -> Task:
-        """The request as a task, with the results that the store already has."""
+        """The request as a task, with the results that a cache already has. store: the cache.
+
+        Raises UserError for a request that cannot be answered.
+        """
         raise NotImplementedError
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The table for a reader: a line per condition with its mean and interval, where lines are per prompt."""
+        """The table for a reader: a line per condition with its mean and interval, where lines are per prompt.
+
+        table: the whole table of this request.
+        """
         return table
 
     @property
@@ -142,12 +149,15 @@ class Question:
         return False
 
     def key_fields(self) -> dict[str, Any]:
-        """The fields that belong to a stored chunk's key, where they are not the default."""
+        """The fields that belong to a stored chunk's key, where they are not the default. Returns their values by name."""
         values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.metadata["key"]}
         return {name: value for name, value in values.items() if value != type(self).__dataclass_fields__[name].default}
 
     def converted(self, kind: type[Kind], **changes) -> Kind:
-        """Another question on the same pair, prompts and settings, for the fields that both have."""
+        """A request of another question on the same pair, prompts and settings.
+
+        kind: its class; the fields that both have are copied. changes: its other fields, and those that differ.
+        """
         shared = {spec.name: getattr(self, spec.name) for spec in fields(kind) if hasattr(self, spec.name)}
         return kind(**shared | changes)
 
@@ -158,6 +168,7 @@ class Question:
 
     @cached_property
     def chosen_layers(self) -> tuple[int, ...]:
+        """The layers that are asked about; every layer if none is named. Raises UserError for one that the pair does not have."""
         count = self.spec.layers
         for layer in self.layers or ():
             if not 0 <= layer < count:
@@ -169,15 +180,18 @@ class Question:
 
     @cached_property
     def chosen_domain(self) -> str:
+        """The domain whose prompts are used: the named one, else the pair's own."""
         return self.domain or self.spec.domain
 
     @cached_property
     def chosen_prompts(self) -> list[Prompt]:
+        """The prompts that the question is asked on. Raises UserError if they cannot be read."""
         prompts = read_prompts(self.prompts) if self.prompts else read_domain(self.chosen_domain, "val")
         return self._comparable(prompts, "val")[: self.limit]
 
     @cached_property
     def train_prompts(self) -> list[Prompt]:
+        """The prompts that maps are fitted on, and heads chosen on. Raises UserError if they cannot be read."""
         prompts = read_prompts(self.train) if self.train else read_domain(self.chosen_domain, "train")
         return self._comparable(prompts, "train")
 
@@ -196,7 +210,7 @@ class Question:
 
     @cached_property
     def left_out(self) -> dict[str, tuple[int, int]]:
-        """Split -> how many of its prompts were left out, and how many it has; for the splits read so far."""
+        """How many prompts of each split were left out, and how many it has, by the split's name; for the splits read so far."""
         return {}
 
     @property
@@ -207,6 +221,11 @@ class Question:
             "tokenizers."
             for split, (dropped, count) in self.left_out.items()
         ]
+
+
+def about(kind: type[Question]) -> str:
+    """What a question does, in one line: the first paragraph of its docstring."""
+    return " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
 
 
 def map_field(default: str) -> Any:

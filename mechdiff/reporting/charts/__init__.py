@@ -1,4 +1,10 @@
-"""Tables to charts: pure functions, no streamlit. Every chart has a question as its title and units on its axes."""
+"""Tables to charts: pure functions, no streamlit. Every chart has a question as its title and units on its axes.
+
+Example:
+    >>> lines = pair.patch(layers=[0, 1], limit=4).summary().assign(shown=md.charts.PATCHED)
+    >>> md.charts.layer_curve(lines, subtitle="4 prompts").to_dict()["title"]["text"]
+    "Which layers' states move the next token?"
+"""
 
 from mechdiff.reporting.charts.base import CONTROL_NAMES, PATCHED, PICK, Unchecked
 from mechdiff.reporting.charts.behaviour import style_marks
