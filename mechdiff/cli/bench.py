@@ -21,6 +21,9 @@ def add(commands) -> None:
     bench.add_argument("--study", metavar="GRID", help="instead, time a whole sweep from an empty cache: quick or full")
     bench.add_argument("--offload", action="store_true", help="with --shape: one of the two models on the GPU at a time")
     bench.add_argument("--fit", action="store_true", help="instead, time fitting every site's maps, on random states")
+    bench.add_argument(
+        "--own", action="store_true", help="instead, time interventions and metrics from Python against donor's states"
+    )
     bench.add_argument("--out", type=Path, help="write the figures to FILE.json")
     bench.set_defaults(act=act)
 
@@ -37,7 +40,7 @@ def act(args) -> None:
 
 def figures(args, folder: Path) -> dict[str, Any]:
     from mechdiff.study import sweeps
-    from mechdiff.validation import bench
+    from mechdiff.validation import bench, bench_own
     from mechdiff.validation.random_models import shaped_pair
 
     if args.study and args.study not in sweeps.GRIDS:
@@ -51,4 +54,5 @@ def figures(args, folder: Path) -> dict[str, Any]:
         return bench.measure_live(pair, args.device, args.dtype, 32 if args.prompts is None else args.prompts)
     if args.study:
         return bench.measure_study(pair, args.device, args.dtype, args.study)
-    return bench.measure(args.pair, args.shape, 8 if args.prompts is None else args.prompts, args.tokens, args.device, args.dtype)
+    measure = bench_own.measure_own if args.own else bench.measure
+    return measure(args.pair, args.shape, 8 if args.prompts is None else args.prompts, args.tokens, args.device, args.dtype)

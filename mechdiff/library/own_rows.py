@@ -25,8 +25,9 @@ from mechdiff.questions.shared.summary import effect_summary, wide
 class RowsTask(EffectsTask):
     """The effects of interventions, each with what tables say of it: a task for a question of one's own.
 
-    run: the question. rows: what tables say of each intervention, in the question's own columns, and the intervention. store:
-    where effects are stored. Raises UserError for a site that the pair does not have, and for a column that is not the question's.
+    run: the question. rows: what tables say of each intervention, in the question's own columns, and the intervention.
+    store: where effects are stored.
+    Raises UserError for a site that the pair does not have, and for a column that is not the question's.
 
     Example:
         >>> class Last(md.EffectQuestion, listed=False):

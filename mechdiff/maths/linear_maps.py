@@ -133,8 +133,8 @@ class Scaling(Map):
 class Linear(Map):
     """An affine map through r dimensions: (x - mean_x) into out' + mean_y.
 
-    mean_x: [sites, d_x]. into: [sites, d_x, r]. out: [sites, d_y, r]. mean_y: [sites, d_y]. size: [sites], the map's one scale, or
-    nan if it has none. All in float64.
+    mean_x: [sites, d_x]. into: [sites, d_x, r]. out: [sites, d_y, r]. mean_y: [sites, d_y]. size: [sites], the map's one scale,
+    or nan if it has none. All in float64.
 
     Example:
         >>> zero, eye = torch.zeros(1, 2).double(), torch.eye(2).double()[None]

@@ -26,10 +26,10 @@ def flag(
 ) -> Any:
     """A field of a question, with its help: the flag of the command line, the widget of its page.
 
-    default: its value if it is not given. text: its help. choices: the values of a text, or of each text of a tuple. must: what the type's bounds say, in words; example: a valid
-    value, for errors. bare: the value of the flag without one. read: what the command line does with the text first.
-    key: whether the field belongs to the key under which a chunk of results is stored. What a condition or the pair already
-    holds does not. Returns a dataclass field.
+    default: its value if it is not given. text: its help. choices: the values of a text, or of each text of a tuple.
+    must: what the type's bounds say, in words; example: a valid value, for errors. bare: the value of the flag without one.
+    read: what the command line does with the text first. key: whether the field belongs to the key under which a chunk of
+    results is stored: what a condition or the pair already holds does not. Returns a dataclass field.
 
     Example:
         >>> md.flag(8, "how many words", must="at least 1", key=True).metadata["help"]

@@ -20,7 +20,10 @@ from mechdiff.questions.shared.metrics import Metric
 GPU_ROWS, GPU_LOGITS = 1 << 16, 1 << 13  # more rows together do not make a GPU faster
 CPU_LOGITS = 160  # rows that are unembedded together on a CPU: more cost memory traffic, fewer cost matrix speed
 CPU_PIECE = 512  # rows that walk together on a CPU: under half a second for the demo pair, so that others get their turn
-TARGET_ROWS = 256  # rows whose whole log-probabilities are in memory at once, where a target's are needed
+WHOLE_ROWS = {
+    "cuda": 256,
+    "cpu": 8,
+}  # rows whose whole log-probabilities are in memory at once, where a target or a metric reads them
 
 NO_METRICS: Mapping[str, tuple[Metric, tuple[int, ...]]] = {}
 
@@ -87,12 +90,15 @@ class Measure:
         other = self.clean if self.donor is None else self.donor
         within = logits if self.ids is None else logits[:, self.ids]
         effect, to_donor = similarity.divergences_at(within, self.clean, other, places)
-        values = {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor})
+        values, at_once = (
+            {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor}),
+            WHOLE_ROWS[logits.device.type],
+        )
         if self.tokens:
-            parts = [self._about_tokens(part.log_softmax(-1, dtype=torch.float32)) for part in logits.split(TARGET_ROWS)]
+            parts = [self._about_tokens(part.log_softmax(-1, dtype=torch.float32)) for part in logits.split(at_once)]
             values |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         if self.metrics:
-            parts = [self._own(*part) for part in zip(logits.split(TARGET_ROWS), places.to(self.device).split(TARGET_ROWS))]
+            parts = [self._own(*part) for part in zip(logits.split(at_once), places.to(self.device).split(at_once))]
             values |= {name: torch.cat([part[name] for part in parts]) for name in self.metrics}
         at = tuple(index.to(self.device, non_blocking=True) for index in (rows, places))
         for name, value in values.items():

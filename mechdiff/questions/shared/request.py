@@ -41,8 +41,8 @@ class Question:
 
     A question sets `question`, its name, and `title`, and returns a `task`. columns: what tells its table's conditions apart,
     such as layer and stream. averages: whether its summary has means over prompts. swept: the fields of what sweeps ask of it;
-    None if they leave it out, or plan it themselves. reads_prompts: whether it needs prompts. same_shape: whether both models must
-    have the same layers, width and heads. stream_choices: the streams that it can be asked about.
+    None if they leave it out, or plan it themselves. reads_prompts: whether it needs prompts. same_shape: whether both models
+    must have the same layers, width and heads. stream_choices: the streams that it can be asked about.
 
     Example:
         >>> class Letters(md.Question, listed=False):
