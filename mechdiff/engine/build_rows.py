@@ -11,6 +11,7 @@ from torch import Tensor
 from mechdiff.common.errors import UserError
 from mechdiff.engine.anatomy import Anatomy
 from mechdiff.engine.intervention import Condition, Given, Stack
+from mechdiff.engine.memory import sent
 from mechdiff.engine.rows import Edit, Rows
 from mechdiff.engine.trace import Trace
 from mechdiff.engine.transplant import Transplants
@@ -103,17 +104,28 @@ class Clean:
         return self.own_states.states[stream][layer].clone()
 
 
-def given_states(given: Given, clean: Clean) -> Float[Tensor, "b d"]:
-    """A state of the user's own for every prompt. Raises UserError for one that does not fit the site."""
-    own = clean.own
-    states = given.states(clean) if callable(given.states) else given.states
-    if not isinstance(states, Tensor) or states.shape not in (own.shape, own.shape[1:]):
+def given_tensors(members: Sequence[Given], own: Float[Tensor, "b d"], where: str) -> Float[Tensor, "b m d"]:
+    """The tensors of m givens at one site, the same for every prompt. Raises UserError for one that does not fit."""
+    for given in members:
+        check_state(given.states, (own.shape[1:],), own, where)
+    states = torch.stack([given.states.to(own.dtype) for given in members])  # together, so that they move in one copy
+    return sent(states, own.device).expand(len(own), -1, -1)
+
+
+def given_states(given: Given, clean: Clean, own: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """The state that a function gives for every prompt. Raises UserError for one that does not fit the site."""
+    states = given.states(clean)
+    check_state(states, (own.shape, own.shape[1:]), own, f"layer {clean.layer}, {clean.stream}")
+    return states.to(own.device, own.dtype).expand_as(own)
+
+
+def check_state(states: object, shapes: tuple, own: Float[Tensor, "b d"], where: str) -> None:
+    if not isinstance(states, Tensor) or states.shape not in shapes:
         shape = list(states.shape) if isinstance(states, Tensor) else type(states).__name__
         raise UserError(
-            f"The state given for layer {clean.layer}, {clean.stream} is {shape}. It must be a tensor [width] = "
-            f"[{own.shape[1]}], or [prompts, width] = {list(own.shape)} from a function."
+            f"The state given for {where} is {shape}. It must be a tensor [width] = [{own.shape[1]}], or [prompts, width] = "
+            f"{list(own.shape)} from a function."
         )
-    return states.to(own.device, own.dtype).expand_as(own)
 
 
 def site_of(condition: Condition) -> Site:
@@ -138,7 +150,7 @@ def head_weights(conditions: list[Condition], anatomy: Anatomy) -> Float[Tensor,
     weight = torch.zeros(len(conditions), anatomy.heads)
     for row, condition in enumerate(conditions):
         weight[row, list(heads_of(condition))] = condition.blend
-    return weight.to(anatomy.device, anatomy.dtype, non_blocking=True).repeat_interleave(anatomy.head_width, 1)
+    return sent(weight.to(anatomy.dtype), anatomy.device).repeat_interleave(anatomy.head_width, 1)
 
 
 def values(
@@ -147,8 +159,10 @@ def values(
     """The states that m conditions of one site insert, before heads are selected."""
     layer, stream = members[0].layer, members[0].stream
     own = recipient.states[edited_stream(members[0])][layer]
-    if (given := members[0].given) is not None:
-        return given_states(given, Clean(donor, recipient, layer, stream)).unsqueeze(1).expand(-1, len(members), -1)
+    if (given := members[0].given) is not None and callable(given.states):
+        return given_states(given, Clean(donor, recipient, layer, stream), own).unsqueeze(1).expand(-1, len(members), -1)
+    if given is not None:
+        return given_tensors([c.given for c in members if c.given is not None], own, f"layer {layer}, {stream}")
     if members[0].transplant and members[0].control == "none":
         assert transplants is not None, "transplants were not run"
         if stream == "heads":
@@ -176,7 +190,9 @@ def as_rows(
     """
     sites = defaultdict(list)
     for row, condition in ((row, part) for row, stack in enumerate(conditions) for part in stack.parts):
-        kind = site_of(condition), condition.plain, condition.transplant, condition.given
+        given = condition.given
+        own = given if given is None or callable(given.states) else "tensor"  # tensors of a site are one group
+        kind = site_of(condition), condition.plain, condition.transplant, own
         sites[condition.layer, edited_stream(condition)].append((kind, row, condition))
     edits = []
     for (layer, stream), members in sites.items():
@@ -184,11 +200,16 @@ def as_rows(
         for kind, row, condition in members:
             by_kind[kind].append((row, condition))
         rows = torch.tensor([row for group in by_kind.values() for row, _ in group])
-        parts = [values([c for _, c in group], donor, recipient, maps, transplants) for group in by_kind.values()]
-        order = torch.argsort(rows)
-        value = torch.cat(parts, 1)[:, order.to(parts[0].device, non_blocking=True)] if len(parts) > 1 else parts[0]
+        groups, order = [[c for _, c in group] for group in by_kind.values()], torch.argsort(rows)
+
+        def value(groups=groups, order=order) -> Tensor:
+            parts = [values(group, donor, recipient, maps, transplants) for group in groups]
+            value = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+            return value[:, sent(order, value.device)] if bool((order.diff() != 1).any()) else value
+
+        later = any(given is not None and callable(given.states) for given in (c.given for _, _, c in members))
         weight = head_weights([c for _, _, c in members], anatomy) if stream == "heads" else None
-        edits += in_runs(Edit(layer, stream, rows[order], value, weight))
+        edits += in_runs(Edit(layer, stream, rows[order], value if later else value(), weight))
     return Rows(len(conditions), edits)
 
 
@@ -197,6 +218,6 @@ def in_runs(edit: Edit) -> list[Edit]:
     sizes, start, parts = (edit.rows.diff() != 1).nonzero().squeeze(1) + 1, 0, []
     for stop in (*sizes.tolist(), len(edit.rows)):
         weight = None if edit.weight is None else edit.weight[start:stop]
-        parts.append(Edit(edit.layer, edit.stream, edit.rows[start:stop], edit.value[:, start:stop], weight))
+        parts.append(Edit(edit.layer, edit.stream, edit.rows[start:stop], edit.states_of(slice(start, stop)), weight))
         start = stop
     return parts

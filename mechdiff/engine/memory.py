@@ -208,3 +208,8 @@ class PassCache:
     def clear(self) -> None:
         self._near.clear()
         self._far.clear()
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device. From pinned memory: a copy from other memory would wait for all work that a GPU still has to do."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not values.is_cuda else values

@@ -14,6 +14,7 @@ The model's own layer code runs throughout. A row's view of its prefix is passed
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,15 +36,24 @@ KERNEL = "mechdiff_rows"
 class Edit:
     """One intervention in each of m rows of every prompt: at a site, move the row's state towards a value.
 
-    layer, stream: the site. rows: indices of the rows. weight: the share of the value in the result, own x (1 - weight) + value
-    x weight; None for the value alone.
+    layer, stream: the site. rows: indices of the rows. states: the value, [b, m, width], or what makes it. weight: the share of
+    the value in the result, own x (1 - weight) + value x weight; None for the value alone.
     """
 
     layer: int
     stream: str
     rows: Int[Tensor, " m"]
-    value: Float[Tensor, "b m width"]
+    states: Float[Tensor, "b m width"] | Callable[[], Tensor]
     weight: Float[Tensor, "m width"] | None = None
+
+    @cached_property
+    def value(self) -> Float[Tensor, "b m width"]:
+        """The states. A user's functions make theirs as the pass reaches the site, while a GPU is busy with earlier layers."""
+        return self.states if isinstance(self.states, Tensor) else self.states()
+
+    def states_of(self, where: slice | Tensor) -> Tensor | Callable[[], Tensor]:
+        """The states of some of its rows."""
+        return self.states[:, where] if isinstance(self.states, Tensor) else lambda: self.value[:, where]
 
     @property
     def entry(self) -> int:
@@ -100,7 +110,7 @@ class Rows:
             if len(retained):
                 where = neighbours(retained) or retained
                 weight = None if edit.weight is None else edit.weight[where]
-                edits.append(Edit(edit.layer, edit.stream, new[retained], edit.value[:, where], weight))
+                edits.append(Edit(edit.layer, edit.stream, new[retained], edit.states_of(where), weight))
         return Rows(len(rows), edits)
 
 

@@ -40,7 +40,7 @@ def divergences_at(
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """`divergences` of rows that are compared with different lines of clean and donor. places: each row's line."""
     if triton_kernels.available(logits):
-        return triton_kernels.divergences(logits, clean, donor, places.to(logits.device, non_blocking=True))
+        return triton_kernels.divergences(logits, clean, donor, places.to(logits.device))
     compute, parts, start = divergences_on(logits.device.type), [], 0
     lines, counts = torch.unique_consecutive(places, return_counts=True)
     for line, count in zip(lines.tolist(), counts.tolist()):

@@ -163,7 +163,7 @@ def peak_gib() -> float | None:
 
 def of_prompt(rows: Rows, index: int) -> Rows:
     """The same rows for one prompt of the batch."""
-    return Rows(rows.count, [replace(edit, value=edit.value[index : index + 1]) for edit in rows.edits])
+    return Rows(rows.count, [replace(edit, states=edit.value[index : index + 1]) for edit in rows.edits])
 
 
 def difference(anatomy: Anatomy, ids: list[int], rows: Rows) -> float:

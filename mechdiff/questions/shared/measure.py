@@ -5,12 +5,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechdiff.common.errors import UserError
 from mechdiff.engine.hooks import run_hooks
 from mechdiff.engine.intervention import HERE, Place
-from mechdiff.engine.memory import budget
+from mechdiff.engine.memory import budget, sent
 from mechdiff.engine.rows import Rows, run_rows
 from mechdiff.engine.trace import Trace
 from mechdiff.maths import similarity
@@ -89,7 +90,8 @@ class Measure:
     def __call__(self, logits: Tensor, places: Tensor, rows: Tensor) -> None:
         other = self.clean if self.donor is None else self.donor
         within = logits if self.ids is None else logits[:, self.ids]
-        effect, to_donor = similarity.divergences_at(within, self.clean, other, places)
+        at = tuple(sent(index, self.device) for index in (rows, places))
+        effect, to_donor = similarity.divergences_at(within, self.clean, other, at[1])
         values, at_once = (
             {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor}),
             WHOLE_ROWS[logits.device.type],
@@ -98,9 +100,8 @@ class Measure:
             parts = [self._about_tokens(part.log_softmax(-1, dtype=torch.float32)) for part in logits.split(at_once)]
             values |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         if self.metrics:
-            parts = [self._own(*part) for part in zip(logits.split(at_once), places.to(self.device).split(at_once))]
+            parts = [self._own(*part) for part in zip(logits.split(at_once), places.split(at_once))]
             values |= {name: torch.cat([part[name] for part in parts]) for name in self.metrics}
-        at = tuple(index.to(self.device, non_blocking=True) for index in (rows, places))
         for name, value in values.items():
             self.values[name][at] = value
 
@@ -108,7 +109,7 @@ class Measure:
         """The user's metrics of some rows. One that names tokens reads whole distributions."""
         whole = logits.log_softmax(-1, dtype=torch.float32)
         within = whole if self.ids is None else whole[:, self.ids].log_softmax(-1)
-        clean, donor = self.clean[places], (self.clean if self.donor is None else self.donor)[places]
+        clean, donor = (at_places(side, places) for side in (self.clean, self.clean if self.donor is None else self.donor))
         return {name: metric(whole if metric.ids else within, clean, donor) for name, metric in self.metrics.items()}
 
     def _about_tokens(self, logprobs: Tensor) -> dict[str, Tensor]:
@@ -163,6 +164,16 @@ class Measure:
             return values
         each = values.reshape(len(values), *self.counted.shape)
         return np.where(self.counted, each, 0).sum(2) / self.counted.sum(1, dtype=np.float32)
+
+
+def at_places(logprobs: Float[Tensor, "lines v"], places: Int[Tensor, " k"]) -> Float[Tensor, "k v"]:
+    """The line of each row: a view where it is the same for all, since a copy costs as much as a metric does.
+
+    A view of several rows cannot be written to, so a user's function cannot change the line itself.
+    """
+    if len(places) > 1 and bool((places == places[0]).all()):
+        return logprobs[int(places[0])].expand(len(places), -1)
+    return logprobs[places.to(logprobs.device)]
 
 
 def to_host(value: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def write_on(loaded: LoadedPair, side: str, batches: list[Batch], n: int, count:
 
 def of_prompts(rows: Rows | None, members: list[int]) -> Rows | None:
     """The same rows for some of the prompts."""
-    return rows and Rows(rows.count, [replace(edit, value=edit.value[members]) for edit in rows.edits])
+    return rows and Rows(rows.count, [replace(edit, states=edit.value[members]) for edit in rows.edits])
 
 
 def compared_with_clean(logprobs: Tensor, side: str, clean: dict[str, Tensor], loaded: LoadedPair) -> dict[str, np.ndarray]:
