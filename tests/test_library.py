@@ -220,6 +220,28 @@ def test_own_metrics_are_what_they_say(toy):
     assert (lines["entropy_low"] <= lines["entropy"]).all() and (lines["entropy"] <= lines["entropy_high"]).all()
 
 
+def test_named_metrics_belong_to_every_question_about_effects(toy):
+    def entropy_by_hand(patched, clean, donor):
+        return -(patched.exp() * patched).sum(-1)
+
+    def same_token(patched, clean, donor):
+        return (patched.argmax(-1) == donor.argmax(-1)).float()
+
+    table = toy.patch(layers=(0, 1), limit=6, metrics="entropy,top1_agreement")
+    rows = [md.at(layer).donor() for layer in (0, 1)]
+    by_hand = toy.run(rows, limit=6, metrics=[entropy_by_hand, same_token, "entropy"]).table
+    np.testing.assert_allclose(table.table["entropy"], by_hand["entropy_by_hand"], atol=1e-6)
+    np.testing.assert_array_equal(table.table["top1_agreement"], by_hand["same_token"])
+    np.testing.assert_array_equal(by_hand["entropy"], by_hand["entropy_by_hand"])
+    lines = table.summary()
+    assert {"entropy_low", "entropy_high", "top1_agreement_low"} <= set(lines) and (
+        lines["entropy_low"] <= lines["entropy"]
+    ).all()
+    assert "--metrics entropy,top1_agreement" in table.command
+    with pytest.raises(md.UserError, match="'perplexity'.*\n.*entropy"):
+        toy.patch(layers=1, metrics="perplexity")
+
+
 @pytest.fixture
 def needs_engine(toy, monkeypatch, own_store):
     """Whether the engine had to run for these rows."""

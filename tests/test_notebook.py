@@ -1,6 +1,7 @@
 """In a notebook: the example runs from top to bottom, results show themselves, and interrupting a cell keeps what is finished."""
 
 import os
+import re
 import time
 from pathlib import Path
 from queue import Empty
@@ -19,9 +20,11 @@ LONG = """
 import mechdiff as md
 from mechdiff import questions
 from mechdiff.questions.shared import measure
-measure.CPU_PIECE = 64
+measure.CPU_PIECE = 480
 pair = md.load("demo-cultural")
-request = pair.request("patch", streams="all", limit=64)
+request = pair.request("patch", streams="resid_post,mlp_out", limit=48)
+store, stored = pair._store, pair._store.put_arrays
+store.put_arrays = lambda *parts: (stored(*parts), print("stored"))
 """
 
 
@@ -79,6 +82,12 @@ class Kernel:
                 return printed, error
         raise AssertionError(f"the cell did not end: {printed}")
 
+    def numbers(self, code: str) -> list[int]:
+        """The numbers that a cell prints last."""
+        printed, error = self.run(code)
+        assert error is None, printed
+        return [int(number) for number in re.findall(r"\d+", printed.strip().splitlines()[-1].rpartition("}")[2])]
+
 
 @pytest.fixture
 def kernel(environment):
@@ -90,10 +99,8 @@ def kernel(environment):
 
 def test_an_interrupted_cell_keeps_what_is_finished(kernel):
     assert kernel.run(LONG) == ("", None)
-    _, error = kernel.run("pair.ask(request)", interrupt_after="patching")
+    _, error = kernel.run("pair.ask(request)", interrupt_after="stored")
     assert error == "KeyboardInterrupt"
-    counts, _ = kernel.run("task = questions.task(request); print(task.done, task.total)")
-    done, total = map(int, counts.split()[:2])
-    assert 0 <= done < total
-    assert kernel.run("result = pair.ask(request); print(len(result.table))")[0].split()[-1] == str(total)
-    assert kernel.run("print(questions.task(request).done)")[0].strip() == str(total)
+    done, total = kernel.numbers("task = questions.task(request); print(task.done, task.total)")
+    assert 0 < done < total
+    assert kernel.numbers("result = pair.ask(request); print(len(result.table), questions.task(request).done)") == [total, total]
