@@ -131,7 +131,8 @@ def test_bench_writes_the_contract_and_agrees_with_hooks(capsys, tmp_path):
 
 
 def test_bench_compares_own_rows_with_the_donors_and_with_hooks(capsys):
-    assert main("bench --own --shape tiny --prompts 2 --tokens 12 --device cpu".split()) == 0
+    words = "bench --own --shape tiny --prompts 2 --tokens 12 --device cpu"
+    assert main(words.split()) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["ratio_to_donor"].keys() == {"tensor", "function", "metric"} < figures["rows_per_s"].keys()
     assert 0 < figures["max_abs_error"] < 1e-4 and figures["rows"] == 4 * 3 * 8
