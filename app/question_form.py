@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import streamlit as st
 
-from mechdiff.questions import Question
+from mechdiff.questions import EffectQuestion, Question
 from mechdiff.questions.shared.fields import bounds_of, is_tuple, types_of
 
 SIDEBAR = ("pair", "domain", "direction", "limit", "min_shared_ratio")  # of a question's fields
@@ -15,12 +15,23 @@ COLUMNS = 4
 
 def form(kind: type[Question]) -> dict[str, Any]:
     """Draw the form. Returns the fields that are not at their default, as the question takes them."""
-    shared = {spec.name for spec in dataclasses.fields(Question)}
-    mine = [spec for spec in dataclasses.fields(kind) if spec.name not in SIDEBAR]
-    first = [spec for spec in mine if spec.name not in shared or spec.name in SITES]
+    mine = [spec for spec in dataclasses.fields(kind) if spec.name not in SIDEBAR and takes_values(kind, spec.name)]
+    own = own_fields(kind)
+    first = [spec for spec in mine if spec in own or spec.name in SITES]
     values = grid(kind, sorted(first, key=lambda spec: spec.name in SITES))
     with st.expander("More options"):
         return values | grid(kind, [spec for spec in mine if spec not in first])
+
+
+def own_fields(kind: type[Question]) -> list[dataclasses.Field]:
+    """The fields that a question does not share with others of its sort."""
+    sort = EffectQuestion if issubclass(kind, EffectQuestion) else Question
+    shared = {spec.name for spec in dataclasses.fields(sort)}
+    return [spec for spec in dataclasses.fields(kind) if spec.name not in shared]
+
+
+def takes_values(kind: type[Question], name: str) -> bool:
+    return name != "controls" or bool(getattr(kind, "allowed_controls", True))
 
 
 def grid(kind: type[Question], specs: list[dataclasses.Field]) -> dict[str, Any]:
@@ -59,7 +70,8 @@ def field(kind: type[Question], spec: dataclasses.Field) -> Any:
 
 
 def choices_of(kind: type[Question], spec: dataclasses.Field) -> list[str]:
-    return list(kind.stream_choices if spec.name == "streams" else spec.metadata["choices"])
+    by_kind = {"streams": kind.stream_choices, "controls": getattr(kind, "allowed_controls", ())}
+    return list(by_kind.get(spec.name, spec.metadata["choices"]))
 
 
 def text_of(default: object) -> str:

@@ -17,14 +17,24 @@ import psutil
 import pytest
 from support import browser, swept_pair
 
+import mechdiff
 from mechdiff.common.paths import CACHE
 from mechdiff.inputs.prompts import domains
+from mechdiff.reporting import bundle
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 SOURCES = ("app", "mechdiff", "pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE")
 LARGEST = 60_000_000  # bytes of the wheel
+TALK = """title = "One slide"
+[[step]]
+headline = "Which heads?"
+page = "heads"
+pair = "demo-cultural"
+layer = 20
+prompts = 8
+"""
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +120,22 @@ def test_a_sweep_goes_to_the_users_folder_and_is_read_from_there(installed, tmp_
     assert list(installed.data.glob("sweeps/*/rq1-behaviour/tiny/behaviour.parquet"))
     installed.run(installed.command, "report", "--pair", str(pair), "--out", "report.html")
     assert "tiny" in (installed.place / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_installed_demo_is_ready(installed):
+    assert "ready" in installed.run(installed.command, "demo").lower()
+
+
+def test_a_bundle_of_the_checkout_is_replayed_by_the_installed_package(installed):
+    request = mechdiff.Run("patch", limit=2, layers=(20,))
+    content = bundle.write([bundle.Answer(request, mechdiff.run(request))], [], "patching")
+    (installed.place / "finding.zip").write_bytes(content)
+    assert "same" in installed.run(installed.command, "replay", "finding.zip")
+
+
+def test_a_talk_is_prepared_by_the_installed_package(installed):
+    (installed.place / "mine.toml").write_text(TALK)
+    assert "Ready" in installed.run(installed.command, "talk", "prepare", "mine.toml", "--minutes", "0")
 
 
 def test_the_app_is_drawn_from_the_installed_package(installed):

@@ -1,13 +1,11 @@
 """The page of a question that has none of its own: a form from its fields, its table, and a chart of the first number in it."""
 
-import dataclasses
-
 import controls
 import rates
 import session
 import stored_results
 import streamlit as st
-from question_form import form
+from question_form import form, own_fields
 
 from mechdiff import questions
 from mechdiff.questions import EffectQuestion, Question, kind_of
@@ -28,9 +26,7 @@ def page(name: str) -> None:
 
 def options(kind: type[Question]) -> str:
     """What each of the question's own fields means."""
-    shared = {spec.name for spec in dataclasses.fields(Question)}
-    own = [spec for spec in dataclasses.fields(kind) if spec.name not in shared]
-    return "  \n".join(f"**{spec.name.replace('_', ' ')}**: {spec.metadata['help']}" for spec in own)
+    return "  \n".join(f"**{spec.name.replace('_', ' ')}**: {spec.metadata['help']}" for spec in own_fields(kind))
 
 
 @session.panel
