@@ -135,6 +135,8 @@ def test_two_models_are_a_pair_without_a_file(toy, tmp_path):
     pd.testing.assert_frame_equal(
         mine.patch(layers=1, limit=4).table.drop(columns="pair"), toy.patch(layers=1, limit=4).table.drop(columns="pair")
     )
+    comment, command = mine.patch(layers=1, limit=4).command.splitlines()
+    assert comment.endswith('pair.save("base-and-tuned.toml")') and "--pair base-and-tuned.toml" in command
     mine.save(tmp_path / "again.toml")
     assert md.load(tmp_path / "again.toml").spec.base == mine.spec.base
     with pytest.raises(md.UserError, match="another pair named"):

@@ -46,6 +46,16 @@ def test_live_models_give_what_their_files_give(live):
     np.testing.assert_allclose(mine.run(row, limit=4).table["kl"], files.run(row, limit=4).table["kl"], atol=1e-6)
 
 
+def test_what_models_in_memory_cannot_is_said(live, tmp_path):
+    mine = loaded(live)
+    assert mine.patch(layers=1, limit=4).command.startswith("# There is no command line")
+    with pytest.raises(md.UserError, match="save_pretrained"):
+        mine.save(tmp_path / "mine.toml")
+    for ask in (lambda **fields: mine.patch(layers=1, **fields), lambda **fields: mine.run([md.at(1).donor()], **fields)):
+        with pytest.raises(md.UserError, match="float32 on cpu, so dtype cannot be chosen"):
+            ask(limit=4, dtype="bfloat16")
+
+
 def test_nothing_is_stored_without_a_name(live, own_store):
     before = len(own_store._cache)
     mine = loaded(live)

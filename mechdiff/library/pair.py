@@ -135,10 +135,16 @@ class ModelPair:
         """
         if isinstance(fields.get("prompts"), list | tuple):
             fields["prompts"] = keep_prompts(as_prompts(fields["prompts"]))
-        return kind_of(question)(**self._fields() | fields)
+        return kind_of(question)(**self._fields(fields) | fields)
 
-    def _fields(self) -> dict[str, Any]:
-        """The pair's own fields of every request."""
+    def _fields(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The pair's own fields of every request. fields: those that it is asked with.
+
+        Raises UserError for another device or number format than that of models in memory.
+        """
+        if self._live is not None and (moved := [name for name in ("device", "dtype", "offload") if name in fields]):
+            place = f"they are {self._live.dtype} on {self._live.device}"
+            raise UserError(f"Models in memory are read where they are: {place}, so {moved[0]} cannot be chosen.")
         own = {"pair": self.spec.argument} | {key: value for key, value in self._settings.items() if value is not None}
         return own | ({} if self._domain is None else {"domain": self._domain})
 
@@ -186,19 +192,21 @@ class ModelPair:
         in_file = isinstance(prompts, str | Path)
         chosen: dict[str, Any] = {"prompts": str(prompts)} if in_file else {"texts": as_prompts(prompts or ())}
         chosen |= {"rows": tuple(rows), "metrics": tuple(map(as_metric, metrics))}
-        request = OwnRows(**self._fields() | chosen | fields)
+        request = OwnRows(**self._fields(fields) | chosen | fields)
         return self.ask(request)
 
     def save(self, path: str | Path) -> None:
         """Write the pair's file, so that the command line and the app can open it. path: the file, which should end in .toml.
 
-        Raises UserError if it cannot be written.
+        Raises UserError if it cannot be written, and for models in memory.
 
         Example:
             >>> pair.save(folder / "again.toml")
             >>> md.load(folder / "again.toml").layers
             4
         """
+        if self._live is not None:
+            raise UserError("Models in memory have no pair file.\nTry:  save_pretrained, and md.load of the two folders")
         try:
             Path(path).write_text(toml_of(self.spec), encoding="utf-8")
         except OSError as error:

@@ -4,6 +4,7 @@ import html
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import altair as alt
 import pandas as pd
 
 from mechdiff.common.errors import UserError
+from mechdiff.inputs.pair_file import described
 from mechdiff.library.own_rows import OwnRows, kind_in_file
-from mechdiff.questions import EffectQuestion, Question
+from mechdiff.questions import QUESTIONS, EffectQuestion, Question
 from mechdiff.questions.shared.command import command
 
 SHOWN = 12  # lines of a summary that a notebook shows
@@ -73,13 +75,20 @@ class Result:
 
     @property
     def command(self) -> str:
-        """The command line that gives the same numbers; for `pair.run`, which has none, a comment that says so.
+        """The command line that gives the same numbers. A comment says what it needs first, or why there is none: for
+        `pair.run`, and for models in memory.
 
         Example:
             >>> pair.patch(layers=1, limit=4).command.startswith("python -m mechdiff run patch")
             True
         """
-        return command(self.request)
+        pair = described.get(self.request.pair)
+        if pair is None or self.request.question not in QUESTIONS:
+            return command(self.request)
+        if pair.base.content:
+            return "# There is no command line for these numbers: their models are in memory"
+        file = f"{pair.name}.toml"
+        return f'# first, in Python: pair.save("{file}")\n{command(replace(self.request, pair=file))}'
 
     def to_parquet(self, path: str | Path) -> None:
         """Write the table to a file that pandas reads too, with request, summary, notices and provenance in its metadata.
