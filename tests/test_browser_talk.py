@@ -128,6 +128,7 @@ def test_the_note_a_reload_and_the_way_out(visit):
     on(tab.ran(0), 2, "Two heads")
     assert tab.metrics() == numbers
     on(tab.after(tab.page.go_back), 1, "Effects by layer")
+    tab.page.wait_for_url(re.compile("layer=16"), wait_until="commit")  # the slide's whole address, which is kept
     tab.page.keyboard.press("Escape")
     tab.page.wait_for_url(lambda url: "talk" not in url, wait_until="commit")
     tab.ran(0).page.wait_for_url(re.compile(r"/patching\?.*layer=16"), wait_until="commit")  # written once the page is there

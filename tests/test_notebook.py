@@ -22,7 +22,7 @@ from mechdiff import questions
 from mechdiff.questions.shared import measure
 measure.CPU_PIECE = 480
 pair = md.load("demo-cultural")
-request = pair.request("patch", streams="resid_post,mlp_out", layers=range(15, 30), limit=48)
+request = pair.request("patch", streams="resid_post,mlp_out", layers=range(15, 30), limit=32)
 store, stored = pair._store, pair._store.put_arrays
 store.put_arrays = lambda *parts: (stored(*parts), print("stored"))
 """

@@ -25,6 +25,7 @@ from mechdiff.questions.shared.request import about
 ROOT = Path(__file__).parents[1]
 MEMBERS = (FunctionType, property, cached_property, classmethod)
 IS = re.compile(r"(A|An|The|What|Which|Whether|How)\b")  # begins a summary that says what something is, so what is returned
+TASKS, MAPS = (md.RowsTask, md.TableTask), (md.Map, md.Linear, md.Scaling, md.PcaSpread)
 MAKES = re.compile(r"__(init|new|post_init)__|_?check")  # methods that run when an object is made
 
 
@@ -80,7 +81,7 @@ def lacking(name: str, thing: Any) -> list[str]:
     """What a public docstring lacks."""
     text = docstring(thing)
     lacks = [] if text else ["a docstring"]
-    if ">>> " not in text and name.partition(".")[0] not in (QUESTION_PARTS if "." in name else ()):
+    if ">>> " not in text and name.partition(".")[0] not in (SHOWN_BY_CLASS if "." in name else ()):
         lacks.append("an example")
     if not (inspect.isclass(thing) or isinstance(thing, MEMBERS)):  # a module, or an object that its class's docstring names
         return lacks if inspect.ismodule(thing) or f"md.{name}" in text else [*lacks, "its name"]
@@ -93,7 +94,8 @@ def lacking(name: str, thing: Any) -> list[str]:
     return lacks
 
 
-QUESTION_PARTS = {owner.__name__ for kind in QUESTIONS.values() for owner in ours(kind)}  # the question's example shows them
+# The example of a question, a task or a map shows its members.
+SHOWN_BY_CLASS = {part.__name__ for kind in (*QUESTIONS.values(), *TASKS, *MAPS) for part in ours(kind)}
 PUBLIC = public()
 
 

@@ -30,10 +30,7 @@ LARGEST = 60_000_000  # bytes of the wheel
 TALK = """title = "One slide"
 [[step]]
 headline = "Which heads?"
-page = "heads"
-pair = "demo-cultural"
-layer = 20
-prompts = 8
+page = "compare"
 """
 
 

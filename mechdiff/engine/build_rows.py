@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechdiff.common.errors import UserError
+from mechdiff.common.terms import WHITENED
 from mechdiff.engine.anatomy import Anatomy
 from mechdiff.engine.intervention import Condition, Given, Stack
 from mechdiff.engine.memory import sent
@@ -16,6 +17,7 @@ from mechdiff.engine.rows import Edit, Rows
 from mechdiff.engine.trace import Trace
 from mechdiff.engine.transplant import Transplants
 from mechdiff.maths.linear_maps import Map, cut
+from mechdiff.maths.whitened import WhitenedMap
 
 Site = tuple[str, str, int, str]  # map, control, layer, stream
 
@@ -25,23 +27,35 @@ class SiteMap:
     """A fitted map at one site, and what scaling and cutting need.
 
     full: the map. mean: the recipient's train mean. alpha: the out-of-fold scale, None if no condition needs it. directions: of
-    the map's outputs in order of variance, None if no condition cuts.
+    the map's outputs in order of variance, None if no condition cuts them. whitened: the map that is cut between whitened states,
+    None if no condition asks for it.
     """
 
     full: Map
     mean: Float[Tensor, " d"]
     alpha: float | None
     directions: Float[Tensor, "d r"] | None
+    whitened: WhitenedMap | None = None
 
     def states(
         self, donor: Float[Tensor, "b d"], own: Float[Tensor, "b d"], conditions: Sequence[Condition]
     ) -> Float[Tensor, "b m d"]:
         """Mapped, scaled and cut states for m conditions, in the recipient's dtype."""
-        cuts = []
+        cuts, between = [], []
         for condition in conditions:
             alpha = self.alpha if condition.alpha is None else condition.alpha
             assert alpha is not None, "the out-of-fold scale was not fitted"
-            cuts.append((alpha, condition.rank, condition.complement))
+            whitened = condition.complement == WHITENED
+            cuts.append((alpha, None if whitened else condition.rank, condition.complement))
+            between.append((alpha, condition.rank if whitened else None))
+        states = self.cut_outputs(donor, own, cuts)
+        if rows := [row for row, (_, rank) in enumerate(between) if rank is not None]:
+            assert self.whitened is not None, "the whitened map was not fitted"
+            states[:, rows] = self.whitened.cut(donor.double(), [between[row] for row in rows]).to(own.dtype)
+        return states
+
+    def cut_outputs(self, donor: Float[Tensor, "b d"], own: Float[Tensor, "b d"], cuts: list) -> Float[Tensor, "b m d"]:
+        """The map's outputs, scaled and cut: see linear_maps.cut."""
         directions = self.mean.new_zeros(len(self.mean), 1) if self.directions is None else self.directions
         return cut(self.full.apply(donor.double()), own.double(), self.mean, directions, cuts).to(own.dtype)
 

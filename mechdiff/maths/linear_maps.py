@@ -6,12 +6,14 @@ by its principal directions (`pca_spread`), and every fit is then a small proble
 orthogonal W would be arbitrary; that part is dropped.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechdiff.maths.linalg import descending_eigh, each_site, svd
@@ -23,13 +25,15 @@ SHRINKAGE = 0.05  # of both covariances in `procrustes_scaled`
 GCV_GRID = torch.logspace(-8, 2, 81, dtype=torch.float64)
 FOLDS = 5
 
+Kind = TypeVar("Kind", bound="Map")
+
 
 @dataclass(frozen=True)
 class PcaSpread:
     """Centred states of one model at some sites, by their principal directions in order of variance.
 
-    states: as given. scores: the centred states' coordinates. scale: the length of each column of scores. directions:
-    orthonormal; zero where the scale is.
+    states: as given, [sites, n, d]. mean: over rows. scores: the centred states' coordinates. scale: the length of each column of
+    scores. directions: orthonormal; zero where the scale is.
 
     Example:
         >>> from mechdiff.maths.linear_maps import pca_spread
@@ -44,7 +48,7 @@ class PcaSpread:
     directions: Float[Tensor, "sites d r"]
 
     def pick(self, rows: Int[Tensor, " n"]) -> "PcaSpread":
-        """The same states in another order of rows, which changes no direction."""
+        """The same states in another order of rows, which changes no direction. rows: their indices, [n]."""
         return PcaSpread(self.states[:, rows], self.mean, self.scores[:, rows], self.scale, self.directions)
 
 
@@ -75,7 +79,7 @@ def inverse_or_zero(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 @dataclass(frozen=True)
-class Map:
+class Map(ABC):
     """A map of states at one or more sites: a frozen dataclass of float64 tensors, whose first axis is the site, and `apply`.
 
     Applied to states [..., b, d_x] it gives [..., b, d_y], computed in float64, in the dtype of x. `to`, and an index over
@@ -91,22 +95,22 @@ class Map:
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
 
+    @abstractmethod
     def apply(self, x: Float[Tensor, "... b d_x"]) -> Float[Tensor, "... b d_y"]:
-        """The mapped states of float64 states, [..., b, d_x] to [..., b, d_y]."""
-        raise NotImplementedError
+        """The mapped states, [..., b, d_y]. x: float64 states, [..., b, d_x]. A map of one's own has its own."""
 
     def __call__(self, x: Float[Tensor, "... b d_x"]) -> Float[Tensor, "... b d_y"]:
         """The mapped states, computed in float64, in x's dtype."""
         return self.apply(x.double()).to(x.dtype)
 
-    def to(self, device: str | torch.device) -> "Map":
-        """The same map with its tensors on a device."""
+    def to(self: Kind, device: str | torch.device) -> Kind:
+        """The same map with its tensors on a device. device: as for torch."""
         return self._each(lambda tensor: tensor.to(device))
 
-    def __getitem__(self, site: int) -> "Map":
+    def __getitem__(self: Kind, site: int) -> Kind:
         return self._each(lambda tensor: tensor[site])
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Map":
+    def _each(self: Kind, change: Callable[[Tensor], Tensor]) -> Kind:
         return type(self)(**{spec.name: change(getattr(self, spec.name)) for spec in fields(self)})
 
 
@@ -228,8 +232,13 @@ def partial_isometry(cross: Float[Tensor, "sites r s"]) -> tuple[Float[Tensor, "
 
 def partial_isometry_of_site(cross: Float[Tensor, "r s"]) -> tuple[Float[Tensor, "r s"], Float[Tensor, " k"]]:
     left, sigma, right = svd(cross)
-    sigma = sigma.where(sigma > UNRELATED * sigma[0], torch.zeros_like(sigma))
+    sigma = sigma * paired(sigma)
     return (left * (sigma > 0)) @ right, sigma
+
+
+def paired(sigma: Float[Tensor, "*sites k"]) -> Bool[Tensor, "*sites k"]:
+    """Which singular values of a cross-covariance belong to a pair of directions, and are not rounding."""
+    return sigma > UNRELATED * sigma[..., :1]
 
 
 def linear_map(x: PcaSpread, core: Float[Tensor, "sites r s"], y: PcaSpread, size: Float[Tensor, " sites"]) -> Linear:

@@ -1,13 +1,18 @@
 """Patch (RQ1): where does the difference matter? One layer's state from the other model, and its effect on the next token."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from mechdiff.common.cache import Store
+from mechdiff.common.errors import UserError
+from mechdiff.common.terms import FITTED
 from mechdiff.engine.intervention import Condition
+from mechdiff.inputs.prompts import Prompt
 from mechdiff.questions.shared.conditions import site_conditions
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
+from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.request import Count, check_map_controls, map_field, positions_field
 
 
@@ -32,11 +37,27 @@ class Patch(EffectQuestion):
     columns: ClassVar[tuple[str, ...]] = ("layer", "stream", "map", "heads", "blend", "control")
 
     map: str = map_field("none")
+    statistics: str = flag(
+        "train",
+        "the prompts that a map and the controls are fitted on: the train split, or, as in the original study's layer patch "
+        "(--map zscore), the prompts themselves",
+        choices=("train", "prompts"),
+    )
     positions: Count = positions_field()
 
     def check(self) -> None:
         super().check()
         check_map_controls(self.map, self.controls)
+        if self.statistics == "prompts" and self.map in FITTED:
+            problem = f"The map {self.map} would be fitted on the prompts that it is judged by."
+            raise UserError(f"{problem}\nTry:  --map zscore, or --statistics train")
+        if self.statistics == "prompts" and self.train is not None:
+            raise UserError("The train file is not used with statistics of the prompts.\nTry:  --statistics train")
+
+    @cached_property
+    def train_prompts(self) -> list[Prompt]:
+        """What maps and controls are fitted on."""
+        return self.chosen_prompts if self.statistics == "prompts" else super().train_prompts
 
     @property
     def uses_train(self) -> bool:

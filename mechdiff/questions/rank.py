@@ -9,6 +9,7 @@ import pandas as pd
 
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
+from mechdiff.common.terms import CUTS, WHITENED
 from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.lines import rank_label
 from mechdiff.questions.shared.mapped import Cut, MappedQuestion, MappedTask
@@ -33,6 +34,12 @@ class Rank(MappedQuestion):
     question: ClassVar[str] = "rank"
     title: ClassVar[str] = "How many dimensions does the map need?"
 
+    cut: str = flag(
+        "output",
+        "what is cut: the map's outputs, or, as in the original study, the map itself between whitened states (--map "
+        "procrustes_scaled), whose scale shrinks with the rank",
+        choices=CUTS,
+    )
     ranks: tuple[str, ...] = flag(
         ("0", "1", "2", "4", "8", "16", "32", "64", FULL), "ranks that a map is cut to: numbers, or full for the uncut map"
     )
@@ -42,6 +49,15 @@ class Rank(MappedQuestion):
         if not self.ranks:
             raise UserError("No rank is named.\nTry:  --ranks 1,8,full")
         _ = self.chosen_ranks
+        if self.cut == WHITENED and self.map != "procrustes_scaled":
+            raise UserError(f"The map {self.map} has no whitened states to be cut between.\nTry:  --map procrustes_scaled")
+        if self.cut == WHITENED and "random" in self.controls:
+            raise UserError("A random rotation cannot be cut between whitened states.\nTry:  --controls self,mean,shuffled")
+
+    @property
+    def complements(self) -> tuple[str, ...]:
+        """What fills the rest after a cut; a whitened cut leaves nothing open."""
+        return (WHITENED,) if self.cut == WHITENED else self.complement
 
     @cached_property
     def chosen_ranks(self) -> tuple[int | None, ...]:
@@ -59,7 +75,7 @@ class RankTask(MappedTask):
     """Effects of rank cuts. The uncut map is one condition under either complement."""
 
     def __init__(self, run: Rank, store: Store):
-        cuts: list[Cut] = [(rank, fill) for rank, fill in product(run.chosen_ranks, run.complement) if rank is not None]
+        cuts: list[Cut] = [(rank, fill) for rank, fill in product(run.chosen_ranks, run.complements) if rank is not None]
         super().__init__(run, [*cuts, *([(None, "")] if None in run.chosen_ranks else [])], store)
 
     def requested(self, labels: pd.DataFrame) -> pd.Series:
@@ -69,5 +85,5 @@ class RankTask(MappedTask):
         """The uncut map leaves nothing to fill: its lines are repeated under every requested complement."""
         labels = super().labels()
         uncut = (labels["rank"] == FULL) & (labels["map"] == self.run.map) & (labels["control"] != "self")
-        copies = [labels[uncut].assign(complement=complement) for complement in self.run.complement]
+        copies = [labels[uncut].assign(complement=complement) for complement in self.run.complements]
         return pd.concat([labels[~uncut], *copies]).sort_values("row", kind="stable")

@@ -69,7 +69,7 @@ class OverlapTask(TableTask):
             self.progress.done += count
             yield
         site = (self.run.map, "none", self.layer, STREAM)
-        (fitted,) = maps.fit({site: (False, True)})
+        (fitted,) = maps.fit({site: (False, True, False)})
         self.entering("factorising weights")
         directions, lines = fitted[site].directions, []
         assert directions is not None, "they were requested"

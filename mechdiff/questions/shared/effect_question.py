@@ -20,6 +20,7 @@ class EffectQuestion(Question):
 
     ratio: what kl / kl_reference means in its summary: drop, coverage, or nothing. allowed_controls: the controls that it can be
     asked for.
+    Raises UserError for a value that is not valid, and for a target together with a horizon above 1.
 
     Example:
         >>> class Last(md.EffectQuestion, listed=False):

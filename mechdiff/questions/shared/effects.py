@@ -6,7 +6,7 @@ from functools import cached_property
 import pandas as pd
 
 from mechdiff.common.cache import Store
-from mechdiff.common.terms import sides
+from mechdiff.common.terms import WHITENED, sides
 from mechdiff.engine.intervention import Condition
 from mechdiff.inputs import vocabularies
 from mechdiff.inputs.prompts import Prompt
@@ -34,10 +34,12 @@ class EffectsTask(Task):
 
     @cached_property
     def progress(self) -> Progress:
+        """What is done, of how much, and what is being done."""
         return Progress(self.plan.cells(self.plan.chunks), self.plan.cells(self.plan.known))
 
     @property
     def conditions(self) -> list:
+        """The interventions, each once."""
         return self.plan.conditions
 
     @property
@@ -47,6 +49,7 @@ class EffectsTask(Task):
         return [*self.model_notices, *self.run.notices, *([vocabularies.message(about)] if about else [])]
 
     def steps(self) -> Iterator[None]:
+        """Compute what is missing. Returns an iterator; progress may have moved after each of its steps."""
         if not self.plan.missing_blocks:
             return
         from mechdiff.questions.shared.effect_passes import Passes
@@ -119,8 +122,10 @@ def fit_maps(run: Question, identity: Identity, store: Store, conditions: list, 
 
 
 def add_need(sites: dict, condition: Condition) -> None:
-    """Note which fitted map a condition needs, and whether it needs its alpha and its directions."""
+    """Note which fitted map a condition needs, and what of it."""
     from mechdiff.engine.build_rows import site_of
 
-    alpha, directions = sites.get(site_of(condition), (False, False))
-    sites[site_of(condition)] = alpha or condition.alpha is None, directions or bool(condition.rank)
+    alpha, directions, between = sites.get(site_of(condition), (False, False, False))
+    whitened = condition.complement == WHITENED
+    directions, between = directions or (bool(condition.rank) and not whitened), between or whitened
+    sites[site_of(condition)] = alpha or condition.alpha is None, directions, between

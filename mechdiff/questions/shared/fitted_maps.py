@@ -14,6 +14,7 @@ from mechdiff.engine.build_rows import Site, SiteMap
 from mechdiff.maths.linalg import in_parallel
 from mechdiff.maths.linear_maps import Map, PcaSpread, folds, output_directions, pca_spread, random_rotation, size_ratios
 from mechdiff.maths.named_maps import fit_of
+from mechdiff.maths.whitened import fit_whitened
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.request import Question, positions_of
 from mechdiff.questions.shared.states import States
@@ -22,11 +23,12 @@ IN_MEMORY = 1 << 30  # bytes of fitted maps that stay in memory for the next req
 
 OTHER = "other-layer"
 Kind = tuple[str, str]  # map, control
-Needs = tuple[bool, bool]  # whether a site's alpha, and its directions, are needed
+Needs = tuple[bool, bool, bool]  # whether a site's alpha, its output directions, and its whitened map are needed
 
 
 def nbytes(site_map: SiteMap) -> int:
-    tensors = [value for value in vars(site_map.full).values() if isinstance(value, Tensor)]
+    maps = [site_map.full, *([site_map.whitened] if site_map.whitened else [])]
+    tensors = [value for made in maps for value in vars(made).values() if isinstance(value, Tensor)]
     return sum(t.nbytes for t in (*tensors, site_map.directions) if t is not None)
 
 
@@ -91,8 +93,8 @@ class FittedMaps:
 
         maps, layer = {}, next(iter(sites))[2]
         mean = at(layer)[1].mean[0]
-        ratios = self._ratios([site[:2] for site, (scaled, _) in sites.items() if scaled], *at(layer))
-        for site, (scaled, cuts) in sites.items():
+        ratios = self._ratios([site[:2] for site, (scaled, *_) in sites.items() if scaled], *at(layer))
+        for site, (scaled, cuts, whitened) in sites.items():
             name, control = site[:2]
             source, partner = at(self.other(layer) if control == OTHER else layer)
             fitted = self._controlled(name, control, source, partner)
@@ -100,7 +102,9 @@ class FittedMaps:
             if scaled:
                 unseen = ratios.get((name, control))
                 alpha = self._scale(name, control, fitted, *at(layer)) if unseen is None else unseen.quantile(0.5).item()
-            maps[site] = SiteMap(fitted[0], mean, alpha, output_directions(fitted, source)[0] if cuts else None)
+            directions = output_directions(fitted, source)[0] if cuts else None
+            between = fit_whitened(source, self._partner(control, partner))[0] if whitened else None
+            maps[site] = SiteMap(fitted[0], mean, alpha, directions, between)
         return maps
 
     def other(self, layer: int) -> int:
@@ -111,9 +115,11 @@ class FittedMaps:
         """The map of a name, or the control that takes its place."""
         if control == "random":
             return random_rotation(fit_of(name)(x, y), x, y, self.run.seed)
-        if control == "shuffled":
-            y = y.pick(shuffle(y.states.shape[-2], self.run.seed))
-        return fit_of(name)(x, y)
+        return fit_of(name)(x, self._partner(control, y))
+
+    def _partner(self, control: str, y: PcaSpread) -> PcaSpread:
+        """The recipient's states that a map is fitted to."""
+        return y.pick(shuffle(y.states.shape[-2], self.run.seed)) if control == "shuffled" else y
 
     def _ratios(self, kinds: list[Kind], x: PcaSpread, y: PcaSpread) -> dict[Kind, Tensor]:
         """||y|| / ||mapped|| of every train row, mapped by a fit without it: kind -> [rows]. For maps fitted on these pairs."""

@@ -57,9 +57,10 @@ class TableTask(Task):
 
     @abstractmethod
     def compute(self) -> Steps[pd.DataFrame]:
-        """Yields while it computes, and returns the table; `self.progress` tells how far it is."""
+        """A generator that yields while it computes, and returns the table. `self.progress` tells how far it is."""
 
     def steps(self) -> Iterator[None]:
+        """Compute the table, if it is not stored. Returns an iterator; progress may have moved after each of its steps."""
         if self.answer is not None:
             return
         answer = yield from self.compute()

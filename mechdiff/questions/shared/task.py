@@ -29,26 +29,34 @@ class Task(ABC):
 
     @cached_property
     def progress(self) -> Progress:
+        """What is done, of how much, and what is being done."""
         return Progress()
 
     @property
     def total(self) -> int:
+        """The cells of the whole answer."""
         return self.progress.total
 
     @property
     def done(self) -> int:
+        """The cells that are known."""
         return self.progress.done
 
     @property
     def stage(self) -> str:
+        """What is being done now."""
         return self.progress.stage
 
     def entering(self, stage: str) -> None:
+        """Say what is done next. stage: its words."""
         self.progress.stage = stage
 
     @abstractmethod
     def steps(self) -> Iterator[None]:
-        """Compute what is missing, storing each finished chunk on disk: to stop iterating loses nothing that is finished."""
+        """Compute what is missing, storing each finished chunk on disk: to stop iterating loses nothing that is finished.
+
+        Returns an iterator; progress may have moved after each of its steps.
+        """
 
     @abstractmethod
     def table(self) -> pd.DataFrame:

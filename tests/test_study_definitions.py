@@ -1,0 +1,135 @@
+"""The original study's rank cut and layer patch, against their formulas written out in numpy, and by plain hooks."""
+
+import numpy as np
+import pytest
+import torch
+from support import plain_hooks
+from support.random_pair import TRAIN, ids
+
+import mechdiff
+from mechdiff import Run, UserError
+from mechdiff.maths.linear_maps import fit_procrustes_scaled, pca_spread
+from mechdiff.maths.whitened import fit_whitened
+from mechdiff.models.registry import load_pair
+
+SHRINKAGE = 0.05
+
+
+def power(covariance: np.ndarray, exponent: float) -> np.ndarray:
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.maximum(values, 1e-6 * values.max()) ** exponent) @ vectors.T
+
+
+def study_cut(x: np.ndarray, y: np.ndarray, new: np.ndarray, rank: int, alpha: float) -> np.ndarray:
+    """alpha (s_k (new - mean_x) C_x^-1/2 Q_k C_y^1/2 + mean_y), in the whole space, as the study's runners have it."""
+
+    def shrunk(states: np.ndarray) -> np.ndarray:
+        covariance, d = np.cov(states.T), states.shape[1]
+        return (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / d * np.eye(d)
+
+    white_x, white_y = ((s - s.mean(0)) @ power(shrunk(s), -0.5) for s in (x, y))
+    left, sigma, right = np.linalg.svd(white_x.T @ white_y)
+    rotation, scale = left[:, :rank] @ right[:rank], sigma[:rank].sum() / np.square(white_x).sum()
+    return alpha * (scale * (new - x.mean(0)) @ power(shrunk(x), -0.5) @ rotation @ power(shrunk(y), 0.5) + y.mean(0))
+
+
+def states(n: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d)) * np.logspace(1, -1, d) + rng.normal(size=d)
+    return x, x @ rng.normal(size=(d, d)) / d**0.5 + 0.3 * rng.normal(size=(n, d)), rng.normal(size=(5, d))
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 12), (12, 12), (9, 20)])
+@pytest.mark.parametrize("alpha", [1.0, 0.8])
+def test_a_cut_is_the_studys_formula(n, d, alpha):
+    x, y, new = states(n, d, n)
+    fitted = fit_whitened(*(pca_spread(torch.from_numpy(s)[None]) for s in (x, y)))[0]
+    ranks = [0, 1, 2, 5, min(n - 1, d)]
+    cut = fitted.cut(torch.from_numpy(new), [(alpha, rank) for rank in ranks]).numpy()
+    for at, rank in enumerate(ranks):
+        expected = study_cut(x, y, new, rank, alpha)
+        assert np.abs(cut[:, at] - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+def test_the_uncut_map_is_procrustes_scaled():
+    spreads = [pca_spread(torch.from_numpy(s)[None]) for s in states(30, 12, 0)[:2]]
+    whole, new = fit_whitened(*spreads), torch.randn(1, 6, 12, dtype=torch.float64)
+    torch.testing.assert_close(whole.apply(new), fit_procrustes_scaled(*spreads).apply(new), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(whole[0].cut(new[0], [(1.0, 99)])[:, 0], whole.apply(new)[0], rtol=1e-10, atol=1e-10)
+
+
+def test_the_scale_grows_with_the_rank_so_that_a_low_rank_is_nearly_the_mean():
+    x, y, new = states(40, 12, 1)
+    fitted = fit_whitened(*(pca_spread(torch.from_numpy(s)[None]) for s in (x, y)))[0]
+    cuts = fitted.cut(torch.from_numpy(new), [(1.0, rank) for rank in range(13)])
+    assert (fitted.strength.diff() > 0).all()
+    assert ((cuts - torch.from_numpy(y.mean(0))).norm(dim=-1).diff(dim=1) > -1e-9).float().mean() > 0.7
+    torch.testing.assert_close(cuts[:, 0], torch.from_numpy(y.mean(0)).expand(5, -1))
+
+
+def effect(model, tokens: list[int], state: np.ndarray) -> float:
+    """KL(patched || clean) with a state in place of resid_post at layer 1, by plain hooks."""
+    patched = plain_hooks.run(model, tokens, [(1, "resid_post", lambda own: torch.from_numpy(state).float())])
+    clean = plain_hooks.run(model, tokens)
+    return torch.nn.functional.kl_div(clean, patched, reduction="sum", log_target=True).item()
+
+
+@pytest.mark.parametrize("direction", ["base-to-tuned", "tuned-to-base"])
+def test_the_layer_patch_is_scored_by_the_prompts_themselves(study, direction):
+    without_train = {name: value for name, value in study.items() if name != "train"}
+    run = Run("patch", layers=(1,), map="zscore", statistics="prompts", direction=direction, **without_train)
+    table, loaded = mechdiff.run(run), load_pair(study["pair"], "cpu")
+    models = [loaded.base.model, loaded.tuned.model][:: 1 if direction == "base-to-tuned" else -1]
+    tokens = [ids(loaded, run, index) for index in range(len(run.chosen_prompts))]
+    x, y = (np.stack([plain_hooks.state(model, seen, 1, "resid_post") for seen in tokens]).astype(float) for model in models)
+    scored = (x - x.mean(0)) / x.std(0, ddof=1) * y.std(0, ddof=1) + y.mean(0)
+    expected = [effect(models[1], seen, state) for seen, state in zip(tokens, scored)]
+    np.testing.assert_allclose(table["kl"], expected, rtol=1e-3, atol=5e-5)
+    on_train = mechdiff.run(Run("patch", layers=(1,), map="zscore", direction=direction, **study))
+    assert not np.allclose(table["kl"], on_train["kl"], rtol=0.01), "the statistics of the train split are others"
+
+
+def test_a_fitted_map_is_not_fitted_on_the_prompts():
+    with pytest.raises(UserError, match="the prompts that it is judged by"):
+        Run("patch", map="ridge", statistics="prompts")
+
+
+def test_rank_patches_the_whitened_cut(study):
+    run = Run("rank", layers=(1,), cut="whitened", ranks=("0", "1", "8", "full"), alpha=("1.0", "0.8"), **study)
+    table, loaded = mechdiff.run(run), load_pair(study["pair"], "cpu")
+    assert set(table["complement"]) == {"whitened"}
+    sides = [
+        np.stack([plain_hooks.state(side.model, loaded.tokenizers.encode(text, "base"), 1, "resid_post") for text in TRAIN])
+        for side in (loaded.base, loaded.tuned)
+    ]
+    x, y = (side.astype(np.float64) for side in sides)
+    for line in table.itertuples():
+        tokens = ids(loaded, run, line.prompt)
+        donor = plain_hooks.state(loaded.base.model, tokens, 1, "resid_post").numpy().astype(np.float64)
+        rank = 10_000 if line.rank == "full" else int(line.rank)
+        state = study_cut(x, y, donor[None], min(rank, x.shape[1]), float(line.alpha))[0]
+        assert line.kl == pytest.approx(effect(loaded.tuned.model, tokens, state), rel=1e-3, abs=5e-5)
+
+
+def test_both_cuts_share_the_uncut_map_and_the_zscore_reference(study):
+    common = {"layers": (1,), "ranks": ("2", "full"), "complement": ("mean",), **study}
+    outputs, whitened = (mechdiff.run(Run("rank", cut=cut, **common)) for cut in ("output", "whitened"))
+    same = [table.loc[table["rank"] == "full", ["kl", "kl_reference"]].to_numpy() for table in (outputs, whitened)]
+    np.testing.assert_allclose(*same, atol=1e-6)
+    cuts = [table.loc[table["rank"] == "2", "kl"].to_numpy() for table in (outputs, whitened)]
+    assert not np.allclose(*cuts, rtol=0.05)
+
+
+@pytest.mark.parametrize("fields", [{"map": "ridge"}, {"controls": ("random",)}])
+def test_what_cannot_be_cut_between_whitened_states_is_refused(fields):
+    with pytest.raises(UserError, match="whitened states"):
+        Run("rank", cut="whitened", **fields)
+
+
+def test_a_whitened_cut_is_controlled(study):
+    controls = ("self", "mean", "shuffled", "other-layer")
+    table = mechdiff.run(Run("rank", layers=(1,), cut="whitened", ranks=("4",), controls=controls, **study))
+    kl = {name: lines["kl"].to_numpy() for name, lines in table.groupby("control")}
+    assert (
+        kl["self"].max() < 1e-6 and not np.allclose(kl["none"], kl["shuffled"]) and not np.allclose(kl["none"], kl["other-layer"])
+    )
