@@ -163,11 +163,16 @@ def test_an_edited_map_is_computed_again(place):
 
 def test_the_python_of_the_page_runs(place):
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S))
-    assert 'md.load("demo-cultural")' in code
-    printed = place.run(
-        "-c", code.replace('("demo-cultural")', '("demo-cultural", domain="short")')
-    )  # a train split of 48 prompts
-    assert "python -m mechdiff run dose --pair demo-cultural" in printed and "most_likely" in printed
+    for shown, tiny in (
+        ('"demo-cultural"', repr(place.pair)),
+        ("(10, 20)", "(0, 1)"),
+        ("layers=20", "layers=1"),
+        ("at(20)", "at(1)"),
+    ):
+        assert shown in code
+        code = code.replace(shown, tiny)
+    printed = place.run("-c", code)
+    assert f"python -m mechdiff run dose --pair {place.pair}" in printed and "most_likely" in printed
     # whoever imports the project first finds it too
     assert "dose" in place.run("-c", "import mechdiff_dose, mechdiff as md; print(*md.questions.QUESTIONS)")
 

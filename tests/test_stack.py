@@ -78,7 +78,7 @@ def by_hooks(loaded, run, tokens):
     fitted = FittedMaps(run, Identity(run), default(), ("resid_post",))
     list(fitted.steps())
     site = ("procrustes_scaled", "none", 1, "resid_post")
-    (maps,) = list(fitted.fit({site: (False, True)}))
+    (maps,) = list(fitted.fit({site: (False, True, False)}))
     donor = plain_hooks.state(loaded.base.model, tokens, 1, "resid_post")
     heads = plain_hooks.state(loaded.base.model, tokens, 2, "heads").view(4, 8)
     full, mean, v = maps[site].full.apply(donor.double()[None])[0], maps[site].mean, maps[site].directions[:, :4]
