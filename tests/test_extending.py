@@ -154,11 +154,22 @@ def test_its_page_shows_the_answer_and_exports_it(place):
 
 def test_an_edited_map_is_computed_again(place):
     options = ("run", "patch", "--pair", place.pair, "--limit", "4", "--layers", "0", "--map", "pcr")
-    assert ": 4 cells" in place.mechdiff(*options) and ": 0 cells" in place.mechdiff(*options)
+    assert ": 0 cells" not in place.mechdiff(*options) and ": 0 cells" in place.mechdiff(*options)
     file = place.source / "mechdiff_dose" / "measures.py"
     file.write_text(file.read_text() + "\n\nFACTOR = 2\n", encoding="utf-8")
     place.install()
     assert ": 0 cells" not in place.mechdiff(*options)
+
+
+def test_a_new_version_and_a_script_of_ones_own_have_keys_of_their_own(place):
+    code = """
+    from mechdiff.common import extensions
+    one, two = extensions.code_of("mechdiff_dose", "dose 0.1"), extensions.code_of("mechdiff_dose", "dose 0.2")
+    assert one != two and extensions.key_of("maps", "ridge") == "ridge"
+    assert extensions.key_of("maps", "pcr") == "pcr " + extensions.code_of("mechdiff_dose.measures", "mechdiff-dose 0.1")
+    assert extensions.code_of("__main__").startswith("in memory") and extensions.code_of("mechdiff.questions") == ""
+    """
+    place.run("-c", textwrap.dedent(code))
 
 
 def test_the_python_of_the_page_runs(place):

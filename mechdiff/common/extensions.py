@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mechdiff.common.content import in_memory
 from mechdiff.common.errors import UserError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -69,15 +70,21 @@ def import_modules(kind: str) -> None:
 def key_of(kind: str, name: str) -> str:
     """A name as a key holds it: our own as it is; an extension's with a hash of its project's version and code."""
     point = installed(kind).get(name)
-    return name if point is None else f"{name} {code_of(point.module, project(point))}"
+    return name if point is None else f"{name} {code_of(point.module, origin(point))}"
 
 
 @cache
 def code_of(module: str, version: str = "") -> str:
-    """A hash over the Python files of a module's package, or over its single file; empty for mechdiff itself."""
+    """A hash over the Python files of a module's package, or over its single file; empty for mechdiff itself.
+
+    version: the project's name and version. Code without a file, such as a notebook's, is known for as long as the process lives.
+    """
     top = module.partition(".")[0]
-    if top == "mechdiff" or (spec := find_spec(top)) is None:
+    if top == "mechdiff":
         return ""
+    spec = None if top == "__main__" else find_spec(top)
+    if spec is None:
+        return in_memory()
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     if not folders and spec.origin and Path(spec.origin).is_file():

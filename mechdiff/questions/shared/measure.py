@@ -21,10 +21,8 @@ from mechdiff.questions.shared.metrics import Metric
 GPU_ROWS, GPU_LOGITS = 1 << 16, 1 << 13  # more rows together do not make a GPU faster
 CPU_LOGITS = 160  # rows that are unembedded together on a CPU: more cost memory traffic, fewer cost matrix speed
 CPU_PIECE = 512  # rows that walk together on a CPU: under half a second for the demo pair, so that others get their turn
-WHOLE_ROWS = {
-    "cuda": 256,
-    "cpu": 8,
-}  # rows whose whole log-probabilities are in memory at once, where a target or a metric reads them
+# rows whose whole log-probabilities are in memory at once, where a target or a metric reads them
+WHOLE_ROWS = {"cuda": 256, "cpu": 8}
 
 NO_METRICS: Mapping[str, tuple[Metric, tuple[int, ...]]] = {}
 
@@ -92,10 +90,8 @@ class Measure:
         within = logits if self.ids is None else logits[:, self.ids]
         at = tuple(sent(index, self.device) for index in (rows, places))
         effect, to_donor = similarity.divergences_at(within, self.clean, other, at[1])
-        values, at_once = (
-            {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor}),
-            WHOLE_ROWS[logits.device.type],
-        )
+        values = {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor})
+        at_once = WHOLE_ROWS[logits.device.type]
         if self.tokens:
             parts = [self._about_tokens(part.log_softmax(-1, dtype=torch.float32)) for part in logits.split(at_once)]
             values |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
