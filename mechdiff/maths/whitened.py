@@ -37,8 +37,8 @@ class WhitenedMap(Map):
         alphas = torch.tensor([alpha for alpha, _ in cuts]).to(x)
         ranks = torch.tensor([min(rank, len(self.strength)) for _, rank in cuts], device=x.device)
         scales = torch.cat([self.strength.new_zeros(1), self.strength])[ranks]
-        kept = torch.arange(len(self.strength), device=x.device) < ranks[:, None]
-        coordinates = ((x - self.mean_x) @ self.into)[:, None] * (kept * scales[:, None])
+        inside = torch.arange(len(self.strength), device=x.device) < ranks[:, None]
+        coordinates = ((x - self.mean_x) @ self.into)[:, None] * (inside * scales[:, None])
         return (coordinates @ self.out.T + self.mean_y) * alphas[:, None]
 
 
