@@ -55,7 +55,7 @@ def two(request):
     """A pair's tokenizers that divide texts differently."""
     base, tuned = word_tokenizer(), byte_tokenizer()
     tuned.chat_template = request.param
-    return Tokenizers(SimpleNamespace(name="two", chat_template="auto"), base, tuned)
+    return Tokenizers(SimpleNamespace(name="two", chat_template="auto", system=""), base, tuned)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -76,7 +76,9 @@ def test_the_words_are_found_in_the_text_not_in_the_template(two, text):
     tokens = two.base.convert_ids_to_tokens([ids[i] for i in two.positions(text, starts, "base")])
     assert tokens == [word if word in two.base.vocab else "<unk>" for word in text.split()]
     upto = [two.tuned.decode(two.encode(text, "tuned")[: i + 1]) for i in two.positions(text, starts, "tuned")]
-    before = two.render(text).removesuffix("</s>assistant").removesuffix(text.strip()) if two.tuned.chat_template else "<s>"
+    before = (
+        two.render(text, "base").removesuffix("</s>assistant").removesuffix(text.strip()) if two.tuned.chat_template else "<s>"
+    )
     lead = len(text) - len(text.lstrip()) if two.tuned.chat_template else 0
     assert upto == [before + text[lead : start + 1] for start in starts]
 

@@ -72,13 +72,13 @@ def test_a_stack_is_that_of_plain_hooks_and_stands_beside_its_parts(study):
 def by_hooks(loaded, run, tokens):
     """The stack of the test above by plain hooks, its mapped state taken from the engine's own map."""
     from mechdiff.common.cache import default
-    from mechdiff.questions.shared.fitted_maps import FittedMaps
+    from mechdiff.questions.shared.fitted_maps import FittedMaps, Needs
     from mechdiff.questions.shared.identity import Identity
 
     fitted = FittedMaps(run, Identity(run), default(), ("resid_post",))
     list(fitted.steps())
     site = ("procrustes_scaled", "none", 1, "resid_post")
-    (maps,) = list(fitted.fit({site: (False, True, False)}))
+    (maps,) = list(fitted.fit({site: Needs(directions=True)}))
     donor = plain_hooks.state(loaded.base.model, tokens, 1, "resid_post")
     heads = plain_hooks.state(loaded.base.model, tokens, 2, "heads").view(4, 8)
     full, mean, v = maps[site].full.apply(donor.double()[None])[0], maps[site].mean, maps[site].directions[:, :4]

@@ -1,4 +1,6 @@
-"""The original study's rank cut and layer patch, against their formulas written out in numpy, and by plain hooks."""
+"""The original study's definitions, against their formulas written out in numpy, and by plain hooks."""
+
+import json
 
 import numpy as np
 import pytest
@@ -7,9 +9,9 @@ from support import plain_hooks
 from support.random_pair import TRAIN, ids
 
 import mechdiff
-from mechdiff import Run, UserError
+from mechdiff import Run, UserError, questions
 from mechdiff.maths.linear_maps import fit_procrustes_scaled, pca_spread
-from mechdiff.maths.whitened import fit_whitened
+from mechdiff.maths.whitened import fit_procrustes_full, fit_whitened
 from mechdiff.models.registry import load_pair
 
 SHRINKAGE = 0.05
@@ -20,12 +22,13 @@ def power(covariance: np.ndarray, exponent: float) -> np.ndarray:
     return (vectors * np.maximum(values, 1e-6 * values.max()) ** exponent) @ vectors.T
 
 
+def shrunk(states: np.ndarray) -> np.ndarray:
+    covariance, d = np.cov(states.T), states.shape[1]
+    return (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / d * np.eye(d)
+
+
 def study_cut(x: np.ndarray, y: np.ndarray, new: np.ndarray, rank: int, alpha: float) -> np.ndarray:
     """alpha (s_k (new - mean_x) C_x^-1/2 Q_k C_y^1/2 + mean_y), in the whole space, as the study's runners have it."""
-
-    def shrunk(states: np.ndarray) -> np.ndarray:
-        covariance, d = np.cov(states.T), states.shape[1]
-        return (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / d * np.eye(d)
 
     white_x, white_y = ((s - s.mean(0)) @ power(shrunk(s), -0.5) for s in (x, y))
     left, sigma, right = np.linalg.svd(white_x.T @ white_y)
@@ -133,3 +136,118 @@ def test_a_whitened_cut_is_controlled(study):
     assert (
         kl["self"].max() < 1e-6 and not np.allclose(kl["none"], kl["shuffled"]) and not np.allclose(kl["none"], kl["other-layer"])
     )
+
+
+# The map with a rotation of the whole space
+
+
+def whole_rotation(x: np.ndarray, y: np.ndarray, fitted) -> np.ndarray:
+    """The rotation inside a fitted map: C_x^1/2 matrix C_y^-1/2 / size."""
+    matrix, size = fitted.matrix[0].numpy(), fitted.size.item()
+    return power(shrunk(x), 0.5) @ matrix @ power(shrunk(y), -0.5) / size
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 12), (9, 20)])
+def test_the_studys_map_rotates_the_whole_space(n, d):
+    x, y, new = states(n, d, n)
+    spreads = [pca_spread(torch.from_numpy(s)[None]) for s in (x, y)]
+    fitted = fit_procrustes_full(*spreads)
+    rotation = whole_rotation(x, y, fitted)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(d), atol=1e-8)
+    white_x, white_y = ((s - s.mean(0)) @ power(shrunk(s), -0.5) for s in (x, y))
+    left, sigma, right = np.linalg.svd(white_x.T @ white_y)
+    pairs = sigma > 1e-9 * sigma[0]
+    np.testing.assert_allclose(left[:, pairs].T @ rotation @ right[pairs].T, np.eye(pairs.sum()), atol=1e-8)
+    assert fitted.size.item() == pytest.approx(sigma.sum() / np.square(white_x).sum())
+    if n > d:
+        expected = study_cut(x, y, new, d, 1.0)
+        assert np.abs(fitted.apply(torch.from_numpy(new)[None])[0].numpy() - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+def test_completions_differ_only_where_the_train_states_say_nothing():
+    x, y, new = states(9, 20, 3)
+    spreads = [pca_spread(torch.from_numpy(s)[None]) for s in (x, y)]
+    first, second, same = (fit_procrustes_full(*spreads, seed=seed) for seed in (0, 1, 0))
+    partial = fit_procrustes_scaled(*spreads)
+    on_train, beyond = torch.from_numpy(x)[None], torch.from_numpy(new)[None]
+    for fitted in (first, second):
+        torch.testing.assert_close(fitted.apply(on_train), partial.apply(on_train), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(first.matrix, same.matrix)
+    assert not torch.allclose(first.apply(beyond), second.apply(beyond), rtol=0.05)
+
+
+def test_the_completion_is_a_control_of_the_studys_map_alone(study, tmp_path):
+    few = tmp_path / "few.jsonl"  # than dimensions
+    few.write_text("\n".join(json.dumps({"text": text}) for text in TRAIN[:10]))
+    common = {"layers": (1,), "alpha": ("1.0",), "controls": ("completion",)} | study | {"train": str(few)}
+    table = mechdiff.run(Run("transport", map="procrustes_full", **common))
+    kl = {name: lines["kl"].to_numpy() for name, lines in table.groupby("control")}
+    assert not np.allclose(kl["none"], kl["completion"], rtol=1e-3)
+    with pytest.raises(UserError, match="nothing arbitrary"):
+        Run("transport", map="ridge", **common)
+
+
+# Scales, vocabularies, layers and heads as the study has them
+
+
+def both_states(loaded, texts: list[str], layer: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    sides = loaded.base, loaded.tuned
+    x, y = (
+        np.stack(
+            [plain_hooks.state(side.model, loaded.tokenizers.encode(text, "base"), layer, "resid_post") for text in texts]
+        ).astype(np.float64)
+        for side in sides
+    )
+    return x, y
+
+
+def test_alpha_is_the_median_over_val_for_every_rank(study):
+    fields = {"cut": "whitened", "ranks": ("0", "2", "8"), "alpha_rows": "val"}
+    run = Run("rank", layers=(1,), **fields, **study)
+    table, loaded = mechdiff.run(run), load_pair(study["pair"], "cpu")
+    x, y = both_states(loaded, TRAIN)
+    val = [prompt.text for prompt in run.val_prompts]
+    assert len(val) == 20 > run.limit == 8, "alpha is taken from the whole split"
+    val_x, val_y = both_states(loaded, val)
+    for rank, lines in table.groupby("rank"):
+        mapped = study_cut(x, y, val_x, int(rank), 1.0)
+        alpha = np.median(np.linalg.norm(val_y, axis=1) / np.linalg.norm(mapped, axis=1))
+        np.testing.assert_allclose(lines["alpha_used"], alpha, rtol=1e-5)
+        state = study_cut(x, y, val_x[:1], int(rank), alpha)[0]
+        assert lines["kl"].iloc[0] == pytest.approx(effect(loaded.tuned.model, ids(loaded, run, 0), state), rel=1e-3, abs=5e-5)
+
+
+def test_the_rows_of_alpha_belong_to_the_key_of_what_it_scales(study):
+    of_train, of_val = (Run("transport", layers=(1,), alpha=("auto",), alpha_rows=rows, **study) for rows in ("train", "val"))
+    assert questions.task(of_train).plan.whole_key != questions.task(of_val).plan.whole_key
+    fixed = [Run("transport", layers=(1,), alpha=("1.0",), alpha_rows=rows, **study) for rows in ("train", "val")]
+    assert len({questions.task(run).plan.whole_key for run in fixed}) == 1, "a given scale is the same under both"
+
+
+def test_the_map_of_another_layer(study):
+    run = Run("transport", layers=(1,), map="procrustes_scaled", map_from=0, alpha=("1.0",), **study)
+    table, loaded = mechdiff.run(run), load_pair(study["pair"], "cpu")
+    assert set(table["map"]) == {"procrustes_scaled of L0"}
+    x, y = both_states(loaded, TRAIN, 0)
+    donor = plain_hooks.state(loaded.base.model, ids(loaded, run, 0), 1, "resid_post").numpy().astype(np.float64)
+    state = study_cut(x, y, donor[None], x.shape[1], 1.0)[0]
+    assert table["kl"].iloc[0] == pytest.approx(effect(loaded.tuned.model, ids(loaded, run, 0), state), rel=1e-3, abs=5e-5)
+    own = Run("transport", layers=(0, 1), map_from=1, alpha=("1.0",), **study)
+    assert set(mechdiff.run(own).query("layer == 1")["map"]) == {"procrustes_scaled"}, "its own layer's map is its own"
+    with pytest.raises(UserError, match="Layer 7 does not exist"):
+        mechdiff.run(Run("transport", layers=(1,), map_from=7, **study))
+
+
+def test_heads_chosen_on_the_prompts_that_they_are_scored_on(study):
+    singles = mechdiff.run(Run("heads", layers=(1,), **study))
+    order = singles[singles["heads"] != "all"].groupby("heads")["kl"].mean().sort_values(ascending=False).index.astype(int)
+    run = Run("heads", layers=(1,), head_sets="topk", chosen_on="val", **study)
+    table = mechdiff.run(run)
+    sets = [sorted(order[:k]) for k in range(1, len(order))]
+    assert set(table["heads"]) == {"-".join(map(str, chosen)) for chosen in sets} | {"all"}
+    assert not run.uses_train
+
+
+def test_the_number_of_random_sets(study):
+    drawn = mechdiff.run(Run("heads", layers=(1,), head_sets="random", draws=3, **study)).query("control == 'random'")
+    assert set(drawn.groupby(drawn["heads"].str.count("-"))["heads"].nunique()) == {3}

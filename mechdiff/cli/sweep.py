@@ -1,12 +1,14 @@
 """python -m mechdiff sweep: every question for a pair on a domain."""
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from mechdiff.cli.base import follow
 from mechdiff.common.errors import one_of
 from mechdiff.common.paths import ARTIFACTS
 from mechdiff.common.terms import DEVICES, DTYPES
+from mechdiff.inputs import protocols
 from mechdiff.questions.shared.metrics import METRICS, metric_named
 
 
@@ -26,6 +28,8 @@ def add(commands) -> None:
     sweep.add_argument(
         "--offload", nargs="?", const="on", default="auto", help="one model on the GPU at a time: on, off, or auto"
     )
+    sweep.add_argument("--protocol", help=f"whose definitions: {', '.join(protocols.NAMES)} (default: the pair's own)")
+    sweep.add_argument("--min-shared-ratio", type=float, help="as for run: only prompts with shared tokens")
     sweep.add_argument("--metrics", help=f"what is measured of every effect in addition to its KL: {','.join(METRICS)}")
     sweep.set_defaults(act=act)
 
@@ -35,10 +39,10 @@ def act(args) -> None:
 
     if args.grid not in sweeps.GRIDS:
         raise one_of("Grid", args.grid, sweeps.GRIDS)
-    settings = {"device": args.device, "dtype": args.dtype, "seed": args.seed, "offload": args.offload}
-    named: dict = {"out": args.out and str(args.out), "metrics": args.metrics}
-    request = sweep_process.SweepRequest(args.pair, args.domain, args.grid, **named, **settings)
-    settings |= {"metrics": tuple(metric_named(name.strip()).name for name in filter(None, (args.metrics or "").split(",")))}
+    flags = {spec.name: getattr(args, spec.name) for spec in fields(sweep_process.SweepRequest)}
+    request = sweep_process.SweepRequest(**flags | {"out": args.out and str(args.out)})
+    metrics = tuple(metric_named(name.strip()).name for name in filter(None, (args.metrics or "").split(",")))
+    settings = request.settings | {"metrics": metrics}
     sweep_process.check_place(request)
     with sweep_process.Record(request) as record:
         parts = sweeps.extent(args.pair, args.domain, args.grid, **settings)

@@ -1,7 +1,7 @@
 """From conditions to rows: the state to insert at each site, for every prompt of a block."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from mechdiff.maths.linear_maps import Map, cut
 from mechdiff.maths.whitened import WhitenedMap
 
 Site = tuple[str, str, int, str]  # map, control, layer, stream
+FROM = "of layer "  # what stands in the place of a site's control, before the layer, for a map that was fitted at another one
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class SiteMap:
 
     full: the map. mean: the recipient's train mean. alpha: the out-of-fold scale, None if no condition needs it. directions: of
     the map's outputs in order of variance, None if no condition cuts them. whitened: the map that is cut between whitened states,
-    None if no condition asks for it.
+    None if no condition asks for it. rank_alphas: the scales of its cuts, by rank, where each has its own.
     """
 
     full: Map
@@ -36,6 +37,15 @@ class SiteMap:
     alpha: float | None
     directions: Float[Tensor, "d r"] | None
     whitened: WhitenedMap | None = None
+    rank_alphas: Mapping[int, float] = field(default_factory=dict)
+
+    def scale(self, condition: Condition) -> float:
+        """The alpha of a condition: its own, else the one that was found on the rows."""
+        alpha = self.alpha if condition.alpha is None else condition.alpha
+        if condition.alpha is None and condition.complement == WHITENED and condition.rank is not None:
+            alpha = self.rank_alphas.get(condition.rank, alpha)
+        assert alpha is not None, "the out-of-fold scale was not fitted"
+        return alpha
 
     def states(
         self, donor: Float[Tensor, "b d"], own: Float[Tensor, "b d"], conditions: Sequence[Condition]
@@ -43,8 +53,7 @@ class SiteMap:
         """Mapped, scaled and cut states for m conditions, in the recipient's dtype."""
         cuts, between = [], []
         for condition in conditions:
-            alpha = self.alpha if condition.alpha is None else condition.alpha
-            assert alpha is not None, "the out-of-fold scale was not fitted"
+            alpha = self.scale(condition)
             whitened = condition.complement == WHITENED
             cuts.append((alpha, None if whitened else condition.rank, condition.complement))
             between.append((alpha, condition.rank if whitened else None))
@@ -145,6 +154,8 @@ def check_state(states: object, shapes: tuple, own: Float[Tensor, "b d"], where:
 def site_of(condition: Condition) -> Site:
     """The site whose fitted map a condition needs."""
     control = "none" if condition.control == "mean" else condition.control
+    if condition.map_layer is not None:
+        control = FROM + str(condition.map_layer)
     return condition.map, control, condition.layer, condition.stream
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from mechdiff.common.extensions import key_of
-from mechdiff.common.terms import MAP_CONTROLS
+from mechdiff.common.terms import COMPLETION, MAP_CONTROLS
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Condition:
     scale; rank None: uncut). control: none, or what replaces the donor or its map. heads: the heads that are replaced (stream
     `heads`), None for a whole state. blend: the share of the donor in the result. transplant: use the donor's weights on the
     recipient's own input instead of the donor's state. given: a state of the user's own instead of the donor's.
+    map_layer: the layer at which the map was fitted, if it is not this one.
     """
 
     layer: int
@@ -64,12 +65,13 @@ class Condition:
     blend: float = 1.0
     transplant: bool = False
     given: Given | None = field(default=None, repr=False, metadata={"data": False})  # not plain data: files do not hold it
+    map_layer: int | None = None
 
     def as_control(self, control: str) -> "Condition":
         """The same site with a control's state. `mean` is the cut to rank 0, which leaves only the train mean."""
-        if control in MAP_CONTROLS:
+        if control in (*MAP_CONTROLS, COMPLETION):
             return replace(self, control=control)
-        bare = replace(self, control=control, map="none", alpha=1.0, rank=None, complement="", transplant=False, given=None)
+        bare = Condition(self.layer, self.stream, control=control, heads=self.heads, blend=self.blend)
         return replace(bare, rank=0, complement="mean") if control == "mean" else bare
 
     @property
@@ -90,8 +92,9 @@ class Condition:
     @property
     def content(self) -> str:
         """What it is, as the keys of stored effects hold it: every field by its value."""
-        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name != "given"}
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name not in ("given", "map_layer")}
         values["map"] = key_of("maps", self.map)
+        values |= {} if self.map_layer is None else {"map_layer": self.map_layer}
         own = "" if self.given is None else f", given={self.given.content}"
         return f"Condition({', '.join(f'{name}={value!r}' for name, value in values.items())}{own})"
 

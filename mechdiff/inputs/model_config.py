@@ -94,6 +94,11 @@ def shape_of(folder: Path) -> Shape:
     )
 
 
+def bare_shape(layers: int, width: int, heads: int) -> Shape:
+    """The shape of a model that is not on this machine, as far as its pair's file gives it."""
+    return Shape("unknown", "", layers, width, heads, heads, width // heads, None, None, None, None, False, False)
+
+
 def with_defaults(folder: Path, config: dict) -> dict:
     """The configuration with its family's defaults. Raises UserError if transformers does not know the family."""
     from transformers import AutoConfig

@@ -15,12 +15,14 @@ from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.paths import MODELS, OWN_PAIRS, PAIRS
 from mechdiff.common.terms import DTYPES
 from mechdiff.inputs import weight_files
-from mechdiff.inputs.model_config import Shape, shape_of
+from mechdiff.inputs.model_config import Shape, bare_shape, shape_of
+from mechdiff.inputs.protocols import NAMES as PROTOCOLS
 
-TEMPLATES = ("auto", "none")
+TEMPLATES = ("auto", "base", "each", "none")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # those that accelerate makes by itself
 QUANTIZATIONS = ("8bit", "4bit")
-OPTIONS = ("dtype", "chat_template", "trust_remote_code", "device_map", "quantization")
+OPTIONS = ("dtype", "chat_template", "protocol", "trust_remote_code", "device_map", "quantization")
+SIZES = ("layers", "width", "heads")  # of [shape], which a pair file may give for models that are not on this machine
 COMPARED = {"layers": "{} layers", "width": "a width of {}", "heads": "{} heads", "head_width": "heads of width {}"}
 IDENTITY_SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 
@@ -126,7 +128,11 @@ KEYS = [key for key in Source.__dataclass_fields__ if key != "content"]  # of a 
 
 @dataclass(frozen=True)
 class Pair:
-    """A base model, a tuned model, and how to read them."""
+    """A base model, a tuned model, and how to read them.
+
+    system: a system prompt before every prompt. protocol: whose definitions hold where a request names none. sizes: layers, width
+    and heads, for a pair whose models are not on this machine.
+    """
 
     name: str
     domain: str
@@ -134,9 +140,12 @@ class Pair:
     tuned: Source
     dtype: str | None = None
     chat_template: str = "auto"
+    system: str = ""
+    protocol: str = "mechdiff"
     trust_remote_code: bool = False
     device_map: str | tuple[tuple[str, str | int], ...] | None = None
     quantization: str | None = None
+    sizes: tuple[int, int, int] | None = None
     path: str | None = None
 
     @property
@@ -146,7 +155,34 @@ class Pair:
 
     def shape(self, side: str) -> Shape:
         """One model's build. side: base or tuned."""
-        return shape_of(getattr(self, side).local())
+        source: Source = getattr(self, side)
+        if self.sizes is None:
+            return shape_of(source.local())
+        try:
+            return shape_of(source.local())
+        except UserError:
+            return bare_shape(*self.sizes)
+
+    @property
+    def depth(self) -> int | None:
+        """The number of layers; None if nothing on this machine says it."""
+        try:
+            return self.layers
+        except UserError:
+            return None
+
+    @property
+    def rendering(self) -> str:
+        """How a prompt becomes text, as keys hold it: one and the same for templates that mean the same to this pair."""
+        template = self.chat_template
+        if template in ("base", "each") and self.base.content is None and self.one_tokenizer_folder:
+            template = "auto"
+        return f"{template}, system {self.system!r}" if self.system else template
+
+    @property
+    def one_tokenizer_folder(self) -> bool:
+        """Whether both models' tokenizers, and so their templates, come from the same folder."""
+        return self.base.tokenizer_folder() == self.tuned.tokenizer_folder()
 
     @property
     def layers(self) -> int:
@@ -265,9 +301,9 @@ def read_file(path: Path) -> Pair:
 
 def parse_pair(table: dict, path: Path) -> Pair:
     for key in table:
-        if key not in ("name", "domain", "base", "tuned", "options"):
-            raise one_of(f"{path}: key", key, ["name", "domain", "[base]", "[tuned]", "[options]"])
-    for key in ("base", "tuned", "options"):
+        if key not in ("name", "domain", "base", "tuned", "options", "shape"):
+            raise one_of(f"{path}: key", key, ["name", "domain", "[base]", "[tuned]", "[options]", "[shape]"])
+    for key in ("base", "tuned", "options", "shape"):
         if not isinstance(table.get(key, {}), dict):
             raise UserError(f"{path}: {key} is not a table. Write  [{key}]  on a line of its own, and its values below.")
     for side in ("base", "tuned"):
@@ -278,9 +314,17 @@ def parse_pair(table: dict, path: Path) -> Pair:
         raise UserError(f"{path}: [base] needs exactly one of hub, folder, gguf.")
     if not (tuned.hub or tuned.folder or tuned.gguf):
         tuned = replace(base, adapter=tuned.adapter, adapter_revision=tuned.adapter_revision or tuned.revision)
-    return Pair(
-        table.get("name", path.stem), table.get("domain", ""), base, tuned, **parse_options(table.get("options", {}), path)
-    )
+    options = parse_options(table.get("options", {}), path)
+    sizes = parse_sizes(table["shape"], path) if "shape" in table else None
+    return Pair(table.get("name", path.stem), table.get("domain", ""), base, tuned, **options, sizes=sizes)
+
+
+def parse_sizes(table: dict, path: Path) -> tuple[int, int, int]:
+    """The [shape] table: layers, width and heads."""
+    if set(table) != set(SIZES) or not all(isinstance(value, int) and value > 0 for value in table.values()):
+        raise UserError(f"{path}: [shape] needs exactly layers, width and heads, each a number. Write, for example,  layers = 32")
+    layers, width, heads = (table[name] for name in SIZES)
+    return layers, width, heads
 
 
 def parse_options(options: dict, path: Path) -> dict:
@@ -293,6 +337,8 @@ def parse_options(options: dict, path: Path) -> dict:
         raise one_of(f"{path}: dtype", dtype, DTYPES)
     if template not in TEMPLATES:
         raise one_of(f"{path}: chat_template", template, TEMPLATES)
+    if (protocol := options.get("protocol", Pair.protocol)) not in PROTOCOLS:
+        raise one_of(f"{path}: protocol", protocol, PROTOCOLS)
     device_map, quantization = options.get("device_map"), options.get("quantization")
     if isinstance(device_map, dict) and all(isinstance(value, str | int) for value in device_map.values()):
         device_map = tuple(device_map.items())
@@ -303,6 +349,7 @@ def parse_options(options: dict, path: Path) -> dict:
     return {
         "dtype": dtype,
         "chat_template": template,
+        "protocol": protocol,
         "trust_remote_code": options.get("trust_remote_code", False) is True,
         "device_map": device_map,
         "quantization": quantization,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mechdiff.common.errors import UserError
+from mechdiff.common.terms import SIDES
 from mechdiff.inputs.pair_file import Pair
 from mechdiff.inputs.weight_files import TOKENIZER, has_tokenizer
 
@@ -34,15 +35,25 @@ class Tokenizers:
         """Whether they have the same vocabulary: the same strings with the same ids."""
         return self.base is self.tuned or self.base.get_vocab() == self.tuned.get_vocab()
 
-    def render(self, text: str) -> str:
-        """The prompt as both models see it: the tuned model's chat template, else the base's, else the plain text."""
-        if self.pair.chat_template == "none":
-            return text
-        for tokenizer in (self.tuned, self.base):
-            if tokenizer.chat_template:
-                turn = [{"role": "user", "content": text}]
-                return tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        return text
+    def render(self, text: str, side: str) -> str:
+        """The prompt as a model sees it: in the chat template that the pair's setting names, else in the other, else plain.
+
+        Raises UserError if there is a system prompt and no place for one.
+        """
+        from jinja2 import TemplateError
+
+        template = self.pair.chat_template
+        order = {"base": ("base", "tuned"), "each": (side, *SIDES), "none": ()}.get(template, ("tuned", "base"))
+        tokenizer = next((getattr(self, name) for name in order if getattr(self, name).chat_template), None)
+        system = [{"role": "system", "content": self.pair.system}] if self.pair.system else []
+        if tokenizer is None:
+            return "\n\n".join(filter(None, (self.pair.system, text)))
+        try:
+            turns = [*system, {"role": "user", "content": text}]
+            return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            problem = "takes no system prompt" if system else "cannot be filled"
+            raise UserError(f"{self.pair.name}: the chat template {problem} ({error}).\nTry:  --chat-template none") from None
 
     def encode(self, text: str, side: str) -> list[int]:
         """Token ids up to and including the decision token, the last that is not special. side: base or tuned.
@@ -53,7 +64,7 @@ class Tokenizers:
         special = special_ids(tokenizer)
         if all(token in special for token in tokenizer(text, add_special_tokens=False).input_ids):
             raise UserError(f"The prompt {text!r} consists of special tokens only, so there is nothing to study. Add some words.")
-        ids = tokenizer(self.render(text), add_special_tokens=False).input_ids
+        ids = tokenizer(self.render(text, side), add_special_tokens=False).input_ids
         if lacks_bos(tokenizer, ids):
             ids = [tokenizer.bos_token_id, *ids]
         while ids[-1] in special:
@@ -71,8 +82,8 @@ class Tokenizers:
                 f"{name}: the {side} tokenizer is not a fast one (tokenizer.json), so positions in a text are unknown.\n"
                 "Try:  --positions 1"
             )
-        rendered = self.render(text)
-        after = max(self.render(MARK).find(MARK), 0)  # the template's own words may contain the text too
+        rendered = self.render(text, side)
+        after = max(self.render(MARK, side).find(MARK), 0)  # the template's own words may contain the text too
         part = text if rendered.find(text, after) >= 0 else text.strip()
         start = rendered.find(part, after)
         if start < 0:

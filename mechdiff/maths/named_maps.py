@@ -1,20 +1,27 @@
 """Maps by name: our own, and those that installed projects add."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 
 from mechdiff.common import extensions
 from mechdiff.common.errors import UserError
+from mechdiff.common.terms import STUDYS_MAP
 from mechdiff.maths.linear_maps import FITS, Map, PcaSpread
+from mechdiff.maths.whitened import fit_procrustes_full
 
 Fit = Callable[[PcaSpread, PcaSpread], Map]
 
 
 @cache
-def fit_of(name: str) -> Fit:
-    """The function that fits a map: donor's states and recipient's to the map. Raises UserError if it cannot be loaded."""
+def fit_of(name: str, seed: int = 0) -> Fit:
+    """The function that fits a map: donor's states and recipient's to the map. Raises UserError if it cannot be loaded.
+
+    seed: of what is arbitrary in it.
+    """
+    if name == STUDYS_MAP:
+        return partial(fit_procrustes_full, seed=seed)
     return FITS[name] if name in FITS else checked(name, extensions.load("maps", name))
 
 

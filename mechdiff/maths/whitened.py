@@ -1,4 +1,4 @@
-"""The original study's rank cut: of the map `procrustes_scaled` itself, between whitened states, not of its outputs."""
+"""The original study's own map, and its rank cut: of the map itself, between whitened states, not of its outputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechdiff.maths.linalg import each_site, svd
-from mechdiff.maths.linear_maps import Map, PcaSpread, inverse_or_zero, paired, shrunk
+from mechdiff.maths.linear_maps import SHRINKAGE, Map, PcaSpread, inverse_or_zero, paired, shrunk
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,68 @@ class WhitenedMap(Map):
 
 def fit_whitened(x: PcaSpread, y: PcaSpread) -> WhitenedMap:
     """The map between shrunk-whitened states: see WhitenedMap."""
-    root_x, root_y = shrunk(x).sqrt(), shrunk(y).sqrt()
-    whitened = x.scores * inverse_or_zero(root_x).unsqueeze(-2)
-    left, sigma, right = each_site(svd, whitened.mT @ (y.scores * inverse_or_zero(root_y).unsqueeze(-2)))
-    sigma = sigma * paired(sigma)
-    into = x.directions @ (inverse_or_zero(root_x).unsqueeze(-1) * left)
-    out = y.directions @ (root_y.unsqueeze(-1) * right.mT)
-    size = inverse_or_zero(whitened.square().sum((-2, -1)))
-    return WhitenedMap(x.mean, into * paired(sigma).unsqueeze(-2), out, y.mean, sigma.cumsum(-1) * size.unsqueeze(-1))
+    left, right, strength = paired_directions(x, y)
+    into = x.directions @ (inverse_or_zero(shrunk(x).sqrt()).unsqueeze(-1) * left)
+    out = y.directions @ (shrunk(y).sqrt().unsqueeze(-1) * right)
+    return WhitenedMap(x.mean, into, out, y.mean, strength)
+
+
+def paired_directions(
+    x: PcaSpread, y: PcaSpread
+) -> tuple[Float[Tensor, "sites r k"], Float[Tensor, "sites s k"], Float[Tensor, "sites k"]]:
+    """U and V of M = X_w' Y_w in the sides' principal directions, zero where there is no pair, and the scales s_1 to s_k."""
+    whitened_x, whitened_y = (side.scores * inverse_or_zero(shrunk(side).sqrt()).unsqueeze(-2) for side in (x, y))
+    left, sigma, right = each_site(svd, whitened_x.mT @ whitened_y)
+    pairs = paired(sigma)
+    size = inverse_or_zero(whitened_x.square().sum((-2, -1)))
+    strength = (sigma * pairs).cumsum(-1) * size.unsqueeze(-1)
+    return left * pairs.unsqueeze(-2), right.mT * pairs.unsqueeze(-2), strength
+
+
+@dataclass(frozen=True)
+class Dense(Map):
+    """(x - mean_x) matrix + mean_y, with a matrix of the whole space. size: the map's one scale. All in float64."""
+
+    mean_x: Float[Tensor, "*sites d_x"]
+    matrix: Float[Tensor, "*sites d_x d_y"]
+    mean_y: Float[Tensor, "*sites d_y"]
+    size: Float[Tensor, "*sites"]
+
+    def apply(self, x: Float[Tensor, "... b d_x"]) -> Float[Tensor, "... b d_y"]:
+        return (x - self.mean_x.unsqueeze(-2)) @ self.matrix + self.mean_y.unsqueeze(-2)
+
+
+def fit_procrustes_full(x: PcaSpread, y: PcaSpread, seed: int = 0) -> Dense:
+    """`procrustes_scaled` with a rotation Q of the whole space, as the original study has it: size C_x^-1/2 Q C_y^1/2.
+
+    On the paired directions of the train states Q is U V'. On the rest, of which M = X_w' Y_w says nothing, the study's Q is
+    whatever its solver returned; here it is a random rotation, by seed.
+    """
+    left, right, strength = paired_directions(x, y)
+    bases = zip(x.directions @ left, y.directions @ right)
+    rotation = torch.stack([completed(u.cpu(), v.cpu(), seed) for u, v in bases]).to(left.device)
+    size = strength[:, -1]
+    matrix = coloured(x, coloured(y, rotation.mT, 0.5).mT, -0.5) * size[:, None, None]
+    return Dense(x.mean, matrix, y.mean, size)
+
+
+def coloured(side: PcaSpread, columns: Float[Tensor, "sites d m"], power: float) -> Float[Tensor, "sites d m"]:
+    """C^power times some columns, where C is a side's shrunk covariance in the whole space."""
+    variance = side.scale.square().sum(-1) / (side.states.shape[-2] - 1)
+    beyond = (SHRINKAGE * variance / side.states.shape[-1])[:, None, None] ** power
+    inside = shrunk(side).unsqueeze(-1) ** power - beyond
+    return columns * beyond + side.directions @ (inside * (side.directions.mT @ columns))
+
+
+def completed(left: Float[Tensor, "d k"], right: Float[Tensor, "d k"], seed: int) -> Float[Tensor, "d d"]:
+    """U V', and a random rotation, by seed, of what both leave of the space. A column of zeros is no pair."""
+    pairs, generator = left.square().sum(0) > 0, torch.Generator().manual_seed(seed)
+    left, right = left[:, pairs], right[:, pairs]
+    return left @ right.T + complement(left, generator) @ complement(right, generator).T
+
+
+def complement(basis: Float[Tensor, "d k"], generator: torch.Generator) -> Float[Tensor, "d m"]:
+    """A random orthonormal basis of the m = d - k dimensions that an orthonormal basis leaves."""
+    d, k = basis.shape
+    rest = torch.randn(d, d - k, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(torch.cat([basis, rest], 1)).Q[:, k:]

@@ -12,8 +12,9 @@ import pandas as pd
 
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import CHOICES
+from mechdiff.common.terms import CHOICES, SPLITS
 from mechdiff.engine.intervention import Condition
+from mechdiff.inputs.prompts import Prompt
 from mechdiff.questions.shared.effect_plan import Chunk, EffectPlan, Group
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
@@ -22,7 +23,6 @@ from mechdiff.questions.shared.lines import Wide, heads_label
 from mechdiff.questions.shared.request import Count, Share, positions_field
 from mechdiff.questions.shared.task import Task
 
-DRAWS = 50  # random head sets of each size
 HeadSet = tuple[int, ...]
 
 
@@ -59,8 +59,14 @@ class Heads(EffectQuestion):
 
     head_sets: str = flag(
         "each",
-        'each, all, sets such as "0;3;0,5,7", or for every size: topk, greedy (chosen on train), random; all is the reference',
+        'each, all, sets such as "0;3;0,5,7", or for every size: topk, greedy (see --chosen-on), random; all is the reference',
     )
+    chosen_on: str = flag(
+        "train",
+        "the split on which topk and greedy choose heads: train, or, as in the original study, the one they are scored on",
+        choices=SPLITS,
+    )
+    draws: Count = flag(50, "random sets of each size", must="a number of sets, at least 1", example="50")
     blend: Share = flag(
         1.0,
         "the share of the donor in replaced heads, 0 to 1",
@@ -71,11 +77,11 @@ class Heads(EffectQuestion):
 
     @property
     def uses_train(self) -> bool:
-        return super().uses_train or self.head_sets in CHOICES
+        return super().uses_train or self.chooses_on_train
 
     @property
     def chooses_on_train(self) -> bool:
-        return self.head_sets in ("topk", "greedy")
+        return self.head_sets in ("topk", "greedy") and self.chosen_on == "train"
 
     @cached_property
     def chosen_sets(self) -> tuple[HeadSet, ...]:
@@ -159,22 +165,22 @@ class HeadsTask(EffectsTask):
 
 
 def random_sets(run: Heads) -> list[HeadSelection]:
-    """Random sets of 1, 2, 4, 8, ... heads at every chosen layer: 50 of each size, or every set if there are fewer."""
+    """Random sets of 1, 2, 4, 8, ... heads at every chosen layer: `draws` of each size, or every set if there are fewer."""
     count, rng, sets = run.spec.heads, random.Random(run.seed), []
     for layer in run.chosen_layers:
         for size in itertools.takewhile(lambda size: size < count, (2**power for power in itertools.count())):
-            if math.comb(count, size) <= DRAWS:
+            if math.comb(count, size) <= run.draws:
                 drawn = set(itertools.combinations(range(count), size))
             else:
                 drawn = set()
-                while len(drawn) < DRAWS:
+                while len(drawn) < run.draws:
                     drawn.add(tuple(sorted(rng.sample(range(count), size))))
             sets += [HeadSelection(layer, heads, "random") for heads in sorted(drawn)]
     return sets
 
 
 class ChosenHeadsTask(Task):
-    """Head sets of every size, scored on the run's prompts. topk and greedy sets are chosen on the train split first.
+    """Head sets of every size, scored on the run's prompts. topk and greedy sets are chosen first, on train or on these prompts.
 
     topk: the k heads with the largest single effects. greedy: one head at a time, always the head that adds most.
     """
@@ -201,11 +207,16 @@ class ChosenHeadsTask(Task):
 
     @property
     def stage(self) -> str:
-        return self.current.stage if self.scored else f"choosing heads on the train split, {self.current.stage}"
+        return self.current.stage if self.scored else f"choosing heads on the {self.run.chosen_on} split, {self.current.stage}"
+
+    @property
+    def choosing(self) -> list[Prompt]:
+        """The prompts that heads are chosen on."""
+        return self.run.train_prompts if self.run.chosen_on == "train" else self.run.chosen_prompts
 
     def _to_come(self) -> int:
         """An estimate of the cells of the stages after this one."""
-        layers, train = len(self.run.chosen_layers), len(self.run.train_prompts)
+        layers, train = len(self.run.chosen_layers), len(self.choosing)
         chosen = (
             max((len(order) for order in self.orders.values()), default=0) if self.run.head_sets == "greedy" else len(self.heads)
         )
@@ -232,7 +243,7 @@ class ChosenHeadsTask(Task):
             candidates += [
                 HeadSelection(layer, tuple(sorted((*order, head))), "candidate") for head in self.heads if head not in order
             ]
-        return HeadsTask(replace(run, controls=(), metrics=()), candidates, self.store, run.train_prompts)
+        return HeadsTask(replace(run, controls=(), metrics=()), candidates, self.store, self.choosing)
 
     def steps(self) -> Iterator[None]:
         while True:

@@ -51,7 +51,7 @@ class Patch(EffectQuestion):
         if self.statistics == "prompts" and self.map in FITTED:
             problem = f"The map {self.map} would be fitted on the prompts that it is judged by."
             raise UserError(f"{problem}\nTry:  --map zscore, or --statistics train")
-        if self.statistics == "prompts" and self.train is not None:
+        if self.statistics == "prompts" and self.train is not None and "statistics" in self._given:
             raise UserError("The train file is not used with statistics of the prompts.\nTry:  --statistics train")
 
     @cached_property

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import CUTS, WHITENED
+from mechdiff.common.terms import CUTS, STUDYS_MAP, WHITENED
 from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.lines import rank_label
 from mechdiff.questions.shared.mapped import Cut, MappedQuestion, MappedTask
@@ -49,7 +49,7 @@ class Rank(MappedQuestion):
         if not self.ranks:
             raise UserError("No rank is named.\nTry:  --ranks 1,8,full")
         _ = self.chosen_ranks
-        if self.cut == WHITENED and self.map != "procrustes_scaled":
+        if self.cut == WHITENED and self.map not in ("procrustes_scaled", STUDYS_MAP):
             raise UserError(f"The map {self.map} has no whitened states to be cut between.\nTry:  --map procrustes_scaled")
         if self.cut == WHITENED and "random" in self.controls:
             raise UserError("A random rotation cannot be cut between whitened states.\nTry:  --controls self,mean,shuffled")
@@ -84,6 +84,6 @@ class RankTask(MappedTask):
     def labels(self) -> pd.DataFrame:
         """The uncut map leaves nothing to fill: its lines are repeated under every requested complement."""
         labels = super().labels()
-        uncut = (labels["rank"] == FULL) & (labels["map"] == self.run.map) & (labels["control"] != "self")
+        uncut = (labels["rank"] == FULL) & (labels["map"] != "zscore") & (labels["control"] != "self")
         copies = [labels[uncut].assign(complement=complement) for complement in self.run.complements]
         return pd.concat([labels[~uncut], *copies]).sort_values("row", kind="stable")

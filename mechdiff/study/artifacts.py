@@ -11,6 +11,7 @@ import pandas as pd
 from mechdiff.common.errors import UserError
 from mechdiff.common.paths import ARTIFACTS, SHIPPED_SWEEPS
 from mechdiff.common.terms import SIDES
+from mechdiff.inputs import protocols
 from mechdiff.questions import Question
 
 BITS = 12  # of a stored value's mantissa: about three and a half digits
@@ -20,6 +21,11 @@ ELSEWHERE = () if ARTIFACTS == SHIPPED_SWEEPS else (SHIPPED_SWEEPS,)  # where sw
 def places() -> tuple[Path, ...]:
     """The folders that sweeps are read from: where they are stored, then those that came with an installed mechdiff."""
     return (ARTIFACTS, *ELSEWHERE)
+
+
+def stored_name(pair: str, protocol: str) -> str:
+    """The name of a sweep's folders: the pair's, and the protocol's if it is not the default."""
+    return pair if protocol == protocols.DEFAULT else f"{pair}@{protocol}"
 
 
 def folder_of(domain: str, folder: str, pair: str) -> Path:
@@ -77,7 +83,7 @@ def look_up(run: Question, folder: str, name: str, read: Callable = read, **wher
     where: column -> value, to select lines. read: what reads the files, as `read` above.
     """
     where = where if run.question == "drift" else {"direction": run.direction} | where  # drift has no direction
-    lines, manifest = read(run.chosen_domain, folder, run.spec.name, name, where)
+    lines, manifest = read(run.chosen_domain, folder, stored_name(run.spec.name, run.chosen_protocol), name, where)
     return pd.DataFrame() if lines is None else lines, manifest
 
 
@@ -126,7 +132,19 @@ def facts(manifest: dict) -> dict[str, str]:
         if side in manifest:
             facts[side] = manifest[side]["source"]
             facts[f"{side}, fingerprint"] = manifest[side]["fingerprint"]
-    names = ("dtype", "device", "device_name", "kernel", "seed", "grid", "seconds", "finished", "cells_from_cache")
+    names = (
+        "protocol",
+        "min_shared_ratio",
+        "dtype",
+        "device",
+        "device_name",
+        "kernel",
+        "seed",
+        "grid",
+        "seconds",
+        "finished",
+        "cells_from_cache",
+    )
     names += ("prompts_hash", "train_hash")
     facts |= {name.replace("_", " "): str(manifest[name]) for name in names if name in manifest}
     facts |= {"vocabulary": manifest["vocabulary"]["told"]} if "vocabulary" in manifest else {}

@@ -47,6 +47,14 @@ class SweepRequest:
     out: str | None = None
     offload: str = "auto"
     metrics: str | None = None
+    protocol: str | None = None
+    min_shared_ratio: float | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What every question of the sweep has in common, beside pair and domain."""
+        names = ("dtype", "device", "seed", "offload", "protocol", "min_shared_ratio")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def absolute(self) -> "SweepRequest":
         """The same with absolute paths, so that it can be started from anywhere."""
@@ -57,9 +65,9 @@ class SweepRequest:
     def arguments(self) -> list[str]:
         """The words after `python -m mechdiff`; optional flags only where they differ from the default."""
         words = ["sweep", "--pair", self.pair, *(["--domain", self.domain] if self.domain else []), "--grid", self.grid]
-        for name in ("dtype", "device", "seed", "out", "offload", "metrics"):
+        for name in ("dtype", "device", "seed", "out", "offload", "metrics", "protocol", "min_shared_ratio"):
             if (value := getattr(self, name)) != getattr(SweepRequest, name):
-                words += [f"--{name}", str(value)]
+                words += [f"--{name.replace('_', '-')}", str(value)]
         return words
 
 

@@ -7,7 +7,7 @@ tables.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,16 @@ import pandas as pd
 from mechdiff import questions
 from mechdiff.common.cache import Store, default
 from mechdiff.common.paths import ARTIFACTS
-from mechdiff.common.terms import DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS
+from mechdiff.common.terms import COMPLETION, DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS, STUDYS_MAP
 from mechdiff.engine.intervention import Condition
-from mechdiff.inputs import vocabularies
+from mechdiff.inputs import protocols, vocabularies
 from mechdiff.inputs.prompts import digest
 from mechdiff.questions import QUESTIONS, EffectQuestion, Question, Run
 from mechdiff.questions.diagnostics.map_quality import Diagnostics
 from mechdiff.questions.heads import ChosenHeadsTask
 from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.lines import Wide
-from mechdiff.questions.shared.request import FULL
+from mechdiff.questions.shared.request import AUTO, FULL
 from mechdiff.questions.shared.summary import KEYS, effect_summary
 from mechdiff.questions.shared.task import Task
 from mechdiff.questions.transport import Transport
@@ -35,8 +35,10 @@ from mechdiff.study import artifacts
 from mechdiff.study.provenance import provenance
 
 MAPPED_STREAMS = ("resid_post", "attn_out", "mlp_out")
+OURS = tuple(name for name in MAPS if name != STUDYS_MAP)  # the study's own belongs to its protocol
 CONTROLLED = "procrustes_scaled"  # the study's own map: its rank curves have every control
 UNCUT = ("self", "mean", *MAP_CONTROLS)
+CUT = {CONTROLLED: UNCUT, STUDYS_MAP: tuple(name for name in UNCUT if name != "random")}  # a rotation has no whitened cut
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Grid:
     patched: tuple[str, ...] = STREAMS
     transplanted: tuple[str, ...] = MODULE_STREAMS
     cut: tuple[str, ...] = MAPPED_STREAMS
-    moved: tuple[str, ...] = MAPS
-    maps: tuple[str, ...] = FITTED
+    moved: tuple[str, ...] = OURS
+    maps: tuple[str, ...] = tuple(name for name in OURS if name in FITTED)
     ranks: tuple[str, ...] = ("1", "2", "4", "8", "16", "32", "64", "full")
     alphas: tuple[str, ...] = ("0.3", "0.5", "0.8", "1.0", "1.2")
     sets: tuple[str, ...] = ("topk", "greedy", "random")
@@ -79,30 +81,39 @@ class Table:
     by_prompt: bool = True
 
 
-def plan(pair: str, domain: str | None, grid: Grid, metrics: tuple[str, ...] = (), **settings) -> list[Table]:
-    """Every table of a sweep. metrics: what is measured of every effect in addition."""
-    common: dict[str, Any] = {"pair": pair, "domain": domain, "limit": grid.limit} | settings
+def plan(
+    pair: str, domain: str | None, grid: Grid, metrics: tuple[str, ...] = (), protocol: str | None = None, **settings
+) -> list[Table]:
+    """Every table of a sweep. metrics: what is measured of every effect in addition. protocol: default: the pair's own.
+
+    settings: fields of every question, such as device and min_shared_ratio.
+    """
+    protocol = protocol or Question.own_protocol(pair)
+    grid = replace(grid, **protocols.grid(protocol))
+    common: dict[str, Any] = {"pair": pair, "domain": domain, "limit": grid.limit, "protocol": protocol} | settings
     spoken = [Table(SPOKEN, "behaviour", [Run("behaviour", **common)])] if grid.behaviour else []
     if not grid.states:
         return spoken
     both = [common | {"direction": direction, "metrics": metrics} for direction in DIRECTIONS]
     drift = Table("rq1", "drift", [Run("drift", streams=grid.patched, **common)])
     patch = [Run("patch", streams=grid.patched, controls=("self", "mean", "random"), **c) for c in both]
-    transplant = [Run("transplant", streams=grid.transplanted, controls=("self",), **c) for c in both]
+    transplant = [Run("transplant", streams=grid.transplanted, controls=("self",), **c) for c in both if grid.transplanted]
     moved: list[dict[str, Any]] = [{"map": m, "streams": MAPPED_STREAMS} | c for c in both for m in grid.moved]
-    cuts: list[dict[str, Any]] = [{"map": m, "streams": grid.cut, "ranks": grid.ranks} | c for c in both for m in grid.maps]
+    cuts: list[dict[str, Any]] = [
+        {"map": m, "streams": grid.cut, "ranks": grid.ranks, "alpha": (AUTO,)} | c for c in both for m in grid.maps
+    ]
     tables = [
         drift,
         Table("rq1", "patch", patch),
-        Table("rq1", "transplant", transplant),
+        *([Table("rq1", "transplant", transplant)] if transplant else []),
         Table("rq2", "maps", [Diagnostics(Transport(**c)) for c in moved]),
         Table("rq2", "transport", [Run("transport", controls=controls_of(c["map"]), **c) for c in moved]),
-        Table("rq3", "rank", [Run("rank", controls=UNCUT if c["map"] == CONTROLLED else ("mean",), **c) for c in cuts]),
+        Table("rq3", "rank", [Run("rank", controls=CUT.get(c["map"], ("mean",)), **c) for c in cuts]),
         Table("rq4", "heads", [Run("heads", controls=("self", "mean"), **c) for c in both]),
     ]
     if grid.alphas:
         tables.append(Table("rq2", "alpha", [Run("transport", alpha=grid.alphas, controls=("self",), **c) for c in moved], False))
-        tables.append(Table("rq3", "alpha", [Run("rank", alpha=grid.alphas, controls=("self",), **c) for c in cuts], False))
+        tables.append(Table("rq3", "alpha", [Run("rank", controls=("self",), **c | {"alpha": grid.alphas}) for c in cuts], False))
     if grid.sets:
         tables.append(
             Table("rq4", "coverage", [Run("heads", head_sets=s, controls=("self",), **c) for c in both for s in grid.sets], False)
@@ -123,6 +134,8 @@ def swept(common: dict[str, Any]) -> list[Table]:
 
 def controls_of(name: str) -> tuple[str, ...]:
     """Controls of an uncut map. The fixed maps use no pairing of rows."""
+    if name == STUDYS_MAP:
+        return (*UNCUT, COMPLETION)
     return UNCUT if name in FITTED else ("self", "mean")
 
 
@@ -151,9 +164,17 @@ def settled(task: Task) -> EffectsTask | None:
     return task if isinstance(task, EffectsTask) else None
 
 
-def with_direction(runs: list[Request], direction: str) -> list[EffectQuestion]:
-    """The requests for effects in one direction that share their passes."""
-    return [run for run in runs if isinstance(run, EffectQuestion) and not alone(run) and run.direction == direction]
+def together(runs: list[Request]) -> dict[str, list[EffectQuestion]]:
+    """The requests for effects that share their passes, by a label: those of one direction that are fitted and measured alike.
+
+    The first of them is one that says which rows scales are taken from, if any does.
+    """
+    groups: dict[str, list[EffectQuestion]] = {}
+    for run in runs:
+        if isinstance(run, EffectQuestion) and not alone(run):
+            own = getattr(run, "statistics", "train") == "prompts"
+            groups.setdefault(joint_label(run.direction, run.question if own else run.vocabulary), []).append(run)
+    return {name: sorted(group, key=lambda run: not hasattr(run, "alpha_rows")) for name, group in groups.items()}
 
 
 def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tuple[int, int]]:
@@ -163,12 +184,10 @@ def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tu
     """
     runs, store = [run for table in plan(pair, domain, GRIDS[grid], **settings) for run in table.runs], default()
     parts: dict[str, Task] = {}
-    for direction in DIRECTIONS:
-        if not (here := with_direction(runs, direction)):
-            continue
-        parts[joint_label(direction)] = Joint(here, store)
+    for name, here in together(runs).items():
+        parts[name] = Joint(here, store)
         tasks = {label(run): questions.task(run, store) for run in here}
-        parts |= {name: task for name, task in tasks.items() if not settled(task)}
+        parts |= {of_run: task for of_run, task in tasks.items() if not settled(task)}
     parts |= {label(run): questions.task(run, store) for run in runs if alone(run)}
     return {name: (task.total, task.done) for name, task in parts.items()}
 
@@ -183,8 +202,9 @@ def described(run: Request) -> dict:
     return {"run": described(run.run)} if isinstance(run, Diagnostics) else {"question": run.question} | asdict(run)
 
 
-def joint_label(direction: str) -> str:
-    return f"every question, {direction}"
+def joint_label(direction: str, what: str) -> str:
+    """what: the vocabulary of the requests' effects, or the one question whose statistics are its own."""
+    return {"shared": f"every question, {direction}", "patch": f"patch, {direction}"}.get(what, f"mapped states, {direction}")
 
 
 def label(run: Request) -> str:
@@ -202,12 +222,10 @@ def sweep(
     start, tables, store = time.monotonic(), plan(pair, domain, GRIDS[grid], **settings), store or default()
     cached = 0  # cells that an earlier, stopped sweep computed
     runs, tasks = [run for table in tables for run in table.runs], {}
-    for direction in DIRECTIONS:
-        if not (here := with_direction(runs, direction)):
-            continue
+    for name, here in together(runs).items():
         joint = Joint(here, store)
         cached += joint.done
-        yield joint, joint_label(direction)
+        yield joint, name
         for run in here:
             tasks[run] = task = questions.task(run, store)
             if (scored := settled(task)) is not None:
@@ -223,7 +241,12 @@ def sweep(
     more = {"vocabulary": shared} if shared else {}
     for folder in dict.fromkeys(table.folder for table in tables):
         here = [table for table in tables if table.folder == folder]
-        place = (out or ARTIFACTS) / request.chosen_domain / folder / request.spec.name
+        place = (
+            (out or ARTIFACTS)
+            / request.chosen_domain
+            / folder
+            / artifacts.stored_name(request.spec.name, request.chosen_protocol)
+        )
         files = dict(part for table in here for part in collect(table, [tasks[run] for run in table.runs]))
         artifacts.save(place, files, manifest(here, grid, command, computed) | {"cells_from_cache": cached} | more)
 
@@ -273,6 +296,8 @@ def manifest(tables: list[Table], grid: str, command: list[str], seconds: float)
     return provenance(request) | {
         "train_hash": digest(request.train_prompts),
         "grid": grid,
+        "protocol": request.chosen_protocol,
+        **({"min_shared_ratio": request.min_shared_ratio} if request.min_shared_ratio else {}),
         "requests": {table.name: [described(run) for run in table.runs] for table in tables},
         "mantissa_bits": artifacts.BITS,
         "command": " ".join(["python -m mechdiff", *command]),

@@ -18,7 +18,7 @@ import torch
 from mechdiff import questions
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import FITTED
+from mechdiff.common.terms import FITTED, STUDYS_MAP
 from mechdiff.common.versions import version_of
 from mechdiff.engine.anatomy import Anatomy
 from mechdiff.engine.build_rows import as_rows
@@ -289,7 +289,7 @@ def measure_fit(pair: str, shape: str | None, device: str, n: int = 350) -> dict
             size_ratios(part, x[:, held], y[:, held]).median(-1).values.tolist()
 
     seconds = {"fit_s": {}, "alpha_s": {}, "directions_s": {}}
-    for name in FITTED:
+    for name in (name for name in FITTED if name != STUDYS_MAP):
         seconds["fit_s"][name] = timed(lambda name=name: fit_of(name)(pca_spread(x), pca_spread(y)))
         seconds["alpha_s"][name] = timed(lambda name=name: alpha(name))
         side = pca_spread(x)

@@ -95,8 +95,7 @@ def offer(request: sweep_process.SweepRequest, name: str, domain: str, place: Pa
 @st.cache_data(ttl=60, max_entries=16, show_spinner="Counting cells...")
 def extent(request: sweep_process.SweepRequest) -> tuple[int, int]:
     """The number of cells of a sweep, and of those still to compute."""
-    settings = {"device": request.device, "dtype": request.dtype, "seed": request.seed}
-    total, done = map(sum, zip(*sweeps.extent(request.pair, request.domain, request.grid, **settings).values()))
+    total, done = map(sum, zip(*sweeps.extent(request.pair, request.domain, request.grid, **request.settings).values()))
     return total, total - done
 
 

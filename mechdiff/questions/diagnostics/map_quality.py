@@ -85,7 +85,7 @@ class DiagnosticsTask(StreamTablesTask):
             states.read(side, stream)[layers].to(device) for states in (train, val) for side in sides(self.run.direction)
         )
         source, target = pca_spread(x), pca_spread(y)
-        fit = fit_of(self.run.map)
+        fit = fit_of(self.run.map, self.run.seed)
         fitted = fit(source, target)
         mapped, recipient = fitted.apply(new_x.double()), new_y.double()
         on_train = fitted.apply(x.double())

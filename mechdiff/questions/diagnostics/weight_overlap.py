@@ -61,7 +61,7 @@ class OverlapTask(TableTask):
         return key(**parts, **self.identity.train, **self.identity.pair)
 
     def compute(self) -> Steps[pd.DataFrame]:
-        from mechdiff.questions.shared.fitted_maps import FittedMaps
+        from mechdiff.questions.shared.fitted_maps import FittedMaps, Needs
 
         maps = FittedMaps(self.run, self.identity, self.store, (STREAM,))
         self.progress.done = 2 * len(self.run.train_prompts) - maps.waiting()
@@ -69,7 +69,7 @@ class OverlapTask(TableTask):
             self.progress.done += count
             yield
         site = (self.run.map, "none", self.layer, STREAM)
-        (fitted,) = maps.fit({site: (False, True, False)})
+        (fitted,) = maps.fit({site: Needs(directions=True)})
         self.entering("factorising weights")
         directions, lines = fitted[site].directions, []
         assert directions is not None, "they were requested"

@@ -11,13 +11,16 @@ PYTHON_ONLY = "# There is no command line for these numbers: their interventions
 
 
 def command(request: Question) -> str:
-    """Every option that is not the default, and always pair, domain and limit. A comment for a question that only Python has."""
+    """Every option that is neither the protocol's nor the default, and always pair, domain and limit.
+
+    A comment for a question that only Python has.
+    """
     if request.question not in QUESTIONS:
         return PYTHON_ONLY
-    parts = [f"python -m mechdiff run {request.question}"]
+    parts, defaults = [f"python -m mechdiff run {request.question}"], request.defaults
     for spec in fields(request):
         value = getattr(request, spec.name)
-        if value is None or (spec.name not in ALWAYS and value == spec.default):
+        if value is None or (spec.name not in ALWAYS and value == defaults[spec.name]):
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         parts.append(f"{flag_name(spec.name)} {shlex.quote(text)}")

@@ -97,7 +97,8 @@ class Passes:
         shared = vocabularies.vocabulary_of(loaded)
         within = shared and (getattr(shared, self.donor), getattr(shared, self.recipient))
         lengths = loaded.passes.lengths(texts, plan.place)
-        measure = Measure(len(conditions), donor, recipient, self.token_ids(), True, lengths, within, self.metrics())
+        own = plan.run.vocabulary == "recipient"
+        measure = Measure(len(conditions), donor, recipient, self.token_ids(), True, lengths, within, self.metrics(), own)
         rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, self.maps, transplants)
         before, expected = progress.done, plan.cells([chunk for chunk in chunks if not chunk.effects])
         share, progress.stage = expected / (len(conditions) * len(texts) * plan.place.horizon), "patching"
@@ -165,5 +166,5 @@ def used_alphas(conditions: Group, maps: dict) -> dict[str, np.ndarray]:
     single = [condition for condition in conditions if isinstance(condition, Condition)]
     if all(condition.map == "none" for condition in single):
         return {}
-    scales = [maps[site_of(c)].alpha if c.alpha is None else c.alpha for c in single]
+    scales = [maps[site_of(c)].scale(c) if c.alpha is None else c.alpha for c in single]
     return {"alpha_used": np.array(scales, np.float32)[:, None]}

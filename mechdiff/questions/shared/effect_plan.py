@@ -77,6 +77,8 @@ class EffectPlan:
         flat = [c for group in conditions for c in group] if isinstance(conditions[0], tuple) else conditions
         if not all(condition.plain for condition in flat):
             parts |= self.identity.train
+        if any(part.alpha is None for condition in flat for part in condition.parts):
+            parts |= self.identity.scale
         return key(**parts, **self.identity.pair, **self.identity.vocabulary)
 
     @cached_property

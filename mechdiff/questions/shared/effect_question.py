@@ -7,7 +7,7 @@ import pandas as pd
 from msgspec import Meta
 
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import CONTROLS
+from mechdiff.common.terms import CONTROLS, VOCABULARIES
 from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.metrics import METRICS, Metric, metric_named
 from mechdiff.questions.shared.request import Index, Question, check_controls
@@ -37,6 +37,12 @@ class EffectQuestion(Question):
     controls: tuple[str, ...] = flag((), f"controls, computed with the rest: {','.join(CONTROLS)}")
     target: str | None = flag(None, "a token whose log-probability is reported too, as ' yes'", key=True)
     foil: str | None = flag(None, "a token to compare the target with", key=True)
+    vocabulary: str = flag(
+        "shared",
+        "where the two tokenizers differ, the tokens that effects are over: those that both models have, or the recipient's own, "
+        "all of them (recovery is then still over the shared ones)",
+        choices=VOCABULARIES,
+    )
     metrics: tuple[str, ...] = flag((), f"further measures of the next token: {','.join(METRICS)}", choices=METRICS)
     back: Index = flag(
         0,

@@ -46,7 +46,13 @@ class EffectsTask(Task):
     def notices(self) -> list[str]:
         """How the models run, which prompts were left out, and which vocabulary effects are over, where that is not all of it."""
         about = vocabularies.summary(self.values(), self.run.direction)
-        return [*self.model_notices, *self.run.notices, *([vocabularies.message(about)] if about else [])]
+        return [*self.model_notices, *self.run.notices, *([self._vocabulary_notice(about)] if about else [])]
+
+    def _vocabulary_notice(self, about: dict) -> str:
+        message, recipient = vocabularies.message(about), sides(self.run.direction)[1]
+        if self.run.vocabulary == "recipient":
+            return f"Effects over all tokens of {recipient}. What compares the two models: {message[0].lower()}{message[1:]}"
+        return message
 
     def steps(self) -> Iterator[None]:
         """Compute what is missing. Returns an iterator; progress may have moved after each of its steps."""
@@ -85,6 +91,8 @@ class EffectsTask(Task):
             effects["kl_reference"] = values["kl"][labels["reference"]]
         hidden = ["row", "reference", *(name for name in SITE if name not in (*self.run.columns, "control"))]
         labels = labels.drop(columns=hidden, errors="ignore").reset_index(drop=True)
+        if vocabulary and self.run.vocabulary == "recipient":
+            vocabulary = f"all tokens of {sides(self.run.direction)[1]}"
         labels = labels.assign(vocabulary=vocabulary) if vocabulary else labels
         conditions = pd.DataFrame(leading_columns(self.run), index=labels.index).join(labels)
         return Wide(conditions, effects, self.run.ratio, tuple(self.run.own_metrics))
@@ -124,8 +132,12 @@ def fit_maps(run: Question, identity: Identity, store: Store, conditions: list, 
 def add_need(sites: dict, condition: Condition) -> None:
     """Note which fitted map a condition needs, and what of it."""
     from mechdiff.engine.build_rows import site_of
+    from mechdiff.questions.shared.fitted_maps import Needs
 
-    alpha, directions, between = sites.get(site_of(condition), (False, False, False))
-    whitened = condition.complement == WHITENED
-    directions, between = directions or (bool(condition.rank) and not whitened), between or whitened
-    sites[site_of(condition)] = alpha or condition.alpha is None, directions, between
+    needs, scaled = sites.get(site_of(condition), Needs()), condition.alpha is None
+    if condition.complement == WHITENED:
+        ranks = {*needs.ranks, *([condition.rank] if scaled else [])}
+        needs = needs._replace(whitened=True, ranks=tuple(sorted(ranks)))
+    elif condition.rank:
+        needs = needs._replace(directions=True)
+    sites[site_of(condition)] = needs._replace(alpha=needs.alpha or scaled)

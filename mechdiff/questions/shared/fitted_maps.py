@@ -3,18 +3,19 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mechdiff.common.bounded import Bounded
 from mechdiff.common.cache import Store, key
-from mechdiff.common.terms import FITTED, STREAMS, sides
-from mechdiff.engine.build_rows import Site, SiteMap
+from mechdiff.common.terms import COMPLETION, FITTED, STREAMS, sides
+from mechdiff.engine.build_rows import FROM, Site, SiteMap
 from mechdiff.maths.linalg import in_parallel
 from mechdiff.maths.linear_maps import Map, PcaSpread, folds, output_directions, pca_spread, random_rotation, size_ratios
 from mechdiff.maths.named_maps import fit_of
-from mechdiff.maths.whitened import fit_whitened
+from mechdiff.maths.whitened import WhitenedMap, fit_whitened
 from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.request import Question, positions_of
 from mechdiff.questions.shared.states import States
@@ -23,7 +24,15 @@ IN_MEMORY = 1 << 30  # bytes of fitted maps that stay in memory for the next req
 
 OTHER = "other-layer"
 Kind = tuple[str, str]  # map, control
-Needs = tuple[bool, bool, bool]  # whether a site's alpha, its output directions, and its whitened map are needed
+
+
+class Needs(NamedTuple):
+    """What is needed of a site's map: its alpha, its output directions, its whitened form, and the alphas of cuts of that."""
+
+    alpha: bool = False
+    directions: bool = False
+    whitened: bool = False
+    ranks: tuple[int, ...] = ()
 
 
 def nbytes(site_map: SiteMap) -> int:
@@ -43,19 +52,23 @@ class FittedMaps:
         positions = positions_of(run)
         stored = STREAMS if positions == 1 else streams  # many positions fill the disk: only what is needed
         self.states = States(identity, run.train_prompts, store, positions, run.seed, stored)
+        self.val = States(identity, run.val_prompts, store) if identity.scale else None  # for scales that are taken from val
         self.donor, self.recipient = sides(run.direction)
         self.depth = run.spec.layers
 
     def waiting(self) -> int:
         """Train prompts, counted once per side, whose states are still to be computed."""
-        return sum(len(block) for _, block in self.states.missing())
+        return sum(len(block) for states in (self.states, self.val) if states for _, block in states.missing())
 
     def steps(self) -> Iterator[int]:
         yield from self.states.steps()
+        if self.val is not None:
+            yield from self.val.steps()
 
     def _names(self, sites: dict[Site, Needs]) -> dict[Site, str]:
         basis = self.identity.train | self.identity.pair | {"direction": self.run.direction}
-        return {site: key(site=site, needs=needs, **basis) for site, needs in sites.items()}
+        scale = self.identity.scale
+        return {site: key(site=site, needs=needs, **basis, **(scale if needs[0] else {})) for site, needs in sites.items()}
 
     def in_memory(self, sites: dict[Site, Needs]) -> dict[Site, SiteMap]:
         """Those of the sites' maps that are in memory, and so need no train states."""
@@ -77,14 +90,19 @@ class FittedMaps:
     def _fit_stream(self, stream: str, sites: dict[Site, Needs]) -> dict[Site, SiteMap]:
         """Every layer by itself, over the cores: what one layer needs stays in a core's cache."""
         x, y = (self.states.read(side, stream) for side in (self.donor, self.recipient))
+        val = self.val and (self.val.read(self.donor, stream), self.val.read(self.recipient, stream))
         layers: dict[int, list[Site]] = defaultdict(list)
         for site in sites:
             layers[site[2]].append(site)
-        parts = in_parallel(lambda here: self._fit_layer(x, y, {site: sites[site] for site in here}), layers.values())
+        parts = in_parallel(lambda here: self._fit_layer(x, y, val, {site: sites[site] for site in here}), layers.values())
         return {site: site_map for part in parts for site, site_map in part.items()}
 
-    def _fit_layer(self, x: Tensor, y: Tensor, sites: dict[Site, Needs]) -> dict[Site, SiteMap]:
-        """The maps of one layer's sites. x, y: both sides' states, [layers, n, d]."""
+    def _fit_layer(
+        self, x: Tensor, y: Tensor, val: tuple[Tensor, Tensor] | None, sites: dict[Site, Needs]
+    ) -> dict[Site, SiteMap]:
+        """The maps of one layer's sites. x, y: both sides' states, [layers, n, d]. val: the same of the rows that scales are
+        taken from, where these are not the train rows.
+        """
 
         @lru_cache
         def at(layer: int) -> tuple[PcaSpread, PcaSpread]:
@@ -93,19 +111,30 @@ class FittedMaps:
 
         maps, layer = {}, next(iter(sites))[2]
         mean = at(layer)[1].mean[0]
-        ratios = self._ratios([site[:2] for site, (scaled, *_) in sites.items() if scaled], *at(layer))
-        for site, (scaled, cuts, whitened) in sites.items():
+        rows = val and [states[layer].to(self.identity.device) for states in val]
+        scaled_kinds = [] if rows else [site[:2] for site, (scaled, *_) in sites.items() if scaled]
+        ratios = self._ratios(scaled_kinds, *at(layer))
+        for site, (scaled, cuts, whitened, ranks) in sites.items():
             name, control = site[:2]
-            source, partner = at(self.other(layer) if control == OTHER else layer)
+            source, partner = at(self.source(layer, control))
             fitted = self._controlled(name, control, source, partner)
-            alpha = None
-            if scaled:
+            between = fit_whitened(source, self._partner(control, partner))[0] if whitened else None
+            alpha, by_rank = None, {}
+            if scaled and rows and name in FITTED:
+                alpha = size_ratios(fitted, rows[0][None], rows[1][None]).quantile(0.5).item()
+                by_rank = {rank: cut_scale(between, rank, rows[0], rows[1]) for rank in ranks if between}
+            elif scaled:
                 unseen = ratios.get((name, control))
                 alpha = self._scale(name, control, fitted, *at(layer)) if unseen is None else unseen.quantile(0.5).item()
             directions = output_directions(fitted, source)[0] if cuts else None
-            between = fit_whitened(source, self._partner(control, partner))[0] if whitened else None
-            maps[site] = SiteMap(fitted[0], mean, alpha, directions, between)
+            maps[site] = SiteMap(fitted[0], mean, alpha, directions, between, by_rank)
         return maps
+
+    def source(self, layer: int, control: str) -> int:
+        """The layer whose states a site's map is fitted on."""
+        if control.startswith(FROM):
+            return int(control.removeprefix(FROM))
+        return self.other(layer) if control == OTHER else layer
 
     def other(self, layer: int) -> int:
         """The layer whose map stands in as a control: half the depth away."""
@@ -113,9 +142,10 @@ class FittedMaps:
 
     def _controlled(self, name: str, control: str, x: PcaSpread, y: PcaSpread) -> Map:
         """The map of a name, or the control that takes its place."""
+        fit = fit_of(name, self.run.seed + (control == COMPLETION))
         if control == "random":
-            return random_rotation(fit_of(name)(x, y), x, y, self.run.seed)
-        return fit_of(name)(x, self._partner(control, y))
+            return random_rotation(fit(x, y), x, y, self.run.seed)
+        return fit(x, self._partner(control, y))
 
     def _partner(self, control: str, y: PcaSpread) -> PcaSpread:
         """The recipient's states that a map is fitted to."""
@@ -133,13 +163,19 @@ class FittedMaps:
                 partner = pairing[control]
                 part_y = pca_spread(y.states[:, partner[rest]])
                 for kind in (kind for kind in kinds if kind[1] == control):
-                    part = fit_of(kind[0])(part_x, part_y)
+                    part = fit_of(kind[0], self.run.seed)(part_x, part_y)
                     ratios[kind].append(size_ratios(part, x.states[:, held], y.states[:, partner[held]])[0])
         return {kind: torch.cat(parts) for kind, parts in ratios.items()}
 
     def _scale(self, name: str, control: str, fitted: Map, x: PcaSpread, y: PcaSpread) -> float:
         """Alpha of a map that has not seen these pairs: it needs no folds. Fixed maps keep their scale."""
         return 1.0 if control == "none" else size_ratios(fitted, x.states, y.states).quantile(0.5).item()
+
+
+def cut_scale(between: WhitenedMap, rank: int, x: Tensor, y: Tensor) -> float:
+    """The median of ||y|| / ||mapped|| over rows, mapped by a cut between whitened states. x, y: [n, d]."""
+    mapped = between.cut(x.double(), [(1.0, rank)])[:, 0]
+    return (y.double().norm(dim=-1) / mapped.norm(dim=-1).clamp(min=1e-300)).quantile(0.5).item()
 
 
 def shuffle(rows: int, seed: int) -> Tensor:

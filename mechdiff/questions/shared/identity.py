@@ -2,6 +2,7 @@
 
 from functools import cached_property
 
+from mechdiff.common.terms import VOCABULARIES
 from mechdiff.inputs import prompts
 from mechdiff.inputs.vocabularies import one_tokenizer
 from mechdiff.models import registry
@@ -23,7 +24,7 @@ class Identity:
     @cached_property
     def numerics(self) -> dict:
         spec = self.run.spec
-        parts = {"dtype": self.dtype, "device": self.device, "kernel": spec.kernel, "template": spec.chat_template}
+        parts = {"dtype": self.dtype, "device": self.device, "kernel": spec.kernel, "template": spec.rendering}
         changed = {"quantization": spec.quantization, "device_map": spec.device_map}
         return parts | {name: value for name, value in changed.items() if value is not None}
 
@@ -31,7 +32,7 @@ class Identity:
     def pair(self) -> dict:
         run, least = self.run, self.run.min_shared_ratio
         parts = {"base": run.spec.base.fingerprint(), "tuned": run.spec.tuned.fingerprint()} | self.numerics
-        return parts | ({"min_shared_ratio": least} if least else {})
+        return parts | ({"min_shared_ratio": least} if least and not one_tokenizer(run.spec) else {})
 
     @cached_property
     def train(self) -> dict:
@@ -43,8 +44,18 @@ class Identity:
 
     @cached_property
     def vocabulary(self) -> dict:
-        """What divergences depend on where two tokenizers may differ: that they are computed over the strings that both have."""
-        return {} if one_tokenizer(self.run.spec) else {"vocabulary": "shared strings"}
+        """What divergences depend on where two tokenizers may differ: the tokens that they are computed over."""
+        if one_tokenizer(self.run.spec):
+            return {}
+        own = getattr(self.run, "vocabulary", VOCABULARIES[0]) == "recipient"
+        return {"vocabulary": "the recipient's" if own else "shared strings"}
+
+    @cached_property
+    def scale(self) -> dict:
+        """What an out-of-fold scale depends on beside the train split: nothing, or the prompts that it is taken from."""
+        if getattr(self.run, "alpha_rows", "train") == "train":
+            return {}
+        return {"alpha_rows": prompts.digest(self.run.val_prompts)}
 
     def states(self, side: str, block: list[prompts.Prompt], stream: str) -> dict:
         """Which states: of one side, on these prompts. The text a model sees depends on both sides' templates."""

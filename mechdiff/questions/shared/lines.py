@@ -37,7 +37,8 @@ def site_labels(condition: Condition, request: Question) -> tuple:
     """What a line says of its condition, in the order of SITE."""
     c = condition
     alpha, heads = AUTO if c.alpha is None else str(c.alpha), heads_label(c.heads, request)
-    return c.layer, c.stream, c.map, rank_label(c.rank), c.complement, alpha, heads, c.blend, c.control
+    name = c.map if c.map_layer is None else f"{c.map} of L{c.map_layer}"
+    return c.layer, c.stream, name, rank_label(c.rank), c.complement, alpha, heads, c.blend, c.control
 
 
 def rank_label(rank: int | None) -> str:

@@ -1,6 +1,6 @@
 """What transport and rank share: mapped states patched in, with the effect of the z-score map as the reference of `drop`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import ClassVar
@@ -9,13 +9,13 @@ import pandas as pd
 
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import COMPLEMENTS
+from mechdiff.common.terms import COMPLEMENTS, COMPLETION, FITTED, MAP_CONTROLS, SPLITS
 from mechdiff.engine.intervention import Condition
 from mechdiff.questions.shared.conditions import every_head
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask, Group
 from mechdiff.questions.shared.fields import flag
-from mechdiff.questions.shared.request import AUTO, FULL, Count, check_map_controls, finite, map_field, positions_field
+from mechdiff.questions.shared.request import AUTO, FULL, Count, Index, check_map_controls, finite, map_field, positions_field
 
 Cut = tuple[int | None, str]  # rank (None: uncut) and complement
 
@@ -29,7 +29,19 @@ class MappedQuestion(EffectQuestion):
 
     map: str = map_field("procrustes_scaled")
     complement: tuple[str, ...] = flag(COMPLEMENTS, "what fills the rest of the space after a cut", choices=COMPLEMENTS)
-    alpha: tuple[str, ...] = flag((AUTO,), "scales of the mapped state: auto (out of fold on train) or numbers")
+    alpha: tuple[str, ...] = flag((AUTO,), "scales of the mapped state: auto (see --alpha-rows) or numbers")
+    alpha_rows: str = flag(
+        "train",
+        "the prompts whose median size ratio is alpha auto: the train split, out of fold, or, as in the original study, the val "
+        "split, which the effects are then reported on",
+        choices=SPLITS,
+    )
+    map_from: Index | None = flag(
+        None,
+        "the layer whose map is used, in place of each layer's own",
+        must="a layer, from 0",
+        example="24",
+    )
     positions: Count = positions_field()
 
     def check(self) -> None:
@@ -37,6 +49,12 @@ class MappedQuestion(EffectQuestion):
         check_map_controls(self.map, self.controls)
         if not (self.complement and self.alpha):
             raise UserError("A complement or an alpha is missing.\nTry:  --alpha auto --complement mean,own")
+        if self.map_from is not None and self.map not in FITTED:
+            raise UserError(
+                f"The map {self.map} is fitted at no layer.\nTry:  --map procrustes_scaled --map-from {self.map_from}"
+            )
+        if self.map_from is not None and set(self.controls) & {*MAP_CONTROLS, COMPLETION}:
+            raise UserError("A map of another layer is a control itself.\nTry:  --controls self,mean")
         _ = self.chosen_alphas
 
     @property
@@ -61,10 +79,13 @@ class MappedTask(EffectsTask):
 
     def __init__(self, run: MappedQuestion, cuts: list[Cut], store: Store):
         groups: list[Group] = []
+        if run.map_from is not None:
+            _ = replace(run, layers=(run.map_from,)).chosen_layers  # raises UserError for a layer that the pair does not have
         for stream, layer in product(run.streams, run.chosen_layers):
             heads = every_head(run, stream)
             settings = product(run.chosen_alphas, cuts)
-            chosen = tuple(Condition(layer, stream, run.map, alpha, rank, fill, heads=heads) for alpha, (rank, fill) in settings)
+            mapped = Condition(layer, stream, run.map, heads=heads, map_layer=None if run.map_from == layer else run.map_from)
+            chosen = tuple(replace(mapped, alpha=alpha, rank=rank, complement=fill) for alpha, (rank, fill) in settings)
             reference = Condition(layer, stream, "zscore", heads=heads)
             groups += [chosen] if reference in chosen else [(reference,), chosen]
             groups += [tuple(dict.fromkeys(c.as_control(control) for c in chosen)) for control in run.controls]
@@ -82,4 +103,4 @@ class MappedTask(EffectsTask):
     def requested(self, labels: pd.DataFrame) -> pd.Series:
         """Which lines are conditions of the request itself, not its reference."""
         alphas = [AUTO if alpha is None else str(alpha) for alpha in self.run.chosen_alphas]
-        return (labels["map"] == self.run.map) & labels["alpha"].isin(alphas)
+        return (labels["map"].str.partition(" of L")[0] == self.run.map) & labels["alpha"].isin(alphas)

@@ -52,6 +52,7 @@ class Measure:
     measure is then the mean over them. within: the donor's and the recipient's ids, [n] each, of the tokens that both have, if
     these are not all: every divergence is then between distributions over these alone, renormalised. Targets are not restricted.
     metrics: the user's own, by name, with the ids of the tokens that each reads.
+    own: whether the effect alone is over the recipient's whole vocabulary all the same.
     Everything stays on the device until all rows are measured: `leave` begins to copy it.
     """
 
@@ -65,10 +66,11 @@ class Measure:
         lengths=None,
         within=None,
         metrics: Mapping[str, tuple[Metric, tuple[int, ...]]] = NO_METRICS,
+        own: bool = False,
     ):
         self.clean, self.donor = recipient.logprobs, donor.logprobs.to(recipient.logprobs.device) if shared else None
         self.tokens, self.device = tokens, self.clean.device
-        self.whole, self.ids, self.masses = self.clean, None, {}
+        self.whole, self.ids, self.masses, self.own = self.clean, None, {}, own and within is not None
         if within is not None:
             self._restrict(*(torch.as_tensor(ids, device=self.device) for ids in within))
         self.counted = None if lengths is None else np.arange(recipient.read) < np.array(lengths)[:, None]
@@ -90,6 +92,8 @@ class Measure:
         within = logits if self.ids is None else logits[:, self.ids]
         at = tuple(sent(index, self.device) for index in (rows, places))
         effect, to_donor = similarity.divergences_at(within, self.clean, other, at[1])
+        if self.own:
+            effect, _ = similarity.divergences_at(logits, self.whole, self.whole, at[1])
         values = {"kl": effect} | ({} if self.donor is None else {"kl_to_donor": to_donor})
         at_once = WHOLE_ROWS[logits.device.type]
         if self.tokens:

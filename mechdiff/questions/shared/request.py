@@ -5,7 +5,7 @@ A request's fields are the command line's flags, the app's link and the parts of
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import isfinite
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -16,8 +16,9 @@ from msgspec import Meta
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.extensions import NAME
-from mechdiff.common.terms import DEVICES, DIRECTIONS, DTYPES, MAPS, OFFLOADS, STREAMS
-from mechdiff.inputs.pair_file import Pair, read_pair
+from mechdiff.common.terms import COMPLETION, DEVICES, DIRECTIONS, DTYPES, MAPS, OFFLOADS, STREAMS, STUDYS_MAP
+from mechdiff.inputs import protocols
+from mechdiff.inputs.pair_file import TEMPLATES, Pair, read_pair
 from mechdiff.inputs.prompts import Prompt, read_domain, read_prompts
 from mechdiff.inputs.vocabularies import with_shared_tokens
 from mechdiff.questions.shared.fields import ALL, as_tuple, checked, flag, flag_name
@@ -61,6 +62,11 @@ class Question:
     swept: ClassVar[dict[str, Any] | None] = None
 
     pair: str = flag("demo-cognitive", "a shipped pair's name, or a pair file")
+    protocol: str | None = flag(
+        None,
+        "whose definitions hold for all that is not given: mechdiff's own, or the original study's; default: the pair's own",
+        choices=protocols.NAMES,
+    )
     domain: str | None = flag(None, "a domain of curated prompts; default: the pair's own")
     prompts: str | None = flag(None, "JSONL file to evaluate on, in place of the domain's val split")
     train: str | None = flag(None, "JSONL file to fit maps on, in place of the domain's train split")
@@ -75,10 +81,18 @@ class Question:
     direction: str = flag("base-to-tuned", "donor and recipient: whose state goes into which model", choices=DIRECTIONS)
     min_shared_ratio: Share = flag(
         0.0,
-        "keep only prompts (val and train) with at least this share of tokens that both tokenizers have, 0 to 1",
+        "keep only prompts (val and train) of which either tokenizer shares at least this part of its tokens, 0 to 1",
         must="a number from 0 (every prompt) to 1 (all tokens shared)",
         example="0.9",
     )
+    chat_template: str | None = flag(
+        None,
+        "whose chat template prompts are put into: auto (the tuned model's, for both), base (the base's, for both), each (each "
+        "model's own) or none; default: the pair's own setting",
+        choices=TEMPLATES,
+    )
+    system: str = flag("", "a system prompt that comes before every prompt")
+    suffix: str = flag("", "a text that is added to the end of every prompt")
     seed: Annotated[int, Meta(ge=0)] = flag(0, "seed of everything random", must="a whole number from 0", example="0")
     device: str = flag("auto", "where to compute", choices=DEVICES)
     offload: str = flag(
@@ -97,11 +111,16 @@ class Question:
 
     def __new__(cls, *args, **values):
         refuse_foreign(cls, values)
-        return super().__new__(cls)
+        request = super().__new__(cls)
+        object.__setattr__(request, "_given", {spec.name for spec, _ in zip(fields(cls), args)} | values.keys())
+        return request
 
     def __post_init__(self):
+        settings = self.protocol_settings()
         for spec in fields(self):
             value = getattr(self, spec.name)
+            if spec.name in settings and spec.name not in self._given:
+                value = settings[spec.name]
             if spec.name == "layers" and (value := as_tuple(value)) == (ALL,):
                 value = self.all_layers()
             if spec.name == "streams" and (value := as_tuple(spec.default if value is None else value)) == (ALL,):
@@ -109,6 +128,50 @@ class Question:
             object.__setattr__(self, spec.name, checked(type(self), spec, value))
         self._check_streams()
         self.check()
+
+    _given: ClassVar[set[str]]  # the fields that the request names itself: no protocol sets these
+
+    @property
+    def chosen_protocol(self) -> str:
+        """The protocol's name: the request's, else the pair's own."""
+        return self.protocol or self.own_protocol(self.pair)
+
+    @staticmethod
+    def own_protocol(pair: str) -> str:
+        """A pair's own protocol; the default for a pair that cannot be read, which is an error once it is used."""
+        try:
+            return read_pair(pair).protocol
+        except UserError:
+            return protocols.DEFAULT
+
+    def protocol_settings(self) -> dict[str, Any]:
+        """What the protocol says of this question's fields."""
+        name = self.chosen_protocol
+        if name == protocols.DEFAULT:
+            values = protocols.settings(name, self.question, "", None)
+        else:
+            pair = read_pair(self.pair)
+            values = protocols.settings(name, self.question, self.domain or pair.domain, pair.depth)
+        own = {spec.name for spec in fields(self)}
+        return {field: value for field, value in values.items() if field in own}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Every field's value where the request names none: the protocol's, else the question's own."""
+        return {spec.name: spec.default for spec in fields(self)} | self.protocol_settings()
+
+    @property
+    def protocol_label(self) -> str:
+        """The protocol under which the results stand, and in which of its settings they differ from it.
+
+        Other layers are no other definition, nor is a part of several ranks or scales.
+        """
+        changed = [
+            name
+            for name, value in self.protocol_settings().items()
+            if name != protocols.LAYERS and not part_of(getattr(self, name), value)
+        ]
+        return ", changed: ".join(filter(None, (self.chosen_protocol, ", ".join(changed))))
 
     def check(self) -> None:
         """Raises UserError for values that contradict each other. A question adds its own."""
@@ -163,8 +226,9 @@ class Question:
 
     @cached_property
     def spec(self) -> Pair:
-        """The pair's description."""
-        return read_pair(self.pair)
+        """The pair's description, with the request's chat template and system prompt."""
+        pair = read_pair(self.pair)
+        return replace(pair, chat_template=self.chat_template or pair.chat_template, system=self.system)
 
     @cached_property
     def chosen_layers(self) -> tuple[int, ...]:
@@ -184,10 +248,15 @@ class Question:
         return self.domain or self.spec.domain
 
     @cached_property
+    def val_prompts(self) -> list[Prompt]:
+        """The val split, or the named file, without a limit. Raises UserError if it cannot be read."""
+        prompts = read_prompts(self.prompts) if self.prompts else read_domain(self.chosen_domain, "val")
+        return self._comparable(prompts, "val")
+
+    @cached_property
     def chosen_prompts(self) -> list[Prompt]:
         """The prompts that the question is asked on. Raises UserError if they cannot be read."""
-        prompts = read_prompts(self.prompts) if self.prompts else read_domain(self.chosen_domain, "val")
-        return self._comparable(prompts, "val")[: self.limit]
+        return self.val_prompts[: self.limit]
 
     @cached_property
     def train_prompts(self) -> list[Prompt]:
@@ -202,6 +271,8 @@ class Question:
 
     def _comparable(self, prompts: list[Prompt], split: str) -> list[Prompt]:
         """The prompts of a split with enough tokens that both tokenizers have; the number left out is noted."""
+        if self.suffix:
+            prompts = [replace(prompt, text=prompt.text + self.suffix) for prompt in prompts]
         if not self.min_shared_ratio:
             return prompts
         comparable = with_shared_tokens(self.spec, prompts, self.min_shared_ratio, split)
@@ -217,10 +288,17 @@ class Question:
     def notices(self) -> list[str]:
         """Which prompts the shared ratio left out, in a sentence for every split that was read."""
         return [
-            f"{dropped} of {count} {split} prompts left out: under {100 * self.min_shared_ratio:g} % of their tokens are in both "
-            "tokenizers."
+            f"{dropped} of {count} {split} prompts left out: in one of the two tokenizations, under "
+            f"{100 * self.min_shared_ratio:g} % of their tokens are in both tokenizers."
             for split, (dropped, count) in self.left_out.items()
         ]
+
+
+def part_of(value: object, whole: object) -> bool:
+    """Whether a field's value is what a protocol says, or a part of the several values that it names."""
+    if isinstance(value, tuple) and isinstance(whole, tuple):
+        return set(value) <= set(whole)
+    return value == whole or (value is None and whole == "auto")
 
 
 def about(kind: type[Question]) -> str:
@@ -251,6 +329,8 @@ def check_map_controls(name: str, controls: tuple[str, ...]) -> None:
     """Raises UserError for controls that stand in for a fit where the map is not fitted."""
     if name == "none" and (named := [control for control in controls if control in ("shuffled", "other-layer")]):
         raise UserError(f"The control {named[0]} replaces a fitted map, and the map is none.\nTry:  --map ridge")
+    if COMPLETION in controls and name != STUDYS_MAP:
+        raise UserError(f"The map {name} has nothing arbitrary to complete.\nTry:  --map {STUDYS_MAP}")
     if name == "zscore" and "shuffled" in controls:
         raise UserError("The zscore map uses no pairing of rows, so shuffling them changes nothing.\nTry:  --map ridge")
 
