@@ -102,11 +102,13 @@ def test_a_pair_may_have_a_protocol_of_its_own(pair, tmp_path):
 
 
 def test_equal_settings_are_a_hit_whatever_the_protocol(study):
-    both = [Run("patch", layers=(0, 1), protocol=name, map="none", **study) for name in protocols.NAMES]
+    study |= {"chat_template": "auto", "min_shared_ratio": 0.0}
+    both = [Run("patch", layers=(0, 1), protocol=name, map="none", statistics="train", **study) for name in protocols.NAMES]
     mechdiff.run(both[0])
     task = questions.task(both[1])
     assert task.done == task.total > 0
-    scored = [Run("patch", layers=(0,), protocol=p, map="zscore", statistics="prompts", **study) for p in protocols.NAMES]
+    scored = study | {"train": None, "layers": (0,), "map": "zscore", "statistics": "prompts"}
+    scored = [Run("patch", protocol=name, **scored) for name in protocols.NAMES]
     assert len({questions.task(run).plan.whole_key for run in scored}) == 1
 
 
