@@ -15,7 +15,7 @@ with install_import_hook([f"mechdiff.maths.{name}" for name in SHAPED], "beartyp
     from mechdiff.common import cache as store
     from mechdiff.maths import intervals, linear_maps, similarity, spectrum  # noqa: F401
 
-pytest_plugins = ["support.random_pair", "support.sweeping", "support.app_page", "support.lab_page"]
+pytest_plugins = ["support.random_pair", "support.sweeping", "support.app_page", "support.lab_page", "support.curating"]
 SLOW = {"demo", "tiny", "small", "whole"}  # fixtures: the demo pair, whole pages on a tiny one, whole sweeps
 
 

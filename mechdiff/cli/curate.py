@@ -3,6 +3,7 @@
     python -m mechdiff curate --name mydomain --file my.parquet --text-field question
     python -m mechdiff curate --name mydomain --dataset org/name --split test --text "{question}\\n{A}\\n{B}" \\
         --template-field source --where "category=tradition*,etiquette" --train 350 --val 150
+    python -m mechdiff curate --name mydomain --file my.csv --text-field question --answer-field answer --choices A,B,C,D
     python -m mechdiff curate --recipe math-500
     python -m mechdiff curate fill DOMAIN ...         # a shipped domain's templates.toml into its train and val prompts
     python -m mechdiff curate positions DOMAIN ...    # the positions of train prompts that maps can be fitted on
@@ -17,9 +18,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from mechdiff.common.errors import UserError
-from mechdiff.inputs.curation import Spec
+from mechdiff.inputs.curation import FILTERS, Spec, flag_of
 
-FILTERS = ("where", "without")
 PATTERNS = "FIELD=VALUE,VALUE; * stands for anything"
 
 
@@ -33,7 +33,8 @@ def add(commands) -> None:
     curate.set_defaults(act=act)
     curate.add_argument("--recipe", help="a ready-made domain, such as math-500 or kk-culture; other flags override its values")
     add_spec_flags(curate)
-    curate.add_argument("--pair", help="whose base tokenizer chooses the positions (default: the demo pairs')")
+    curate.add_argument("--pair", help="whose base tokenizer counts tokens and chooses positions (default: the demo pairs')")
+    curate.add_argument("--audit", action="store_true", help="print at which step each row was left out; about.json has it too")
     curate.add_argument("--out", type=Path, help="a folder, instead of the one where --domain NAME finds it")
     curate.add_argument("--force", action="store_true", help="overwrite existing files")
     add_actions(curate.add_subparsers(metavar="{fill,positions}", required=False))
@@ -49,11 +50,17 @@ def add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="one of its splits (default: train)")
     parser.add_argument("--text-field", help="the field that holds the prompt")
     parser.add_argument("--text", help='or several fields, as "{question}\\n{A}\\n{B}"')
+    parser.add_argument("--answer-field", dest="answer", help="the field that holds the right answer")
+    parser.add_argument("--choices", help="the fields that hold the possible answers, as A,B,C,D, or one that holds their list")
     parser.add_argument("--template-field", dest="template", help="prompts with the same value of it are one template")
     parser.add_argument("--topic-field", dest="topic", help="its values have the same shares in both splits")
     parser.add_argument("--keep", help="fields that stay in the rows, as level,source")
     parser.add_argument("--where", action="append", help=f"only rows that match: {PATTERNS}; repeatable")
+    parser.add_argument(
+        "--or-where", action="append", help=f"and rows that match this instead of --where: {PATTERNS}; repeatable"
+    )
     parser.add_argument("--without", action="append", help=f"no rows that match: {PATTERNS}; repeatable")
+    parser.add_argument("--min-tokens", type=int, help="only prompts of at least so many tokens (default: any)")
     parser.add_argument("--train", type=int, help="prompts to fit maps on (default: 350)")
     parser.add_argument("--val", type=int, help="prompts to evaluate on (default: 150)")
     parser.add_argument("--seed", type=int, help="which rows are chosen (default: 0)")
@@ -79,7 +86,7 @@ def act(args) -> None:
     pair = args.pair or domain_files.DEFAULT_PAIR
     domain_files.check(spec, args.out, args.force)
     folder = args.out or domain_files.own_folder(spec.name)
-    print("\n".join(domain_files.write_domain(spec, folder, args.force)))
+    print("\n".join(domain_files.write_domain(spec, folder, args.force, pair, args.audit)))
     print(domain_files.try_positions(folder, pair, spec.seed))
     if not args.out:
         print(f"Try:  python -m mechdiff run patch --pair {pair} --domain {spec.name} --limit 32")
@@ -110,17 +117,18 @@ def chosen_spec(args, recipe: Spec) -> Spec:
         given["text"] = given["text"].replace("\\n", "\n")
     if getattr(args, "text_field", None):
         given["text"] = f"{{{args.text_field}}}"
-    if "keep" in given:
-        given["keep"] = tuple(filter(None, given["keep"].split(",")))
+    for name in {"choices", "keep"} & given.keys():
+        given[name] = tuple(filter(None, given[name].split(",")))
     return replace(recipe, **given | {name: patterns(name, given[name]) for name in FILTERS if name in given})
 
 
-def patterns(flag: str, given: list[str]) -> dict[str, tuple[str, ...]]:
+def patterns(name: str, given: list[str]) -> dict[str, tuple[str, ...]]:
     """FIELD=VALUE,VALUE as a filter."""
+    flag = flag_of(name)
     filters: dict[str, tuple[str, ...]] = {}
     for text in given:
         field, equals, values = text.partition("=")
         if not (field and equals and values):
-            raise UserError(f"--{flag} {text!r} cannot be read.\nTry:  --{flag} category=tradition,etiquette")
+            raise UserError(f"{flag} {text!r} cannot be read.\nTry:  {flag} category=tradition,etiquette")
         filters[field] = (*filters.get(field, ()), *filter(None, values.split(",")))
     return filters

@@ -20,10 +20,11 @@ from typing import Any
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.paths import DATA, check_not_installed
 from mechdiff.inputs import prompts
-from mechdiff.inputs.curation import Candidates, Row, Spec, candidates, divided, grouped
+from mechdiff.inputs.curation import FILTERS, Candidates, Row, Spec, TokenCount, candidates
 from mechdiff.inputs.data_sets import first_line, stream_rows, unreachable
 from mechdiff.inputs.pair_file import read_pair
-from mechdiff.inputs.tokenizers import Tokenizers, load_tokenizers
+from mechdiff.inputs.splits import train_and_val
+from mechdiff.inputs.tokenizers import Tokenizers, load_tokenizers, special_ids
 
 RECIPES = DATA / "recipes"
 FILES = ("train.jsonl", "val.jsonl", "positions.jsonl", "about.json")
@@ -45,9 +46,10 @@ def read_recipe(name: str) -> Spec:
     if name not in recipes():
         raise one_of("Recipe", name, recipes())
     values: dict[str, Any] = tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))
-    for key in ("where", "without"):
+    for key in FILTERS:
         values[key] = {field: tuple(patterns) for field, patterns in values.get(key, {}).items()}
-    values["keep"] = tuple(values.get("keep", ()))
+    for key in ("choices", "keep"):
+        values[key] = tuple(values.get(key, ()))
     return Spec(name=name, **values)
 
 
@@ -69,6 +71,8 @@ def check(spec: Spec, out: Path | None, force: bool) -> None:
         raise UserError(unreachable(spec, FileNotFoundError()))
     if not spec.text:
         raise UserError("The field that holds the prompt is missing.\nTry:  --text-field question")
+    if spec.choices and not spec.answer:
+        raise UserError("The --choices are given, but not which of them is right.\nTry:  --answer-field answer")
     if min(spec.train, spec.val) < 1:
         raise UserError(
             f"{spec.train} train and {spec.val} val prompts: each split needs at least one.\nTry:  --train 350 --val 150"
@@ -79,16 +83,20 @@ def check(spec: Spec, out: Path | None, force: bool) -> None:
         )
 
 
-def write_domain(spec: Spec, folder: Path, force: bool) -> list[str]:
-    """Curate a domain into a folder. Returns a summary, a line each. Raises UserError before anything is written."""
+def write_domain(spec: Spec, folder: Path, force: bool, pair: str = DEFAULT_PAIR, audit: bool = False) -> list[str]:
+    """Curate a domain into a folder. pair: whose base tokenizer counts for min_tokens. audit: whether the summary has it.
+
+    Returns a summary, a line each. Raises UserError before anything is written.
+    """
     existing = [name for name in FILES if (folder / name).exists()]
     if existing and not force:
         raise UserError(
             f"{folder} already has a {existing[0]}, which would be overwritten.\nTry:  --force, or another --out or --name"
         )
-    read = candidates(spec, stream_rows(spec))
-    splits = divided(spec, grouped(read.rows))
-    counts = {"rows": read.total, "fitting": read.matching, "file": spec.file and Path(spec.file).name}
+    read = candidates(spec, stream_rows(spec), token_counter(pair) if spec.min_tokens else None)
+    splits = train_and_val(spec, read)
+    counts = {"rows": read.audit.rows, "fitting": read.matching, "audit": read.audit.as_json()}
+    source = {"file": spec.file and Path(spec.file).name} | ({"tokenizer": read_pair(pair).name} if spec.min_tokens else {})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in existing:
@@ -96,20 +104,35 @@ def write_domain(spec: Spec, folder: Path, force: bool) -> list[str]:
         for split, rows in splits.items():
             lines = [json.dumps(as_line(spec, split, i, row), ensure_ascii=False) for i, row in enumerate(rows)]
             (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        about = json.dumps(dataclasses.asdict(spec) | counts, indent=2, ensure_ascii=False)
+        about = json.dumps(dataclasses.asdict(spec) | source | counts, indent=2, ensure_ascii=False)
         (folder / "about.json").write_text(about + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}.\nTry:  --out DIR") from None
-    return summary(spec, read, splits)
+    return [*summary(spec, read, splits), *(read.audit.as_lines() if audit else [])]
+
+
+def token_counter(pair: str) -> TokenCount:
+    """Counts the tokens of a text, special ones apart, with a pair's base tokenizer. Raises UserError if that is not here."""
+    try:
+        tokenizer = load_tokenizers(read_pair(pair)).base
+    except UserError as error:
+        raise UserError(
+            f"--min-tokens needs the base tokenizer of {pair}: {first_line(error)}\n"
+            "Try:  --pair with a pair that is on this machine (python -m mechdiff pairs), or no --min-tokens"
+        ) from None
+    special = special_ids(tokenizer)
+    return lambda text: sum(token not in special for token in tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def as_line(spec: Spec, split: str, number: int, row: Row) -> dict[str, Any]:
+    line = {"id": f"{spec.name}-{split}-{number:03d}", "text": row.text, "template": row.group}
+    label = {"answer": row.answer, "choices": list(row.choices)}
     meta = json.loads(row.meta) | ({"topic": row.topic} if row.topic else {})
-    return {"id": f"{spec.name}-{split}-{number:03d}", "text": row.text, "template": row.group, "meta": meta}
+    return line | {name: value for name, value in label.items() if value} | {"meta": meta}
 
 
 def summary(spec: Spec, read: Candidates, splits: dict[str, list[Row]]) -> list[str]:
-    lines = [f"{spec.source}: {read.total} rows, {read.matching} match"]
+    lines = [f"{spec.source}: {read.audit.rows} rows, {read.matching} match", *read.audit.bad_labels]
     for split, rows in splits.items():
         templates, topics = len({row.group for row in rows}), Counter(row.topic for row in rows if row.topic)
         shares = f"; {', '.join(f'{topic} {count}' for topic, count in topics.most_common())}" if topics else ""
