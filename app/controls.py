@@ -20,11 +20,20 @@ import streamlit as st
 from glossary import TERMS, say
 from streamlit.delta_generator import DeltaGenerator
 
-from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS
-from mechdiff.inputs import prompts
+from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, WHITENED
+from mechdiff.inputs import prompts, protocols
 from mechdiff.inputs.pair_file import Pair, pair_names, read_pair
 from mechdiff.reporting import charts, view_requests
-from mechdiff.reporting.selection import DEFAULTS, OWN, STREAM_ORDER, Selection, default_layer, tokenizers_differ
+from mechdiff.reporting.selection import (
+    DEFAULTS,
+    OWN,
+    STREAM_ORDER,
+    Selection,
+    default_layer,
+    defaults,
+    protocol_of,
+    tokenizers_differ,
+)
 from mechdiff.study.imports import imported_sets
 
 HOME = "home"
@@ -40,6 +49,7 @@ MAP_HELP = f"""{say("map")}
 - `ridge`: the linear map with the least error on train prompts, its penalty chosen by cross-validation
 - `procrustes`: a rotation and one scale
 - `procrustes_scaled`: the same between whitened states, then rescaled to the recipient's spread
+- `procrustes_full`: the same with a rotation of all dimensions, as in the original study; beyond the train states it is arbitrary
 
 Before a map can be fitted, both models must read the train prompts: a minute or more on a CPU, once per pair and domain."""
 ALPHA_HELP = f"""{TERMS["alpha"]} `auto`: the median ratio of the recipient's norm to the mapped norm, on train prompts on
@@ -47,7 +57,9 @@ which the map was not fitted."""
 COMPLEMENT_HELP = f"""{TERMS["complement"]}
 
 - `mean`: the recipient's train mean. This deletes the rest, so a low rank also does damage. Rank 0 is mean ablation.
-- `own`: the recipient's own state. Rank 0 changes nothing, so there is no drop."""
+- `own`: the recipient's own state. Rank 0 changes nothing, so there is no drop.
+- `whitened`: nothing is filled. As in the original study, the map itself is cut, between whitened states, and its scale shrinks
+with the rank: a low rank puts in nearly the mean."""
 PLACES = ("fit", "stream", "map", "layer", "alpha", "rank", "complement", "heads", "blend", "prompt")  # the widgets above a page
 
 
@@ -74,12 +86,13 @@ def drawn() -> set[str]:
 
 def state() -> dict:
     """The selection: every linked widget's value."""
-    return {key: st.session_state.get(key, default) for key, default in DEFAULTS.items()}
+    return {key: st.session_state.get(key, default) for key, default in defaults(chosen_protocol()).items()}
 
 
 def link(page: str, values: dict) -> str:
     """The address that opens a page with a selection. Values that are the default are left out."""
-    named = {key: "" if value == [] else value for key, value in values.items() if value != DEFAULTS[key]}
+    own = defaults(protocol_of(read_pair(values.get("pair", DEFAULTS["pair"])), values.get("protocol", OWN)))
+    named = {key: "" if value == [] else value for key, value in values.items() if value != own[key]}
     return f"{'./' if page == HOME else page}?{urlencode(named, doseq=True)}"
 
 
@@ -140,6 +153,32 @@ def pair() -> Pair:
     return read_pair(name)
 
 
+def protocol(chosen: Pair) -> str:
+    """The protocol's name. With another protocol, the widgets that it sets begin with its values."""
+    refresh_default("protocol", chosen.protocol)
+    about = "Whose definitions the numbers follow.\n\n" + "\n".join(f"- `{n}`: {protocols.about(n)}" for n in protocols.NAMES)
+    picked = linked(
+        st.sidebar.selectbox,
+        "Protocol",
+        [OWN, *protocols.NAMES],
+        key="protocol",
+        format_func=partial(default_label, default=chosen.protocol),
+        help=about,
+    )
+    name = protocol_of(chosen, picked)
+    before = defaults(st.session_state.get("_protocol", name))
+    for key, value in defaults(name).items():
+        if value != before[key] and st.session_state.get(key) == before[key]:
+            st.session_state[key] = value
+    st.session_state["_protocol"] = name
+    return name
+
+
+def chosen_protocol() -> str:
+    """The protocol of this page run."""
+    return st.session_state.get("_protocol", protocols.DEFAULT)
+
+
 def domain(chosen: Pair) -> str:
     refresh_default("domain", chosen.domain)
     picked = linked(
@@ -147,19 +186,19 @@ def domain(chosen: Pair) -> str:
         "Domain",
         [OWN, *prompts.domains()],
         key="domain",
-        format_func=partial(domain_label, default=chosen.domain),
+        format_func=partial(default_label, default=chosen.domain),
         help=f"{TERMS['domain']} Any domain other than the default is a control.",
     )
     return chosen.domain if picked == OWN else picked
 
 
-def domain_label(value: str, default: str) -> str:
-    """A domain in a list. default: the pair's own."""
+def default_label(value: str, default: str) -> str:
+    """A domain or protocol in a list. default: the pair's own."""
     return f"default ({default})" if value == OWN else value
 
 
 def refresh_default(key: str, default: str) -> None:
-    """Before a list of domains is drawn for another pair: make the browser show the new pair's default, not the last one's."""
+    """Before a list with OWN is drawn for another pair: make the browser show the new pair's default, not the last one's."""
     if st.session_state.get(key) == OWN and st.session_state.get(f"_default_{key}") != default:
         st.session_state[key] = OWN
     st.session_state[f"_default_{key}"] = default
@@ -182,15 +221,16 @@ def count() -> int:
     )
 
 
-def shared_ratio(chosen: Pair) -> float:
+def shared_ratio(chosen: Pair) -> float | None:
     """The smallest shared ratio, which can be chosen only if the tokenizers may differ."""
     if not tokenizers_differ(chosen):
-        return 0.0
+        return None
+    value = defaults(chosen_protocol())["shared"]
     about = (
-        "Use only prompts (validation and train) in which both tokenizers share at least this fraction of tokens. Where the "
+        "Use only prompts (validation and train) of which either tokenizer shares at least this fraction of tokens. Where the "
         "tokenizers differ, next-token distributions are compared over the tokens that both have."
     )
-    return linked(st.sidebar.slider, "Minimum share of common tokens", 0.0, 1.0, value=0.0, step=0.05, key="shared", help=about)
+    return linked(st.sidebar.slider, "Minimum share of common tokens", 0.0, 1.0, value=value, step=0.05, key="shared", help=about)
 
 
 def stream() -> str:
@@ -198,12 +238,12 @@ def stream() -> str:
 
 
 def donor_map() -> str:
-    return linked(st.selectbox, "Map", MAPS, key="map", help=MAP_HELP)
+    return linked(st.selectbox, "Map", MAPS, index=index_of("map", MAPS), key="map", help=MAP_HELP)
 
 
 def fitted_map() -> str:
     """The map on pages about maps; the default is the original study's."""
-    return linked(st.selectbox, "Fitted map", MAPS, index=MAPS.index(DEFAULTS["fit"]), key="fit", help=MAP_HELP)
+    return linked(st.selectbox, "Fitted map", MAPS, index=index_of("fit", MAPS), key="fit", help=MAP_HELP)
 
 
 def alpha() -> str:
@@ -215,7 +255,14 @@ def rank() -> str:
 
 
 def complement() -> str:
-    return linked(st.radio, "Complement", COMPLEMENTS, key="complement", horizontal=True, help=COMPLEMENT_HELP)
+    options = (*COMPLEMENTS, WHITENED)
+    index = index_of("complement", options)
+    return linked(st.radio, "Complement", options, index=index, key="complement", horizontal=True, help=COMPLEMENT_HELP)
+
+
+def index_of(key: str, options: tuple[str, ...]) -> int:
+    """The place of a widget's default under the chosen protocol."""
+    return options.index(defaults(chosen_protocol())[key])
 
 
 def compute(key: str, text: str, takes: str) -> bool:
@@ -305,7 +352,8 @@ def selection() -> Selection:
     chosen = pair()
     if not st.query_params.get("talk"):
         own_pair.form()
-    selection = Selection(chosen.name, domain(chosen), direction(), count(), shared_ratio(chosen))
+    of = {"domain": domain(chosen), "protocol": protocol(chosen), "direction": direction(), "limit": count()}
+    selection = Selection(chosen.name, **of, min_shared_ratio=shared_ratio(chosen))
     imported()
     return selection
 

@@ -21,6 +21,7 @@ import talk
 from mechdiff import questions
 from mechdiff.common.cache import default
 from mechdiff.common.errors import UserError
+from mechdiff.inputs import protocols
 from mechdiff.inputs.pair_file import Pair, Source
 from mechdiff.models.registry import resolve_device
 from mechdiff.questions.shared.command import command
@@ -132,6 +133,7 @@ def frame(page, name: str = "") -> None:
     controls.places()
     with charts.stage(slide):
         guard(page)
+    under_protocol(selection)
     guard(controls.others, selection)
     show_rejected(requested, notice)
     history.keep()
@@ -163,6 +165,16 @@ def heading(title: str, about: str, caption: str) -> None:
     with st.session_state["_top"]:
         st.header(title, help=about)
         st.caption(caption)
+        st.session_state["_under"] = st.empty()
+
+
+def under_protocol(selection) -> None:
+    """The sentence that says under which protocol the page's numbers stand, once its requests are known."""
+    place = st.session_state.pop("_under", None)
+    labels = dict.fromkeys(run.protocol_label for run in page_record.current().answers if isinstance(run, questions.Question))
+    if place is not None:
+        text = "; ".join(f"**{label}**" for label in labels) or f"**{selection.protocol}**"
+        place.caption(f"Protocol: {text}.", help=f"{protocols.about(selection.protocol)}.")
 
 
 def guard(draw, *args, **kwargs) -> None:

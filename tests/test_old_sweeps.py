@@ -136,7 +136,11 @@ def test_a_stopped_sweep_can_be_resumed(tmp_path):
     (tmp_path / "sweeps").mkdir()
     shutil.copy(DATA / "status.json", tmp_path / "sweeps" / "tiny@cultural.json")
     (now,) = lines_of(python("-c", STATUS, cache=tmp_path))
-    assert now["request"] == old["asked"] | {"metrics": None} and now["cached"] == old["kept"] and now["state"] == "stopped"
+    assert (
+        now["request"] == old["asked"] | {"metrics": None, "protocol": None, "min_shared_ratio": None}
+        and now["cached"] == old["kept"]
+        and now["state"] == "stopped"
+    )
     assert all(now[name] == old[name] for name in ("name", "domain", "done", "total", "started", "updated"))
     assert now["pace"] == (old["updated"] - old["started"]) / (old["done"] - old["kept"])
     flags = ["--domain", "cultural", "--grid", "quick", "--dtype", "float32", "--out", "/data/sweeps"]

@@ -92,6 +92,7 @@ def test_a_sweep_of_the_command_line_is_seen(pair, sweep_cache, tmp_path):
 def test_a_link_holds_the_grid(text, value):
     at = app_at("sweeps", tab="Run", grid=text).run()
     assert not at.exception and not at.warning, at.warning
+    assert not at.error, [error.value for error in at.error]
     assert at.session_state["grid"] == value and any(f"--grid {value}" in code.value for code in at.code)
 
 

@@ -24,7 +24,7 @@ OFFLOADS = ("auto", "on", "off")
 SIDES = ("base", "tuned")
 # What the app's sliders and lists offer.
 COUNTS = (8, 16, 32, 64, 150)  # of prompts
-ALPHAS = ("auto", "0.3", "0.5", "0.8", "1.0", "1.2")
+ALPHAS = ("auto", "0.3", "0.5", "0.7", "0.8", "1.0", "1.2")
 RANKS = (*map(str, (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)), "full")
 
 

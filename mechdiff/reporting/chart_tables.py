@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from mechdiff.common.terms import MAP_CONTROLS
+from mechdiff.common.terms import MAP_CONTROLS, WHITENED
 from mechdiff.reporting import charts
 from mechdiff.study.stored_sweep import MODULES
 
@@ -85,7 +85,8 @@ def by_rank(lines: pd.DataFrame, complement: str, ranks: set[str]) -> pd.DataFra
     cuts = cuts.assign(shown="complement " + cuts["complement"])
     flat = lines[lines["control"].isin(RANK_ZERO)]
     if "0" not in set(cuts["rank"]):  # a sweep stores rank 0 as the control that it is
-        cuts = join(flat.assign(rank="0", shown="complement " + flat["control"].map(RANK_ZERO)), cuts)
+        zero = RANK_ZERO if complement != WHITENED else {"mean": WHITENED}
+        cuts = join(flat.assign(rank="0", shown="complement " + flat["control"].map(zero)).dropna(subset="shown"), cuts)
     flat = flat.assign(shown=flat["control"].map(charts.CONTROL_NAMES))
     uncut = cuts[(cuts["rank"] == "full") & (cuts["complement"] == complement)].assign(shown=charts.UNCUT)
     flat = join(flat, uncut).drop(columns="rank").merge(pd.DataFrame({"rank": charts.rank_order(ranks)}), how="cross")

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mechdiff.common.terms import COMPLEMENTS, DIRECTIONS, STREAMS
+from mechdiff.common.terms import COMPLEMENTS, DIRECTIONS, STREAMS, WHITENED
+from mechdiff.inputs import protocols
 from mechdiff.inputs.pair_file import Pair, read_pair, shipped_pairs
 from mechdiff.inputs.vocabularies import one_tokenizer
 from mechdiff.questions import Question, Run
@@ -14,6 +15,7 @@ STREAM_ORDER = ("resid_post", *(stream for stream in STREAMS if stream != "resid
 DEFAULTS: dict[str, Any] = {  # every linked widget's key, and its value where nothing is chosen (the layer's: the pair's)
     "pair": shipped_pairs()[0],
     "domain": OWN,
+    "protocol": OWN,
     "direction": DIRECTIONS[0],
     "prompts": 32,
     "shared": 0.0,
@@ -37,6 +39,22 @@ DEFAULTS: dict[str, Any] = {  # every linked widget's key, and its value where n
     "foil": "",
     "imported": "none",
 }
+
+
+def defaults(protocol: str) -> dict[str, Any]:
+    """DEFAULTS under a protocol, which has its own maps, cut and fairness filter."""
+    own = {question: protocols.settings(protocol, question, "", None) for question in ("patch", "transport", "rank")}
+    values = {"map": own["patch"].get("map"), "fit": own["transport"].get("map")}
+    values |= {"complement": WHITENED if own["rank"].get("cut") == WHITENED else None}
+    values |= {"shared": own["patch"].get("min_shared_ratio")}
+    return DEFAULTS | {key: value for key, value in values.items() if value is not None}
+
+
+def protocol_of(pair: Pair, chosen: str) -> str:
+    """The protocol's name. chosen: what the widget says; OWN is the pair's own."""
+    return pair.protocol if chosen == OWN else chosen
+
+
 ON_REQUEST = ("curve", "ranks", "transplants", "coverage", "behaviour", "overlap")  # what pages compute only when it is asked for
 
 
@@ -44,15 +62,17 @@ ON_REQUEST = ("curve", "ranks", "transplants", "coverage", "behaviour", "overlap
 class Selection:
     """One selection of the app's widgets.
 
-    pair to device: what all requests of a view share, named as a question names it. layer: None is the pair's default.
-    fit: the map of the pages about maps; map: that of the others. switches: the parts that are to be computed on request.
+    pair to device: what all requests of a view share, named as a question names it; min_shared_ratio None is the protocol's.
+    layer: None is the pair's default. fit: the map of the pages about maps; map: that of the others. switches: the parts that are
+    to be computed on request.
     """
 
     pair: str
     domain: str
+    protocol: str = protocols.DEFAULT
     direction: str = DEFAULTS["direction"]
     limit: int | None = DEFAULTS["prompts"]
-    min_shared_ratio: float = 0.0
+    min_shared_ratio: float | None = 0.0
     prompts: str | None = None
     train: str | None = None
     device: str = "auto"
@@ -71,14 +91,16 @@ class Selection:
     @classmethod
     def from_link(cls, values: dict[str, Any]) -> "Selection":
         """The selection of a link's values, or of a talk's step. What they do not name has its default."""
-        chosen = DEFAULTS | values
-        pair = read_pair(chosen["pair"])
+        pair = read_pair(values.get("pair", DEFAULTS["pair"]))
+        protocol = protocol_of(pair, values.get("protocol", OWN))
+        chosen = defaults(protocol) | values
         names = ("direction", "layer", "stream", "map", "fit", "alpha", "rank", "complement", "blend", "prompt")
         return cls(
             pair.name,
             pair.domain if chosen["domain"] == OWN else chosen["domain"],
+            protocol,
             limit=chosen["prompts"],
-            min_shared_ratio=chosen["shared"] if tokenizers_differ(pair) else 0.0,
+            min_shared_ratio=chosen["shared"] if tokenizers_differ(pair) else None,
             heads=tuple(chosen["heads"]),
             switches=frozenset(name for name in ON_REQUEST if chosen.get(name)),
             **{name: chosen[name] for name in names},
@@ -86,8 +108,13 @@ class Selection:
 
     def run(self, question: str, **details: Any) -> Question:
         """A question on the selection's pair and prompts."""
-        names = ("pair", "domain", "direction", "limit", "min_shared_ratio", "prompts", "train", "device")
-        return Run(question, **{name: getattr(self, name) for name in names} | details)
+        names = ("pair", "domain", "direction", "limit", "prompts", "train", "device")
+        own = {
+            "min_shared_ratio": self.min_shared_ratio,
+            "protocol": self.protocol if self.protocol != self.spec.protocol else None,
+        }
+        own = {name: value for name, value in own.items() if value is not None}
+        return Run(question, **{name: getattr(self, name) for name in names} | own | details)
 
     @cached_property
     def spec(self) -> Pair:

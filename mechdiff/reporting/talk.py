@@ -11,7 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.paths import CACHE, DATA
-from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS
+from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS, WHITENED
+from mechdiff.inputs import protocols
 from mechdiff.inputs.pair_file import Pair, read_pair, shipped_pairs
 from mechdiff.inputs.prompts import domains
 from mechdiff.reporting.selection import OWN
@@ -44,7 +45,8 @@ CHOICES = {
     "fit": MAPS,
     "alpha": ALPHAS,
     "rank": RANKS,
-    "complement": COMPLEMENTS,
+    "complement": (*COMPLEMENTS, WHITENED),
+    "protocol": (OWN, *protocols.NAMES),
 }
 PAIRS, DOMAINS = ("pair", "a_pair", "b_pair"), ("domain", "a_domain", "b_domain")
 SELECTION = (*PAIRS, *DOMAINS, *CHOICES, *WHOLE, *LISTS, *SHARES, *SWITCHES, *TEXTS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mechdiff.common.terms import DIRECTIONS, FITTED, MAP_CONTROLS
+from mechdiff.common.terms import DIRECTIONS, FITTED, MAP_CONTROLS, WHITENED
 from mechdiff.engine.intervention import Condition
 from mechdiff.questions import EffectQuestion, Question
 from mechdiff.questions.behaviour import Behaviour
@@ -33,7 +33,8 @@ def drift(selection: Selection) -> Question:
 
 
 def patch(selection: Selection) -> EffectQuestion:
-    return effects(selection, "patch", streams=(selection.stream,), map=selection.map, controls=("self",))
+    of_train = {"statistics": "train"} if selection.map in FITTED else {}  # such a map is never fitted on the prompts themselves
+    return effects(selection, "patch", streams=(selection.stream,), map=selection.map, controls=("self",), **of_train)
 
 
 def next_tokens(selection: Selection) -> NextTokens | None:
@@ -73,14 +74,22 @@ def transport_curve(selection: Selection, stored: bool) -> MappedQuestion:
 
 
 def rank(selection: Selection) -> MappedQuestion:
-    cut = {"ranks": (selection.rank,), "complement": (selection.complement,)}
-    return mapped(selection, "rank", layers=(selection.chosen_layer,), **cut)
+    return mapped(selection, "rank", layers=(selection.chosen_layer,), ranks=(selection.rank,), **cut(selection))
+
+
+def cut(selection: Selection) -> dict[str, Any]:
+    """What is cut, as a request says it: the map between whitened states, or its outputs with a complement."""
+    if selection.complement == WHITENED:
+        return {"cut": WHITENED}
+    return {"cut": "output", "complement": (selection.complement,)}
 
 
 def rank_curve(selection: Selection, stored: bool) -> MappedQuestion:
     """Every rank at the chosen layer. stored: whether a sweep already gives its controls."""
-    controls = {} if stored else {"controls": ("self", "mean", *MAP_CONTROLS)}
-    return mapped(selection, "rank", layers=(selection.chosen_layer,), **controls)
+    whole = {} if selection.complement != WHITENED else cut(selection)
+    named = tuple(name for name in MAP_CONTROLS if name != "random" or not whole)
+    controls = {} if stored else {"controls": ("self", "mean", *named)}
+    return mapped(selection, "rank", layers=(selection.chosen_layer,), **whole, **controls)
 
 
 def heads_together(selection: Selection) -> EffectQuestion:

@@ -48,12 +48,12 @@ def stored_as(run) -> dict:
     """The stored columns of the run's condition. Rank 0 with complement mean is the control `mean`."""
     if run.ranks == ("0",) and run.complement == ("mean",):
         return {"control": "mean"}
-    return {"map": run.map, "rank": run.ranks[0], "complement": run.complement[0], "alpha": run.alpha[0], "control": "none"}
+    return {"map": run.map, "rank": run.ranks[0], "complement": run.complements[0], "alpha": run.alpha[0], "control": "none"}
 
 
 def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
     """Effect, recovery and drop over rank, and rank by alpha: stored, and live as points (more on request)."""
-    (layer,), (stream,), (alpha,), (complement,) = run.layers, run.streams, run.alpha, run.complement
+    (layer,), (stream,), (alpha,), (complement,) = run.layers, run.streams, run.alpha, run.complements
     stored, lines = view_requests.stored_over_ranks(run, stored_results.lines)
     live, about = metrics.live(line), stored_results.origin(run, "rq3", stored)
     every = view_requests.rank_curve(selection, len(stored) > 0)
@@ -77,7 +77,7 @@ def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
 
 
 def effects_and_shares(run, stored: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
-    (complement,), (layer,), (rank,) = run.complement, run.layers, run.ranks
+    (complement,), (layer,), (rank,) = run.complements, run.layers, run.ranks
     about = f"layer {layer}, {run.map}, alpha {run.alpha[0]}; {about}; click a rank"
     left, right = st.columns([3, 2])
     ranks = {*(stored["rank"] if len(stored) else ()), *(live["rank"] if len(live) else ()), rank}
@@ -87,14 +87,14 @@ def effects_and_shares(run, stored: pd.DataFrame, live: pd.DataFrame, about: str
         controls.clickable(with_marks(figure, "cut", run), "pick_rank")
     mine = stored[(stored["control"] == "none") & (stored["complement"] == complement)] if len(stored) else stored
     parts, about = [], "no drop for complement own: keeping everything would count as a drop"
-    names = ("recovery", "drop") if complement == "mean" else ("recovery",)
+    names = ("recovery",) if complement == "own" else ("recovery", "drop")
     for name, factor in zip(names, (100, 1)):
         parts += [chart_tables.share(part.assign(shown=name), name, factor) for part in (mine, live) if len(part)]
-    if complement == "mean":
+    if complement != "own":
         about = "recovery: of the models' difference; drop: of the z-score effect; click a rank"
     with right:
         figure = charts.share_curve(chart_tables.join(*parts), rank, about)
-        controls.clickable(with_marks(figure, "rank", run) if complement == "mean" else figure, "pick_share")
+        controls.clickable(with_marks(figure, "rank", run) if complement != "own" else figure, "pick_share")
 
 
 def with_marks(figure, kind: str, run):
@@ -106,7 +106,7 @@ def with_marks(figure, kind: str, run):
 
 def rank_by_alpha(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
     """Rank by alpha, stored and live, and the stability of the leading directions."""
-    (layer,), (stream,), (complement,), (rank,), (alpha,) = run.layers, run.streams, run.complement, run.ranks, run.alpha
+    (layer,), (stream,), (complement,), (rank,), (alpha,) = run.layers, run.streams, run.complements, run.ranks, run.alpha
     left, right = st.columns([3, 2])
     if len(every):
         every = every[(every["map"] == run.map) & (every["complement"] == complement) & (every["control"] == "none")]

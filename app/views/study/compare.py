@@ -88,7 +88,7 @@ def choice(side: str, direction: str, column) -> StoredSweep:
             [controls.OWN, *prompts.domains()],
             key=f"{side.lower()}_domain",
             bind="query-params",
-            format_func=partial(controls.domain_label, default=own),
+            format_func=partial(controls.default_label, default=own),
             help="Any domain other than the default is a control.",
         )
         chosen = StoredSweep(pair, own if domain == controls.OWN else domain, direction)

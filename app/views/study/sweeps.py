@@ -9,6 +9,7 @@ from glossary import say
 
 from mechdiff.common.terms import DTYPES
 from mechdiff.inputs import prompts
+from mechdiff.inputs.pair_file import read_pair
 from mechdiff.inputs.prompts import BLOCK
 from mechdiff.questions import Run
 from mechdiff.reporting.selection import Selection
@@ -64,7 +65,9 @@ def section(selection: Selection, place: Path) -> None:
     grid = left.radio("Grid", list(GRIDS), captions=list(GRIDS.values()), key="grid", bind="query-params", horizontal=True)
     chosen = right.selectbox("Number format", [AUTO, *DTYPES], key="dtype", bind="query-params")
     out = None if place == artifacts.ARTIFACTS else str(place)
-    request = sweep_process.SweepRequest(selection.pair, selection.domain, grid, None if chosen == AUTO else chosen, out=out)
+    named = None if selection.protocol == selection.spec.protocol else selection.protocol
+    common = {"protocol": named, "min_shared_ratio": selection.min_shared_ratio or None, "out": out}
+    request = sweep_process.SweepRequest(selection.pair, selection.domain, grid, None if chosen == AUTO else chosen, **common)
     if session.ready(spec):
         offer(request, spec.name, selection.domain, place)
     watch()
@@ -75,7 +78,8 @@ def offer(request: sweep_process.SweepRequest, name: str, domain: str, place: Pa
     total, left = extent(request)
     known = f", {total - left:,} of them cached" if total > left else ""
     text = f"**{total:,} cells** (one prompt under one condition){known}: {takes(request, name, domain, left)}."
-    if before := artifacts.manifest_of(place / domain / "rq1" / name):
+    stored = artifacts.stored_name(name, request.protocol or read_pair(request.pair).protocol)
+    if before := artifacts.manifest_of(place / domain / "rq1" / stored):
         text += (
             f" The stored sweep, {before['grid']} grid on {before['prompts']} prompts, took "
             f"{timings.in_words(before['seconds'])} on {before['device_name']}; **the new tables will replace it**."

@@ -62,11 +62,6 @@ class Question:
     swept: ClassVar[dict[str, Any] | None] = None
 
     pair: str = flag("demo-cognitive", "a shipped pair's name, or a pair file")
-    protocol: str | None = flag(
-        None,
-        "whose definitions hold for all that is not given: mechdiff's own, or the original study's; default: the pair's own",
-        choices=protocols.NAMES,
-    )
     domain: str | None = flag(None, "a domain of curated prompts; default: the pair's own")
     prompts: str | None = flag(None, "JSONL file to evaluate on, in place of the domain's val split")
     train: str | None = flag(None, "JSONL file to fit maps on, in place of the domain's train split")
@@ -85,6 +80,12 @@ class Question:
         must="a number from 0 (every prompt) to 1 (all tokens shared)",
         example="0.9",
     )
+    seed: Annotated[int, Meta(ge=0)] = flag(0, "seed of everything random", must="a whole number from 0", example="0")
+    device: str = flag("auto", "where to compute", choices=DEVICES)
+    offload: str = flag(
+        "auto", "one model on the GPU at a time: on, off, or auto, if the two do not fit together", choices=OFFLOADS, bare="on"
+    )
+    dtype: str | None = flag(None, "number format; default: float32 on a CPU, bfloat16 on a GPU", choices=DTYPES)
     chat_template: str | None = flag(
         None,
         "whose chat template prompts are put into: auto (the tuned model's, for both), base (the base's, for both), each (each "
@@ -93,12 +94,11 @@ class Question:
     )
     system: str = flag("", "a system prompt that comes before every prompt")
     suffix: str = flag("", "a text that is added to the end of every prompt")
-    seed: Annotated[int, Meta(ge=0)] = flag(0, "seed of everything random", must="a whole number from 0", example="0")
-    device: str = flag("auto", "where to compute", choices=DEVICES)
-    offload: str = flag(
-        "auto", "one model on the GPU at a time: on, off, or auto, if the two do not fit together", choices=OFFLOADS, bare="on"
+    protocol: str | None = flag(
+        None,
+        "whose definitions hold for all that is not given: mechdiff's own, or the original study's; default: the pair's own",
+        choices=protocols.NAMES,
     )
-    dtype: str | None = flag(None, "number format; default: float32 on a CPU, bfloat16 on a GPU", choices=DTYPES)
 
     def __init_subclass__(cls, listed: bool = True, **kwargs):
         """listed: whether it is a question by its name, everywhere that questions are named."""
@@ -116,10 +116,10 @@ class Question:
         return request
 
     def __post_init__(self):
-        settings = self.protocol_settings()
+        settings = self.defaults
         for spec in fields(self):
             value = getattr(self, spec.name)
-            if spec.name in settings and spec.name not in self._given:
+            if spec.name not in self._given:
                 value = settings[spec.name]
             if spec.name == "layers" and (value := as_tuple(value)) == (ALL,):
                 value = self.all_layers()
@@ -157,8 +157,9 @@ class Question:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Every field's value where the request names none: the protocol's, else the question's own."""
-        return {spec.name: spec.default for spec in fields(self)} | self.protocol_settings()
+        """Every field's value where a request names none: the protocol's, else the question's own. Returns them by name."""
+        own = {spec.name: spec.default for spec in fields(self)}
+        return own if self.chosen_protocol == protocols.DEFAULT else own | self.protocol_settings()
 
     @property
     def protocol_label(self) -> str:

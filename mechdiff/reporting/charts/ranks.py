@@ -27,7 +27,7 @@ from mechdiff.reporting.charts.base import (
 from mechdiff.reporting.charts.layers import MUTED
 
 UNCUT = "uncut map"
-OTHERS = {"mean": "own", "own": "mean"}
+OTHERS = {"mean": ("own",), "own": ("mean",)}  # the complements that are drawn beside a chosen one
 
 
 def rank_order(ranks) -> list[str]:
@@ -45,16 +45,13 @@ def chosen_rank(table: pd.DataFrame, rank: str) -> alt.Chart:
 
 
 def rank_curve(table: pd.DataFrame, complement: str, rank: str, subtitle: str = "") -> alt.LayerChart:
-    """Effect over rank: the chosen complement with its band, the other one lighter, controls muted, live points on top.
+    """Effect over rank: the chosen complement with its band, another one lighter, controls muted, live points on top.
 
     table: columns rank (text), shown (complement mean, complement own, UNCUT or a control's name), mean, low, high (nats), and
     perhaps live (bool). rank: the chosen one, among them.
     """
-    looks = {
-        f"complement {complement}": (BLUE, SOLID, True),
-        f"complement {OTHERS[complement]}": (LIGHT, DASHED, False),
-        UNCUT: (GREEN, [12, 3], False),
-    }
+    looks = {f"complement {complement}": (BLUE, SOLID, True), UNCUT: (GREEN, [12, 3], False)}
+    looks |= {f"complement {other}": (LIGHT, DASHED, False) for other in OTHERS.get(complement, ())}
     scale, note = room(table)
     layers = curves(table, rank_axis(table), looks | MUTED, KL, now=rank, **scale)
     about = [subtitle, note] if note else subtitle
