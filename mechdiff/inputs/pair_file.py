@@ -104,7 +104,7 @@ class Source:
     def check(self) -> None:
         """Raises UserError, with what to type, if its weights or its adapter are missing or incomplete."""
         if self.content is None:
-            weight_files.weight_files(self.local())
+            weight_files.weight_files(self.local(), hub_command(self.hub, self.revision) if self.hub else "")
         self.adapter_folder()
 
     def fingerprint(self) -> str:
@@ -126,7 +126,7 @@ KEYS = [key for key in Source.__dataclass_fields__ if key != "content"]  # of a 
 
 @dataclass(frozen=True)
 class Pair:
-    """A base model, a tuned model, and how to read them."""
+    """A base model, a tuned model, and how to read them. recipe: of the prompts that a whole study takes, if not its domain."""
 
     name: str
     domain: str
@@ -137,6 +137,7 @@ class Pair:
     trust_remote_code: bool = False
     device_map: str | tuple[tuple[str, str | int], ...] | None = None
     quantization: str | None = None
+    recipe: str | None = None
     path: str | None = None
 
     @property
@@ -194,12 +195,17 @@ def snapshot(hub_id: str, revision: str | None, file: str) -> Path:
             f"{hub_id} is neither a folder on this machine nor a hub id such as org/model.\nTry:  ls {hub_id}"
         ) from None
     if not isinstance(path, str):
-        at = f" --revision {revision}" if revision else ""
+        at = f" at revision {revision}" if revision else ""
         raise UserError(
-            f"{hub_id} is not on this machine{at and f' at revision {revision}'}, or has no {file}. For a gated model, first "
-            f"accept its terms on the hub and run  hf auth login.\nTry:  hf download {hub_id}{at}"
+            f"{hub_id} is not on this machine{at}, or has no {file}. For a gated model, first accept its terms on the hub and "
+            f"run  hf auth login. `python -m mechdiff study` downloads a whole pair.\nTry:  {hub_command(hub_id, revision)}"
         )
     return Path(path).parent
+
+
+def hub_command(hub_id: str, revision: str | None) -> str:
+    """What downloads a repository."""
+    return f"hf download {hub_id}" + (f" --revision {revision}" if revision else "")
 
 
 @lru_cache(maxsize=4096)
@@ -265,8 +271,8 @@ def read_file(path: Path) -> Pair:
 
 def parse_pair(table: dict, path: Path) -> Pair:
     for key in table:
-        if key not in ("name", "domain", "base", "tuned", "options"):
-            raise one_of(f"{path}: key", key, ["name", "domain", "[base]", "[tuned]", "[options]"])
+        if key not in ("name", "domain", "recipe", "base", "tuned", "options"):
+            raise one_of(f"{path}: key", key, ["name", "domain", "recipe", "[base]", "[tuned]", "[options]"])
     for key in ("base", "tuned", "options"):
         if not isinstance(table.get(key, {}), dict):
             raise UserError(f"{path}: {key} is not a table. Write  [{key}]  on a line of its own, and its values below.")
@@ -278,9 +284,8 @@ def parse_pair(table: dict, path: Path) -> Pair:
         raise UserError(f"{path}: [base] needs exactly one of hub, folder, gguf.")
     if not (tuned.hub or tuned.folder or tuned.gguf):
         tuned = replace(base, adapter=tuned.adapter, adapter_revision=tuned.adapter_revision or tuned.revision)
-    return Pair(
-        table.get("name", path.stem), table.get("domain", ""), base, tuned, **parse_options(table.get("options", {}), path)
-    )
+    names = {"name": table.get("name", path.stem), "domain": table.get("domain", ""), "recipe": table.get("recipe")}
+    return Pair(base=base, tuned=tuned, **names, **parse_options(table.get("options", {}), path))
 
 
 def parse_options(options: dict, path: Path) -> dict:
