@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from mechdiff.cli.base import follow
 from mechdiff.common.errors import one_of
 from mechdiff.common.paths import ARTIFACTS
 from mechdiff.common.terms import DEVICES, DTYPES
 from mechdiff.questions.shared.metrics import METRICS, metric_named
+from mechdiff.study import sweep_process
+from mechdiff.study.sweep_process import SweepRequest
 
 
 def add(commands) -> None:
@@ -19,6 +22,12 @@ def add(commands) -> None:
         default="quick",
         help="quick (50 prompts, few ranks, single heads), full (everything) or behaviour (what both models say; default: quick)",
     )
+    add_settings(sweep)
+    sweep.set_defaults(act=act)
+
+
+def add_settings(sweep) -> None:
+    """The flags that every command has that computes a sweep."""
     sweep.add_argument("--out", type=Path, help=f"a folder instead of {ARTIFACTS}".replace("%", "%%"))
     sweep.add_argument("--seed", type=int, default=0)
     sweep.add_argument("--device", default="auto", help=", ".join(DEVICES))
@@ -27,23 +36,34 @@ def add(commands) -> None:
         "--offload", nargs="?", const="on", default="auto", help="one model on the GPU at a time: on, off, or auto"
     )
     sweep.add_argument("--metrics", help=f"what is measured of every effect in addition to its KL: {','.join(METRICS)}")
-    sweep.set_defaults(act=act)
 
 
 def act(args) -> None:
-    from mechdiff.study import sweep_process, sweeps
+    compute(*read(args))
+
+
+def read(args) -> tuple[SweepRequest, dict[str, Any]]:
+    """The request of a command line, and its settings as `sweeps.sweep` takes them."""
+    from mechdiff.study import sweeps
 
     if args.grid not in sweeps.GRIDS:
         raise one_of("Grid", args.grid, sweeps.GRIDS)
     settings = {"device": args.device, "dtype": args.dtype, "seed": args.seed, "offload": args.offload}
     named: dict = {"out": args.out and str(args.out), "metrics": args.metrics}
-    request = sweep_process.SweepRequest(args.pair, args.domain, args.grid, **named, **settings)
+    request = SweepRequest(args.pair, args.domain, args.grid, **named, **settings)
     settings |= {"metrics": tuple(metric_named(name.strip()).name for name in filter(None, (args.metrics or "").split(",")))}
+    return request, settings
+
+
+def compute(request: SweepRequest, settings: dict[str, Any]) -> None:
+    """Compute and store a sweep, under progress bars."""
+    from mechdiff.study import sweeps
+
+    out = Path(request.out) if request.out else None
     sweep_process.check_place(request)
     with sweep_process.Record(request) as record:
-        parts = sweeps.extent(args.pair, args.domain, args.grid, **settings)
-        record.begin(parts)
-        for task, label in sweeps.sweep(args.pair, args.domain, args.grid, args.out, sys.argv[1:], **settings):
+        record.begin(sweeps.extent(request.pair, request.domain, request.grid, **settings))
+        for task, label in sweeps.sweep(request.pair, request.domain, request.grid, out, sys.argv[1:], **settings):
             record.part(label, task)
             follow(task, label, record.tell)
             record.tell(sweep_process.WRITING)
