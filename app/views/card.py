@@ -5,12 +5,13 @@ import session
 import streamlit as st
 
 from mechdiff.common.errors import UserError
+from mechdiff.common.sizes import in_bytes
 from mechdiff.inputs.pair_file import Pair
 from mechdiff.questions import Run
 from mechdiff.questions.diagnostics.parity_check import Parity
 from mechdiff.reporting.selection import Selection
 from mechdiff.study import cost_estimate
-from mechdiff.study.cost_estimate import Card, in_bytes
+from mechdiff.study.cost_estimate import Card
 from mechdiff.study.timings import in_words
 from views import metrics
 

@@ -1,10 +1,26 @@
 """The command line: one module per command. Each adds its flags to the parser, with the function that runs it."""
 
-from mechdiff.cli import app, bench, check, compare, curate, importing, pairs, planted, replay, report, run, shots, sweep, talk
+from mechdiff.cli import (
+    app,
+    bench,
+    check,
+    compare,
+    curate,
+    importing,
+    pairs,
+    planted,
+    replay,
+    report,
+    run,
+    shots,
+    study,
+    sweep,
+    talk,
+)
 from mechdiff.cli.base import Parser
 
 # in the order of the help
-MODULES = (pairs, app, check, run, sweep, compare, report, importing, curate, replay, talk, planted, bench, shots)
+MODULES = (pairs, app, study, check, run, sweep, compare, report, importing, curate, replay, talk, planted, bench, shots)
 
 
 def build_parser() -> Parser:

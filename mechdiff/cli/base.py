@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mechdiff.common.errors import UserError
+from mechdiff.common.sizes import in_bytes
 
 SUFFIXES = (".csv", ".parquet")
 LOG_EVERY = 10.0  # seconds between progress lines where there is no terminal
@@ -21,10 +22,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}.\nTry:  python -m mechdiff --help".replace("..", "."))
 
 
-def follow(task, label: str, after_step: Callable[[], None] = lambda: None) -> None:
-    """Run a task to its end under a progress bar (without a terminal: a line every LOG_EVERY seconds); print its notices."""
+def follow(task, label: str, after_step: Callable[[], None] = lambda: None, unit: str = "cell") -> None:
+    """Run a task to its end under a progress bar (without a terminal: a line every LOG_EVERY seconds); print its notices.
+
+    unit: of its total: cell, or B for bytes.
+    """
     start, before, logged = time.monotonic(), task.done, time.monotonic()
-    with tqdm(total=task.total, initial=before, desc=label, unit="cell", disable=None) as bar:
+    amount = in_bytes if unit == "B" else f"{{}} {unit}s".format
+    with tqdm(total=task.total, initial=before, desc=label, unit=unit, unit_scale=unit == "B", disable=None) as bar:
         for _ in task.steps():
             after_step()
             bar.total = task.total
@@ -32,9 +37,10 @@ def follow(task, label: str, after_step: Callable[[], None] = lambda: None) -> N
             bar.update(task.done - bar.n)
             if bar.disable and time.monotonic() - logged > LOG_EVERY:
                 logged = time.monotonic()
-                print(f"{label}: {task.done} of {task.total} cells, {task.stage}, {logged - start:.0f} s", file=sys.stderr)
+                done = f"{amount(task.done)} of {amount(task.total)}"
+                print(f"{label}: {done}, {task.stage}, {logged - start:.0f} s", file=sys.stderr)
     if bar.disable:
-        print(f"{label}: {task.done - before} cells in {time.monotonic() - start:.1f} s", file=sys.stderr)
+        print(f"{label}: {amount(task.done - before)} in {time.monotonic() - start:.1f} s", file=sys.stderr)
     for notice in task.notices:
         print(notice, file=sys.stderr)
 

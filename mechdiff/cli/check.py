@@ -2,6 +2,7 @@
 
 import sys
 
+from mechdiff.common.sizes import in_bytes
 from mechdiff.common.terms import DEVICES, DTYPES
 from mechdiff.questions.diagnostics.parity_check import Parity
 
@@ -31,15 +32,13 @@ def act(args) -> int:
         print("\n" + "\n".join(dict.fromkeys(card.faults)), file=sys.stderr)
         return 2
     if not args.no_run and card.questions["patch"] is None:
-        print_parity(args)
+        print_parity(args.pair, args.domain, args.device, args.dtype)
         card = cost_estimate.preflight_card(pair, *settings)  # the check has measured the speed
     print(f"\nA quick sweep: {duration(card)}." if card.cells else "")
     return 0
 
 
 def print_card(card) -> None:
-    from mechdiff.study.cost_estimate import in_bytes
-
     print(f"{card.pair.name}, {card.dtype} on {card.device}")
     for name, sides in card.lines.items():
         base, tuned = (text[:MAX_WIDTH] for text in sides)
@@ -57,11 +56,12 @@ def print_card(card) -> None:
         print(f"Note: {note}")
 
 
-def print_parity(args) -> None:
+def print_parity(pair: str, domain: str | None, device: str, dtype: str | None, offload: str = "auto") -> None:
+    """Compare rows with plain hooks, and say how far they differ."""
     from mechdiff import questions
     from mechdiff.cli.base import follow
 
-    run = questions.Run("patch", pair=args.pair, domain=args.domain, device=args.device, dtype=args.dtype)
+    run = questions.Run("patch", pair=pair, domain=domain, device=device, dtype=dtype, offload=offload)
     task = questions.task(Parity(run))
     follow(task, "rows against plain hooks")
     print("\nRows against plain hooks, four cells (log-probability):")

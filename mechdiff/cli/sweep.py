@@ -3,6 +3,7 @@
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from mechdiff.cli.base import follow
 from mechdiff.common.errors import one_of
@@ -10,6 +11,8 @@ from mechdiff.common.paths import ARTIFACTS
 from mechdiff.common.terms import DEVICES, DTYPES
 from mechdiff.inputs import protocols
 from mechdiff.questions.shared.metrics import METRICS, metric_named
+from mechdiff.study import sweep_process
+from mechdiff.study.sweep_process import SweepRequest
 
 
 def add(commands) -> None:
@@ -21,6 +24,12 @@ def add(commands) -> None:
         default="quick",
         help="quick (50 prompts, few ranks, single heads), full (everything) or behaviour (what both models say; default: quick)",
     )
+    add_settings(sweep)
+    sweep.set_defaults(act=act)
+
+
+def add_settings(sweep) -> None:
+    """The flags that every command has that computes a sweep."""
     sweep.add_argument("--out", type=Path, help=f"a folder instead of {ARTIFACTS}".replace("%", "%%"))
     sweep.add_argument("--seed", type=int, default=0)
     sweep.add_argument("--device", default="auto", help=", ".join(DEVICES))
@@ -31,23 +40,33 @@ def add(commands) -> None:
     sweep.add_argument("--protocol", help=f"whose definitions: {', '.join(protocols.NAMES)} (default: the pair's own)")
     sweep.add_argument("--min-shared-ratio", type=float, help="as for run: only prompts with shared tokens")
     sweep.add_argument("--metrics", help=f"what is measured of every effect in addition to its KL: {','.join(METRICS)}")
-    sweep.set_defaults(act=act)
 
 
 def act(args) -> None:
-    from mechdiff.study import sweep_process, sweeps
+    compute(*read(args))
+
+
+def read(args) -> tuple[SweepRequest, dict[str, Any]]:
+    """The request of a command line, and its settings as `sweeps.sweep` takes them."""
+    from mechdiff.study import sweeps
 
     if args.grid not in sweeps.GRIDS:
         raise one_of("Grid", args.grid, sweeps.GRIDS)
-    flags = {spec.name: getattr(args, spec.name) for spec in fields(sweep_process.SweepRequest)}
-    request = sweep_process.SweepRequest(**flags | {"out": args.out and str(args.out)})
+    flags = {spec.name: getattr(args, spec.name) for spec in fields(SweepRequest)}
+    request = SweepRequest(**flags | {"out": args.out and str(args.out)})
     metrics = tuple(metric_named(name.strip()).name for name in filter(None, (args.metrics or "").split(",")))
-    settings = request.settings | {"metrics": metrics}
+    return request, request.settings | {"metrics": metrics}
+
+
+def compute(request: SweepRequest, settings: dict[str, Any]) -> None:
+    """Compute and store a sweep, under progress bars."""
+    from mechdiff.study import sweeps
+
+    out = Path(request.out) if request.out else None
     sweep_process.check_place(request)
     with sweep_process.Record(request) as record:
-        parts = sweeps.extent(args.pair, args.domain, args.grid, **settings)
-        record.begin(parts)
-        for task, label in sweeps.sweep(args.pair, args.domain, args.grid, args.out, sys.argv[1:], **settings):
+        record.begin(sweeps.extent(request.pair, request.domain, request.grid, **settings))
+        for task, label in sweeps.sweep(request.pair, request.domain, request.grid, out, sys.argv[1:], **settings):
             record.part(label, task)
             follow(task, label, record.tell)
             record.tell(sweep_process.WRITING)

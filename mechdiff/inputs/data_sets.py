@@ -13,8 +13,7 @@ HUB_TIMEOUT = 10.0  # seconds
 
 def stream_rows(spec: Spec) -> Iterator[Record]:
     """The rows of a data set, one after the other. Raises UserError if it does not exist or cannot be read."""
-    if importlib.util.find_spec("datasets") is None:
-        raise UserError("Prompts are read with the package datasets, which is not installed.\nTry:  pip install datasets")
+    check_installed()
     import datasets
     from httpx2 import HTTPError  # the hub's client lets its errors through
     from pyarrow import ArrowException
@@ -30,6 +29,12 @@ def stream_rows(spec: Spec) -> Iterator[Record]:
         raise UserError(unreachable(spec, error)) from None
     except (ValueError, ArrowException) as error:
         raise UserError(f"{spec.source} cannot be read: {first_line(error)}") from None
+
+
+def check_installed() -> None:
+    """Raises UserError without the package that reads data sets."""
+    if importlib.util.find_spec("datasets") is None:
+        raise UserError("Prompts are read with the package datasets, which is not installed.\nTry:  pip install datasets")
 
 
 def open_rows(spec: Spec) -> Iterable[Record]:

@@ -106,7 +106,7 @@ class Source:
     def check(self) -> None:
         """Raises UserError, with what to type, if its weights or its adapter are missing or incomplete."""
         if self.content is None:
-            weight_files.weight_files(self.local())
+            weight_files.weight_files(self.local(), hub_command(self.hub, self.revision) if self.hub else "")
         self.adapter_folder()
 
     def fingerprint(self) -> str:
@@ -131,7 +131,7 @@ class Pair:
     """A base model, a tuned model, and how to read them.
 
     system: a system prompt before every prompt. protocol: whose definitions hold where a request names none. sizes: layers, width
-    and heads, for a pair whose models are not on this machine.
+    and heads, for a pair whose models are not on this machine. recipe: of the prompts that a whole study takes, if not its domain.
     """
 
     name: str
@@ -146,6 +146,7 @@ class Pair:
     device_map: str | tuple[tuple[str, str | int], ...] | None = None
     quantization: str | None = None
     sizes: tuple[int, int, int] | None = None
+    recipe: str | None = None
     path: str | None = None
 
     @property
@@ -230,12 +231,17 @@ def snapshot(hub_id: str, revision: str | None, file: str) -> Path:
             f"{hub_id} is neither a folder on this machine nor a hub id such as org/model.\nTry:  ls {hub_id}"
         ) from None
     if not isinstance(path, str):
-        at = f" --revision {revision}" if revision else ""
+        at = f" at revision {revision}" if revision else ""
         raise UserError(
-            f"{hub_id} is not on this machine{at and f' at revision {revision}'}, or has no {file}. For a gated model, first "
-            f"accept its terms on the hub and run  hf auth login.\nTry:  hf download {hub_id}{at}"
+            f"{hub_id} is not on this machine{at}, or has no {file}. For a gated model, first accept its terms on the hub and "
+            f"run  hf auth login. `python -m mechdiff study` downloads a whole pair.\nTry:  {hub_command(hub_id, revision)}"
         )
     return Path(path).parent
+
+
+def hub_command(hub_id: str, revision: str | None) -> str:
+    """What downloads a repository."""
+    return f"hf download {hub_id}" + (f" --revision {revision}" if revision else "")
 
 
 @lru_cache(maxsize=4096)
@@ -301,8 +307,8 @@ def read_file(path: Path) -> Pair:
 
 def parse_pair(table: dict, path: Path) -> Pair:
     for key in table:
-        if key not in ("name", "domain", "base", "tuned", "options", "shape"):
-            raise one_of(f"{path}: key", key, ["name", "domain", "[base]", "[tuned]", "[options]", "[shape]"])
+        if key not in ("name", "domain", "recipe", "base", "tuned", "options", "shape"):
+            raise one_of(f"{path}: key", key, ["name", "domain", "recipe", "[base]", "[tuned]", "[options]", "[shape]"])
     for key in ("base", "tuned", "options", "shape"):
         if not isinstance(table.get(key, {}), dict):
             raise UserError(f"{path}: {key} is not a table. Write  [{key}]  on a line of its own, and its values below.")
@@ -315,8 +321,9 @@ def parse_pair(table: dict, path: Path) -> Pair:
     if not (tuned.hub or tuned.folder or tuned.gguf):
         tuned = replace(base, adapter=tuned.adapter, adapter_revision=tuned.adapter_revision or tuned.revision)
     options = parse_options(table.get("options", {}), path)
-    sizes = parse_sizes(table["shape"], path) if "shape" in table else None
-    return Pair(table.get("name", path.stem), table.get("domain", ""), base, tuned, **options, sizes=sizes)
+    options["sizes"] = parse_sizes(table["shape"], path) if "shape" in table else None
+    names = {"name": table.get("name", path.stem), "domain": table.get("domain", ""), "recipe": table.get("recipe")}
+    return Pair(base=base, tuned=tuned, **names, **options)
 
 
 def parse_sizes(table: dict, path: Path) -> tuple[int, int, int]:

@@ -31,8 +31,11 @@ class Stored:
         return prod(self.shape)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, all shards. Raises UserError, with what to type, if any is missing."""
+def weight_files(folder: Path, remedy: str = "") -> list[Path]:
+    """The safetensors files of a model, all shards. Raises UserError, with what to type, if any is missing.
+
+    remedy: what to type for files that are missing; default: to look at the folder.
+    """
     index = folder / INDEX
     if index.exists():
         files = [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
@@ -48,7 +51,7 @@ def weight_files(folder: Path) -> list[Path]:
         )
     raise UserError(
         f"{folder} is incomplete: {absent[0]} is missing{f', and {len(absent) - 1} more files' if len(absent) > 1 else ''}.\n"
-        f"Try:  ls {folder}  and download or copy it again"
+        f"Try:  {remedy or f'ls {folder}  and download or copy it again'}"
     )
 
 

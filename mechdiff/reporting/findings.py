@@ -3,7 +3,7 @@
 Every number has its 95 % interval over prompts, and its controls next to it. Needs no torch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -238,7 +238,7 @@ def random_sets(sweep: StoredSweep, layer: int) -> str | None:
 def on_other_domains(sweep: StoredSweep, domains: list[str]) -> pd.DataFrame:
     """The same pair on other domains' prompts, as a control: where it drifts and where patching has an effect, and how much."""
     rows = []
-    for other in [sweep, *(StoredSweep(sweep.pair, domain, sweep.direction) for domain in domains)]:
+    for other in [sweep, *(replace(sweep, domain=domain) for domain in domains)]:
         drift, effect = other.drift(), other.effect()
         if drift is None or effect is None:
             continue

@@ -62,7 +62,7 @@ class Part:
 
 def build(sweep: StoredSweep) -> str:
     """The report as HTML. Raises UserError, with the command that stores it, if there is no sweep."""
-    everything = artifacts.sweep_folders(*artifacts.places())
+    everything = artifacts.sweep_folders(*(sweep.roots or artifacts.places()))
     folders = [folder for folder in everything if (folder.pair, folder.domain) == (sweep.pair, sweep.domain)]
     if not folders:
         raise UserError(f"No sweep of {sweep.label} is stored.\nTry:  {sweep.command}")
@@ -232,7 +232,10 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(text: str, path: Path) -> None:
+    """Write a report in one step, so that a file of this name is a whole one. Raises UserError if it cannot be written."""
+    partial = path.with_name(f"{path.name}.partial")
     try:
-        path.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.\nTry:  --out another/place.html") from None

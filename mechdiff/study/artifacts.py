@@ -1,7 +1,7 @@
 """Files of stored sweeps: tidy tables, and a manifest that says where every number comes from. Reading needs no torch."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,15 +28,15 @@ def stored_name(pair: str, protocol: str) -> str:
     return pair if protocol == protocols.DEFAULT else f"{pair}@{protocol}"
 
 
-def folder_of(domain: str, folder: str, pair: str) -> Path:
-    """A folder of a sweep, in the first place that has it."""
-    folders = [place / domain / folder / pair for place in places()]
+def folder_of(domain: str, folder: str, pair: str, roots: Sequence[Path] = ()) -> Path:
+    """A folder of a sweep, in the first place that has it. roots: the places, if others."""
+    folders = [place / domain / folder / pair for place in roots or places()]
     return next((path for path in folders if path.is_dir()), folders[0])
 
 
-def matching(pattern: str) -> list[Path]:
-    """The folders DOMAIN/FOLDER/PAIR that match a pattern, each in the first place that has it."""
-    folders = {path.relative_to(place): path for place in reversed(places()) for path in place.glob(pattern)}
+def matching(pattern: str, roots: Sequence[Path] = ()) -> list[Path]:
+    """The folders DOMAIN/FOLDER/PAIR that match a pattern, each in the first place that has it. roots: the places, if others."""
+    folders = {path.relative_to(place): path for place in reversed(roots or places()) for path in place.glob(pattern)}
     return list(folders.values())
 
 
@@ -68,9 +68,14 @@ def write(table: pd.DataFrame, path: Path) -> None:
     )
 
 
-def read(domain: str, folder: str, pair: str, table: str, where: dict | None = None) -> tuple[pd.DataFrame | None, dict | None]:
-    """A stored table and its manifest; None for each that does not exist. where: column -> value, to select lines."""
-    place = folder_of(domain, folder, pair)
+def read(
+    domain: str, folder: str, pair: str, table: str, where: dict | None = None, roots: Sequence[Path] = ()
+) -> tuple[pd.DataFrame | None, dict | None]:
+    """A stored table and its manifest; None for each that does not exist.
+
+    where: column -> value, to select lines. roots: the places to look in, if others.
+    """
+    place = folder_of(domain, folder, pair, roots)
     path, manifest = place / f"{table}.parquet", place / "manifest.json"
     filters = [(column, "==", value) for column, value in where.items()] if where else None
     lines = pd.read_parquet(path, filters=filters) if path.exists() else None

@@ -9,6 +9,7 @@ import psutil
 
 from mechdiff import questions
 from mechdiff.common.errors import UserError
+from mechdiff.common.sizes import in_bytes
 from mechdiff.common.terms import SIDES, STREAMS
 from mechdiff.inputs import weight_files
 from mechdiff.inputs.model_config import Shape
@@ -61,8 +62,13 @@ class Card:
         return sum(self.memory.values())
 
 
-def preflight_card(pair: Pair, domain: str | None = None, device: str = "auto", dtype: str | None = None) -> Card:
-    """A pair's card on a domain's prompts. If weights are missing or incomplete, the card says so."""
+def preflight_card(
+    pair: Pair, domain: str | None = None, device: str = "auto", dtype: str | None = None, timed: bool = True
+) -> Card:
+    """A pair's card on a domain's prompts. If weights are missing or incomplete, the card says so.
+
+    timed: whether it says how long a quick sweep takes.
+    """
     request = sweep_process.SweepRequest(pair.argument, domain or pair.domain, GRID, dtype, device)
     device = resolve_device(device)
     card = Card(pair, device, resolve_dtype(dtype, pair, device), free=free_bytes(device))
@@ -80,7 +86,7 @@ def preflight_card(pair: Pair, domain: str | None = None, device: str = "auto", 
         about_tokens(card, tokenizers, shapes)
         about_memory(card, shapes, tokenizers, prompts or [])
     about_questions(card, tokenizers)
-    if not card.faults and card.questions["patch"] is None:
+    if timed and not card.faults and card.questions["patch"] is None:
         about_time(card, request)
     return card
 
@@ -222,25 +228,26 @@ def about_questions(card: Card, tokenizers: Tokenizers | None) -> None:
 
 
 def about_time(card: Card, request: sweep_process.SweepRequest) -> None:
-    """How long a quick sweep would take: at the last sweep's pace, else from what the check of rows against hooks measured."""
-    settings = {"device": request.device, "dtype": request.dtype}
-    total, done = map(sum, zip(*sweeps.extent(request.pair, request.domain, GRID, seed=request.seed, **settings).values()))
+    """How many cells a sweep has, and how long they take."""
+    settings = {"device": request.device, "dtype": request.dtype, "seed": request.seed}
+    parts = sweeps.extent(request.pair, request.domain, request.grid, **settings)
+    total, done = map(sum, zip(*parts.values()))
     card.cells = total, total - done
-    if (pace := sweep_process.pace(request, card.pair.name)) is not None:
-        card.seconds, card.basis = pace * (total - done), "at the last sweep's pace"
-        return
-    run = Run("patch", pair=request.pair, domain=request.domain, **settings)
+    card.seconds, card.basis = duration(request, card.pair, total - done)
+
+
+def duration(request: sweep_process.SweepRequest, pair: Pair, cells: int) -> tuple[float | None, str]:
+    """How many seconds so many cells of a sweep take, and the basis of the estimate; None if there is none.
+
+    At the last sweep's pace, else from what the check of rows against hooks measured.
+    """
+    if (pace := sweep_process.pace(request, pair.name)) is not None:
+        return pace * cells, "at the last sweep's pace"
+    run = Run("patch", pair=request.pair, domain=request.domain, device=request.device, dtype=request.dtype)
     measured = questions.task(Parity(run)).table()
-    if len(measured):
-        read = len(run.train_prompts) + 2 * len(
-            read_domain(request.domain or card.pair.domain, "val")[: sweeps.GRIDS[GRID].limit]
-        )
-        seconds = measured[["seconds a prompt", "seconds a cell"]].mean()
-        card.seconds = read * seconds["seconds a prompt"] + (total - done) * seconds["seconds a cell"]
-        card.basis = "extrapolated from the check's few prompts"
-
-
-def in_bytes(size: float) -> str:
-    return next(
-        (f"{size / unit:.1f} {name}" for unit, name in ((1e9, "GB"), (1e6, "MB")) if size >= unit), f"{size / 1e3:.1f} kB"
-    )
+    if not len(measured):
+        return None, ""
+    prompts = read_domain(request.domain or pair.domain, "val")[: sweeps.GRIDS[request.grid].limit]
+    seconds = measured[["seconds a prompt", "seconds a cell"]].mean()
+    read = len(run.train_prompts) + 2 * len(prompts)
+    return read * seconds["seconds a prompt"] + cells * seconds["seconds a cell"], "extrapolated from the check's few prompts"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,15 @@ ALPHA = "auto"
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """A pair on a domain, in one direction. Reading a table that is not stored gives None."""
+    """A pair on a domain, in one direction. Reading a table that is not stored gives None.
+
+    roots: the folders that it is looked for in; none: where sweeps are stored.
+    """
 
     pair: str
     domain: str
     direction: str
+    roots: tuple[Path, ...] = ()
 
     @property
     def label(self) -> str:
@@ -38,11 +43,11 @@ class StoredSweep:
     def read(self, folder: str, name: str, **where) -> pd.DataFrame | None:
         if name != "drift":
             where = {"direction": self.direction} | where
-        table = artifacts.read(self.domain, folder, self.pair, name, where)[0]
+        table = artifacts.read(self.domain, folder, self.pair, name, where, self.roots)[0]
         return None if table is None or table.empty else table
 
     def manifest(self, folder: str) -> dict | None:
-        return artifacts.read(self.domain, folder, self.pair, "manifest")[1]
+        return artifacts.read(self.domain, folder, self.pair, "manifest", roots=self.roots)[1]
 
     def templates(self, folder: str, prompts: Sequence[int]) -> list[str]:
         """The template of each prompt; without a manifest, a template of its own for each."""
@@ -59,7 +64,7 @@ class StoredSweep:
 
     def stamp(self) -> float:
         """When its stored tables last changed (s, epoch); 0 if there are none."""
-        folders = artifacts.matching(f"{self.domain}/rq*/{self.pair}")
+        folders = artifacts.matching(f"{self.domain}/rq*/{self.pair}", self.roots)
         return max((path.stat().st_mtime for folder in folders for path in folder.glob("*")), default=0.0)
 
     def affected(self) -> int | None:
