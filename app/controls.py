@@ -99,9 +99,13 @@ def link(page: str, values: dict) -> str:
 def others(selection: Selection) -> None:
     """End a page: draw the linked widgets that it does not use, hidden."""
     used = [f".st-key-places > div:has(.st-key-place-{key})" for key in PLACES if key in drawn()]
-    present = selection.spec.missing() is None
+    lacking = set()  # widgets whose range the machine does not know
+    if selection.spec.depth is None:
+        lacking |= {"layer", "heads"}
+    if selection.domain not in prompts.domains():
+        lacking |= {"prompt"}
     for key, draw in WIDGETS.items():
-        if key not in drawn() and (present or key not in ("layer", "heads")):
+        if key not in drawn() | lacking:
             draw(selection)
     if used:
         st.html(f"<style>.st-key-places, {', '.join(used)} {{display: flex !important}}</style>")
@@ -247,7 +251,7 @@ def fitted_map() -> str:
 
 
 def alpha() -> str:
-    return linked(st.selectbox, "Alpha", ALPHAS, key="alpha", help=ALPHA_HELP)
+    return linked(st.selectbox, "Alpha", ALPHAS, index=index_of("alpha", ALPHAS), key="alpha", help=ALPHA_HELP)
 
 
 def rank() -> str:
@@ -265,9 +269,11 @@ def index_of(key: str, options: tuple[str, ...]) -> int:
     return options.index(defaults(chosen_protocol())[key])
 
 
-def compute(key: str, text: str, takes: str) -> bool:
-    """Whether to compute something slower on the page's own prompts. takes: how long it takes."""
-    return st.toggle(f"Compute on these prompts ({takes})", key=key, bind="query-params", help=text)
+def compute(key: str, text: str, takes: Callable[[], str]) -> bool:
+    """Whether to compute something slower on the page's own prompts. takes: says how long it takes."""
+    if st.session_state.get("_stored_only"):
+        return False
+    return st.toggle(f"Compute on these prompts ({takes()})", key=key, bind="query-params", help=text)
 
 
 def layer(chosen: Pair) -> int:
@@ -277,7 +283,7 @@ def layer(chosen: Pair) -> int:
         "Layer",
         0,
         last,
-        value=default_layer(chosen.layers),
+        value=default_layer(chosen.layers, chosen_protocol(), current().domain),
         key="layer",
         mend=lambda value: min(max(value, 0), last),
         help=f"0 (nearest to the input) to {last}. Or click a layer in a chart.",
@@ -287,7 +293,9 @@ def layer(chosen: Pair) -> int:
 def chosen_layer(last: int) -> int:
     """The chosen layer on a page without the layer widget. last: the last layer."""
     value = str(elsewhere("layer"))
-    return min(int(value), last) if value.isdigit() else default_layer(last + 1)
+    if value.isdigit():
+        return min(int(value), last)
+    return default_layer(last + 1, chosen_protocol(), current().domain)
 
 
 def elsewhere(key: str):

@@ -15,6 +15,7 @@ import jobs
 import links
 import page_record
 import pandas as pd
+import stored_results
 import streamlit as st
 import talk
 
@@ -30,6 +31,8 @@ from mechdiff.reporting import charts
 
 PATIENCE = 0.6  # seconds that a page waits for a job before it shows progress
 CHART, NUMBERS = 400, 104  # heights in pixels: of a chart with title and legend, and of a row of numbers
+ANSWER = ("prompt", "layer", "stream", "map", "rank", "complement", "alpha", "heads", "control", "kl", "kl_reference")
+NOTHING = pd.DataFrame(columns=pd.Index((*ANSWER, "cka_debiased", "n")))  # what pages read of an answer, without lines
 REDRAW = 1.5, 6.0  # seconds between redraws while results arrive: the shortest and the longest pause
 DRAWING = 0.1  # a processor's share for drawing meanwhile, within these pauses: the rest computes
 # Little space around a page, so that its main chart is visible at once; the progress covers the foot, so that nothing jumps.
@@ -52,8 +55,10 @@ def answer(request, patience: float | None = None) -> pd.DataFrame:
     """The request's table: whole if it is cached or quickly computed, otherwise the part so far, with a progress bar.
 
     patience: seconds to wait for a job before showing partial results; default PATIENCE.
-    Raises UserError for an impossible request.
+    Without the pair's models nothing can be computed: the table is empty. Raises UserError for an impossible request.
     """
+    if stored_only():
+        return NOTHING
     started = time.perf_counter()
     task = questions.task(request)
     if task.done >= task.total:
@@ -121,6 +126,7 @@ def frame(page, name: str = "") -> None:
     st.html(STYLE)
     st.session_state["_page"], st.session_state["_drawn"], began = name, time.monotonic(), time.thread_time()
     pending().clear()
+    st.session_state["_stored_only"] = False
     st.session_state.pop("_answered", None)
     st.session_state.pop("_noticed", None)
     controls.drawn().clear()
@@ -213,6 +219,22 @@ def ready(pair: Pair) -> bool:
     return False
 
 
+def available(selection) -> bool:
+    """Whether a page has something to show: the pair's models, or its stored sweep, which needs neither them nor prompts."""
+    st.session_state["_stored_only"] = False
+    spec = selection.spec
+    if spec.missing() is None or not stored_results.stored(selection):
+        return ready(spec)
+    st.session_state["_stored_only"] = True
+    st.info(f"Only the stored sweep is shown. Live results need the models:  `python -m mechdiff study --pair {spec.argument}`")
+    return True
+
+
+def stored_only() -> bool:
+    """Whether the page shows stored numbers alone."""
+    return st.session_state.get("_stored_only", False)
+
+
 def asked_to_convert(source: Source, missing: str) -> bool:
     """Whether to convert a user's GGUF now: it takes disk space, so it waits for a click."""
     wanted = st.session_state.setdefault("_convert", set())
@@ -246,6 +268,8 @@ def poll() -> None:
 
 def waiting(text: str, height: int = CHART) -> None:
     """A placeholder until a chart's first numbers arrive, of the same height, so that nothing jumps."""
+    if stored_only():
+        return
     st.container(height=height, border=True, vertical_alignment="center").caption(f":material/hourglass_top: {text}")
 
 

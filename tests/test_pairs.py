@@ -34,7 +34,7 @@ def fails(call, *says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("colour = 3\n" + SIDES, ["key 'colour'", "name, domain, recipe, [base], [tuned], [options]"]),
+        ("colour = 3\n" + SIDES, ["key 'colour'", "name, domain, [base], [tuned], [options]"]),
         ('[base]\nhub = "a/b"\n', ["no [tuned] table", "Add one"]),
         ('[tuned]\nhub = "a/b"\n', ["no [base] table"]),
         ('base = "a/b"\n[tuned]\nhub = "c/d"\n', ["base is not a table", "[base]"]),

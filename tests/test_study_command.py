@@ -74,7 +74,7 @@ def test_a_study_killed_twice_ends_in_its_report_and_fetches_every_byte_once(pla
         said = third.communicate()[0]
         assert third.returncode == 0, said
         assert len(hub.asked) == asked, "the models are here: the hub is not asked"
-    assert "download   nothing: the models are here" in said and "Nothing was published about mine." in said
+    assert "download   nothing: the models are here" in said and "Nothing was published about mine on" in said
     assert "every question, base-to-tuned: 0 cells in" in said, "what the second one finished is in the cache"
     manifest = json.loads((folder / "out" / "short" / "rq1" / "mine" / "manifest.json").read_text())
     assert manifest["base"]["fingerprint"] == f"org/base@{hub.commit('org/base')}"
@@ -259,7 +259,7 @@ def stored(tmp_path):
     return StoredSweep("p", "d", "base-to-tuned", (tmp_path,))
 
 
-def published(**values) -> pd.DataFrame:
+def value_of(**values) -> pd.DataFrame:
     """One published value."""
     row = dict.fromkeys(published_comparison.COLUMNS) | {"stream": "resid_post", "valid": True} | values
     return pd.DataFrame([row], columns=published_comparison.COLUMNS)
@@ -281,7 +281,7 @@ COMPARISONS = {
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_a_published_value_is_compared_with_ours(stored, name):
     values, ours, verdict = COMPARISONS[name]
-    (row,) = compare(published(**values), stored).to_dict("records")
+    (row,) = compare(value_of(**values), stored).to_dict("records")
     assert row["ours"] == pytest.approx(ours, rel=1e-3) and row["difference"] == pytest.approx(ours - values["value"], abs=2e-2)
     assert row["verdict"].startswith(verdict)
 
@@ -298,7 +298,7 @@ def test_a_published_value_is_compared_with_ours(stored, name):
     ],
 )
 def test_what_cannot_be_compared_says_why(stored, values, reason):
-    (row,) = compare(published(**{"value": 1.0} | values), stored).to_dict("records")
+    (row,) = compare(value_of(**{"value": 1.0} | values), stored).to_dict("records")
     assert row["verdict"] == f"not comparable: {reason}" or row["verdict"].startswith(f"not comparable: {reason} at")
     assert np.isnan(row["ours"])
 
@@ -306,8 +306,8 @@ def test_what_cannot_be_compared_says_why(stored, values, reason):
 def test_a_study_ends_with_the_published_numbers_next_to_ours(here, stored, monkeypatch, capsys, tmp_path):
     from mechdiff.cli import study
 
-    table = pd.concat([published(quantity="kl", layer=24, value=0.2), published(quantity="cka", layer=2, value=0.9)])
-    monkeypatch.setattr(published_comparison, "published_values", lambda pair: table)
+    table = pd.concat([value_of(quantity="kl", layer=24, value=0.2), value_of(quantity="cka", layer=2, value=0.9)])
+    monkeypatch.setattr(published_comparison, "published_values", lambda pair, prompts: table)
     monkeypatch.setattr(whole_study.Plan, "sweep", stored)
     request = sweep_process.SweepRequest("demo-cognitive", "d", out=str(tmp_path))
     study.compare(whole_study.Plan(read_pair("demo-cognitive"), request, {}, "cpu", "float32"))

@@ -1,5 +1,7 @@
 """A section of Home and of Compare: what do both models say? Agreement, refusals, right answers and style, with intervals."""
 
+from functools import partial
+
 import controls
 import pandas as pd
 import rates
@@ -36,7 +38,9 @@ def block(selection: Selection) -> None:
     st.subheader(f"What do both models say? {run.spec.name} on {run.chosen_domain}", help=say("agreement", "refusals", "style"))
     stored = stored_results.lines(run, SPOKEN, "behaviour_summary")
     live = run.spec.missing() is None and controls.compute(
-        "behaviour", f"Both models generate {run.new_tokens} tokens after each of {run.limit} prompts.", rates.estimate(run)
+        "behaviour",
+        f"Both models generate {run.new_tokens} tokens after each of {run.limit} prompts.",
+        partial(rates.estimate, run),
     )
     if live:
         table = session.answer(run)

@@ -11,12 +11,21 @@ import talk
 from glossary import TERMS, say
 
 from mechdiff.reporting import charts
-from mechdiff.study import artifacts
-from mechdiff.study.stored_sweep import half_effect
+from mechdiff.study import artifacts, quantities, stored_sweep
+from mechdiff.study.quantities import INTERVALS, QUANTITIES, Estimate
+from mechdiff.study.stored_sweep import StoredSweep, half_effect
 from views import behaviour, card
+from views.study.compare import estimate
 
 DEMO_PAIRS = ("demo-cultural", "demo-cognitive")
+STUDYS_PAIRS = ("llama-8b-cultural@study", "llama-8b-cognitive@study")
 DIRECTION, STREAM = "base-to-tuned", "resid_post"
+CONTRASTS = {
+    "effect": "Late or early?",
+    "rank_mean": "High or low rank?",
+    "topk": "Many or few heads?",
+    "streams": "Residual or attention?",
+}
 
 
 def page() -> None:
@@ -32,8 +41,33 @@ def page() -> None:
     for column, name in zip(st.columns(2, gap="large"), DEMO_PAIRS):
         with column:
             pair_curves(name)
+    contrasts()
     session.ready(selection.spec)
     behaviour.block(selection)
+
+
+def contrasts() -> None:
+    """The contrasts that the original study drew, for its own pairs and the demo pairs, each from its stored sweep."""
+    sweeps = [StoredSweep(name, stored_sweep.own_domain(name), DIRECTION) for name in (*DEMO_PAIRS, *STUDYS_PAIRS)]
+    sweeps = [sweep for sweep in sweeps if sweep.stamp()]
+    if not sweeps or talk.TALK in st.query_params:
+        return
+    st.subheader("The study's contrasts, and what is left of them", help=say("effect", "rank", "drop", "coverage"))
+    place = str(artifacts.ARTIFACTS)
+    answers = {sweep.label: estimate(place, sweep, None, 0, sweep.stamp()) for sweep in sweeps}
+    rows = {"": [f"{question} ({QUANTITIES[key].name.lower()})" for key, question in CONTRASTS.items()]}
+    for label, values in answers.items():
+        rows[label] = [cell(key, values[key]) for key in CONTRASTS]
+    st.table(pd.DataFrame(rows), border="horizontal", hide_index=True)
+    st.caption(
+        f"{INTERVALS} The study's own numbers (`@study`) are means without intervals, under its own definitions; the demo pairs' "
+        "are under mechdiff's. More, with controls, on Compare."
+    )
+
+
+def cell(key: str, estimate: Estimate) -> str:
+    word, text = quantities.word(QUANTITIES[key], estimate), quantities.text(QUANTITIES[key], estimate)
+    return f"{text} — **{word}**" if word else text
 
 
 def steps() -> None:

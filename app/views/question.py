@@ -1,5 +1,7 @@
 """The page of a question that has none of its own: a form from its fields, its table, and a chart of the first number in it."""
 
+from functools import partial
+
 import controls
 import rates
 import session
@@ -52,8 +54,8 @@ def body(kind: type[Question], selection: Selection) -> None:
 def wanted(run: Question) -> bool:
     """Whether to show the answer: it is known, or it was asked for."""
     task = questions.task(run)
-    takes = rates.estimate(run)
-    return controls.compute(f"{run.question}_compute", "Computed in the background; what is finished is kept.", takes) or (
+    about = "Computed in the background; what is finished is kept."
+    return controls.compute(f"{run.question}_compute", about, partial(rates.estimate, run)) or (
         task.total > 0 and task.done >= task.total
     )
 

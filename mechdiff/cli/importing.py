@@ -11,12 +11,20 @@ def add(commands) -> None:
     command.add_argument(
         "--out", type=Path, help="a folder for imports instead of cache/imports; the app only shows cache/imports"
     )
+    command.add_argument(
+        "--as-sweep", action="store_true", help="store the numbers as the stored sweeps of the study's own pairs, for every page"
+    )
     command.set_defaults(act=act)
 
 
 def act(args) -> None:
-    from mechdiff.study.imports import imported_sets
+    from mechdiff.study.imports import as_sweep, imported_sets, reading
 
+    if args.as_sweep:
+        contents = reading.read_study(args.folder, str(args.folder), args.domain)
+        folders = as_sweep.store(contents, args.out)
+        print("\n".join([report(contents), *(f"Stored in {folder}" for folder in folders)]))
+        return
     name = imported_sets.checked_name(args.name) if args.name else imported_sets.name_after(args.folder)
     imported = imported_sets.import_folder(args.folder, name, args.domain, args.out)
     print(report(imported))

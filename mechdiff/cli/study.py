@@ -15,7 +15,7 @@ UNKNOWN = "time is estimated when it begins"
 def add(commands) -> None:
     study = commands.add_parser("study", help="everything about a pair, from nothing: download, prompts, sweep, report")
     study.add_argument("--pair", required=True)
-    study.add_argument("--domain", help="a domain, or a recipe of one; default: the pair's recipe, else its domain")
+    study.add_argument("--domain", help="a domain, or a recipe of one; default: the pair's own")
     study.add_argument("--grid", default="full", help="as of sweep (default: full)")
     sweep.add_settings(study)
     study.add_argument("--yes", action="store_true", help="do not ask before downloading and computing")
@@ -168,9 +168,9 @@ def compute(plan) -> None:
 def compare(plan) -> None:
     from mechdiff.study import published_comparison
 
-    values = published_comparison.published_values(plan.pair.name)
+    values = published_comparison.published_values(plan.pair.name, plan.domain)
     if values.empty:
-        print(f"Nothing was published about {plan.pair.name}.")
+        print(f"Nothing was published about {plan.pair.name} on {plan.domain}.")
         return
     table = published_comparison.compare(values, plan.sweep)
     path = place(plan, f"published-{plan.pair.name}-{plan.domain}.csv")

@@ -52,8 +52,9 @@ def read(args) -> tuple[SweepRequest, dict[str, Any]]:
 
     if args.grid not in sweeps.GRIDS:
         raise one_of("Grid", args.grid, sweeps.GRIDS)
-    flags = {spec.name: getattr(args, spec.name) for spec in fields(SweepRequest)}
-    request = SweepRequest(**flags | {"out": args.out and str(args.out)})
+    flags: dict[str, Any] = {spec.name: getattr(args, spec.name) for spec in fields(SweepRequest)}
+    flags["out"] = args.out and str(args.out)
+    request = SweepRequest(**flags)
     metrics = tuple(metric_named(name.strip()).name for name in filter(None, (args.metrics or "").split(",")))
     return request, request.settings | {"metrics": metrics}
 

@@ -131,7 +131,7 @@ class Pair:
     """A base model, a tuned model, and how to read them.
 
     system: a system prompt before every prompt. protocol: whose definitions hold where a request names none. sizes: layers, width
-    and heads, for a pair whose models are not on this machine. recipe: of the prompts that a whole study takes, if not its domain.
+    and heads, for a pair whose models are not on this machine.
     """
 
     name: str
@@ -146,7 +146,6 @@ class Pair:
     device_map: str | tuple[tuple[str, str | int], ...] | None = None
     quantization: str | None = None
     sizes: tuple[int, int, int] | None = None
-    recipe: str | None = None
     path: str | None = None
 
     @property
@@ -307,8 +306,8 @@ def read_file(path: Path) -> Pair:
 
 def parse_pair(table: dict, path: Path) -> Pair:
     for key in table:
-        if key not in ("name", "domain", "recipe", "base", "tuned", "options", "shape"):
-            raise one_of(f"{path}: key", key, ["name", "domain", "recipe", "[base]", "[tuned]", "[options]", "[shape]"])
+        if key not in ("name", "domain", "base", "tuned", "options", "shape"):
+            raise one_of(f"{path}: key", key, ["name", "domain", "[base]", "[tuned]", "[options]", "[shape]"])
     for key in ("base", "tuned", "options", "shape"):
         if not isinstance(table.get(key, {}), dict):
             raise UserError(f"{path}: {key} is not a table. Write  [{key}]  on a line of its own, and its values below.")
@@ -322,8 +321,7 @@ def parse_pair(table: dict, path: Path) -> Pair:
         tuned = replace(base, adapter=tuned.adapter, adapter_revision=tuned.adapter_revision or tuned.revision)
     options = parse_options(table.get("options", {}), path)
     options["sizes"] = parse_sizes(table["shape"], path) if "shape" in table else None
-    names = {"name": table.get("name", path.stem), "domain": table.get("domain", ""), "recipe": table.get("recipe")}
-    return Pair(base=base, tuned=tuned, **names, **options)
+    return Pair(table.get("name", path.stem), table.get("domain", ""), base, tuned, **options)
 
 
 def parse_sizes(table: dict, path: Path) -> tuple[int, int, int]:

@@ -56,7 +56,7 @@ def of_uncut(every: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -
     if every.empty:
         return every
     fixed = every["control"].isin(["self", "mean"])
-    mapped = every[(every["map"] == name) & ~fixed] if alpha == "auto" else scaled
+    mapped = at_alpha(every[(every["map"] == name) & ~fixed], scaled, alpha)
     if mapped.empty:
         return mapped
     reference = every[(every["map"] == "zscore") & (every["map"] != name)]
@@ -71,10 +71,16 @@ def of_cut(every: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> 
     if every.empty:
         return every
     fixed = every["control"].isin(["self", "mean"])
-    mapped = every[(every["map"] == name) & ~fixed]
-    if alpha != "auto":
-        mapped = scaled[scaled["alpha"] == alpha] if len(scaled) else scaled
+    mapped = at_alpha(every[(every["map"] == name) & ~fixed], scaled, alpha)
     return join(mapped, every[fixed]) if len(mapped) else mapped
+
+
+def at_alpha(lines: pd.DataFrame, scaled: pd.DataFrame, alpha: str) -> pd.DataFrame:
+    """A map's lines at an alpha: among its own, else among those of other scales."""
+    here = lines[lines["alpha"] == alpha]
+    if len(here) or alpha == "auto":
+        return here if len(here) else lines
+    return scaled[scaled["alpha"] == alpha] if len(scaled) else scaled
 
 
 def by_rank(lines: pd.DataFrame, complement: str, ranks: set[str]) -> pd.DataFrame:
@@ -104,7 +110,7 @@ def overlap(diagnostics: pd.DataFrame) -> pd.DataFrame:
 
 def single_heads(lines: pd.DataFrame) -> pd.DataFrame:
     """A row per layer and head of stored single heads: mean effect, and its share of all heads' effect at that layer."""
-    singles = lines.rename(columns={"coverage": "share"})[lines["heads"] != "all"]
+    singles = lines.rename(columns={"coverage": "share"})[lines["heads"].str.isdigit()]
     return singles.assign(head=singles["heads"].astype(int))[["layer", "head", "mean", "share"]]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from mechdiff.common.terms import sides
+from mechdiff.common.terms import WHITENED, sides
 from mechdiff.maths.intervals import LEVEL
 from mechdiff.reporting import chart_tables, charts
 from mechdiff.reporting.sentences import (
@@ -24,7 +24,7 @@ from mechdiff.reporting.sentences import (
 )
 from mechdiff.study import quantities
 from mechdiff.study.quantities import QUANTITIES, REACH, Estimate
-from mechdiff.study.stored_sweep import ALPHA, MAP, MODULES, STREAM, StoredSweep, half_effect
+from mechdiff.study.stored_sweep import MODULES, STREAM, StoredSweep, half_effect
 
 Estimates = dict[str, Estimate]
 NAMES = dict(zip(MODULES, ("attention", "MLP")))
@@ -35,6 +35,8 @@ SENTENCES = {  # a quantity's estimate in a sentence, if it has a word
     "attention": "Single modules' changes are {word}: attention's share of their summed effects is {text}.",
     "rank_mean": f"Where a cut deletes the rest, {{word}}: rank {{text}} reaches {REACH} % of the full map's drop.",
     "rank_own": f"Where it keeps the recipient's own, {{word}}: rank {{text}} reaches {REACH} % of the full map's effect.",
+    "streams": "Across streams, {word}: its drop less that of attn_out is {text} points.",
+    "directions": "Against the other direction, {word}: its summed effects are {text} times the other's.",
     "greedy": f"Chosen one after another, {{word}}: {{text}} reach {REACH} % of all heads' effect.",
     "topk": "Chosen by their single effects, {word}: {text} do.",
 }
@@ -71,7 +73,7 @@ def where(sweep: StoredSweep, estimates: Estimates) -> Section:
     if effect is not None:
         top = largest(effect)
         section.details.append(largest_effect(sweep, effect))
-        at = sweep.read("rq1", "patch_summary", stream=STREAM, map="none", layer=int(top["layer"]))
+        at = sweep.read("rq1", "patch_summary", stream=STREAM, layer=int(top["layer"]))
         if at is not None:
             section.controls = by_condition(at, EFFECT | recovery(at), "patched")
             section.about_controls = f"Patching {STREAM} at layer {top['layer']}"
@@ -82,6 +84,7 @@ def where(sweep: StoredSweep, estimates: Estimates) -> Section:
             f"Of single modules' own weights (transplants), the {line['module']} of layer {line['layer']} changes most: "
             f"{number(line)}. {in_words('attention', estimates)}"
         )
+    section.details.append(in_words("directions", estimates))
     section.missing = missing({"drift": drift, "patches": effect, "transplants": modules or None})
     return section
 
@@ -106,16 +109,16 @@ def largest_effect(sweep: StoredSweep, effect: pd.DataFrame) -> str:
 def uncut(sweep: StoredSweep) -> pd.DataFrame | None:
     """The study's map by layer, with z-score and the controls, as on the app's page."""
     every = sweep.read("rq2", "transport_summary", stream=STREAM)
-    table = every if every is None else chart_tables.of_uncut(every, every.iloc[:0], MAP, ALPHA)
+    table = every if every is None else chart_tables.of_uncut(every, every.iloc[:0], sweep.map, sweep.alpha)
     return None if table is None or table.empty else table
 
 
-def linear(sweep: StoredSweep) -> Section:
+def linear(sweep: StoredSweep, estimates: Estimates) -> Section:
     """RQ2: is the change a linear map?"""
     table, layer = uncut(sweep), sweep.affected()
     if table is None or layer is None:
         return Section("Is the change a linear map?", "Not stored.", missing="maps")
-    mapped = table[(table["map"] == MAP) & (table["control"] == "none")]
+    mapped = table[(table["map"] == sweep.map) & (table["control"] == "none")]
     controls = table[~table["control"].isin(["none", "self"])]
     at_layer, line = table[table["layer"] == layer], mapped[mapped["layer"] == layer].iloc[0]
     comparison = against_controls(line, controls[controls["layer"] == layer])
@@ -126,11 +129,12 @@ def linear(sweep: StoredSweep) -> Section:
         f"The map has clearly less effect than every control at {len(below)} of {len(mapped)} layers ({listed(below)})."
     )
     answer = (
-        f"At layer {layer}, where patching has the largest effect, the fitted map ({MAP}) removes "
+        f"At layer {layer}, where patching has the largest effect, the fitted map ({sweep.map}) removes "
         f"{number(line, 'drop', 1, '%')} of the z-score effect (its drop). At 100 % the mapped state would act like the "
         "recipient's own."
     )
-    rows = by_condition(at_layer, EFFECT | DROP | recovery(at_layer), MAP)
+    details.append(in_words("streams", estimates))
+    rows = by_condition(at_layer, EFFECT | DROP | recovery(at_layer), sweep.map)
     return Section("Is the change a linear map?", answer, details, rows, f"The full map at layer {layer}, {STREAM}")
 
 
@@ -146,6 +150,14 @@ def drops(mapped: pd.DataFrame) -> list[str]:
     ]
 
 
+CUTS = {
+    "mean": "Both are measured at layer {layer}. Under complement mean, what a cut leaves out is deleted, so a low rank also "
+    "does damage; under complement own it keeps the recipient's own value. A change is low-rank only if both say so.",
+    WHITENED: "Measured at layer {layer}. The map itself is cut, between whitened states, as in the original study: its scale "
+    "shrinks with the rank, so a low rank puts in nearly the mean, and does the harm of mean ablation.",
+}
+
+
 def dimensions(sweep: StoredSweep, estimates: Estimates) -> Section:
     """RQ3: how many dimensions does the change need?"""
     layer = sweep.affected()
@@ -155,32 +167,29 @@ def dimensions(sweep: StoredSweep, estimates: Estimates) -> Section:
     if table is None:
         section.missing = "rank cuts"
         return section
-    table = chart_tables.of_cut(table, table.iloc[:0], MAP, ALPHA)
-    section.details = [
-        f"Both are measured at layer {layer}. Under complement mean, what a cut leaves out is deleted, so a low rank also does "
-        "damage; under complement own it keeps the recipient's own value. A change is low-rank only if both say so."
-    ]
-    maps = sweep.read("rq2", "maps", stream=STREAM, layer=layer, map=MAP)
+    table = chart_tables.of_cut(table, table.iloc[:0], sweep.map, sweep.alpha)
+    section.details = [CUTS[sweep.complement].format(layer=layer)]
+    maps = sweep.read("rq2", "maps", stream=STREAM, layer=layer, map=sweep.map)
     overlaps = chart_tables.overlap(maps) if maps is not None else pd.DataFrame()
     if len(overlaps):
         values = ", ".join(f"{k}: {value:.2f}" for k, value in zip(overlaps["rank"], overlaps["overlap"]))
         section.details.append(
             f"Split-half overlap of the first k directions (1: both halves of the train split agree). {values}."
         )
-    section.controls = by_rank(table)
-    section.about_controls = f"Cuts at layer {layer}: drop in % under complement mean; rank 0 is mean ablation"
+    section.controls = by_rank(table, sweep.map)
+    section.about_controls = f"Cuts at layer {layer}: drop in % under complement {sweep.complement}; rank 0 is mean ablation"
     return section
 
 
-def by_rank(table: pd.DataFrame) -> pd.DataFrame:
-    """The drop of every cut under complement mean and of its controls; and its effect under complement own."""
+def by_rank(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The drop of every cut of the map of this name and of its controls; and its effect under complement own."""
     rows = []
     for rank in charts.rank_order(table["rank"]):
         row, cuts = {"rank": rank}, table[table["rank"] == rank]
         for _, line in cuts[cuts["complement"] != "own"].iterrows():
             if line["control"] != "self":
-                name = MAP if line["control"] in ("none", "mean") else charts.CONTROL_NAMES[line["control"]]
-                row[name] = number(line, "drop", 1, "%").replace(" %", "")
+                what = name if line["control"] in ("none", "mean") else charts.CONTROL_NAMES[line["control"]]
+                row[what] = number(line, "drop", 1, "%").replace(" %", "")
         for _, line in cuts[(cuts["complement"] == "own") & (cuts["control"] == "none")].iterrows():
             row["complement own: effect, nats"] = number(line, unit="")
         rows.append(row)

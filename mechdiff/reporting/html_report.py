@@ -23,7 +23,7 @@ from mechdiff.reporting.sentences import digits
 from mechdiff.study import artifacts, quantities
 from mechdiff.study.estimates import estimates
 from mechdiff.study.quantities import QUANTITIES
-from mechdiff.study.stored_sweep import ALPHA, MAP, STREAM, StoredSweep
+from mechdiff.study.stored_sweep import STREAM, StoredSweep
 
 WIDTHS = {"wide": (620, 3), "narrow": (344, 2)}  # pixels, and columns of a legend
 INK, LINES = "currentColor", "rgba(128, 128, 128, .28)"
@@ -109,7 +109,7 @@ def parts(sweep: StoredSweep, values: Estimates) -> list[Part]:
     """The four parts, with their charts."""
     return [
         Part("rq1", "Where", findings.where(sweep, values), where(sweep)),
-        Part("rq2", "Map", findings.linear(sweep), linear(sweep)),
+        Part("rq2", "Map", findings.linear(sweep, values), linear(sweep)),
         Part("rq3", "Rank", findings.dimensions(sweep, values), dimensions(sweep, values)),
         Part("rq4", "Heads", findings.heads(sweep, values), heads(sweep)),
     ]
@@ -117,7 +117,7 @@ def parts(sweep: StoredSweep, values: Estimates) -> list[Part]:
 
 def where(sweep: StoredSweep) -> list[Figure]:
     drawn, origin = [], sweep.origin()
-    drift, patch = sweep.read("rq1", "drift", stream=STREAM), sweep.read("rq1", "patch_summary", stream=STREAM, map="none")
+    drift, patch = sweep.read("rq1", "drift", stream=STREAM), sweep.read("rq1", "patch_summary", stream=STREAM)
     if drift is not None:
         drawn.append(
             draw(charts.drift_curve(drift, None, f"{STREAM}, {origin}; band: 95 % CI (jackknife over templates)"), drift)
@@ -138,10 +138,10 @@ def linear(sweep: StoredSweep) -> list[Figure]:
     if table is None:
         return []
     table = chart_tables.named(table)
-    about = f"{STREAM}, alpha {ALPHA}; dashed: the most affected layer; bands: 95 % CI."
-    drop = chart_tables.share(table[(table["map"] == MAP) & (table["control"] == "none")].assign(shown="drop"), "drop")
+    about = f"{STREAM}, alpha {sweep.alpha}; dashed: the most affected layer; bands: 95 % CI."
+    drop = chart_tables.share(table[(table["map"] == sweep.map) & (table["control"] == "none")].assign(shown="drop"), "drop")
     return [
-        draw(charts.transport_curve(table, layer, MAP, about), table),
+        draw(charts.transport_curve(table, layer, sweep.map, about), table),
         draw(charts.drop_curve(drop, layer, "no value where the z-score effect is rounding error"), drop),
     ]
 
@@ -151,12 +151,13 @@ def dimensions(sweep: StoredSweep, values: Estimates) -> list[Figure]:
     table = None if layer is None else sweep.read("rq3", "rank_summary", stream=STREAM, layer=layer)
     if table is None:
         return []
-    table, complement = chart_tables.of_cut(table, table.iloc[:0], MAP, ALPHA), "mean"
+    table, complement = chart_tables.of_cut(table, table.iloc[:0], sweep.map, sweep.alpha), sweep.complement
     enough = values["rank_mean"].value
     rank = quantities.rank_text(enough) if enough == enough else "full"
     cuts = chart_tables.by_rank(table, complement, {*table["rank"], rank})
     shares = shares_by_rank(table, complement)
-    about = f"Layer {layer}, {MAP}, alpha {ALPHA}; controls under complement {complement}; dashed: rank {rank}; bands: 95 % CI."
+    about = f"Layer {layer}, {sweep.map}, alpha {sweep.alpha}; controls under complement {complement}; dashed: rank {rank}; "
+    about += "bands: 95 % CI."
     about_shares = (
         f"Complement {complement}; recovery: of the models' difference; drop: of the z-score effect; rank 0: mean ablation"
     )
@@ -164,7 +165,7 @@ def dimensions(sweep: StoredSweep, values: Estimates) -> list[Figure]:
         draw(charts.rank_curve(cuts, complement, rank, about), cuts),
         draw(charts.share_curve(shares, rank, about_shares), shares),
     ]
-    maps = sweep.read("rq2", "maps", stream=STREAM, layer=layer, map=MAP)
+    maps = sweep.read("rq2", "maps", stream=STREAM, layer=layer, map=sweep.map)
     overlaps = chart_tables.overlap(maps) if maps is not None else pd.DataFrame()
     if len(overlaps):
         about = "1 where maps fitted on two halves of the train split find the same leading directions"

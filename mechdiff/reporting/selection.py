@@ -46,7 +46,7 @@ def defaults(protocol: str) -> dict[str, Any]:
     own = {question: protocols.settings(protocol, question, "", None) for question in ("patch", "transport", "rank")}
     values = {"map": own["patch"].get("map"), "fit": own["transport"].get("map")}
     values |= {"complement": WHITENED if own["rank"].get("cut") == WHITENED else None}
-    values |= {"shared": own["patch"].get("min_shared_ratio")}
+    values |= {"shared": own["patch"].get("min_shared_ratio"), "alpha": next(iter(own["transport"].get("alpha", ())), None)}
     return DEFAULTS | {key: value for key, value in values.items() if value is not None}
 
 
@@ -125,7 +125,9 @@ class Selection:
     def chosen_layer(self) -> int:
         """A layer that the pair has."""
         last = self.spec.layers - 1
-        return default_layer(self.spec.layers) if self.layer is None else min(max(self.layer, 0), last)
+        if self.layer is None:
+            return default_layer(self.spec.layers, self.protocol, self.domain)
+        return min(max(self.layer, 0), last)
 
     @property
     def chosen_heads(self) -> list[int]:
@@ -133,9 +135,10 @@ class Selection:
         return sorted(head for head in self.heads if 0 <= head < self.spec.heads)
 
 
-def default_layer(count: int) -> int:
-    """The layer that is chosen at first, of so many."""
-    return 2 * (count - 1) // 3
+def default_layer(count: int, protocol: str = protocols.DEFAULT, domain: str = "") -> int:
+    """The layer that is chosen at first, of so many: the last that the protocol asks about heads, where it asks about few."""
+    asked = protocols.settings(protocol, "heads", domain, count).get(protocols.LAYERS)
+    return asked[-1] if asked else 2 * (count - 1) // 3
 
 
 def tokenizers_differ(pair: Pair) -> bool:

@@ -38,7 +38,7 @@ class Comparison:
 
 def bootstrap_seeds(a: StoredSweep, b: StoredSweep) -> tuple[int, int]:
     """Seeds of the two bootstraps: the same on the same prompts, so that differences are paired; else independent ones."""
-    hashes = [manifest and manifest["prompts_hash"] for manifest in (a.manifest("rq1"), b.manifest("rq1"))]
+    hashes = [manifest and manifest.get("prompts_hash") for manifest in (a.manifest("rq1"), b.manifest("rq1"))]
     return 0, 0 if hashes[0] is not None and hashes[0] == hashes[1] else 1
 
 

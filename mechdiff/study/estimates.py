@@ -4,13 +4,15 @@ Intervals cover prompts, not other fine-tunes. Needs no torch.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from mechdiff.common.terms import DIRECTIONS
 from mechdiff.maths.intervals import LEVEL, bootstrap_weights, floor_of
 from mechdiff.study.quantities import REACH, Estimate, rank_text
-from mechdiff.study.stored_sweep import MODULES, STREAM, StoredSweep, is_study_map
+from mechdiff.study.stored_sweep import MODULES, STREAM, StoredSweep
 
 NOT_STORED, AT_FLOOR, NO_DROP = "not stored", "at the floor", "the full map has no drop"
 
@@ -25,11 +27,13 @@ def estimates(sweep: StoredSweep, depth: float | None, seed: int = 0) -> dict[st
     return {
         "drift": drift(sweep),
         "effect": effect(sweep, seed),
-        "rank_mean": rank(sweep, *cuts, "mean", seed),
-        "rank_own": rank(sweep, *cuts, "own", seed),
+        "rank_mean": rank(sweep, layer, *cuts, sweep.complement, seed),
+        "rank_own": rank(sweep, layer, *cuts, "own", seed),
         "greedy": heads(sweep, strongest, "greedy"),
         "topk": heads(sweep, strongest, "topk"),
         "attention": attention(sweep, seed),
+        "streams": streams(sweep, layer),
+        "directions": directions(sweep, seed),
     }
 
 
@@ -38,6 +42,8 @@ def drift(sweep: StoredSweep) -> Estimate:
     if table is None:
         return Estimate(why=NOT_STORED)
     weight, error = 1 - table["mean"], (table["high"] - table["low"]) / 2
+    if error.isna().all():
+        return Estimate((weight * table["depth"]).sum() / weight.sum())
     if weight.sum() <= error.sum():
         return Estimate(why="no drift above its error")
     middle = (weight * table["depth"]).sum() / weight.sum()
@@ -46,33 +52,40 @@ def drift(sweep: StoredSweep) -> Estimate:
 
 
 def effect(sweep: StoredSweep, seed: int) -> Estimate:
-    lines = sweep.read("rq1", "patch", stream=STREAM)
-    if lines is None:
+    lines, table = sweep.read("rq1", "patch", stream=STREAM), sweep.effect()
+    if table is None:
         return Estimate(why=NOT_STORED)
+    if lines is None:  # means alone, as of the study's own files
+        return Estimate((table["mean"] * table["depth"]).sum() / table["mean"].sum())
     wide = by_prompt(lines[lines["control"] == "none"], "layer")
     means = resampled_means(wide, sweep, "rq1", seed)
     if at_floor(means, lines):
         return Estimate(why=AT_FLOOR)
-    layers = np.asarray(wide.columns, dtype=float)
-    return from_draws(means @ (layers / layers.max()) / means.sum(1))
+    depths = np.asarray(wide.columns, dtype=float) / sweep.last_layer(table)
+    return from_draws(means @ depths / means.sum(1))
 
 
-def rank(sweep: StoredSweep, lines: pd.DataFrame | None, zscore: pd.DataFrame | None, complement: str, seed: int) -> Estimate:
-    """The smallest rank that reaches REACH per cent of the full map's drop (complement mean) or effect (complement own).
+def rank(
+    sweep: StoredSweep, layer: int | None, lines: pd.DataFrame | None, zscore: pd.DataFrame | None, complement: str, seed: int
+) -> Estimate:
+    """The smallest rank that reaches REACH per cent of the full map's drop, or of its effect under complement own.
 
-    lines: a layer's stored cuts by prompt. zscore: the effects that the drop refers to.
+    lines: a layer's stored cuts by prompt. zscore: the effects that the drop refers to. Without them, the stored drops are read.
     """
     if lines is None or zscore is None:
+        return rank_of_means(sweep, layer) if complement != "own" else Estimate(why=NOT_STORED)
+    judged = lines["complement"].eq(complement) | (lines["control"].eq("mean") & (complement != "own"))
+    wide = by_prompt(lines[sweep.is_own_map(lines) & judged], "rank")
+    if not {"full"} <= set(wide):
         return Estimate(why=NOT_STORED)
-    wide = by_prompt(lines[is_study_map(lines) & (lines["complement"] == complement)], "rank")
     ranks = np.sort([np.inf if name == "full" else float(str(name)) for name in wide])
     wide = wide[[rank_text(number) for number in ranks]].assign(zscore=zscore.set_index("prompt")["kl"]).dropna()
     means = resampled_means(wide, sweep, "rq3", seed)
     effects, reference = means[:, :-1], means[:, -1:]
     place = f"at layer {lines['layer'].iloc[0]}"
-    if at_floor(reference if complement == "mean" else effects, lines):
+    if at_floor(effects if complement == "own" else reference, lines):
         return Estimate(why=AT_FLOOR, place=place)
-    gains = reference - effects if complement == "mean" else effects
+    gains = effects if complement == "own" else reference - effects
     if lower_end(gains[1:, -1]) <= 0:
         return Estimate(why=NO_DROP, place=place)
     reached = gains >= REACH / 100 * gains[:, -1:]
@@ -80,17 +93,74 @@ def rank(sweep: StoredSweep, lines: pd.DataFrame | None, zscore: pd.DataFrame | 
     return from_draws(first_reached(reached, ranks), place)
 
 
+def rank_of_means(sweep: StoredSweep, layer: int | None) -> Estimate:
+    """The same from drops alone, without an interval."""
+    table = None if layer is None else sweep.drop_by_rank(layer)
+    if table is None or not (table["rank"] == "full").any():
+        return Estimate(why=NOT_STORED)
+    ranks = np.array([np.inf if name == "full" else float(name) for name in table["rank"]])
+    order = ranks.argsort()
+    drops, place = table["mean"].to_numpy()[order], f"at layer {layer}"
+    if drops[-1] <= 0:
+        return Estimate(why=NO_DROP, place=place)
+    return Estimate(float(first_reached(drops >= REACH / 100 * drops[-1], ranks[order])), place=place)
+
+
+def streams(sweep: StoredSweep, layer: int | None) -> Estimate:
+    """The uncut map's drop at the residual stream less that at the attention module's output, in percentage points.
+
+    Only summaries are stored of the second, so the interval runs from one end to the other's opposite end. Next to it the same
+    of the map fitted on shuffled pairs.
+    """
+    where = {"map": sweep.map, "alpha": sweep.alpha, "layer": layer}
+    table = None if layer is None else sweep.read("rq2", "transport_summary", **where)
+    if table is None:
+        return Estimate(why=NOT_STORED)
+    place, gaps = f"at layer {layer}", {}
+    for control in ("none", "shuffled"):
+        lines = table[table["control"] == control].drop_duplicates("stream").set_index("stream").reindex([STREAM, MODULES[0]])
+        (middle, other), (low, other_low), (high, other_high) = lines[["drop", "drop_low", "drop_high"]].to_numpy(float).T
+        gaps[control] = middle - other, low - other_high, high - other_low
+    if table[table["control"] == "none"]["stream"].isin([STREAM, MODULES[0]]).sum() < 2:
+        return Estimate(why=NOT_STORED, place=place)
+    if np.isnan(gaps["none"][0]):
+        return Estimate(why=AT_FLOOR, place=place)
+    control = "" if np.isnan(gaps["shuffled"][0]) else f"; shuffled pairs {gaps['shuffled'][0]:+.0f}"
+    return Estimate(*gaps["none"], place=f"{place}{control}")
+
+
+def directions(sweep: StoredSweep, seed: int) -> Estimate:
+    """The summed effects of patching the residual stream in this direction, over those in the other one."""
+    pair = sweep, replace(sweep, direction=next(name for name in DIRECTIONS if name != sweep.direction))
+    means = []
+    for side in pair:
+        lines, table = side.read("rq1", "patch", stream=STREAM), side.effect()
+        if table is None:
+            return Estimate(why=NOT_STORED)
+        if lines is None:
+            means.append(np.array([table["mean"].sum()]))
+            continue
+        wide = resampled_means(by_prompt(lines[lines["control"] == "none"], "layer"), side, "rq1", seed)
+        if at_floor(wide, lines):
+            return Estimate(why=AT_FLOOR)
+        means.append(wide.sum(1))
+    ratio = means[0] / means[1]
+    return Estimate(float(ratio[0])) if len(ratio) == 1 else from_draws(ratio)
+
+
 def heads(sweep: StoredSweep, layer: int | None, chosen: str) -> Estimate:
     """The number of heads that reaches REACH. Only the curve's summary is stored, so the ends of its interval give the range."""
     table = None if layer is None else sweep.coverage(layer, chosen)
     if table is None or not (table["chosen"] == chosen).any():
         return Estimate(why=NOT_STORED)
-    whole = int(table["size"].max())
+    whole, place = int(table["size"].max()), f"of {int(table['size'].max())} at layer {layer}"
     if table["mean"].isna().any():
         return Estimate(why=AT_FLOOR, place=f"at layer {layer}")
     sizes = table["size"].to_numpy(float)
+    if table["low"].isna().all():
+        return Estimate(float(first_reached(table["mean"].to_numpy() >= REACH, sizes)), place=place, whole=whole)
     value, low, high = (first_reached(table[name].to_numpy() >= REACH, sizes) for name in ("mean", "high", "low"))
-    return Estimate(float(value), float(low), float(high), place=f"of {whole} at layer {layer}", whole=whole)
+    return Estimate(float(value), float(low), float(high), place=place, whole=whole)
 
 
 def attention(sweep: StoredSweep, seed: int) -> Estimate:

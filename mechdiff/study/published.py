@@ -1,4 +1,4 @@
-"""The published 8B numbers of the original study, as reference marks: means without intervals. Needs no torch."""
+"""The published numbers of the original study, value by value, each with what it is of. Needs no torch."""
 
 import tomllib
 from functools import lru_cache
@@ -6,9 +6,19 @@ from functools import lru_cache
 import pandas as pd
 
 from mechdiff.common.paths import DATA
+from mechdiff.study.stored_sweep import STREAM, StoredSweep
 
 FILE = DATA / "published.toml"
-EVERY = ["chart", "domain", "direction", "layer", "note"]
+COLUMNS = ["pair", "prompts", "quantity", "direction", "layer", "stream", "map", "alpha", "rank", "heads", "size", "chosen"]
+COLUMNS += ["control", "value", "layer2", "value2", "kl_zscore", "kl", "n", "valid", "reason", "stored", "definition"]
+TEXTS = ["direction", "stream", "map", "alpha", "rank", "heads", "chosen", "control", "reason"]
+CHARTS = {  # a chart of Compare -> what its marks are, and the column of its x
+    "drift": ({"quantity": "cka", "stream": STREAM}, "layer"),
+    "effect": ({"quantity": "kl", "stream": STREAM, "map": "zscore"}, "layer"),
+    "drop": ({"quantity": "drop", "stream": STREAM, "rank": "full", "control": ""}, "layer"),
+    "rank": ({"quantity": "drop", "stream": STREAM, "control": ""}, "rank"),
+    "coverage": ({"quantity": "coverage", "control": ""}, "size"),
+}
 
 
 @lru_cache
@@ -18,33 +28,74 @@ def facts() -> dict:
 
 @lru_cache
 def table() -> pd.DataFrame:
-    """A row per mark: chart, domain, direction, layer, note; x and mean, and for a box its far corner x2 and mean2.
+    """A row per published value, with COLUMNS. A field that a value does not have is empty, or nan for a number.
 
-    x: the relative depth on charts over layers, the rank as text on `rank`, per cent of the heads on `coverage`. A field that a
-    series does not set is nan.
+    layer2, value2: the far corner of a box. n: prompts. valid: whether the value is what it says; reason: why it is not.
     """
     rows = []
     for series in facts()["series"]:
-        common = {name: series.get(name) for name in EVERY}
-        points = [(x, y, x, y) for x, y in series.get("points", [])]
-        boxes = [(x, low, x2, high) for x, x2, low, high in series.get("boxes", [])]
-        scale = scale_of(series["chart"])
-        rows += [common | {"x": scale(x), "mean": y, "x2": scale(x2), "mean2": y2} for x, y, x2, y2 in points + boxes]
-    return pd.DataFrame(rows)
+        common = {"control": "", "valid": True, "reason": ""} | {name: series[name] for name in COLUMNS if name in series}
+        for place, (at, value) in enumerate(series.get("values", [])):
+            effects = dict(zip(("kl_zscore", "kl"), series["kl"][place])) if "kl" in series else {}
+            rows.append(common | {series["over"]: at, "value": value} | effects)
+        rows += [common | dict(zip(("layer", "layer2", "value", "value2"), box)) for box in series.get("boxes", [])]
+    values = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    values[TEXTS] = values[TEXTS].fillna("")
+    counted = values["heads"].ne("")
+    values.loc[counted, "size"] = values.loc[counted, "heads"].str.count("-") + 1
+    return values.infer_objects()
 
 
-def scale_of(chart: str):
-    """From a number of the file to a chart's x."""
-    last, heads = facts()["layers"] - 1, facts()["heads"]
-    return {"rank": str, "coverage": lambda count: 100 * count / heads}.get(chart, lambda layer: layer / last)
+def of_pair(pair: str, prompts: str) -> pd.DataFrame:
+    """What was published of a pair on a set of prompts."""
+    values = table()
+    return values[(values["pair"] == pair) & (values["prompts"] == prompts)]
 
 
-def marks(chart: str, domain: str, direction: str, depth: float | None = None) -> pd.DataFrame:
-    """The marks of one chart for a domain's own pair. depth: select the published layer nearest to it."""
-    points = table()
-    in_direction = points["direction"].isna() | (points["direction"] == direction)
-    points = points[(points["chart"] == chart) & (points["domain"] == domain) & in_direction]
-    if depth is None or points.empty:
-        return points.infer_objects()
-    distance = (points["layer"] / (facts()["layers"] - 1) - depth).abs()
-    return points[distance == distance.min()].infer_objects()
+def marks(chart: str, sweep: StoredSweep, depth: float | None = None) -> pd.DataFrame:
+    """The marks next to a sweep's curve: columns layer, x, mean, x2, mean2, note.
+
+    Only of the same pair, prompts, direction and definitions, which are the study's protocol; none next to the study's own files,
+    which hold these numbers. depth: select the published layer nearest to it.
+    """
+    if chart not in CHARTS or sweep.protocol != "study" or sweep.imported:
+        return pd.DataFrame()
+    where, over = CHARTS[chart]
+    points = of_pair(sweep.pair_name, sweep.domain)
+    points = points[points["direction"].isin(["", sweep.direction])]
+    for column, value in where.items():
+        points = points[points[column] == value]
+    points = points[points[over].notna() & (points[over] != "")]
+    if depth is not None and len(points):
+        distance = (points["layer"].astype(float) / (facts()["layers"] - 1) - depth).abs()
+        points = points[distance == distance.min()]
+    if points.empty:
+        return pd.DataFrame()
+    last, count = facts()["layers"] - 1, facts()["heads"]
+    scale = {"rank": str, "size": lambda size: 100 * size / count}.get(over, lambda layer: layer / last)
+    far = points["layer2"].fillna(points["layer"]) if over == "layer" else points[over]
+    return pd.DataFrame(
+        {
+            "layer": points["layer"],
+            "x": points[over].map(scale),
+            "mean": points["value"],
+            "x2": far.map(scale),
+            "mean2": points["value2"].fillna(points["value"]),
+            "note": [note(line) for line in points.to_dict("records")],
+        }
+    ).infer_objects()
+
+
+def note(line: dict) -> str:
+    """A published value in words: its definition, its prompts, and why it is not valid."""
+    parts = [line["definition"], f"{line['n']:.0f} prompts" if line["n"] == line["n"] else ""]
+    parts += [f"alpha {line['alpha']}" if line["alpha"] else "", "" if line["valid"] else f"NOT VALID: {line['reason']}"]
+    return "; ".join(filter(None, parts))
+
+
+def described(line: dict) -> str:
+    """What a published value is of, in a few words."""
+    site = f"L{line['layer']:.0f} {line['stream']}" if line["layer"] == line["layer"] else line["stream"]
+    heads = line["heads"] or f"top {line['size']:.0f}"
+    what = {"drop": f"Drop of {line['map']}, rank {line['rank']}", "coverage": f"Coverage of heads {heads}"}
+    return f"{what.get(line['quantity'], line['quantity'])}, {site}: published as {line['value']:g} %"

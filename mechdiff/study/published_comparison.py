@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mechdiff.common.terms import WHITENED
+from mechdiff.study import published
 from mechdiff.study.stored_sweep import StoredSweep, sized
 
-COLUMNS = ["quantity", "layer", "stream", "map", "alpha", "rank", "direction", "value", "valid", "reason", "note"]
-KEYS = ["layer", "stream", "map", "alpha", "rank"]  # what tells a sweep's lines apart
+COLUMNS = ["quantity", "layer", "stream", "map", "alpha", "rank", "heads", "direction", "value", "valid", "reason", "note"]
+KEYS = ["layer", "stream", "map", "alpha", "rank", "heads"]  # what tells a sweep's lines apart
 RESULTS = ["ours", "low", "high", "difference", "verdict"]
 NONE = "not comparable: "
 EFFECTS = (("rq1", "patch_summary"), ("rq2", "transport_summary"), ("rq2", "alpha_summary"))
@@ -33,12 +35,19 @@ def measured(tables: tuple[tuple[str, str], ...], value: str, low: str, high: st
 
 
 def covered(sweep: StoredSweep, keys: dict[str, Any]) -> Lines:
-    """Coverage, in per cent of all heads, of the best `rank` heads together."""
+    """Coverage, in per cent of all heads, of a set of heads, or of the best `rank` heads together."""
+    if "heads" in keys:
+        sets = sweep.read("rq4", "heads_summary", layer=keys.get("layer"), heads=keys["heads"], control="none")
+        return pd.DataFrame() if sets is None else in_per_cent(sets)
     table = sweep.read("rq4", "coverage_summary", layer=keys.get("layer"))
     if table is None or "rank" not in keys:
         return pd.DataFrame()
     sets = sized(table[(table["chosen"] == "topk") & (table["control"] == "none")])
     sets = sets[sets["size"].map(text) == keys["rank"]]
+    return in_per_cent(sets)
+
+
+def in_per_cent(sets: pd.DataFrame) -> pd.DataFrame:
     return sets[["coverage", "coverage_low", "coverage_high"]].mul(100).set_axis(VALUES, axis=1)
 
 
@@ -51,20 +60,35 @@ QUANTITIES: dict[str, Callable[[StoredSweep, dict[str, Any]], Lines]] = {
 }
 
 
-def published_values(pair: str) -> pd.DataFrame:
-    """The published values of a pair, with COLUMNS; without lines for a pair that nothing was published of."""
-    return pd.DataFrame(columns=pd.Index(COLUMNS))
+def published_values(pair: str, prompts: str) -> pd.DataFrame:
+    """The published values of a pair on its prompts, with COLUMNS; without lines where nothing was published.
+
+    A set of heads that the study chose stands for our set of the same size, chosen the same way.
+    """
+    values = published.of_pair(pair, prompts)
+    values = values[values["control"] == ""]
+    chosen = values["chosen"].ne("") & values["size"].notna()
+    ranged = values["layer2"].notna()
+    values = values.assign(
+        rank=values["rank"].mask(chosen, values["size"].map("{:.0f}".format)),
+        heads=values["heads"].mask(chosen, ""),
+        stream=values["stream"].mask(values["quantity"].eq("coverage"), ""),
+        valid=values["valid"].astype(bool) & ~ranged,
+        reason=values["reason"].mask(ranged, "published as a range of layers and values"),
+        note=values["definition"],
+    )
+    return values[COLUMNS].reset_index(drop=True)
 
 
-def compare(published: pd.DataFrame, sweep: StoredSweep) -> pd.DataFrame:
+def compare(values: pd.DataFrame, sweep: StoredSweep) -> pd.DataFrame:
     """The published values with ours next to them: columns ours, low, high (95 % interval), difference (ours less published),
     and verdict, in words.
 
-    published: a line per value, with COLUMNS. A key that is empty is not asked for; a direction that is empty is the sweep's. A
-    value that is not valid is not compared, for its reason.
+    values: a line per published value, with COLUMNS. A key that is empty is not asked for; a direction that is empty is the sweep's.
+    A value that is not valid is not compared, for its reason.
     """
-    rows = [compared(row, sweep) for row in published.to_dict("records")]
-    return pd.concat([published.reset_index(drop=True), pd.DataFrame(rows, columns=pd.Index(RESULTS))], axis=1)
+    rows = [compared(row, sweep) for row in values.to_dict("records")]
+    return pd.concat([values.reset_index(drop=True), pd.DataFrame(rows, columns=pd.Index(RESULTS))], axis=1)
 
 
 def compared(row: dict[Hashable, Any], sweep: StoredSweep) -> dict[str, Any]:
@@ -74,7 +98,7 @@ def compared(row: dict[Hashable, Any], sweep: StoredSweep) -> dict[str, Any]:
         return empty | {"verdict": f"{NONE}{row['reason']}"}
     if row["quantity"] not in QUANTITIES:
         return empty | {"verdict": f"{NONE}a sweep does not measure {row['quantity']}"}
-    keys = {name: text(row[name]) if name != "layer" else int(row[name]) for name in KEYS if not blank(row[name])}
+    keys = {name: key_of(name, row[name]) for name in KEYS if not blank(row[name])}
     lines = QUANTITIES[row["quantity"]](sweep if blank(row["direction"]) else replace(sweep, direction=row["direction"]), keys)
     if lines.empty:
         return empty | {"verdict": f"{NONE}no stored value at {described(keys)}"}
@@ -102,7 +126,7 @@ def matching(table: pd.DataFrame, keys: dict[str, Any]) -> pd.DataFrame:
 
     A table without a column that is asked for has none, unless what is asked for is that nothing was done: no map, no rank cut.
     """
-    fixed = {"control": ("none",), "complement": ("mean", ""), "heads": ("",)}
+    fixed = {"control": ("none",), "complement": ("mean", "", WHITENED), "heads": ("",)}
     for name, values in fixed.items():
         if name in table:
             table = table[table[name].isin(values)]
@@ -112,6 +136,11 @@ def matching(table: pd.DataFrame, keys: dict[str, Any]) -> pd.DataFrame:
         elif (name, value) not in {("map", "none"), ("rank", "full"), ("alpha", "1")}:
             return table.iloc[:0]
     return table
+
+
+def key_of(name: str, value: Any) -> Any:
+    """A key as the tables have it: a layer as a number, a set of heads as it is, all else as text."""
+    return int(value) if name == "layer" else str(value) if name == "heads" else text(value)
 
 
 def blank(value: object) -> bool:

@@ -99,6 +99,19 @@ QUANTITIES = {  # the one place that defines the words
         "The attention modules' share of the summed effects of all single attention and MLP transplants.",
         ((0.4, "MLP-led"), (0.6, "balanced"), (np.inf, "attention-led")),
     ),
+    "streams": Quantity(
+        "Residual over attention transport",
+        f"Drop of the map at {STREAM} less its drop at attn_out, in percentage points, at the layer of the rank cuts: does the "
+        "residual stream transport better than the attention module's output? Next to it the same of a map that was fitted on "
+        "shuffled pairs. Only summaries of attn_out are stored, so the interval is an upper bound on its width.",
+        ((0, "attention better"), (np.inf, "residual better")),
+        "{:.0f}".format,
+    ),
+    "directions": Quantity(
+        "This direction over the other",
+        f"Summed effects of patching {STREAM} at every layer, in this direction over the other one: 1 is symmetric.",
+        ((0.8, "weaker this way"), (1.25, "about equal"), (np.inf, "stronger this way")),
+    ),
 }
 
 

@@ -2,27 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mechdiff.common.errors import UserError, one_of
-from mechdiff.common.terms import DIRECTIONS
-from mechdiff.inputs import prompts
+from mechdiff.common.terms import DIRECTIONS, STUDYS_MAP, WHITENED
+from mechdiff.inputs import prompts, protocols
 from mechdiff.inputs.pair_file import pair_names, read_pair
 from mechdiff.study import artifacts
 
 STREAM, MODULES = "resid_post", ("attn_out", "mlp_out")
-MAP = "procrustes_scaled"  # the study's own
-ALPHA = "auto"
+MAPS = {"study": STUDYS_MAP}  # a protocol's map, if it is not MAP
+MAP = "procrustes_scaled"
+ALPHAS = ("auto", "1.0")  # the first that is stored
 
 
 @dataclass(frozen=True)
 class StoredSweep:
     """A pair on a domain, in one direction. Reading a table that is not stored gives None.
 
-    roots: the folders that it is looked for in; none: where sweeps are stored.
+    pair: the name of its folders: of a pair, with @PROTOCOL under another protocol than the default. roots: the folders that it
+    is looked for in; none: where sweeps are stored.
     """
 
     pair: str
@@ -35,10 +38,48 @@ class StoredSweep:
         return f"{self.pair} on {self.domain}"
 
     @property
+    def pair_name(self) -> str:
+        """The pair without its protocol."""
+        return self.pair.partition("@")[0]
+
+    @property
+    def protocol(self) -> str:
+        return self.pair.partition("@")[2] or protocols.DEFAULT
+
+    @property
+    def map(self) -> str:
+        """The map whose drop is judged."""
+        return MAPS.get(self.protocol, MAP)
+
+    @property
+    def complement(self) -> str:
+        """What its rank cuts are judged under."""
+        cut = protocols.settings(self.protocol, "rank", self.domain, None).get("cut")
+        return WHITENED if cut == WHITENED else "mean"
+
+    @cached_property
+    def alpha(self) -> str:
+        """The scale whose drop is judged: the fitted one, if it is stored."""
+        table = self.read("rq2", "transport_summary", stream=STREAM, map=self.map, control="none")
+        stored = set() if table is None else set(table["alpha"])
+        return next((alpha for alpha in ALPHAS if alpha in stored), ALPHAS[0])
+
+    @property
+    def heads(self) -> int | None:
+        """A layer's heads, for tables that do not name all of them."""
+        return read_pair(self.pair_name).heads if self.imported else None
+
+    @property
+    def imported(self) -> bool:
+        """Whether it is the original study's own files."""
+        return (self.manifest("rq1") or {}).get("kind") == "import"
+
+    @property
     def command(self) -> str:
         """The command line that stores it."""
-        name = self.pair if self.pair in pair_names() else f"path/to/{self.pair}.toml"
-        return f"python -m mechdiff sweep --pair {name} --domain {self.domain} --grid full"
+        name = self.pair_name if self.pair_name in pair_names() else f"path/to/{self.pair_name}.toml"
+        under = f" --protocol {self.protocol}" if self.protocol != protocols.DEFAULT else ""
+        return f"python -m mechdiff sweep --pair {name} --domain {self.domain} --grid full{under}"
 
     def read(self, folder: str, name: str, **where) -> pd.DataFrame | None:
         if name != "drift":
@@ -57,6 +98,8 @@ class StoredSweep:
     def origin(self) -> str:
         """How many prompts and templates its numbers are from, in which format and grid."""
         manifest = self.manifest("rq1")
+        if manifest is not None and self.imported:
+            return "the original study's result files: means without intervals"
         if manifest is None:
             return "no manifest: the origin of its numbers is unknown" if self.stamp() else "nothing stored"
         templates = len(set(manifest["templates"]))
@@ -77,12 +120,15 @@ class StoredSweep:
         if depth is None:
             return self.affected()
         table = self.read("rq1", "patch_summary", stream=STREAM, control="none")
-        return None if table is None else round(depth * int(table["layer"].max()))
+        if table is None:
+            return None
+        wanted = depth * self.last_layer(table)
+        return int(min(table["layer"], key=lambda layer: abs(layer - wanted)))
 
     def strongest(self) -> int | None:
         """The layer where replacing all attention heads together has the largest mean effect."""
         table = self.read("rq4", "heads_summary", heads="all", control="none")
-        return None if table is None else int(table["layer"].iloc[int(table["mean"].argmax())])
+        return None if table is None else int(table["layer"].iloc[int(table["mean"].fillna(0).argmax())])
 
     def cuts(self, layer: int) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
         """Rank cuts and their controls at a layer, and the z-score effects that the drop refers to, by prompt."""
@@ -90,33 +136,59 @@ class StoredSweep:
         return self.read("rq3", "rank", **where), self.read("rq2", "transport", **where, map="zscore", control="none")
 
     def drift(self) -> pd.DataFrame | None:
-        """A row per layer: depth, mean (debiased CKA of the residual stream), low, high."""
+        """A row per layer: depth, mean (CKA of the residual stream: debiased, or plain under the study's protocol), low, high."""
         table = self.read("rq1", "drift", stream=STREAM)
-        return table if table is None else deep(table.assign(mean=table["cka_debiased"]).dropna(subset=["mean"]))
+        if table is not None and self.protocol == "study":
+            table = table.assign(cka_debiased=table["cka"], low=table["low_plain"], high=table["high_plain"])
+        return table if table is None else self.deep(table.assign(mean=table["cka_debiased"]).dropna(subset=["mean"]))
 
     def effect(self) -> pd.DataFrame | None:
         """A row per layer: depth, mean effect (nats) of the residual stream's patch, low, high."""
-        return deep(self.read("rq1", "patch_summary", stream=STREAM, control="none"))
+        return self.deep(self.read("rq1", "patch_summary", stream=STREAM, control="none"))
 
     def transplants(self, module: str) -> pd.DataFrame | None:
         """A row per layer: depth, mean effect (nats) of one module's own weights, low, high."""
-        return deep(self.read("rq1", "transplant_summary", stream=module, control="none"))
+        return self.deep(self.read("rq1", "transplant_summary", stream=module, control="none"))
 
     def drop(self) -> pd.DataFrame | None:
         """A row per layer: depth, mean drop (per cent of the z-score effect) of the study's map, low, high."""
-        return ratio(deep(self.read("rq2", "transport_summary", stream=STREAM, map=MAP, alpha=ALPHA, control="none")), "drop")
+        where = {"map": self.map, "alpha": self.alpha, "control": "none"}
+        return ratio(self.deep(self.read("rq2", "transport_summary", stream=STREAM, **where)), "drop")
 
     def drop_by_rank(self, layer: int) -> pd.DataFrame | None:
         """A row per rank (text) at a layer: mean drop under complement mean. Rank 0 is the control mean ablation."""
-        table = self.read("rq3", "rank_summary", stream=STREAM, layer=layer, complement="mean")
-        return table if table is None else ratio(table[is_study_map(table)], "drop")
+        table = self.read("rq3", "rank_summary", stream=STREAM, layer=layer)
+        if table is None:
+            return None
+        judged = table["complement"] == ("mean" if self.complement == "mean" else WHITENED)
+        flat = (table["control"] == "mean") & (table["complement"] == "mean")  # rank 0 under either cut
+        table = table[self.is_own_map(table) & (judged | flat)]
+        return ratio(table, "drop") if len(table) else None
+
+    def is_own_map(self, table: pd.DataFrame) -> pd.Series:
+        """Which lines are the judged map at the judged scale, or the mean ablation that stands for it at rank 0."""
+        mapped = (table["map"] == self.map) & (table["alpha"] == self.alpha) & (table["control"] == "none")
+        return mapped | (table["control"] == "mean")
+
+    def deep(self, table: pd.DataFrame | None) -> pd.DataFrame | None:
+        """Layers with their relative depth: 0 for the first, 1 for the last of the model."""
+        if table is None:
+            return None
+        return table.assign(depth=table["layer"] / self.last_layer(table)).sort_values("layer")
+
+    def last_layer(self, table: pd.DataFrame) -> int:
+        """The model's last layer: as its pair's file says, where a protocol stores only some layers."""
+        stored = int(table["layer"].max())
+        if self.protocol == protocols.DEFAULT or self.pair_name not in pair_names():
+            return stored
+        return max(stored, (read_pair(self.pair_name).depth or 0) - 1)
 
     def coverage(self, layer: int, chosen: str) -> pd.DataFrame | None:
         """A row per set chosen by topk or greedy, and all heads: size, share of the layer's heads, mean coverage (per cent)."""
         table = self.read("rq4", "coverage_summary", layer=layer)
         if table is None:
             return None
-        table = sized(table[table["control"] != "self"])
+        table = sized(table[table["control"] != "self"], self.heads)
         return ratio(table[table["chosen"].isin([chosen, "all"])].sort_values("size"), "coverage", 100)
 
     def random_sets(self, layer: int) -> pd.DataFrame | None:
@@ -124,21 +196,10 @@ class StoredSweep:
         table = self.read("rq4", "coverage_summary", layer=layer)
         if table is None:
             return None
-        table = sized(table)
+        table = sized(table, self.heads)
         table = table.assign(mean=100 * table["coverage"])
         quantiles = table[table["chosen"] == "random"].groupby("share")["mean"].quantile(np.array([0.025, 0.5, 0.975])).unstack()
         return quantiles.set_axis(["low", "mean", "high"], axis=1).reset_index()
-
-
-def is_study_map(table: pd.DataFrame) -> pd.Series:
-    """Which lines are the study's map at its own scale, or the mean ablation that stands for it at rank 0."""
-    mapped = (table["map"] == MAP) & (table["alpha"] == ALPHA) & (table["control"] == "none")
-    return mapped | (table["control"] == "mean")
-
-
-def deep(table: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Layers with their relative depth: 0 for the first, 1 for the last."""
-    return table if table is None else table.assign(depth=table["layer"] / table["layer"].max()).sort_values("layer")
 
 
 def half_effect(table: pd.DataFrame) -> pd.Series:
@@ -159,35 +220,37 @@ def ratio(table: pd.DataFrame | None, name: str, factor: float = 1.0) -> pd.Data
     return table.assign(mean=factor * table[name], low=factor * table[f"{name}_low"], high=factor * table[f"{name}_high"])
 
 
-def sized(table: pd.DataFrame) -> pd.DataFrame:
-    """Sets of heads with their size and their share, in per cent, of the layer's heads."""
-    single = {head for text in table["heads"] if text != "all" for head in text.split("-")}
-    sizes = np.array([len(single) if text == "all" else text.count("-") + 1 for text in table["heads"]])
-    return table.assign(size=sizes, share=100 * sizes / len(single))
+def sized(table: pd.DataFrame, count: int | None = None) -> pd.DataFrame:
+    """Sets of heads with their size and their share, in per cent, of the layer's heads. count: those; default: all it names."""
+    count = count or len({head for text in table["heads"] if text != "all" for head in text.split("-")})
+    sizes = np.array([count if text == "all" else text.count("-") + 1 for text in table["heads"]])
+    return table.assign(size=sizes, share=100 * sizes / count)
 
 
 def stored_pairs() -> list[str]:
     """Every pair that can be compared: those with a stored sweep, shipped ones first, then the shipped ones without."""
     swept = {path.name for path in artifacts.matching("*/rq1/*")}
     named = pair_names()
-    return [name for name in named if name in swept] + sorted(swept - set(named)) + [name for name in named if name not in swept]
+    every = [name for pair in named for name in (pair, *sorted(s for s in swept if s.startswith(f"{pair}@"))) if name in swept]
+    return [*every, *sorted(swept - set(every)), *(name for name in named if not any(e.partition("@")[0] == name for e in every))]
 
 
 def own_domain(pair: str) -> str:
     """The domain that a pair is about: from its file, or, for a pair whose file is elsewhere, the first that is stored."""
-    if pair in pair_names():
-        return read_pair(pair).domain
+    if (name := pair.partition("@")[0]) in pair_names():
+        return read_pair(name).domain
     return min(path.parents[1].name for path in artifacts.matching(f"*/rq1/{pair}"))
 
 
 def parse(text: str, direction: str) -> StoredSweep:
     """A stored sweep from PAIR or PAIR@DOMAIN. Raises UserError for a name that does not exist, or a missing domain."""
-    pair, _, domain = text.partition("@")
+    pair, _, domain = (text, "", "") if text in stored_pairs() else text.rpartition("@") if "@" in text else (text, "", "")
     if direction not in DIRECTIONS:
         raise one_of("Direction", direction, DIRECTIONS)
     if pair not in stored_pairs() or not domain:
-        spec = read_pair(pair)
-        pair, domain = spec.name, domain or spec.domain
+        name, at, protocol = pair.partition("@")
+        spec = read_pair(name)
+        pair, domain = f"{spec.name}{at}{protocol}", domain or spec.domain
     if not domain:
         raise UserError(f"{pair} has no domain of its own.\nTry:  {text}@{prompts.domains()[0]}")
     if not any((place / domain).is_dir() for place in artifacts.places()) and domain not in prompts.domains():

@@ -37,6 +37,7 @@ from mechdiff.study.provenance import provenance
 MAPPED_STREAMS = ("resid_post", "attn_out", "mlp_out")
 OURS = tuple(name for name in MAPS if name != STUDYS_MAP)  # the study's own belongs to its protocol
 CONTROLLED = "procrustes_scaled"  # the study's own map: its rank curves have every control
+BY_PROMPT = "resid_post"  # the stream whose mapped effects are stored prompt by prompt
 UNCUT = ("self", "mean", *MAP_CONTROLS)
 CUT = {CONTROLLED: UNCUT, STUDYS_MAP: tuple(name for name in UNCUT if name != "random")}  # a rotation has no whitened cut
 
@@ -271,17 +272,19 @@ def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame
 
 
 def by_prompt(wide: Wide) -> pd.DataFrame:
-    """A line per prompt and condition. Rank cuts under a fitted map have only their effect, and their controls no lines:
-
-    these would be two in five of all lines, and their curves are in the summary.
+    """A line per prompt and condition. Mapped states have lines at the residual stream alone, and only their effect; the controls
+    of rank cuts have none. These would be most of all lines, and their curves are in the summary.
     """
     names = (
         ["kl", "kl_to_donor", "kl_donor_clean"] if (wide.conditions["question"].isin(["patch", "transplant"])).all() else ["kl"]
     )
     names += wide.metrics
     labels = wide.conditions.reset_index(drop=True)
-    cut = labels["control"].isin(MAP_CONTROLS) & (labels["rank"] != FULL) if "rank" in labels else np.zeros(len(labels), bool)
-    return Wide(labels[~cut], {name: wide.values[name][~cut] for name in names}, wide.ratio).long()
+    left = np.zeros(len(labels), bool)
+    if "rank" in labels:
+        cut = labels["control"].isin(MAP_CONTROLS) & (labels["rank"] != FULL)
+        left = cut.to_numpy() | (labels["stream"] != BY_PROMPT).to_numpy()
+    return Wide(labels[~left], {name: wide.values[name][~left] for name in names}, wide.ratio).long()
 
 
 def distinct(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

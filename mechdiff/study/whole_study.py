@@ -18,7 +18,7 @@ from mechdiff.inputs.pair_file import Pair, Source, read_pair
 from mechdiff.models import downloads
 from mechdiff.models.downloads import Repository
 from mechdiff.models.registry import resolve_device, resolve_dtype
-from mechdiff.study import already_stored, cost_estimate, sweep_process, sweeps
+from mechdiff.study import already_stored, artifacts, cost_estimate, sweep_process, sweeps
 from mechdiff.study.cost_estimate import BYTES, QUANTIZED, Card
 from mechdiff.study.stored_sweep import StoredSweep
 from mechdiff.study.sweep_process import SweepRequest
@@ -76,7 +76,7 @@ class Plan:
 def plan(request: SweepRequest, settings: dict[str, Any]) -> Plan:
     """What a study needs. Asks the hub about models that are not here.
 
-    request: of its sweep; without a domain it takes the pair's recipe, else the pair's domain. settings: of the same sweep, as
+    request: of its sweep; without a domain it takes the pair's. settings: of the same sweep, as
     `sweeps.sweep` takes them. Raises UserError for a request that cannot be meant; what else prevents the study is in `faults`.
     """
     pair = read_pair(request.pair)
@@ -97,7 +97,7 @@ def plan(request: SweepRequest, settings: dict[str, Any]) -> Plan:
 
 def chosen_domain(pair: Pair, name: str | None) -> tuple[str, Spec | None]:
     """A study's domain, and the recipe that makes it if it is not on this machine."""
-    name = name or pair.recipe or pair.domain
+    name = name or pair.domain
     if name in prompts.domains():
         return name, None
     if name in domain_files.recipes():

@@ -31,7 +31,7 @@ def section(selection: Selection) -> None:
     elif stored.empty:
         stored_results.missing(runs[0])
     place, live = st.container(), pd.DataFrame()
-    if controls.compute("coverage", LONGER, rates.estimate(*runs)):
+    if controls.compute("coverage", LONGER, partial(rates.estimate, *runs)):
         live = computed(runs)
         if live.empty:
             session.waiting("Choosing heads on train prompts, then measuring the sets...", session.NUMBERS)

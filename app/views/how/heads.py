@@ -25,7 +25,7 @@ def page() -> None:
         f"Choose heads: their outputs in the **{recipient}** model are replaced by the **{donor}** model's. **Coverage** is the "
         "effect of these heads as a share of the effect of all heads in the layer.",
     )
-    if session.ready(selection.spec):
+    if session.available(selection):
         everything(selection)
     imports.numbers("heads", selection)
 

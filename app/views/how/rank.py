@@ -1,5 +1,7 @@
 """Rank: how many dimensions does the change need?"""
 
+from functools import partial
+
 import controls
 import pandas as pd
 import rates
@@ -25,7 +27,7 @@ def page() -> None:
         f"Drag the rank: the map from **{donor}** to **{recipient}** keeps only its k leading directions. The **complement** "
         "fills the rest, with the train **mean** (which deletes it) or the recipient's **own** state. Check both.",
     )
-    if session.ready(selection.spec):
+    if session.available(selection):
         cut(selection)
     imports.numbers("rank", selection)
 
@@ -60,7 +62,7 @@ def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
     if stored.empty:
         stored_results.missing(run, f" with {run.map} at alpha {alpha}")
     place, origins = st.container(), stored_results.row()
-    if controls.compute("ranks", LONGER, rates.estimate(every)):
+    if controls.compute("ranks", LONGER, partial(rates.estimate, every)):
         more = metrics.summary(every, session.answer(every, patience=0.05))
         if stored.empty:
             stored, about = more, "computed on these prompts"

@@ -1,5 +1,7 @@
 """Transport: is the change a linear map between states?"""
 
+from functools import partial
+
 import controls
 import pandas as pd
 import rates
@@ -25,7 +27,7 @@ def page() -> None:
         f"The **{recipient}** model's state is replaced by a linear map of the **{donor}** model's. A **low effect** and a "
         "**high drop** mean that the map explains the change, if it also beats the controls.",
     )
-    if session.ready(selection.spec):
+    if session.available(selection):
         site(selection)
     imports.numbers("transport", selection)
 
@@ -48,7 +50,7 @@ def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
     if stored.empty:
         stored_results.missing(run, f" at alpha {run.alpha[0]}" if run.alpha != ("auto",) else "")
     place, origins = st.container(), stored_results.row()
-    if controls.compute("curve", LONGER, rates.estimate(every)):
+    if controls.compute("curve", LONGER, partial(rates.estimate, every)):
         table = session.answer(every, patience=0.05)
         if stored.empty:
             stored, about = metrics.summary(every, metrics.with_reference(table)), "computed on these prompts"

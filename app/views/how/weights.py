@@ -96,8 +96,11 @@ def subspace(selection: Selection) -> None:
         st.info(f"The map `{fit}` is not fitted, so it has no leading directions.\n\nTry:  {', '.join(FITTED)} on the Rank page")
         return
     request = view_requests.overlap(selection)
-    task = questions.task(request)
-    takes = "cached, shown at once" if task.done >= task.total else "reads the train prompts first"
+
+    def takes() -> str:
+        task = questions.task(request)
+        return "cached, shown at once" if task.done >= task.total else "reads the train prompts first"
+
     if not controls.compute(
         "overlap", f"Compares with the output directions of the map `{fit}` at layer {layer}, as on the Rank page.", takes
     ):

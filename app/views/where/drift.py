@@ -18,7 +18,7 @@ def page() -> None:
         f"{TERMS['CKA']} Look for the layer where it starts to fall.",
     )
     selection = controls.current()
-    if session.ready(selection.spec):
+    if session.available(selection):
         curve(selection)
     imports.numbers("drift", selection)
 
@@ -35,7 +35,9 @@ def curve(selection: Selection) -> None:
     rows = chart_tables.join(stored, table.assign(live=True))
     if len(rows):
         counts = [
-            f"{name}: {int(part['n'].iloc[0])} prompts" for name, part in (("stored", stored), ("live", table)) if len(part)
+            f"{name}: {part['n'].iloc[0]:.0f} prompts" if part["n"].notna().any() else "the study's own numbers, plain CKA"
+            for name, part in (("stored", stored), ("live", table))
+            if len(part)
         ]
         about = f"{'; '.join(counts)}; bands, bars: 95 % CI; click a layer"
         figure = imports.on(charts.drift_curve(rows, layer, about), "drift", selection, stream=stream)

@@ -24,7 +24,7 @@ def page() -> None:
         f"Choose a layer: there, the **{recipient}** model runs with the **{donor}** model's state at the decision token. The "
         "**effect** is how far this moves the next-token distribution, in nats.",
     )
-    if session.ready(selection.spec):
+    if session.available(selection):
         layers(selection)
     imports.numbers("patching", selection)
 
@@ -48,7 +48,8 @@ def layers(selection: Selection) -> None:
     if line is not None:
         one_layer(run, selection, here, line)
         session.provenance(run, table)
-    transplants.section(selection)
+    if not session.stored_only():
+        transplants.section(selection)
 
 
 def numbers(run, here: pd.DataFrame, line: pd.Series, layer: int) -> None:

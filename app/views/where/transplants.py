@@ -1,5 +1,7 @@
 """A section of the Patching page: what do each module's own weights change?"""
 
+from functools import partial
+
 import controls
 import pandas as pd
 import rates
@@ -27,7 +29,7 @@ def section(selection: Selection) -> None:
     if stored.empty:
         stored_results.missing(modules)
     place, origins, live = st.container(), stored_results.row(), stored.iloc[:0]
-    if controls.compute("transplants", LONGER, rates.estimate(modules)):
+    if controls.compute("transplants", LONGER, partial(rates.estimate, modules)):
         table, singles = (session.answer(run, patience=0.05) for run in (modules, heads))
         live = chart_tables.join(metrics.summary(modules, table), metrics.summary(heads, singles))
         for stream in view_requests.MODULES:

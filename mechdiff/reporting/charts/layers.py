@@ -41,7 +41,7 @@ def drift_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "
 
     table: a row per layer, with columns layer, cka, cka_debiased, low, high, n, and perhaps live (bool).
     """
-    debiased = table.assign(mean=table["cka_debiased"], shown="debiased CKA")
+    debiased = table.assign(mean=table["cka_debiased"], shown="debiased CKA").dropna(subset=["mean"])
     plain = table.assign(mean=table["cka"], shown="plain CKA")[~is_live(table)]
     both = pd.concat([debiased, plain], ignore_index=True).rename(columns={"n": "prompts"})
     looks = {"debiased CKA": (BLUE, SOLID, True), "plain CKA": (BLUE, DASHED, False)}
