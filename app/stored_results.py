@@ -56,7 +56,7 @@ def missing(run: Question, what: str = "") -> None:
 
 
 def stored_sites(run: Question) -> str:
-    """The streams and layers at which a few sites are stored of a mapped question, in words; empty for none, or for every layer."""
+    """Where a mapped question is stored at a few sites alone, in words; empty if nothing is stored, or every layer."""
     folders = {"transport": ("rq2", "transport_summary"), "rank": ("rq3", "rank_summary")}
     if run.question not in folders:
         return ""

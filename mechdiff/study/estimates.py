@@ -43,7 +43,7 @@ def drift(sweep: StoredSweep) -> Estimate:
         return Estimate(why=NOT_STORED)
     weight, error = 1 - table["mean"], (table["high"] - table["low"]) / 2
     if error.isna().all():
-        return Estimate((weight * table["depth"]).sum() / weight.sum())
+        return Estimate((weight * table["depth"]).sum() / weight.sum(), place=over(table))
     if weight.sum() <= error.sum():
         return Estimate(why="no drift above its error")
     middle = (weight * table["depth"]).sum() / weight.sum()
@@ -56,7 +56,7 @@ def effect(sweep: StoredSweep, seed: int) -> Estimate:
     if table is None:
         return Estimate(why=NOT_STORED)
     if lines is None:  # means alone, as of the study's own files
-        return Estimate((table["mean"] * table["depth"]).sum() / table["mean"].sum())
+        return Estimate((table["mean"] * table["depth"]).sum() / table["mean"].sum(), place=over(table))
     wide = by_prompt(lines[lines["control"] == "none"], "layer")
     means = resampled_means(wide, sweep, "rq1", seed)
     if at_floor(means, lines):
@@ -145,7 +145,7 @@ def directions(sweep: StoredSweep, seed: int) -> Estimate:
             return Estimate(why=AT_FLOOR)
         means.append(wide.sum(1))
     ratio = means[0] / means[1]
-    return Estimate(float(ratio[0])) if len(ratio) == 1 else from_draws(ratio)
+    return Estimate(float(ratio[0]), place=over(table)) if len(ratio) == 1 else from_draws(ratio)
 
 
 def heads(sweep: StoredSweep, layer: int | None, chosen: str) -> Estimate:
@@ -157,8 +157,11 @@ def heads(sweep: StoredSweep, layer: int | None, chosen: str) -> Estimate:
     if table["mean"].isna().any():
         return Estimate(why=AT_FLOOR, place=f"at layer {layer}")
     sizes = table["size"].to_numpy(float)
-    if table["low"].isna().all():
-        return Estimate(float(first_reached(table["mean"].to_numpy() >= REACH, sizes)), place=place, whole=whole)
+    if table["low"].isna().all():  # means alone, of few sizes
+        reached, largest = table["mean"].to_numpy() >= REACH, int(table["size"][table["chosen"] == chosen].max())
+        if largest < 2 or not reached[sizes <= largest].any():
+            return Estimate(why=f"more than {largest} of {whole} at layer {layer}" if largest > 1 else NOT_STORED)
+        return Estimate(float(first_reached(reached, sizes)), place=place, whole=whole)
     value, low, high = (first_reached(table[name].to_numpy() >= REACH, sizes) for name in ("mean", "high", "low"))
     return Estimate(float(value), float(low), float(high), place=place, whole=whole)
 
@@ -174,6 +177,11 @@ def attention(sweep: StoredSweep, seed: int) -> Estimate:
         return Estimate(why=AT_FLOOR)
     is_attention = wide.columns.get_level_values("stream") == MODULES[0]
     return from_draws(means[:, is_attention].sum(1) / means.sum(1))
+
+
+def over(table: pd.DataFrame) -> str:
+    """How many layers a mean over layers is of, where these are few."""
+    return f"over {len(table)} layers"
 
 
 def by_prompt(lines: pd.DataFrame, columns: str | Sequence[str]) -> pd.DataFrame:

@@ -84,8 +84,8 @@ def compare(values: pd.DataFrame, sweep: StoredSweep) -> pd.DataFrame:
     """The published values with ours next to them: columns ours, low, high (95 % interval), difference (ours less published),
     and verdict, in words.
 
-    values: a line per published value, with COLUMNS. A key that is empty is not asked for; a direction that is empty is the sweep's.
-    A value that is not valid is not compared, for its reason.
+    values: a line per published value, with COLUMNS. A key that is empty is not asked for; a direction that is empty is the
+    sweep's. A value that is not valid is not compared, for its reason.
     """
     rows = [compared(row, sweep) for row in values.to_dict("records")]
     return pd.concat([values.reset_index(drop=True), pd.DataFrame(rows, columns=pd.Index(RESULTS))], axis=1)

@@ -53,12 +53,12 @@ def body(direction: str) -> None:
         )
     with middle:
         marked = st.toggle(
-            "Published 8B numbers",
+            "Published numbers",
             value=True,
             key="published",
             bind="query-params",
-            help=f"Hollow marks: the original study's numbers for its 8B pairs on their default domains, means without "
-            f"intervals. Source: {published.facts()['source']}. Some of its runs did not use the requested rank.",
+            help="Hollow marks: what the original study published of the same pair, on the same prompts, by the same definitions "
+            f"(protocol study). Means without intervals. Source: {published.facts()['source']}.",
         )
     depth = None if at == AFFECTED else float(at)
     a, b = (f"{sweep.pair}@{sweep.domain}" for sweep in chosen.values())
@@ -198,7 +198,7 @@ def specification(
 
 def marks_of(chart: str, sweep: StoredSweep, near: float | None, marked: bool, name: str | None) -> pd.DataFrame:
     """The published marks for a sweep, if they are switched on, and those of the chosen import."""
-    parts = [published.marks(chart, sweep.domain, sweep.direction, near)] if marked else []
+    parts = [published.marks(chart, sweep, near)] if marked else []
     parts += [imported.compared(name, chart, sweep.domain, sweep.direction, near)] if name else []
     return pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
 

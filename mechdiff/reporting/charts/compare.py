@@ -27,7 +27,7 @@ COLOURS = {"A": BLUE, "B": ORANGE}  # by the first letter of a name
 LOWEST = -160.0  # per cent: the lowest end of a drop axis
 DRAWN = ("shown", "depth", "share", "layer", "rank", "size", "mean", "low", "high")
 DROP = "Drop relative to z-score, %"
-PUBLISHED = "Hollow: published 8B numbers"
+PUBLISHED = "Hollow: published by the study"
 LONG_LEGEND: dict[str, Any] = LEGEND | {"columns": 1}  # for long names
 OUTLINE = {"strokeWidth": 1.8, "opacity": 1}
 FIFTHS = [0, 0.2, 0.4, 0.6, 0.8, 1]
@@ -92,7 +92,7 @@ def hollow(points: pd.DataFrame, x: alt.X, y: alt.Y, colour: str, clip: bool) ->
     points = points.rename(columns={"x": name})
     is_box, has_layer = points[name] != points["x2"], points["layer"].notna().any()
     boxes, points = points[is_box], points[~is_box]
-    tip = [alt.Tooltip("note:N").title("published 8B"), *(["layer"] if has_layer else [])]
+    tip = [alt.Tooltip("note:N").title("published"), *(["layer"] if has_layer else [])]
     tip.append(alt.Tooltip(f"{name}:N") if name == "rank" else alt.Tooltip(f"{name}:Q", format=".3~g"))
     layers = []
     if len(points):
