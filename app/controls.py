@@ -102,7 +102,7 @@ def others(selection: Selection) -> None:
     lacking = set()  # widgets whose range the machine does not know
     if selection.spec.depth is None:
         lacking |= {"layer", "heads"}
-    if selection.domain not in prompts.domains():
+    if st.session_state.get("_stored_only"):
         lacking |= {"prompt"}
     for key, draw in WIDGETS.items():
         if key not in drawn() | lacking:

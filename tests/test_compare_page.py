@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 
-import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 from support.app_page import charts_of, open_page
 from views.study import compare
 
 from mechdiff.reporting.charts.base import BLUE, ORANGE
-from mechdiff.study import artifacts, published, quantities
+from mechdiff.study import artifacts, quantities
 from mechdiff.study.compare_sweeps import bootstrap_seeds
 from mechdiff.study.estimates import estimates
 from mechdiff.study.quantities import QUANTITIES, text
@@ -108,7 +107,8 @@ def test_what_is_not_stored_is_a_note_with_its_command(monkeypatch, tmp_path):
     assert len(coverage) == 2 and all(list(colours(spec).values()) == [ORANGE] for spec in coverage)
 
 
-def test_with_nothing_stored_no_chart_is_drawn():
+def test_with_nothing_stored_no_chart_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
     at = open_page("compare", a_pair="llama-8b-cognitive", b_pair="llama-8b-cultural")
     assert set(column(at, "A") + column(at, "B")) == {"not stored"}
     assert len(at.info) == 2 and not charts_of(at)
@@ -116,25 +116,30 @@ def test_with_nothing_stored_no_chart_is_drawn():
     assert len(at.info) == 1, "a sweep compared with itself is named once"
 
 
-def test_published_numbers_are_hollow_and_can_be_hidden():
-    at = open_page("compare")
+def test_published_numbers_are_hollow_and_can_be_hidden(tmp_path, monkeypatch):
+    """The study's own pair, swept again on its prompts under its definitions: its numbers stand next to ours."""
+    for source in artifacts.ARTIFACTS.glob("math-500/rq*/llama-8b-cognitive@study"):
+        as_sweep(shutil.copytree(source, tmp_path / source.relative_to(artifacts.ARTIFACTS)) / "manifest.json")
+    monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
+    own = {"a_pair": "llama-8b-cognitive@study", "b_pair": "llama-8b-cognitive@study"}
+    at = open_page("compare", **own)
     drawn = [hollow(spec) for spec in charts_of(at)]
-    assert [bool(marks) for marks in drawn] == [True, True, False, False, True, True, True, True, False]
-    drift = charts_of(at)[0]
-    (mine,) = [mark for mark in drawn[0] if mark["mark"]["type"] == "point" and mark["mark"]["color"] == ORANGE]
-    (sent,) = [
-        dataset.data.data for dataset in at.get("vega_lite_chart")[0].proto.datasets if dataset.name == mine["data"]["name"]
-    ]
-    assert pa.ipc.open_stream(sent).read_pandas()["mean"].min() == 0.5617 and not mine["mark"]["filled"]
-    assert any("published" in line.lower() for line in drift["title"]["subtitle"])
+    assert sum(bool(marks) for marks in drawn) >= 4
+    assert {mark["mark"].get("color") for mark in drawn[0]} == {BLUE, ORANGE}
+    assert any("published" in line.lower() for line in charts_of(at)[0]["title"]["subtitle"])
     at.toggle(key="published").set_value(False).run()
     assert not any(hollow(spec) for spec in charts_of(at))
 
 
-def test_published_numbers_belong_to_a_pair_on_its_own_domain():
-    at = open_page("compare", a_domain="cognitive")
-    assert {mark["mark"].get("color") for mark in hollow(charts_of(at)[0])} == {ORANGE}
-    assert published.marks("drift", "cognitive", "base-to-tuned").shape[0] == 16
+def as_sweep(path) -> None:
+    """A manifest of imported files as that of a sweep."""
+    about = json.loads(path.read_text()) | {"kind": "sweep"}
+    about |= {"templates": [str(i) for i in range(350)], "prompts": 350, "grid": "full", "prompts_hash": "x"}
+    path.write_text(json.dumps(about))
+
+
+def test_published_numbers_stand_next_to_no_other_pair():
+    assert not any(hollow(spec) for spec in charts_of(open_page("compare")))
 
 
 def test_a_sweep_without_a_manifest_is_called_so(tmp_path, monkeypatch):

@@ -7,12 +7,14 @@ import pytest
 import torch
 from support import plain_hooks
 from support.random_pair import TRAIN, ids
+from support.two_tokenizers import write_pair
 
 import mechdiff
 from mechdiff import Run, UserError, questions
 from mechdiff.maths.linear_maps import fit_procrustes_scaled, pca_spread
 from mechdiff.maths.whitened import fit_procrustes_full, fit_whitened
 from mechdiff.models.registry import load_pair
+from mechdiff.questions.diagnostics.map_quality import Diagnostics
 
 SHRINKAGE = 0.05
 
@@ -190,6 +192,13 @@ def test_the_completion_is_a_control_of_the_studys_map_alone(study, tmp_path):
 # Scales, vocabularies, layers and heads as the study has them
 
 
+def answered(request):
+    task = questions.task(request)
+    for _ in task.steps():
+        pass
+    return task.table()
+
+
 def both_states(loaded, texts: list[str], layer: int = 1) -> tuple[np.ndarray, np.ndarray]:
     sides = loaded.base, loaded.tuned
     x, y = (
@@ -251,3 +260,42 @@ def test_heads_chosen_on_the_prompts_that_they_are_scored_on(study):
 def test_the_number_of_random_sets(study):
     drawn = mechdiff.run(Run("heads", layers=(1,), head_sets="random", draws=3, **study)).query("control == 'random'")
     assert set(drawn.groupby(drawn["heads"].str.count("-"))["heads"].nunique()) == {3}
+
+
+# How well a map fits, in the study's space
+
+
+def test_the_fit_between_whitened_states_is_the_studys(study):
+    run = Run("transport", layers=(1,), map="procrustes_scaled", **study)
+    (line,) = answered(Diagnostics(run)).to_dict("records")
+    loaded = load_pair(study["pair"], "cpu")
+    x, y = both_states(loaded, TRAIN)
+    new_x, new_y = both_states(loaded, [prompt.text for prompt in run.chosen_prompts])
+    colour = power(shrunk(y), -0.5)
+    for name, (rows, true) in {"train": (x, y), "val": (new_x, new_y)}.items():
+        mapped, white = (study_cut(x, y, rows, x.shape[1], 1.0) - y.mean(0)) @ colour, (true - y.mean(0)) @ colour
+        expected = 1 - np.square(white - mapped).sum() / np.square(white).sum()
+        assert line[f"r2_whitened_{name}"] == pytest.approx(expected, rel=1e-5)
+    mapped = study_cut(x, y, new_x, x.shape[1], 1.0)
+    a, b = (states - states.mean(0) for states in (mapped, new_y))
+    plain = np.square(a.T @ b).sum() / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+    assert line["cka_plain"] == pytest.approx(plain, rel=1e-5)
+    assert line["r2_whitened_shuffled"] < line["r2_whitened_val"]
+
+
+# What effects are over where two tokenizers differ
+
+
+def test_effects_over_all_tokens_of_the_recipient(tmp_path, own_store):
+    settings = {"pair": str(write_pair(tmp_path)), "prompts": str(tmp_path / "prompts.jsonl"), "device": "cpu", "layers": (1,)}
+    tables = {name: mechdiff.run(Run("patch", vocabulary=name, **settings)) for name in ("shared", "recipient")}
+    loaded = load_pair(settings["pair"], "cpu")
+    run = Run("patch", **settings)
+    for prompt in range(4):
+        text = run.chosen_prompts[prompt].text
+        donor = plain_hooks.state(loaded.base.model, loaded.tokenizers.encode(text, "base"), 1, "resid_post").numpy()
+        expected = effect(loaded.tuned.model, loaded.tokenizers.encode(text, "tuned"), donor)
+        assert tables["recipient"]["kl"][prompt] == pytest.approx(expected, rel=1e-3, abs=5e-5)
+    assert not np.allclose(tables["shared"]["kl"], tables["recipient"]["kl"], rtol=1e-3)
+    np.testing.assert_allclose(tables["shared"]["kl_to_donor"], tables["recipient"]["kl_to_donor"], rtol=1e-5)
+    assert set(tables["recipient"]["vocabulary"]) == {"all tokens of tuned"}

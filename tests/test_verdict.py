@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 
 from mechdiff import UserError
 from mechdiff.__main__ import main
+from mechdiff.common.paths import SHIPPED_SWEEPS
 from mechdiff.maths.intervals import summarise
 from mechdiff.study import artifacts, published, quantities, stored_sweep
 from mechdiff.study.compare_sweeps import bootstrap_seeds, difference
@@ -26,6 +28,9 @@ RANKS = {"0": -0.5, "1": 0.1, "4": 0.3, "16": 0.5, "full": 0.6}  # the share of 
 @pytest.fixture(autouse=True)
 def empty(tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path)
+
+
+STUDYS = {"cognitive": "math-500", "cultural": "kk-culture"}
 
 
 def choice(pair="planted", domain="here") -> StoredSweep:
@@ -140,7 +145,10 @@ def test_the_depth_of_drift_and_no_drift():
     assert estimates(choice(), None)["drift"].why == "no drift above its error"
     drifts([1, 1, 0.5, 1, 0.5], np.nan)  # too few templates for a jackknife
     drift = estimates(choice(), None)["drift"]
-    assert quantities.text(QUANTITIES["drift"], drift) == "0.75 (no interval)" and word(QUANTITIES["drift"], drift) == ""
+    assert (
+        quantities.text(QUANTITIES["drift"], drift) == "0.75 (no interval) over 5 layers"
+        and word(QUANTITIES["drift"], drift) == ""
+    )
 
 
 @pytest.mark.slow
@@ -250,9 +258,9 @@ def test_ranks_differ_by_how_often_one_is_higher():
 def test_without_a_sweep_everything_says_so_and_what_to_type(capsys):
     verdict = estimates(choice(), None)
     assert {estimate.why for estimate in verdict.values()} == {NOT_STORED}
-    assert main(["compare", "--a", "demo-cultural", "--b", "llama-8b-cognitive"]) == 0
+    assert main(["compare", "--a", "demo-cultural", "--b", "demo-cognitive@study@cognitive"]) == 0
     output = capsys.readouterr().out
-    assert "Try:  python -m mechdiff sweep --pair llama-8b-cognitive --domain cognitive --grid full" in output
+    assert "Try:  python -m mechdiff sweep --pair demo-cognitive --domain cognitive --grid full --protocol study" in output
     assert "Try:  python -m mechdiff sweep --pair demo-cultural --domain cultural --grid full" in output
     assert output.count("Depth of drift;") == 2 and "nothing stored" in output
     assert main(["compare", "--a", "demo-cultural", "--b", "demo-cultural"]) == 0
@@ -299,15 +307,36 @@ def test_the_shipped_sweeps_give_the_verdict_without_torch(monkeypatch):
     assert f"{reached} [" in output and f"at layer {at}" in output
 
 
-def test_published_numbers_stand_at_their_relative_depth():
-    drift = published.marks("drift", "cognitive", DIRECTION)
+def test_published_numbers_stand_at_their_relative_depth_next_to_the_same_quantity():
+    cognitive, cultural = (StoredSweep(f"llama-8b-{d}@study", p, DIRECTION) for d, p in STUDYS.items())
+    drift = published.marks("drift", cognitive)
     lowest = drift.loc[drift["mean"].idxmin()]
     assert lowest["mean"] == 0.5617 and lowest["x"] == pytest.approx(12 / 31)
-    box = published.marks("drift", "cultural", DIRECTION).iloc[0]
+    box = published.marks("drift", cultural).dropna(subset="mean2").iloc[-2]
     assert (box["x"], box["x2"], box["mean"], box["mean2"]) == pytest.approx((8 / 31, 12 / 31, 0.86, 0.90))
-    there, back = (published.marks("effect", "cognitive", direction) for direction in (DIRECTION, "tuned-to-base"))
-    assert (there["mean"].iloc[-1], back["mean"].iloc[-1]) == (0.441, 1.699)
-    near = published.marks("rank", "cognitive", DIRECTION, 0.85)
-    assert set(near["layer"]) == {26} and list(near.loc[near["x"] == "full", "mean"]) == [39, 40]
-    assert list(published.marks("coverage", "cognitive", DIRECTION)["x"]) == [3.125, 6.25, 12.5, 25]
-    assert published.marks("rank", "cultural", "tuned-to-base", 1.0).empty
+    there, back = (published.marks("effect", replace(cognitive, direction=d)) for d in (DIRECTION, "tuned-to-base"))
+    assert (there["mean"].iloc[-1], back["mean"].iloc[-1]) == (0.44081, 1.69886)
+    near = published.marks("rank", cognitive, 0.85)
+    assert set(near["layer"]) == {26} and list(near.loc[near["x"] == "full", "mean"]) == [39.48, 40.07, 39.35]
+    assert set(published.marks("coverage", cognitive)["x"]) >= {3.125, 6.25, 12.5, 25}
+    assert published.marks("rank", replace(cultural, direction="tuned-to-base"), 1.0).empty
+
+
+def test_published_numbers_stand_nowhere_else():
+    ours = StoredSweep("llama-8b-cognitive", "math-500", DIRECTION)
+    assert published.marks("drift", ours).empty, "under other definitions"
+    assert published.marks("drift", StoredSweep("demo-cognitive@study", "math-500", DIRECTION)).empty, "of another pair"
+    assert published.marks("drift", StoredSweep("llama-8b-cognitive@study", "cognitive", DIRECTION)).empty, "on other prompts"
+
+
+def test_an_invalid_published_number_says_so_and_why():
+    values = published.table()
+    wrong = values[~values["valid"].astype(bool)]
+    assert len(wrong) and wrong["reason"].ne("").all() and values[values["valid"].astype(bool)]["reason"].eq("").all()
+    marks = published.marks("coverage", StoredSweep("llama-8b-cultural@study", "kk-culture", DIRECTION))
+    assert len(marks) and marks["note"].str.contains("NOT VALID: by the study's own files").all()
+
+
+def test_the_studys_own_files_have_no_marks_next_to_themselves(monkeypatch):
+    monkeypatch.setattr(artifacts, "ARTIFACTS", SHIPPED_SWEEPS)
+    assert published.marks("drift", StoredSweep("llama-8b-cognitive@study", "math-500", DIRECTION)).empty

@@ -14,7 +14,11 @@ from mechdiff.reporting import chart_tables
 DIAGNOSTICS = {
     "r2_train": "R² on train",
     "r2_val": "R² on val",
+    "r2_whitened_train": "R² on train, whitened",
+    "r2_whitened_val": "R² on val, whitened",
+    "r2_whitened_shuffled": "R² on val, whitened, shuffled",
     "cka": "debiased CKA",
+    "cka_plain": "plain CKA",
     "cosine_mean": "mean cosine",
     "cosine_p10": "cosine, 10th percentile",
     "cosine_p90": "cosine, 90th percentile",

@@ -10,7 +10,7 @@ from mechdiff.study.stored_sweep import STREAM, StoredSweep
 
 FILE = DATA / "published.toml"
 COLUMNS = ["pair", "prompts", "quantity", "direction", "layer", "stream", "map", "alpha", "rank", "heads", "size", "chosen"]
-COLUMNS += ["control", "value", "layer2", "value2", "kl_zscore", "kl", "n", "valid", "reason", "stored", "definition"]
+COLUMNS += ["control", "value", "layer2", "value2", "kl_zscore", "kl", "n", "valid", "reason", "stored", "definition", "over"]
 TEXTS = ["direction", "stream", "map", "alpha", "rank", "heads", "chosen", "control", "reason"]
 CHARTS = {  # a chart of Compare -> what its marks are, and the column of its x
     "drift": ({"quantity": "cka", "stream": STREAM}, "layer"),
@@ -62,7 +62,7 @@ def marks(chart: str, sweep: StoredSweep, depth: float | None = None) -> pd.Data
         return pd.DataFrame()
     where, over = CHARTS[chart]
     points = of_pair(sweep.pair_name, sweep.domain)
-    points = points[points["direction"].isin(["", sweep.direction])]
+    points = points[points["direction"].isin(["", sweep.direction]) & points["over"].isin([over, "heads"])]
     for column, value in where.items():
         points = points[points[column] == value]
     points = points[points[over].notna() & (points[over] != "")]

@@ -197,8 +197,10 @@ class StoredSweep:
         if table is None:
             return None
         table = sized(table, self.heads)
-        table = table.assign(mean=100 * table["coverage"])
-        quantiles = table[table["chosen"] == "random"].groupby("share")["mean"].quantile(np.array([0.025, 0.5, 0.975])).unstack()
+        table = table.assign(mean=100 * table["coverage"])[table["chosen"] == "random"]
+        if table.empty:
+            return None
+        quantiles = table.groupby("share")["mean"].quantile(np.array([0.025, 0.5, 0.975])).unstack()
         return quantiles.set_axis(["low", "mean", "high"], axis=1).reset_index()
 
 

@@ -28,8 +28,9 @@ class Diagnostics:
 class DiagnosticsTask(StreamTablesTask):
     """A table with a line per layer and stream.
 
-    r2_train, r2_val: share of the recipient's variance that is explained, on the train prompts and on the others. cka:
-    debiased, mapped against recipient. cosine_mean, cosine_p10, cosine_p90: between mapped and recipient state. scale: the map's
+    r2_train, r2_val: share of the recipient's variance that is explained, on the train prompts and on the others.
+    r2_whitened_train, r2_whitened_val, r2_whitened_shuffled: the same between whitened states, as in the original study; the last
+    on val with the recipient's rows in another order. cka: debiased, mapped against recipient; cka_plain: the same undebiased. cosine_mean, cosine_p10, cosine_p90: between mapped and recipient state. scale: the map's
     one scale, if it has one. effective_rank: of its outputs on train. shrinkage: how much narrower the mapped states spread than
     the recipient's, 0 for as wide. overlap_k: of the first k output directions, between maps of two halves of train.
     All but r2_train, scale, effective_rank and overlaps are of the prompts that the map was not fitted on.
@@ -46,7 +47,7 @@ class DiagnosticsTask(StreamTablesTask):
 
     def stream_key(self, stream: str) -> str:
         run = self.run
-        parts = {"what": "diagnostics", "stream": stream, "map": key_of("maps", run.map)}
+        parts = {"what": "diagnostics, whitened too", "stream": stream, "map": key_of("maps", run.map)}
         parts |= {"direction": run.direction, "layers": run.chosen_layers}
         return key(**parts, texts=prompts.digest(run.chosen_prompts), **self.identity.train, **self.identity.pair)
 
@@ -79,6 +80,8 @@ class DiagnosticsTask(StreamTablesTask):
         from mechdiff.maths import similarity
         from mechdiff.maths.linear_maps import effective_rank, output_directions, overlap, pca_spread
         from mechdiff.maths.named_maps import fit_of
+        from mechdiff.maths.whitened import coloured
+        from mechdiff.questions.shared.fitted_maps import shuffle
 
         layers, device = list(self.run.chosen_layers), self.identity.device
         x, y, new_x, new_y = (
@@ -94,6 +97,12 @@ class DiagnosticsTask(StreamTablesTask):
         def explained(predicted, true):
             return 1 - (true - predicted).square().sum((1, 2)) / (true - mean).square().sum((1, 2))
 
+        def explained_whitened(predicted, true):
+            """In the space where the recipient's shrunk covariance is the identity."""
+            white = [coloured(target, (states - mean).mT, -0.5).mT for states in (predicted, true)]
+            return 1 - (white[1] - white[0]).square().sum((1, 2)) / white[1].square().sum((1, 2))
+
+        shuffled = recipient[:, shuffle(recipient.shape[1], self.run.seed)]
         cosine = torch.cosine_similarity(mapped, recipient, dim=-1)
         narrow = (mapped - mapped.mean(1, keepdim=True)).norm(dim=(1, 2)) / (recipient - recipient.mean(1, keepdim=True)).norm(
             dim=(1, 2)
@@ -107,6 +116,10 @@ class DiagnosticsTask(StreamTablesTask):
         columns = {
             "r2_train": explained(on_train, y.double()),
             "r2_val": explained(mapped, recipient),
+            "r2_whitened_train": explained_whitened(on_train, y.double()),
+            "r2_whitened_val": explained_whitened(mapped, recipient),
+            "r2_whitened_shuffled": explained_whitened(mapped, shuffled),
+            "cka_plain": similarity.cka_of_grams(similarity.grams(mapped), similarity.grams(recipient), debiased=False),
             "cka": similarity.cka_of_grams(similarity.grams(mapped), similarity.grams(recipient), debiased=True),
             "cosine_mean": cosine.mean(1),
             "cosine_p10": cosine.quantile(0.1, dim=1),

@@ -53,7 +53,7 @@ def sweep_tables(tables: dict, values: pd.DataFrame) -> dict[str, tuple[dict[str
     several = (mapped["rank"] + mapped["alpha"]).groupby([mapped["layer"], mapped["stream"]]).transform("nunique") > 1
     cut = mapped["rank"].ne("full") | (several & mapped["control"].eq("none"))
     folders = {
-        "rq1": {"drift": drift(tables["drift"]), "patch_summary": patches(tables["patch_summary"])},
+        "rq1": {name: read(tables[name]) for name, read in {"drift": drift, "patch_summary": patches}.items() if name in tables},
         "rq2": {"transport_summary": with_zscore(mapped[mapped["rank"] == "full"])},
         "rq3": {"rank_summary": cuts(mapped[cut])},
         "rq4": dict.fromkeys(("heads_summary", "coverage_summary"), heads(tables.get("heads_summary"), rest)),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mechdiff.common import paths
 from mechdiff.common.errors import UserError, one_of
-from mechdiff.study.imports.layout import layout
+from mechdiff.study.imports.layout import folder_of, layout
 from mechdiff.study.imports.reading import TABLES, StudyFiles, read_study
 
 KIND = "import"  # the manifest's own kind
@@ -124,9 +124,10 @@ def stamp(name: str) -> float:
 
 
 def read(name: str, domain: str, table: str) -> pd.DataFrame:
-    """An imported table; empty if there is none."""
-    path = place() / name / domain / TABLES[table][0] / f"{table}.parquet"
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+    """An imported table; empty if there is none. domain: as imported, or that of the study's own prompts."""
+    paths = [place() / name / at / TABLES[table][0] / f"{table}.parquet" for at in (domain, folder_of(domain))]
+    path = next((path for path in paths if path.exists()), None)
+    return pd.DataFrame() if path is None else pd.read_parquet(path)
 
 
 def remove(name: str) -> None:

@@ -13,6 +13,11 @@ def layout() -> dict:
     return tomllib.loads((DATA / "study.toml").read_text(encoding="utf-8"))
 
 
+def folder_of(domain: str) -> str:
+    """The study's name for the prompts of a domain: its folder's."""
+    return next((name for name, place in layout()["sweeps"].items() if place["domain"] == domain), domain)
+
+
 def domain_of(path: PurePosixPath, top: str) -> str:
     """A file's domain: the first folder in its path that has a known domain's name, else the top level's."""
     known = prompts.domains()
