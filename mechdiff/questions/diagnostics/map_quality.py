@@ -30,9 +30,10 @@ class DiagnosticsTask(StreamTablesTask):
 
     r2_train, r2_val: share of the recipient's variance that is explained, on the train prompts and on the others.
     r2_whitened_train, r2_whitened_val, r2_whitened_shuffled: the same between whitened states, as in the original study; the last
-    on val with the recipient's rows in another order. cka: debiased, mapped against recipient; cka_plain: the same undebiased. cosine_mean, cosine_p10, cosine_p90: between mapped and recipient state. scale: the map's
-    one scale, if it has one. effective_rank: of its outputs on train. shrinkage: how much narrower the mapped states spread than
-    the recipient's, 0 for as wide. overlap_k: of the first k output directions, between maps of two halves of train.
+    on val with the recipient's rows in another order. cka: debiased, mapped against recipient; cka_plain: the same, not debiased.
+    cosine_mean, cosine_p10, cosine_p90: between mapped and recipient state. scale: the map's one scale, if it has one.
+    effective_rank: of its outputs on train. shrinkage: how much narrower the mapped states spread than the recipient's, 0 for as
+    wide. overlap_k: of the first k output directions, between maps of two halves of train.
     All but r2_train, scale, effective_rank and overlaps are of the prompts that the map was not fitted on.
     """
 
