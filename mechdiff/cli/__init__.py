@@ -6,6 +6,7 @@ from mechdiff.cli import (
     check,
     compare,
     curate,
+    export,
     importing,
     pairs,
     planted,
@@ -20,7 +21,7 @@ from mechdiff.cli import (
 from mechdiff.cli.base import Parser
 
 # in the order of the help
-MODULES = (pairs, app, study, check, run, sweep, compare, report, importing, curate, replay, talk, planted, bench, shots)
+MODULES = (pairs, app, study, check, run, sweep, compare, report, export, importing, curate, replay, talk, planted, bench, shots)
 
 
 def build_parser() -> Parser:

@@ -108,6 +108,25 @@ def overlap(diagnostics: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["rank", "overlap"]).dropna()
 
 
+def spectrum(diagnostics: pd.DataFrame) -> pd.DataFrame:
+    """The cumulative singular values of the first line of a map's diagnostics, a row per rank; none for older ones."""
+    names = [str(name) for name in diagnostics if str(name).startswith("spectrum_")] if len(diagnostics) else []
+    rows = [(int(name.removeprefix("spectrum_")), diagnostics.iloc[0][name]) for name in names]
+    return pd.DataFrame(rows, columns=["rank", "share"]).dropna().sort_values("rank", ignore_index=True)
+
+
+def reached(spectrum: pd.DataFrame, share: float) -> int:
+    """The first rank of a spectrum that reaches a share of its sum; the last one if none does."""
+    enough = spectrum[spectrum["share"] >= share - 1e-3]
+    return int((enough if len(enough) else spectrum.iloc[-1:])["rank"].iloc[0])
+
+
+def best_drops(lines: pd.DataFrame) -> pd.DataFrame:
+    """For every stream the line of the layer with the largest drop."""
+    lines = lines.dropna(subset=["drop"]) if len(lines) else lines
+    return lines.loc[lines.groupby("stream", sort=False)["drop"].idxmax()].reset_index(drop=True) if len(lines) else lines
+
+
 def single_heads(lines: pd.DataFrame) -> pd.DataFrame:
     """A row per layer and head of stored single heads: mean effect, and its share of all heads' effect at that layer."""
     singles = lines.rename(columns={"coverage": "share"})[lines["heads"].str.isdigit()]

@@ -42,10 +42,11 @@ COLUMNS |= {"overlap": "overlap", "prompts": "prompts", "templates": "templates"
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart: its question, its caption, its pictures by the width they are for, and the lines that it draws."""
+    """A chart: its question, its caption, its whole specification, its pictures by their width, and the lines that it draws."""
 
     title: str
     about: str
+    spec: dict
     pictures: dict[str, Markup]
     table: pd.DataFrame
 
@@ -113,6 +114,11 @@ def parts(sweep: StoredSweep, values: Estimates) -> list[Part]:
         Part("rq3", "Rank", findings.dimensions(sweep, values), dimensions(sweep, values)),
         Part("rq4", "Heads", findings.heads(sweep, values), heads(sweep)),
     ]
+
+
+def drawn(sweep: StoredSweep) -> list[tuple[str, dict]]:
+    """Every chart of the report, with its part's anchor."""
+    return [(part.anchor, figure.spec) for part in parts(sweep, estimates(sweep, None)) for figure in part.figures]
 
 
 def where(sweep: StoredSweep) -> list[Figure]:
@@ -199,10 +205,11 @@ def heads(sweep: StoredSweep) -> list[Figure]:
 def draw(chart: alt.LayerChart | alt.Chart, table: pd.DataFrame) -> Figure:
     """A chart as pictures for both widths, without its title: text on the page wraps and can be searched."""
     spec = chart.to_dict(validate=False)
+    whole = deepcopy(spec)
     title, subtitle = figures.title(spec), spec["title"].get("subtitle", [])
     del spec["title"]
     pictures = {name: picture(spec, *size, f"{title} {name}") for name, size in WIDTHS.items()}
-    return Figure(title, " ".join([subtitle] if isinstance(subtitle, str) else subtitle), pictures, for_people(table))
+    return Figure(title, " ".join([subtitle] if isinstance(subtitle, str) else subtitle), whole, pictures, for_people(table))
 
 
 def picture(spec: dict, width: int, columns: int, name: str) -> Markup:

@@ -118,7 +118,15 @@ def rank_by_alpha(run, every: pd.DataFrame, live: pd.DataFrame) -> None:
         about = f"layer {layer}, complement {complement}; frame: chosen; dot: live; click a cell"
         with left:
             controls.clickable(charts.rank_alpha_map(cells, rank, alpha, about), "pick_cell")
+    if len(cells) and cells["drop"].notna().any():
+        with left:
+            about = f"layer {layer}, complement {complement}; dashed: chosen; auto: the fitted scale; bars: 95 % CI"
+            controls.draw(charts.alpha_curve(cells.dropna(subset=["drop"]), alpha, about))
     with right:
+        spectrum = chart_tables.spectrum(stored_results.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map))
+        if len(spectrum):
+            k = ", ".join(f"{share} % at k = {chart_tables.reached(spectrum, share / 100)}" for share in charts.SHARES)
+            controls.draw(charts.spectrum_curve(spectrum, f"whitened cross-covariance, layer {layer}; {k}"))
         overlaps = chart_tables.overlap(stored_results.lines(run, "rq2", "maps", layer=layer, stream=stream, map=run.map))
         if not overlaps.empty:
             figure = charts.overlap_curve(overlaps, TERMS["split-half overlap"])

@@ -61,6 +61,12 @@ def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
         with place:
             effect_and_drop(run, stored, live, about or "not stored")
     (layer,), (stream,), (alpha,) = run.layers, run.streams, run.alpha
+    best = chart_tables.best_drops(
+        stored_results.lines(run, "rq2", "transport_summary", map=run.map, alpha=alpha, control="none")
+    )
+    if len(best) > 1:
+        about = f"{run.map}, alpha {alpha}; the best layer of each, so somewhat too good; bars: 95 % CI"
+        controls.draw(charts.stream_bars(best, about))
     with origins:
         stored_results.badge(run, here, "rq2", "transport", layer=layer, stream=stream, map=run.map, alpha=alpha, control="none")
         stored_results.provenance(run, "rq2")

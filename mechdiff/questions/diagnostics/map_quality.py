@@ -13,6 +13,7 @@ from mechdiff.questions.shared.mapped import MappedQuestion
 from mechdiff.questions.shared.table_tasks import StreamTablesTask
 
 OVERLAPS = (1, 2, 4, 8, 16, 32, 64)
+SPECTRUM = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 320, 349, 384, 512, 1024, 2048)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class DiagnosticsTask(StreamTablesTask):
     on val with the recipient's rows in another order. cka: debiased, mapped against recipient; cka_plain: the same, not debiased.
     cosine_mean, cosine_p10, cosine_p90: between mapped and recipient state. scale: the map's one scale, if it has one.
     effective_rank: of its outputs on train. shrinkage: how much narrower the mapped states spread than the recipient's, 0 for as
-    wide. overlap_k: of the first k output directions, between maps of two halves of train.
+    wide. spectrum_k: the share of the first k singular values of the whitened cross-covariance in their sum. overlap_k: of the
+    first k output directions, between maps of two halves of train.
     All but r2_train, scale, effective_rank and overlaps are of the prompts that the map was not fitted on.
     """
 
@@ -48,7 +50,7 @@ class DiagnosticsTask(StreamTablesTask):
 
     def stream_key(self, stream: str) -> str:
         run = self.run
-        parts = {"what": "diagnostics, whitened too", "stream": stream, "map": key_of("maps", run.map)}
+        parts = {"what": "diagnostics with spectrum", "stream": stream, "map": key_of("maps", run.map)}
         parts |= {"direction": run.direction, "layers": run.chosen_layers}
         return key(**parts, texts=prompts.digest(run.chosen_prompts), **self.identity.train, **self.identity.pair)
 
@@ -81,7 +83,7 @@ class DiagnosticsTask(StreamTablesTask):
         from mechdiff.maths import similarity
         from mechdiff.maths.linear_maps import effective_rank, output_directions, overlap, pca_spread
         from mechdiff.maths.named_maps import fit_of
-        from mechdiff.maths.whitened import coloured
+        from mechdiff.maths.whitened import coloured, paired_directions
         from mechdiff.questions.shared.fitted_maps import shuffle
 
         layers, device = list(self.run.chosen_layers), self.identity.device
@@ -129,6 +131,10 @@ class DiagnosticsTask(StreamTablesTask):
             "effective_rank": effective_rank(pca_spread(on_train).scale),
             "shrinkage": 1 - narrow,
         }
+        if self.run.map.startswith("procrustes_"):
+            strength = paired_directions(source, target)[2]
+            share = strength / strength[:, -1:]
+            columns |= {f"spectrum_{k}": share[:, k - 1] for k in SPECTRUM if k <= share.shape[1]}
         first, second = bases
         columns |= {f"overlap_{k}": overlap(first, second, k) for k in OVERLAPS if k <= min(first.shape[-1], second.shape[-1])}
         return pd.DataFrame(

@@ -25,6 +25,7 @@ from mechdiff.reporting.charts.layers import drift_curve, drop_curve, layer_curv
 from mechdiff.reporting.charts.prompts import MODELS, prompt_spread, token_bars
 from mechdiff.reporting.charts.question import question_chart
 from mechdiff.reporting.charts.ranks import UNCUT, overlap_curve, rank_alpha_map, rank_curve, rank_order, share_curve
+from mechdiff.reporting.charts.scales import SHARES, alpha_curve, spectrum_curve, stream_bars
 from mechdiff.reporting.charts.weights import singular_bars, weight_overlap, weights_map
 
 __all__ = [
@@ -33,9 +34,11 @@ __all__ = [
     "MODELS",
     "PATCHED",
     "PICK",
+    "SHARES",
     "UNCUT",
     "WHOLE",
     "Unchecked",
+    "alpha_curve",
     "chosen_now",
     "compared_coverage",
     "compared_drift",
@@ -62,9 +65,11 @@ __all__ = [
     "share_curve",
     "singular_bars",
     "site_map",
+    "spectrum_curve",
     "stack_bars",
     "stage",
     "staged",
+    "stream_bars",
     "style_marks",
     "token_bars",
     "transplant_bars",

@@ -71,14 +71,19 @@ def share_curve(table: pd.DataFrame, rank: str, subtitle: str = "") -> alt.Layer
 
 
 def rank_alpha_map(table: pd.DataFrame, rank: str, alpha: str, subtitle: str = "") -> alt.LayerChart:
-    """Mean effect for every rank and scale; the chosen cell is framed, and live cells have a dot.
+    """Drop for every rank and scale, or the effect where no drop is defined; the chosen cell is framed, live ones have a dot.
 
-    table: columns rank, alpha, mean, low, high (nats), and live (bool).
+    table: columns rank, alpha, mean, low, high (nats), drop (per cent), and live (bool).
     """
     alphas = sorted(set(table["alpha"]), key=lambda text: (text != "auto", text))
     x, y = rank_axis(table), alt.Y("alpha:O", title="Alpha", sort=alphas)
-    tip = [alt.Tooltip("rank:O"), alt.Tooltip("alpha:O"), *numbers("mean", "low", "high"), alt.Tooltip("live:N")]
-    colour = alt.Color("mean:Q", title="KL, nats", scale=alt.Scale(range=RISING), legend=alt.Legend(gradientLength=180))
+    tip = [alt.Tooltip("rank:O"), alt.Tooltip("alpha:O"), *numbers("drop", "mean", "low", "high"), alt.Tooltip("live:N")]
+    legend = alt.Legend(gradientLength=180)
+    if table["drop"].notna().any():
+        ends = alt.Scale(scheme="redblue", domain=[-100, 100], domainMid=0, clamp=True)
+        colour = alt.Color("drop:Q", title="drop, %", scale=ends, legend=legend)
+    else:
+        colour = alt.Color("mean:Q", title="KL, nats", scale=alt.Scale(range=RISING), legend=legend)
     cells = alt.Chart(table).mark_rect().encode(x, y, colour, tooltip=tip)
     cells = clickable(cells, f"{rank} {alpha}", "rank", "alpha", nearest=False)
     chosen = table[(table["rank"] == rank) & (table["alpha"] == alpha)]
