@@ -62,7 +62,8 @@ def effect(sweep: StoredSweep, seed: int) -> Estimate:
     if at_floor(means, lines):
         return Estimate(why=AT_FLOOR)
     depths = np.asarray(wide.columns, dtype=float) / sweep.last_layer(table)
-    return from_draws(means @ depths / means.sum(1))
+    place = over(table) if len(table) <= sweep.last_layer(table) else ""
+    return from_draws(means @ depths / means.sum(1), place)
 
 
 def rank(
@@ -79,7 +80,11 @@ def rank(
     if not {"full"} <= set(wide):
         return Estimate(why=NOT_STORED)
     ranks = np.sort([np.inf if name == "full" else float(str(name)) for name in wide])
-    wide = wide[[rank_text(number) for number in ranks]].assign(zscore=zscore.set_index("prompt")["kl"]).dropna()
+    wide = (
+        wide[[rank_text(number) for number in ranks]]
+        .assign(zscore=zscore.drop_duplicates("prompt").set_index("prompt")["kl"])
+        .dropna()
+    )
     means = resampled_means(wide, sweep, "rq3", seed)
     effects, reference = means[:, :-1], means[:, -1:]
     place = f"at layer {lines['layer'].iloc[0]}"
