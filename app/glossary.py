@@ -52,12 +52,19 @@ TERMS = {
     "soft refusal": (
         "The log-probability (nats) that the next token begins a refusal, from a list of openers in several languages."
     ),
+    "refusals against neutral phrases": (
+        "The mean log-probability (nats) of phrases of refusals after the prompt, minus that of neutral ones; Kazakh, Russian "
+        "and English together."
+    ),
     "refusals": "The share of greedy answers that contain a refusal phrase, from a list of phrases in several languages.",
     "exact match": (
         "The share of prompts with a known answer for which the greedy answer is right (its last number, or its box)."
     ),
     "right choice": "The share of multiple-choice prompts for which the right choice is the most likely.",
-    "style": "Hedges, first person, list items, mathematics, exclamations and questions, per 100 tokens of all answers.",
+    "style": (
+        "Hedges, first person, list items, mathematics, exclamations, questions, politeness and formal address (Kazakh, Russian, "
+        "English), per 100 tokens of all answers."
+    ),
     "stored": "Precomputed by the same code on all prompts. The manifest says where and when.",
     "live": "Computed now on this machine, for the current selection.",
     "pinned": "The view with which others are compared.",

@@ -40,6 +40,10 @@ def test_a_refusal_is_known_by_its_phrases(text, refused):
         ("Two things:\n- one\n* two\n  3. three\n10) ten\n-no, 4.5 is none", {"list_items": 4}),
         (r"so \frac{1}{2} and $x^2 + 1$, 3 + 4 = 7", {"maths": 3}),
         ("it costs $5 or $6, I paid", {"maths": 0, "first_person": 1}),
+        ("Please sit down, sir. Thank you, Mr. Khan! A pleased siren", {"politeness": 2, "honorifics": 2}),
+        ("Уважаемая госпожа, будьте добры, ответьте. Спасибо Вам!", {"politeness": 2, "honorifics": 3}),
+        ("Құрметті қонақ, Сіз шай ішіңіз, рақмет; өтінемін, айтпаңыз", {"politeness": 2, "honorifics": 4}),
+        ("Бұл теңіз туралы аңыз, маңызы бар, сізше емес", {"politeness": 0, "honorifics": 0}),
         ("", {}),
     ],
 )

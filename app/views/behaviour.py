@@ -19,10 +19,11 @@ from mechdiff.study.stored_sweep import StoredSweep
 from mechdiff.study.sweeps import SPOKEN
 from views import metrics
 
-METRICS = ("agrees_base", "kl_from_base", "refusal_logprob", "refused", "exact", "choice_right", STYLE)
+METRICS = ("agrees_base", "kl_from_base", "refusal_logprob", "soft_refusal", "refused", "exact", "choice_right", STYLE)
 HELP = {
     "agrees_base": "agreement",
     "refusal_logprob": "soft refusal",
+    "soft_refusal": "refusals against neutral phrases",
     "refused": "refusals",
     "exact": "exact match",
     "choice_right": "right choice",

@@ -20,7 +20,7 @@ BOXED = "\\boxed{"
 
 @cache
 def lists() -> dict:
-    """The file's tables: openers and refusals by language, style by kind of mark."""
+    """The file's tables: openers and refusals by language, soft_refusal by kind of phrase and language, style by kind of mark."""
     return tomllib.loads(FILE.read_text(encoding="utf-8"))
 
 
@@ -28,6 +28,13 @@ def lists() -> dict:
 def openers() -> tuple[str, ...]:
     """What refusals begin with, in every language."""
     return tuple(dict.fromkeys(text for texts in lists()["openers"].values() for text in texts))
+
+
+@cache
+def soft_refusal() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The phrases whose probabilities the soft refusal compares, in every language: those of refusals, and neutral ones."""
+    refusals, neutral = (lists()["soft_refusal"][kind].values() for kind in ("refusals", "neutral"))
+    return tuple(text for texts in refusals for text in texts), tuple(text for texts in neutral for text in texts)
 
 
 @cache
@@ -43,11 +50,12 @@ def refusal() -> re.Pattern:
 
 
 def compiled(entry: dict) -> re.Pattern:
-    """An entry's own pattern, or its words and phrases by language as one pattern of whole words."""
+    """An entry's own pattern, or its words and phrases by language as one pattern of whole words. *: one or more letters."""
     if "pattern" in entry:
         return re.compile(entry["pattern"], re.MULTILINE)
     words = sorted({plain(word) for words in entry.values() for word in words}, key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
+    either = "|".join(re.escape(word).replace(r"\*", r"\w+") for word in words)
+    return re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
 
 
 def plain(text: str) -> str:

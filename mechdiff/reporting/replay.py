@@ -10,6 +10,7 @@ import pandas as pd
 from mechdiff import questions
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
+from mechdiff.inputs.answer_scoring import patterns
 from mechdiff.inputs.pair_file import shipped_pairs
 from mechdiff.inputs.prompts import OWN
 from mechdiff.questions import Question
@@ -126,7 +127,11 @@ def rank(dtype: str) -> int:
 def table_verdict(
     name: str, mine: pd.DataFrame, theirs: pd.DataFrame, dtype: str, keys: tuple[str, ...] | None = None
 ) -> TableVerdict:
-    """Two tables compared value by value. keys: the columns that identify a line; None: all without fractions."""
+    """Two tables compared value by value. keys: the columns that identify a line; None: all without fractions.
+
+    Marks of style that their table was made without are left out: they count words of texts that are compared themselves.
+    """
+    mine = mine.drop(columns=[kind for kind in patterns() if kind in mine and kind not in theirs])
     mine = mine.astype({column: float for column in mine if mine[column].dtype == "Int64"})  # as a bundle's gaps are read
     columns = list(map(str, mine))
     names = list(keys or (column for column in columns if mine[column].dtype.kind != "f"))

@@ -9,8 +9,13 @@ from mechdiff.maths.intervals import bootstrap_weights, percentiles
 
 KEYS = ("pair", "domain", "direction", "condition", "layer", "stream", "map", "control")
 AGAINST_CLEAN = ("agrees_base", "agrees_tuned", "kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned")
-SHARES = ("agrees_base", "agrees_tuned", "refused", "exact", "choice_right")  # zero or one for each prompt
-MEANS = ("kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned", "refusal_logprob", "choice_logprob")  # nats
+MEASURES = (*AGAINST_CLEAN, "refusal_logprob", "choice_logprob", "choice_right")  # where an answer begins, in every table
+SHARED = "_shared"  # ends the name of a measure that is over the tokens of both tokenizers alone
+SHARES = ("agrees_base", "agrees_tuned", "refused", "exact", "choice_right", "choice_right_shared")  # zero or one for each prompt
+MEANS = (  # nats
+    *AGAINST_CLEAN[2:],
+    *("refusal_logprob", "soft_refusal", "soft_refusal_shared", "choice_logprob", "choice_logprob_shared"),
+)
 STYLE = "style"  # all marks of style together
 PER = 100  # marks are counted per so many tokens
 SHARE, NATS, RATE = "share", "nats", f"per {PER} tokens"
@@ -26,13 +31,15 @@ def summary(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
 
     The reference of tuned is the clean base model, that of a patch the clean recipient, on the same prompts, resampled together.
     unit: share (of the prompts), nats, or marks per 100 tokens of all answers. prompts, templates: their numbers. A measure that
-    no prompt has (exact match without answers) has no line. clusters: the template of each prompt.
+    no prompt has (exact match without answers), or that the table lacks, has no line. clusters: the template of each prompt.
     """
     conditions, rows = table[[name for name in KEYS if name in table]].drop_duplicates().dropna(axis=1, how="all"), []
     present = set(conditions["condition"])
     references = [reference(str(line["condition"]), str(line["direction"]), present) for _, line in conditions.iterrows()]
-    table = table.assign(**{STYLE: table[list(patterns())].sum(axis=1)}) if len(table) else table
+    table = table.assign(**{STYLE: table[[kind for kind in patterns() if kind in table]].sum(axis=1)})
     for measure, unit in units().items() if len(table) else ():
+        if measure not in table:
+            continue
         wide = {name: table.pivot(index="prompt", columns="condition", values=name) for name in (measure, "tokens")}
         complete = wide[measure].notna().all(axis=1)
         if not complete.any():
@@ -84,10 +91,14 @@ NAMES = {  # the measures in tables for people, in this order
     "kl_from_base": "KL(tuned || base)",
     "kl_to_base": "KL(base || tuned)",
     "refusal_logprob": "Soft refusal",
+    "soft_refusal": "Refusals against neutral phrases",
+    "soft_refusal_shared": "The same over shared tokens",
     "refused": "Refusals",
     "exact": "Exact match",
     "choice_right": "Right choice",
     "choice_logprob": "Its log-probability",
+    "choice_right_shared": "Right choice over shared tokens",
+    "choice_logprob_shared": "Its log-probability over shared tokens",
     STYLE: "Marks of style",
 }
 OF_BOTH = ("agrees_base", "kl_from_base", "kl_to_base")  # measures that describe both models at once
