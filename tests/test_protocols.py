@@ -55,6 +55,25 @@ def test_a_protocol_sets_what_the_request_does_not():
     assert Run("rank").cut == "output"
 
 
+def test_the_studys_behaviour_has_its_system_prompts_and_scores():
+    cognitive, cultural, kazakh, own = (
+        Run("behaviour", f"demo-{pair}", **more)
+        for pair, more in (
+            ("cognitive", {"protocol": "study"}),
+            ("cultural", {"protocol": "study"}),
+            ("cognitive", {"protocol": "study", "domain": "kk-culture"}),
+            ("cultural", {}),
+        )
+    )
+    assert cognitive.system == "Answer succinctly and correctly." and cognitive.answer_prefix == ""
+    assert "formal Kazakh" in cultural.system and cultural.answer_prefix == " Жауап: "
+    assert (kazakh.system, kazakh.answer_prefix) == (cultural.system, cultural.answer_prefix)
+    assert {run.soft_refusal for run in (cognitive, cultural, kazakh)} == {"on"}
+    assert (own.system, own.answer_prefix, own.soft_refusal) == ("", "", "off")
+    assert parsed(command(cultural)) == cultural
+    assert parsed(command(replace(own, answer_prefix=" Жауап: "))).answer_prefix == " Жауап: "
+
+
 def test_layers_are_those_at_the_same_depth():
     assert protocols.scaled([0, 30, 31], 32, 32) == [0, 30, 31]
     assert protocols.scaled([0, 8, 31], 32, 30) == [0, 7, 29] and protocols.scaled([0, 1, 31], 32, 4) == [0, 3]

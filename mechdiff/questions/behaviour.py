@@ -14,10 +14,9 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.terms import CONTROLS, SIDES, sides
 from mechdiff.engine.intervention import Condition
 from mechdiff.inputs import answer_scoring, prompts
-from mechdiff.inputs.prompts import Prompt
 from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.questions.shared import behaviour_summary
-from mechdiff.questions.shared.behaviour_summary import AGAINST_CLEAN
+from mechdiff.questions.shared.behaviour_summary import MEASURES
 from mechdiff.questions.shared.conditions import site_conditions
 from mechdiff.questions.shared.effects import fit_maps
 from mechdiff.questions.shared.fields import flag
@@ -25,7 +24,6 @@ from mechdiff.questions.shared.identity import Identity
 from mechdiff.questions.shared.request import Count, Question, check_controls, check_map_controls, map_field, positions_field
 from mechdiff.questions.shared.task import Progress, Steps, Task
 
-MEASURES = (*AGAINST_CLEAN, "refusal_logprob", "choice_logprob", "choice_right")  # where an answer begins
 DELTAS = {"refusal_delta": "refusal_logprob", "choice_delta": "choice_logprob"}
 UNKNOWN = (
     "No prompt has a known answer, so exact match is blank.\n"
@@ -37,7 +35,8 @@ UNKNOWN = (
 class Part:
     """One model or patch on one block of prompts. who: base, tuned, or the condition under which the recipient runs.
 
-    answers: once known, a line per prompt: MEASURES, next (the likeliest next token), and text, tokens and ended of its answer.
+    answers: once known, a line per prompt: MEASURES and what else `Openings` measures, next (the likeliest next token), and text,
+    tokens and ended of its answer.
     """
 
     block: int
@@ -83,6 +82,10 @@ class Behaviour(Question):
         must="a number of tokens to write, at least 1",
         example="32",
     )
+    answer_prefix: str = flag("", "the beginning of an answer, after which choices are scored")
+    soft_refusal: str = flag(
+        "off", "measure phrases of refusals against neutral ones, at more passes: on or off", choices=("off", "on"), bare="on"
+    )
 
     def check(self) -> None:
         check_controls(self.question, self.controls, CONTROLS)
@@ -96,6 +99,11 @@ class Behaviour(Question):
     @property
     def uses_train(self) -> bool:
         return self.map != "none" or bool(set(self.controls) - {"self"})
+
+    @property
+    def measures_soft_refusal(self) -> bool:
+        """Whether phrases of refusals are measured against neutral ones."""
+        return self.soft_refusal == "on"
 
     def task(self, store: Store) -> "BehaviourTask":
         return BehaviourTask(self, store)
@@ -129,7 +137,11 @@ class BehaviourTask(Task):
         block, run = self.blocks[number], self.run
         who_of = who.content if isinstance(who, Condition) else f"'{who}'"
         parts = {"what": "behaviour", "who": who_of, "texts": prompts.digest(block), "new_tokens": run.new_tokens}
-        parts |= {"openers": answer_scoring.openers(), "choices": [(p.answer, p.choices) for p in block if p.choices]}
+        choices = [(p.answer, p.choices) for p in block if p.choices]
+        parts |= {"openers": answer_scoring.openers(), "choices": choices}
+        parts |= {"answer_prefix": run.answer_prefix} if choices and run.answer_prefix else {}
+        parts |= {"soft_refusal": answer_scoring.soft_refusal()} if run.measures_soft_refusal else {}
+        parts |= self.identity.vocabulary if choices or run.measures_soft_refusal else {}
         if isinstance(who, Condition):
             parts |= {"direction": run.direction} | ({} if who.plain else self.identity.train)
         name = key(**parts, **self.identity.pair)
@@ -167,6 +179,7 @@ class BehaviourTask(Task):
 
     def _compute(self, loaded: LoadedPair, parts: list[Part], maps: dict) -> Iterator[None]:
         """Let both models continue a block of prompts, or the recipient under some patches."""
+        from mechdiff.questions.shared.openings import Openings
         from mechdiff.questions.shared.writing import begin, write_on
 
         block, conditions = self.blocks[parts[0].block], [part.who for part in parts if isinstance(part.who, Condition)]
@@ -182,12 +195,12 @@ class BehaviourTask(Task):
         before, expected = self.done, sum(self._cells(part) for part in parts if part.answers is None)
         for number, side in enumerate(who):
             opening = openings[side]
-            opening.measure(clean)
+            yield from opening.measure(clean, self.run.answer_prefix, self.run.measures_soft_refusal)
             self.entering(f"{side}{' patched' if patched else ''}, writing")
             yield
             writing = write_on(loaded, side, opening.batches, opening.n, self._room(loaded, side, opening.ids))
             written = yield from self._counted(writing, before, expected, number, len(who))
-            self._keep(parts if patched else [parts[number]], opening, written)
+            self._keep(parts if patched else [parts[number]], opening.answers(written))
         self.progress.done = before + expected
         yield
 
@@ -218,15 +231,11 @@ class BehaviourTask(Task):
             self.notices = [*dict.fromkeys([*self.notices, notice])]
         return room
 
-    def _keep(self, parts: list[Part], opening: "Openings", written: list[tuple[list[int], bool]]) -> None:
-        for row, part in enumerate(parts):
+    def _keep(self, parts: list[Part], answers: list[pd.DataFrame]) -> None:
+        for part, lines in zip(parts, answers, strict=True):
             if part.answers is None:
-                own = slice(row, None, len(parts))
-                texts = [(opening.tokenizer.decode(tokens), float(len(tokens)), ended) for tokens, ended in written[own]]
-                values = pd.DataFrame({name: value[own] for name, value in opening.values.items()})
-                values["next"] = [opening.label(int(token)) for token in opening.likeliest[own]]
-                part.answers = values.join(pd.DataFrame(texts, columns=["text", "tokens", "ended"]))
-                self.store.put_table(part.key, part.answers)
+                part.answers = lines
+                self.store.put_table(part.key, lines)
 
     def table(self) -> pd.DataFrame:
         """A line per prompt and condition, for the parts that are known."""
@@ -276,49 +285,3 @@ class BehaviourTask(Task):
         first = {name: place for place, name in enumerate(dict.fromkeys(table["condition"]))}
         keys = table["condition"].map(first).to_numpy(), table["prompt"].to_numpy()
         return table[order].iloc[np.lexsort(keys[::-1])].reset_index(drop=True)
-
-
-class Openings:
-    """Where n answers to each prompt of a block begin: the next token's distribution, and measures of it.
-
-    batches: as `writing.begin` returns them. values: MEASURES -> [prompts x n], those of one prompt next to each other.
-    likeliest: the next token of each.
-    """
-
-    def __init__(self, loaded: LoadedPair, side: str, block: list[Prompt], n: int):
-        self.loaded, self.side, self.block, self.n, self.batches = loaded, side, block, n, []
-        self.tokenizer = getattr(loaded.tokenizers, side)
-        self.ids = loaded.passes.ids(side, tuple(prompt.text for prompt in block))
-        self.values = {name: np.full(len(block) * n, np.nan, np.float32) for name in MEASURES}
-        self.likeliest = np.zeros(len(block) * n, int)
-
-    def label(self, token: int) -> str:
-        return self.loaded.tokenizers.label(token, self.side)
-
-    def logprobs(self):
-        """The next-token distributions, [prompts x n, vocabulary]."""
-        import torch
-
-        parts = [(self.texts(members), decoding.logits) for members, decoding in self.batches]
-        order = torch.as_tensor(np.concatenate([texts for texts, _ in parts])).argsort()
-        return torch.cat([logits for _, logits in parts])[order].log_softmax(-1, dtype=torch.float32)
-
-    def texts(self, members: list[int]) -> np.ndarray:
-        return np.concatenate([np.arange(self.n) + prompt * self.n for prompt in members])
-
-    def measure(self, clean: dict) -> None:
-        """clean: by side, the clean models' next-token distributions on the block, [prompts, vocabulary]."""
-        from mechdiff.questions.shared.writing import compared_with_clean, mass, opening_tokens, score_choices
-
-        own = self.logprobs()
-        clean = {side: logprobs.repeat_interleave(self.n, 0).to(own.device) for side, logprobs in clean.items()}
-        self.likeliest = own.argmax(-1).cpu().numpy()
-        self.values |= compared_with_clean(own, self.side, clean, self.loaded)
-        self.values["refusal_logprob"] = mass(own, opening_tokens(self.tokenizer))
-        for members, decoding in self.batches:
-            for place, prompt in enumerate(members):
-                if self.block[prompt].choices:
-                    here, mine = range(place * self.n, (place + 1) * self.n), slice(prompt * self.n, (prompt + 1) * self.n)
-                    with self.loaded.placement.at_work(self.side):
-                        scores, right = score_choices(decoding, self.tokenizer, self.ids[prompt], self.block[prompt], here)
-                    self.values["choice_logprob"][mine], self.values["choice_right"][mine] = scores, right

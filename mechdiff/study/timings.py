@@ -63,8 +63,10 @@ def cell_of(run: Question, question: str = "any question") -> str:
 
 
 def kind(run: Question) -> str:
-    """What a cell of a run is a cell of: to write takes the longer the more is written."""
-    return f"{run.question} of {run.new_tokens} tokens" if isinstance(run, Behaviour) else run.question
+    """What a cell of a run is a cell of: to write takes the longer the more is written, and scoring phrases takes passes."""
+    if not isinstance(run, Behaviour):
+        return run.question
+    return f"{run.question} of {run.new_tokens} tokens{' and soft refusal' if run.measures_soft_refusal else ''}"
 
 
 def cell_time(run: Question, rates: dict[str, float]) -> float | None:

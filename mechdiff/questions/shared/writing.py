@@ -1,4 +1,4 @@
-"""Greedy answers in batches, and measures where they begin: the next token, the mass on refusals, the choices."""
+"""Greedy answers in batches, and measures where they begin: the next token, the mass on refusals, given phrases."""
 
 import re
 from collections.abc import Generator
@@ -12,14 +12,13 @@ from mechdiff.common.terms import SIDES
 from mechdiff.engine.decoding import Decoding, pad_left, together
 from mechdiff.engine.memory import in_parts
 from mechdiff.engine.rows import Rows
-from mechdiff.inputs.answer_scoring import openers, scored
-from mechdiff.inputs.prompts import Prompt
+from mechdiff.inputs.answer_scoring import openers
 from mechdiff.maths import similarity
 from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.questions.shared.behaviour_summary import AGAINST_CLEAN
 from mechdiff.questions.shared.task import Steps
 
-BATCH_SIZES = {"cpu": 64, "cuda": 256}  # answers that are written, and choices that are scored, at a time
+BATCH_SIZES = {"cpu": 64, "cuda": 256}  # answers that are written, and phrases that are scored, at a time
 Batch = tuple[list[int], Decoding]  # indices of prompts, and the state after them
 Answer = tuple[list[int], bool]  # its tokens, and whether it ended
 
@@ -118,24 +117,56 @@ def mass(logprobs: Tensor, tokens: list[int]) -> np.ndarray:
     return logprobs[:, tokens].logsumexp(-1).cpu().numpy()
 
 
-def score_choices(decoding: Decoding, tokenizer, ids: list[int], prompt: Prompt, texts: range) -> tuple[np.ndarray, np.ndarray]:
-    """For some texts after one prompt: the right choice's log-probability (nats), and whether it is the likeliest, [texts].
+def following(tokenizer, ids: list[int], texts: tuple[str, ...], prefix: str = "") -> list[list[int]]:
+    """The tokens of texts that may follow a prompt, each after the same prefix, whose tokens come first.
 
-    A choice's log-probability is the sum over its tokens. ids: the prompt's; unless it ends in white space, a space precedes a
-    choice.
+    ids: the prompt's. Unless the prefix, or else the prompt, ends in white space, a space precedes a text.
     """
-    space = "" if tokenizer.decode(ids[-1:])[-1:].isspace() else " "
-    options = [tokenizer(space + option, add_special_tokens=False).input_ids for option in scored(prompt.text, prompt.choices)]
-    longest = max(map(len, options))
-    padded = torch.tensor([option + [0] * (longest - len(option)) for option in options])
-    counted = torch.tensor([[True] * len(option) + [False] * (longest - len(option)) for option in options])
-    parts, most = [], max(1, BATCH_SIZES[decoding.anatomy.device.type] // len(options))
-    for batch in torch.tensor(list(texts)).split(most):
-        which, tokens = batch.repeat_interleave(len(options)), padded.repeat(len(batch), 1)
-        logits = decoding.logits[which].unsqueeze(1)
-        if longest > 1:
-            logits = torch.cat([logits, decoding.after(which, tokens[:, :-1])], 1)
-        each = logits.log_softmax(-1, dtype=torch.float32).cpu().gather(2, tokens.unsqueeze(2)).squeeze(2)
-        parts.append(each.where(counted.repeat(len(batch), 1), 0.0).sum(1).unflatten(0, (len(batch), len(options))))
-    scores, place = torch.cat(parts), prompt.choices.index(prompt.answer)
-    return scores[:, place].numpy(), (scores.argmax(1) == place).float().numpy()
+    before = prefix or tokenizer.decode(ids[-1:])
+    space = "" if before[-1:].isspace() else " "
+    first = tokenizer(prefix, add_special_tokens=False).input_ids
+    return [[*first, *tokenizer(space + text, add_special_tokens=False).input_ids] for text in texts]
+
+
+def score(
+    loaded: LoadedPair,
+    side: str,
+    decoding: Decoding,
+    phrases: dict[int, list[list[int]]],
+    n: int,
+    before: int = 0,
+    shared: Tensor | None = None,
+) -> Steps[dict[int, Tensor]]:
+    """The log-probability (nats) of every phrase after a prompt: the sum over its tokens, without its first `before`.
+
+    phrases: their tokens, by the prompt's place in the batch. n: texts per prompt. shared: whether both models have a token,
+    [vocabulary]. Returns by place [1, n, phrases]; with shared [2, n, phrases], the second with every distribution restricted to
+    the shared tokens and renormalised: nan for a phrase with another token. Holds the weights' lock for one batch at a time.
+    """
+    pairs = [(place * n + row, phrase) for place, own in phrases.items() for row in range(n) for phrase in own]
+    order = sorted(range(len(pairs)), key=lambda pair: len(pairs[pair][1]))  # so that a batch has little padding
+    parts, device = [], decoding.anatomy.device
+    most = BATCH_SIZES[device.type]
+    for start in range(0, len(order), most):
+        batch = [pairs[pair] for pair in order[start : start + most]]
+        with loaded.placement.at_work(side):
+            parts += [part for _, part in in_parts(lambda some: score_batch(decoding, some, before, shared), batch, device)]
+        yield
+    scores = torch.cat(parts, 1)[:, torch.tensor(order).argsort()].split([n * len(own) for own in phrases.values()], 1)
+    return {place: part.unflatten(1, (n, -1)) for place, part in zip(phrases, scores)}
+
+
+def score_batch(decoding: Decoding, pairs: list[tuple[int, list[int]]], before: int, shared: Tensor | None) -> Tensor:
+    """The log-probabilities, [1 or 2, pairs], of pairs of a text's index and a phrase. See `score`."""
+    longest = max(len(phrase) for _, phrase in pairs)
+    which = torch.tensor([text for text, _ in pairs])
+    tokens = torch.tensor([phrase + [0] * (longest - len(phrase)) for _, phrase in pairs])
+    counted = torch.tensor([[True] * len(phrase) + [False] * (longest - len(phrase)) for _, phrase in pairs])[:, before:]
+    logits = decoding.logits[which].unsqueeze(1)
+    if longest > 1:
+        logits = torch.cat([logits, decoding.after(which, tokens[:, :-1])], 1)
+    logits, tokens = logits[:, before:], tokens[:, before:, None].to(logits.device)
+    vocabularies = [logits] if shared is None else [logits, logits.masked_fill(~shared, -torch.inf)]
+    each = [part.log_softmax(-1, dtype=torch.float32).gather(2, tokens).squeeze(2).cpu() for part in vocabularies]
+    scores = torch.stack(each).where(counted, 0.0).sum(-1)
+    return scores.where(scores.isfinite(), torch.nan)
