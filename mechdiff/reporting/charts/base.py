@@ -7,6 +7,7 @@ import textwrap
 from typing import Any, TypeVar
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from mechdiff.reporting.charts.large import staged
@@ -194,8 +195,8 @@ def room(table: pd.DataFrame) -> tuple[dict, str]:
 
 def percent(table: pd.DataFrame) -> list[float]:
     """The range of an axis in per cent: up to 100, and down to the lowest value, but not below -100."""
-    lowest = table["low"].min()
-    return [max(-100.0, min(0.0, lowest if lowest == lowest else 0.0)), 100.0]
+    lowest = float(np.nanmin(table[["low", "mean"]].to_numpy(float), initial=0.0))
+    return [max(-100.0, lowest), 100.0]
 
 
 def zero_line() -> alt.Chart:
