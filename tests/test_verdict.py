@@ -340,3 +340,31 @@ def test_an_invalid_published_number_says_so_and_why():
 def test_the_studys_own_files_have_no_marks_next_to_themselves(monkeypatch):
     monkeypatch.setattr(artifacts, "ARTIFACTS", SHIPPED_SWEEPS)
     assert published.marks("drift", StoredSweep("llama-8b-cognitive@study", "math-500", DIRECTION)).empty
+
+
+def test_residual_over_attention_is_the_difference_of_their_drops():
+    plant("rq1", patches(RISING))
+    at = {"layer": LAYERS - 1, "map": "procrustes_scaled", "alpha": "auto"}
+    drops = [("none", "resid_post", 40, 30, 50), ("none", "attn_out", -10, -20, 5), ("shuffled", "resid_post", -80, -90, -70)]
+    rows = [dict(zip(("control", "stream", "drop", "drop_low", "drop_high"), row)) | at for row in drops]
+    rows.append(dict(rows[-1]) | {"stream": "attn_out", "drop": -90.0})
+    plant("rq2", {"transport_summary": pd.DataFrame(rows)})
+    streams = estimates(choice(), None)["streams"]
+    assert (streams.value, streams.low, streams.high) == (50, 25, 70) and "shuffled pairs +10" in streams.place
+    assert word(QUANTITIES["streams"], streams) == "residual better"
+    plant("rq2", {"transport_summary": pd.DataFrame(rows[:1])})
+    assert estimates(choice(), None)["streams"].why == NOT_STORED
+
+
+def test_one_direction_over_the_other_is_the_ratio_of_their_summed_effects():
+    there, back = patches(2 * RISING, noise=0), patches(RISING, noise=0)
+    assert estimates(choice(), None)["directions"].why == NOT_STORED
+    both = {
+        name: pd.concat([there[name].assign(direction=DIRECTION), back[name].assign(direction="tuned-to-base")]) for name in there
+    }
+    manifest = {"templates": TEMPLATES, "prompts_hash": "one", "dtype": "float32", "grid": "full"}
+    artifacts.save(artifacts.ARTIFACTS / "here" / "rq1" / "planted", both, manifest)
+    ratio = estimates(choice(), None)["directions"]
+    assert ratio.value == pytest.approx(2, rel=1e-3) and word(QUANTITIES["directions"], ratio) == "stronger this way"
+    other = estimates(replace(choice(), direction="tuned-to-base"), None)["directions"]
+    assert other.value == pytest.approx(0.5, rel=1e-3) and word(QUANTITIES["directions"], other) == "weaker this way"
