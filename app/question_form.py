@@ -8,7 +8,7 @@ import streamlit as st
 from mechdiff.questions import EffectQuestion, Question
 from mechdiff.questions.shared.fields import bounds_of, is_tuple, types_of
 
-SIDEBAR = ("pair", "domain", "direction", "limit", "min_shared_ratio")  # of a question's fields
+SIDEBAR = ("pair", "domain", "protocol", "direction", "limit", "min_shared_ratio")  # of a question's fields
 SITES = ("layers", "streams")  # inherited fields that stand beside the question's own
 COLUMNS = 4
 
@@ -66,6 +66,8 @@ def field(kind: type[Question], spec: dataclasses.Field) -> Any:
         return st.number_input(label, *limits, value=default, step=1 if number is int else 0.05, **details)
     placeholder = spec.metadata["example"].partition("  or")[0] or "default"
     text = st.text_input(label, text_of(default), placeholder=placeholder, **details)
+    if isinstance(default, str):
+        return text  # as it is: a suffix may begin with a space
     return text.strip() or (() if default == () else None)
 
 

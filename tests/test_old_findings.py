@@ -86,5 +86,6 @@ def test_the_notebook_of_a_comparison_says_the_same_verdict(tmp_path):
     _, printed = run_notebook("compare.ipynb", tmp_path)
     old = (DATA / "compare.txt").read_text(encoding="utf-8")
     keys = [[line.split()[0] for line in text.splitlines()[2:]] for text in (printed, old)]
-    assert keys[0] == keys[1] and keys[0][-1] == "chart:"
-    assert values(printed) == values(old) and len(values(old)) > 15
+    assert [key for key in keys[0] if key in keys[1]] == keys[1] and keys[0][-1] == "chart:", "quantities may have been added"
+    same = "\n".join(line for line in printed.splitlines() if line.split()[:1] not in (["streams"], ["directions"]))
+    assert values(same) == values(old) and len(values(old)) > 15

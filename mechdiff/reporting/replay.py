@@ -24,6 +24,7 @@ ROUNDING, OTHER, UNCHECKED = "rounding", "other", "unchecked"
 FINEST = ("float16", "bfloat16", "float32")  # from the coarsest
 NUMERICS = ("dtype", "device", "kernel")  # may differ without affecting the finding
 SWEEP = re.compile(r"[\w.-]+(@[\w-]+)?")
+LATER = ("r2_whitened_", "cka_plain", "spectrum_")  # columns of diagnostics that bundles of version 0.1 lack
 LOGITS = ("target_logprob", "logit_difference")  # sums of many terms of either sign: their rounding is larger than an effect's
 LOGIT_FACTOR = 100
 KEYS = {  # the columns that identify a line of a table; for questions, all columns without fractions
@@ -129,9 +130,11 @@ def table_verdict(
 ) -> TableVerdict:
     """Two tables compared value by value. keys: the columns that identify a line; None: all without fractions.
 
-    Marks of style that their table was made without are left out: they count words of texts that are compared themselves.
+    Marks of style that their table was made without are left out: they count words of texts that are compared themselves. So are
+    diagnostics that mechdiff had not yet when it was made.
     """
-    mine = mine.drop(columns=[kind for kind in patterns() if kind in mine and kind not in theirs])
+    later = [name for name in map(str, mine) if name in patterns() or name.startswith(LATER)]
+    mine = mine.drop(columns=[name for name in later if name not in theirs])
     mine = mine.astype({column: float for column in mine if mine[column].dtype == "Int64"})  # as a bundle's gaps are read
     columns = list(map(str, mine))
     names = list(keys or (column for column in columns if mine[column].dtype.kind != "f"))

@@ -31,7 +31,7 @@ def script(code: str, **query) -> AppTest:
 
 
 def fine(at: AppTest) -> AppTest:
-    assert not at.exception and not at.error, [*at.exception, *at.error]
+    assert not at.exception and not at.error, [*(e.message for e in at.exception), *(e.value for e in at.error)]
     return at
 
 
