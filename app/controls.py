@@ -20,6 +20,7 @@ import streamlit as st
 from glossary import TERMS, say
 from streamlit.delta_generator import DeltaGenerator
 
+from mechdiff.common.errors import UserError
 from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, WHITENED
 from mechdiff.inputs import prompts, protocols
 from mechdiff.inputs.pair_file import Pair, pair_names, read_pair
@@ -99,14 +100,15 @@ def link(page: str, values: dict) -> str:
 def others(selection: Selection) -> None:
     """End a page: draw the linked widgets that it does not use, hidden."""
     used = [f".st-key-places > div:has(.st-key-place-{key})" for key in PLACES if key in drawn()]
-    lacking = set()  # widgets whose range the machine does not know
-    if selection.spec.depth is None:
-        lacking |= {"layer", "heads"}
-    if st.session_state.get("_stored_only"):
-        lacking |= {"prompt"}
+    unknown = {"layer", "heads"} if selection.spec.depth is None else set()  # what the pair's files do not say here
     for key, draw in WIDGETS.items():
-        if key not in drawn() | lacking:
+        if key in drawn() | unknown:
+            continue
+        try:
             draw(selection)
+        except UserError:
+            if key != "prompt":  # a domain that is not here has a stored sweep, and no prompts to choose from
+                raise
     if used:
         st.html(f"<style>.st-key-places, {', '.join(used)} {{display: flex !important}}</style>")
 

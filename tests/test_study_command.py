@@ -191,8 +191,8 @@ def test_the_original_pairs_take_the_original_prompts(name, tmp_path, monkeypatc
     monkeypatch.setattr(prompts, "DOMAINS", tmp_path)
     pair = read_pair(name)
     domain, spec = whole_study.chosen_domain(pair, None)
-    assert domain == pair.recipe and spec == domain_files.read_recipe(domain) and spec.dataset
-    assert whole_study.chosen_domain(pair, pair.domain) == (pair.domain, None), "the shipped prompts, if they are named"
+    assert domain == pair.domain and spec == domain_files.read_recipe(domain) and spec.dataset
+    assert whole_study.chosen_domain(pair, "cognitive") == ("cognitive", None), "shipped prompts, if they are named"
     (tmp_path / domain).mkdir()
     (tmp_path / domain / "val.jsonl").touch()
     assert whole_study.chosen_domain(pair, None) == (domain, None)
