@@ -194,6 +194,8 @@ def test_transport_shows_the_command_lines_number(swept):
     delta = next(m.delta for m in at.metric if m.label == "Drop")
     assert delta == f"95 % interval {line.drop_low:z.0f} to {line.drop_high:z.0f} %"
     at.selectbox(key="alpha").set_value("auto").run()
+    assert [b for b in badges(at) if "green" in b and "within the stored interval" in b], "of this stream only means are stored"
+    at.selectbox(key="stream").set_value("resid_post").run()
     assert [b for b in badges(at) if "green" in b and "8 of 8 prompts" in b]
 
 
