@@ -26,7 +26,7 @@ CURVES = {  # curves over depth: how to read them, and how to draw them
     "drop": (StoredSweep.drop, charts.compared_drop),
 }
 SIDES = {"A": "blue", "B": "orange"}  # their colours in text, as in the charts
-DEFAULTS = {"A": 1, "B": 0}  # which stored pair: in the study's order, not alphabetical
+DEFAULTS = {"A": "demo-cultural", "B": "demo-cognitive"}  # in the study's order, not alphabetical
 
 
 def page() -> None:
@@ -77,7 +77,7 @@ def choice(side: str, direction: str, column) -> StoredSweep:
         pair = left.selectbox(
             f":{SIDES[side]}[**{side}**] Pair",
             pairs,
-            index=min(DEFAULTS[side], len(pairs) - 1),
+            index=pairs.index(DEFAULTS[side]) if DEFAULTS[side] in pairs else 0,
             key=f"{side.lower()}_pair",
             bind="query-params",
         )
