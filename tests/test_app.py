@@ -40,7 +40,8 @@ def test_home_needs_no_model_and_shows_both_pairs(monkeypatch):
     at = AppTest.from_file(str(HOME), default_timeout=300).run()
     assert not at.exception and not at.error and not at.warning
     titles = [subheader.value for subheader in at.subheader]
-    assert titles[:2] == ["Cultural fine-tune", "Cognitive fine-tune"] and controls.DEFAULTS["pair"] in titles[2]
+    assert titles[:2] == ["Cultural fine-tune", "Cognitive fine-tune"] and controls.DEFAULTS["pair"] in titles[3]
+    assert titles[2] == "The study's contrasts, and what is left of them"
     assert sum("debiased CKA" in m.value for m in at.markdown) == 2, "a figure of each pair's drift"
     for spec in charts_of(at):
         clickable = {field for p in spec.get("params", ()) for field in p["select"]["fields"]}
@@ -89,6 +90,8 @@ def test_a_link_reopens_the_same_view():
 @pytest.mark.parametrize("view", ["drift", "patching", "transport", "rank", "heads"])
 def test_a_pair_that_is_not_here_says_what_to_type(view):
     at = open_demo(view, pair="llama-8b-cognitive")
+    assert any("python -m mechdiff study --pair llama-8b-cognitive" in i.value for i in at.info)
+    at = open_demo(view, pair="llama-8b-cognitive", protocol="mechdiff")  # nothing is stored of it
     assert any("hf download meta-llama/Llama-3.1-8B-Instruct" in i.value for i in at.info)
 
 
