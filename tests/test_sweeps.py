@@ -24,12 +24,15 @@ def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
     assert {name.split("/")[1] for name in files} == {"rq1", "rq2", "rq3", "rq4", sweeps.SPOKEN}
     settings = study | {"limit": None}
     rank = mechdiff.run(
-        Run("rank", map="ridge", ranks=("4",), complement=("own",), layers=(2,), streams=("mlp_out",), **settings)
+        Run("rank", map="ridge", ranks=("4",), complement=("own",), layers=(2,), streams=("resid_post",), **settings)
     )
     cut = files[place.format("rq3", "rank")].query(
-        "map == 'ridge' and rank == '4' and complement == 'own' and layer == 2 and stream == 'mlp_out' and "
+        "map == 'ridge' and rank == '4' and complement == 'own' and layer == 2 and stream == 'resid_post' and "
         "direction == 'base-to-tuned' and control == 'none'"
     )
+    for folder, name in (("rq2", "transport"), ("rq3", "rank")):
+        assert set(files[place.format(folder, name)]["stream"]) == {"resid_post"}, "prompt by prompt, one stream"
+        assert set(files[place.format(folder, f"{name}_summary")]["stream"]) == {"resid_post", "attn_out", "mlp_out"}
     np.testing.assert_allclose(cut["kl"], rank["kl"], rtol=2**-12, atol=1e-6)
     controls = files[place.format("rq3", "rank")].query("control == 'shuffled'")
     assert set(controls["rank"]) == {"full"}
