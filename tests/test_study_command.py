@@ -64,7 +64,7 @@ def test_a_study_killed_twice_ends_in_its_report_and_fetches_every_byte_once(pla
 
         second = begin()
         assert second.stdout is not None
-        assert any(line.startswith("every question, base-to-tuned") for line in second.stdout), "half of the sweep"
+        assert any(line.startswith("mapped states, base-to-tuned") for line in second.stdout), "half of the sweep"
         kill(second)
         assert {part for name in weights for part in hub.fetched(name)[1:]} == {f"bytes={size}-" for size in parts.values()}
         assert all(len(hub.fetched(name)) == 2 for name in weights) and len(hub.asked) > asked
@@ -75,10 +75,10 @@ def test_a_study_killed_twice_ends_in_its_report_and_fetches_every_byte_once(pla
         assert third.returncode == 0, said
         assert len(hub.asked) == asked, "the models are here: the hub is not asked"
     assert "download   nothing: the models are here" in said and "Nothing was published about mine on" in said
-    assert "every question, base-to-tuned: 0 cells in" in said, "what the second one finished is in the cache"
-    manifest = json.loads((folder / "out" / "short" / "rq1" / "mine" / "manifest.json").read_text())
+    assert "mapped states, base-to-tuned: 0 cells in" in said, "what the second one finished is in the cache"
+    manifest = json.loads((folder / "out" / "short" / "rq1" / "mine@study" / "manifest.json").read_text())
     assert manifest["base"]["fingerprint"] == f"org/base@{hub.commit('org/base')}"
-    assert "<svg" in (folder / "out" / "report-mine-short.html").read_text()
+    assert "<svg" in (folder / "out" / "report-mine@study-short.html").read_text()
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -131,7 +131,7 @@ def test_a_sweep_that_is_stored_is_not_computed_again(here, capsys, tmp_path, mo
     assert here() == 0, "nothing is left to ask about"
     out = capsys.readouterr().out
     assert out.count("nothing: it is stored (") == 2
-    report = tmp_path / "out" / "report-tiny-toy.html"
+    report = tmp_path / "out" / "report-tiny@study-toy.html"
     written = report.stat().st_mtime_ns
     assert here() == 0 and report.stat().st_mtime_ns == written
 
