@@ -144,9 +144,8 @@ def test_a_whitened_cut_is_controlled(study):
 
 
 def whole_rotation(x: np.ndarray, y: np.ndarray, fitted) -> np.ndarray:
-    """The rotation inside a fitted map: C_x^1/2 matrix C_y^-1/2 / size."""
-    matrix, size = fitted.matrix[0].numpy(), fitted.size.item()
-    return power(shrunk(x), 0.5) @ matrix @ power(shrunk(y), -0.5) / size
+    """The rotation inside a fitted map: C_x^1/2 matrix C_y^-1/2."""
+    return power(shrunk(x), 0.5) @ fitted.matrix[0].numpy() @ power(shrunk(y), -0.5)
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 12), (9, 20)])

@@ -247,16 +247,16 @@ def linear_map(x: PcaSpread, core: Float[Tensor, "sites r s"], y: PcaSpread, siz
 
 
 @dataclass(frozen=True)
-class Rotation(Map):
-    """size (x - mean_x) rotation + mean_y, with an orthogonal rotation."""
+class Dense(Map):
+    """size (x - mean_x) matrix + mean_y, with a matrix of the whole space. size: the map's one scale. All in float64."""
 
-    mean_x: Float[Tensor, "*sites d"]
-    rotation: Float[Tensor, "*sites d d"]
-    size: Float[Tensor, "*sites 1"]
-    mean_y: Float[Tensor, "*sites d"]
+    mean_x: Float[Tensor, "*sites d_x"]
+    matrix: Float[Tensor, "*sites d_x d_y"]
+    size: Float[Tensor, "*sites"]
+    mean_y: Float[Tensor, "*sites d_y"]
 
-    def apply(self, x: Float[Tensor, "... b d"]) -> Float[Tensor, "... b d"]:
-        return (x - self.mean_x.unsqueeze(-2)) @ self.rotation * self.size.unsqueeze(-2) + self.mean_y.unsqueeze(-2)
+    def apply(self, x: Float[Tensor, "... b d_x"]) -> Float[Tensor, "... b d_y"]:
+        return (x - self.mean_x.unsqueeze(-2)) @ self.matrix * self.size[..., None, None] + self.mean_y.unsqueeze(-2)
 
 
 @lru_cache(maxsize=2)
@@ -266,7 +266,7 @@ def random_orthogonal(d: int, seed: int, device: torch.device) -> Float[Tensor, 
     return torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q.to(device)
 
 
-def random_rotation(fitted: Map, x: PcaSpread, y: PcaSpread, seed: int) -> Rotation:
+def random_rotation(fitted: Map, x: PcaSpread, y: PcaSpread, seed: int) -> Dense:
     """A control: a random rotation of the centred states, scaled so that it spreads the train states as far as `fitted` does.
 
     One rotation, by seed, for all sites.
@@ -276,7 +276,7 @@ def random_rotation(fitted: Map, x: PcaSpread, y: PcaSpread, seed: int) -> Rotat
     reach = fitted.apply(x.states.double())
     reach = (reach - reach.mean(-2, keepdim=True)).square().sum((-2, -1)).sqrt()
     size = reach * inverse_or_zero(x.scale.square().sum(-1).sqrt())
-    return Rotation(x.mean, rotation.expand(len(x.mean), d, d), size.unsqueeze(-1), y.mean)
+    return Dense(x.mean, rotation.expand(len(x.mean), d, d), size, y.mean)
 
 
 def effective_rank(scale: Float[Tensor, "sites r"]) -> Float[Tensor, " sites"]:

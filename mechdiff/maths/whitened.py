@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechdiff.maths.linalg import each_site, svd
-from mechdiff.maths.linear_maps import SHRINKAGE, Map, PcaSpread, inverse_or_zero, paired, shrunk
+from mechdiff.maths.linear_maps import SHRINKAGE, Dense, Map, PcaSpread, inverse_or_zero, paired, shrunk
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,6 @@ def paired_directions(
     return left * pairs.unsqueeze(-2), right.mT * pairs.unsqueeze(-2), strength
 
 
-@dataclass(frozen=True)
-class Dense(Map):
-    """(x - mean_x) matrix + mean_y, with a matrix of the whole space. size: the map's one scale. All in float64."""
-
-    mean_x: Float[Tensor, "*sites d_x"]
-    matrix: Float[Tensor, "*sites d_x d_y"]
-    mean_y: Float[Tensor, "*sites d_y"]
-    size: Float[Tensor, "*sites"]
-
-    def apply(self, x: Float[Tensor, "... b d_x"]) -> Float[Tensor, "... b d_y"]:
-        return (x - self.mean_x.unsqueeze(-2)) @ self.matrix + self.mean_y.unsqueeze(-2)
-
-
 def fit_procrustes_full(x: PcaSpread, y: PcaSpread, seed: int = 0) -> Dense:
     """`procrustes_scaled` with a rotation Q of the whole space, as the original study has it: size C_x^-1/2 Q C_y^1/2.
 
@@ -84,9 +71,8 @@ def fit_procrustes_full(x: PcaSpread, y: PcaSpread, seed: int = 0) -> Dense:
     left, right, strength = paired_directions(x, y)
     bases = zip(x.directions @ left, y.directions @ right)
     rotation = torch.stack([completed(u.cpu(), v.cpu(), seed) for u, v in bases]).to(left.device)
-    size = strength[:, -1]
-    matrix = coloured(x, coloured(y, rotation.mT, 0.5).mT, -0.5) * size[:, None, None]
-    return Dense(x.mean, matrix, y.mean, size)
+    matrix = coloured(x, coloured(y, rotation.mT, 0.5).mT, -0.5)
+    return Dense(x.mean, matrix, strength[:, -1], y.mean)
 
 
 def coloured(side: PcaSpread, columns: Float[Tensor, "sites d m"], power: float) -> Float[Tensor, "sites d m"]:

@@ -137,8 +137,8 @@ class Selection:
 
 def default_layer(count: int, protocol: str = protocols.DEFAULT, domain: str = "") -> int:
     """The layer that is chosen at first, of so many: the last that the protocol asks about heads, where it asks about few."""
-    asked = protocols.settings(protocol, "heads", domain, count).get(protocols.LAYERS)
-    return asked[-1] if asked else 2 * (count - 1) // 3
+    layers = protocols.settings(protocol, "heads", domain, count).get(protocols.LAYERS)
+    return layers[-1] if layers else 2 * (count - 1) // 3
 
 
 def tokenizers_differ(pair: Pair) -> bool:
