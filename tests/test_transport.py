@@ -161,8 +161,8 @@ def test_a_random_rotation_spreads_as_far_and_knows_nothing(states):
     control = random_rotation(fitted, x, y, seed=1)
     outputs, random_outputs = (m.apply(x.states) - y.mean.unsqueeze(1) for m in (fitted, control))
     assert_close(outputs.square().sum((1, 2)), random_outputs.square().sum((1, 2)))
-    assert_close(control.rotation[0] @ control.rotation[0].T, torch.eye(x.states.shape[-1], dtype=torch.float64))
-    assert not torch.equal(control.rotation, random_rotation(fitted, x, y, seed=2).rotation)
+    assert_close(control.matrix[0] @ control.matrix[0].T, torch.eye(x.states.shape[-1], dtype=torch.float64))
+    assert not torch.equal(control.matrix, random_rotation(fitted, x, y, seed=2).matrix)
 
 
 # Ranks

@@ -126,20 +126,20 @@ def look_up(wanted: Wanted) -> Repository:
         raise UserError(f"HF_HUB_OFFLINE is set, so {wanted.name} cannot be downloaded.\nTry:  unset HF_HUB_OFFLINE")
     with hub_errors(wanted.name, wanted.revision):
         info = HfApi().model_info(wanted.name, revision=wanted.revision, files_metadata=True, timeout=HUB_TIMEOUT)
-        found = {sibling.rfilename: sibling for sibling in info.siblings or []}
+        siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
         config = "adapter_config.json" if wanted.adapter else "config.json"
-        weights = ADAPTER if wanted.adapter else INDEX if INDEX in found else SINGLE
+        weights = ADAPTER if wanted.adapter else INDEX if INDEX in siblings else SINGLE
         for name in (config, weights):
-            if name not in found:
-                raise UserError(unusable(wanted.name, name, list(found)))
+            if name not in siblings:
+                raise UserError(unusable(wanted.name, name, list(siblings)))
         fetch_file(wanted.name, config, wanted.revision)
         shards = [weights]
         if weights == INDEX:
             index = fetch_file(wanted.name, INDEX, info.sha)
             shards += sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    if lost := [name for name in shards if name not in found]:
+    if lost := [name for name in shards if name not in siblings]:
         raise UserError(f"{wanted.name} is incomplete on the hub: {lost[0]} is missing.\nTry:  another revision or model")
-    chosen = [found[name] for name in [*filter(is_loaded, found), *shards]]
+    chosen = [siblings[name] for name in [*filter(is_loaded, siblings), *shards]]
     files = tuple(File(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None) for file in chosen)
     parameters = info.safetensors.total if info.safetensors else None
     return Repository(wanted.name, wanted.revision, info.sha or "", files, parameters)
@@ -156,14 +156,14 @@ def is_loaded(name: str) -> bool:
     return "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in LOADED)
 
 
-def unusable(name: str, missing: str, found: list[str]) -> str:
+def unusable(name: str, missing: str, siblings: list[str]) -> str:
     """Why a repository without this file cannot be used."""
-    if missing in (SINGLE, ADAPTER) and any(file.endswith(".bin") for file in found):
+    if missing in (SINGLE, ADAPTER) and any(file.endswith(".bin") for file in siblings):
         return (
             f"{name} holds its weights as .bin files alone: a pickle, which can run code, so mechdiff does not load it.\n"
             "Try:  a revision with safetensors, or another model"
         )
-    if any(file.endswith(".gguf") for file in found):
+    if any(file.endswith(".gguf") for file in siblings):
         return f'{name} holds GGUF files.\nTry:  hf download {name} FILE.gguf  and  gguf = "FILE.gguf"  in the pair\'s file'
     return f"{name} has no {missing}, so mechdiff cannot load it.\nTry:  another model, or another revision of it"
 
@@ -312,11 +312,11 @@ class Download:
         """Append one answer of the server's, from where the file ends; if the server sends all of it, from its beginning."""
         self.stage = f"{file.name} of {repository.name}"
         url = hf_hub_url(repository.name, file.name, revision=repository.commit)
-        asked = self.headers | {"Range": f"bytes={size_of(part)}-"}
+        headers = self.headers | {"Range": f"bytes={size_of(part)}-"}
         with (
             part.open("ab") as out,
             http_stream_backoff(
-                "GET", url, headers=asked, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, retry_on_exceptions=()
+                "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, retry_on_exceptions=()
             ) as answer,
         ):
             hf_raise_for_status(answer)

@@ -119,8 +119,8 @@ def look_for_models(study: Plan) -> None:
     pair = study.pair
     sources = list(dict.fromkeys(getattr(pair, side).weights for side in SIDES))
     study.packages = [source for source in sources if source.convertible]
-    found = [attempt(study, lambda wanted=wanted: downloads.look_up(wanted)) for wanted in downloads.absent(pair)]
-    study.repositories = [repository for repository in found if repository is not None]
+    sizes = [attempt(study, lambda wanted=wanted: downloads.look_up(wanted)) for wanted in downloads.absent(pair)]
+    study.repositories = [repository for repository in sizes if repository is not None]
     attempt(study, lambda: downloads.check_space(study.repositories))
     each = QUANTIZED[pair.quantization] if pair.quantization else BYTES[study.dtype]
     for repository in study.repositories:

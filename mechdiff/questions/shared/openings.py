@@ -72,14 +72,14 @@ class Openings:
         return values.join(pd.DataFrame(texts, columns=["text", "tokens", "ended"]))
 
     def _score_choices(self, members: list[int], decoding: Decoding, prefix: str) -> Steps[None]:
-        asked = {place: self.block[prompt] for place, prompt in enumerate(members) if self.block[prompt].choices}
-        if not asked:
+        with_choices = {place: self.block[prompt] for place, prompt in enumerate(members) if self.block[prompt].choices}
+        if not with_choices:
             return
-        choices = {place: answer_scoring.scored(prompt.text, prompt.choices) for place, prompt in asked.items()}
-        phrases = {place: following(self.tokenizer, self.ids[members[place]], choices[place], prefix) for place in asked}
+        choices = {place: answer_scoring.scored(prompt.text, prompt.choices) for place, prompt in with_choices.items()}
+        phrases = {place: following(self.tokenizer, self.ids[members[place]], choices[place], prefix) for place in with_choices}
         before = len(self.tokenizer(prefix, add_special_tokens=False).input_ids)
         scores = yield from score(self.loaded, self.side, decoding, phrases, self.n, before, self.shared)
-        for place, prompt in asked.items():
+        for place, prompt in with_choices.items():
             own, right = scores[place], prompt.choices.index(prompt.answer)
             likeliest = (own.argmax(-1) == right).float().where(~own.isnan().any(-1), torch.nan)
             self._keep(members[place], choice_logprob=own[..., right], choice_right=likeliest)
