@@ -156,14 +156,14 @@ def is_loaded(name: str) -> bool:
     return "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in LOADED)
 
 
-def unusable(name: str, missing: str, siblings: list[str]) -> str:
+def unusable(name: str, missing: str, files: list[str]) -> str:
     """Why a repository without this file cannot be used."""
-    if missing in (SINGLE, ADAPTER) and any(file.endswith(".bin") for file in siblings):
+    if missing in (SINGLE, ADAPTER) and any(file.endswith(".bin") for file in files):
         return (
             f"{name} holds its weights as .bin files alone: a pickle, which can run code, so mechdiff does not load it.\n"
             "Try:  a revision with safetensors, or another model"
         )
-    if any(file.endswith(".gguf") for file in siblings):
+    if any(file.endswith(".gguf") for file in files):
         return f'{name} holds GGUF files.\nTry:  hf download {name} FILE.gguf  and  gguf = "FILE.gguf"  in the pair\'s file'
     return f"{name} has no {missing}, so mechdiff cannot load it.\nTry:  another model, or another revision of it"
 
