@@ -75,6 +75,11 @@ def of_cut(every: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> 
     return join(mapped, every[fixed]) if len(mapped) else mapped
 
 
+def ends(lines: pd.DataFrame) -> str:
+    """A subtitle's part on intervals, if the lines have any."""
+    return "; bands, bars: 95 % CI" if lines["low"].notna().any() else ""
+
+
 def at_alpha(lines: pd.DataFrame, scaled: pd.DataFrame, alpha: str) -> pd.DataFrame:
     """A map's lines at an alpha: among its own, else among those of other scales."""
     here = lines[lines["alpha"] == alpha]

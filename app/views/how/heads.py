@@ -117,7 +117,8 @@ def head_map(table: pd.DataFrame, stored: pd.DataFrame, layer: int, chosen: list
         return
     if table.empty:
         cells = chart_tables.single_heads(stored)
-        about = "stored sweep, replaced by live cells as they are computed; click a head to add or remove it"
+        replaced = "" if session.stored_only() else ", replaced by live cells as they are computed"
+        about = f"stored sweep{replaced}; click a head to add or remove it"
     else:
         cells, about = single_means(table), "one head replaced by the donor's; click a head to add or remove it"
         if len(stored):

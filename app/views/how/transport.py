@@ -76,7 +76,7 @@ def effect_and_drop(run, stored: pd.DataFrame, live: pd.DataFrame, about: str) -
     (layer,) = run.layers
     selection, where = controls.current(), {"stream": run.streams[0], "control": "none"}
     rows = chart_tables.join(chart_tables.named(stored) if len(stored) else stored, live)
-    about = f"alpha {run.alpha[0]}; {about}; bands, bars: 95 % CI; click a layer"
+    about = f"alpha {run.alpha[0]}; {about}{chart_tables.ends(rows)}; click a layer"
     left, right = st.columns([3, 2])
     with left:
         figure = charts.transport_curve(rows, layer, run.map, about)

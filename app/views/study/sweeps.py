@@ -58,7 +58,8 @@ def section(selection: Selection, place: Path) -> None:
     """Start a sweep of the sidebar's pair and domain, and the status of all sweeps."""
     spec = selection.spec
     st.caption(
-        f"Compute every question for the pair and domain in the sidebar: **{spec.name}** on **{selection.domain}**. The sweep "
+        f"Compute every question for the pair and domain in the sidebar: **{spec.name}** on **{selection.domain}**, "
+        f"under the protocol **{selection.protocol}**. The sweep "
         "runs in its own process, as on the command line: it continues when this page is closed, and after a stop it resumes."
     )
     left, right = st.columns([2, 1])

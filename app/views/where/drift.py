@@ -39,7 +39,7 @@ def curve(selection: Selection) -> None:
             for name, part in (("stored", stored), ("live", table))
             if len(part)
         ]
-        about = f"{'; '.join(counts)}; bands, bars: 95 % CI; click a layer"
+        about = f"{'; '.join(counts)}{chart_tables.ends(rows)}; click a layer"
         figure = imports.on(charts.drift_curve(rows, layer, about), "drift", selection, stream=stream)
         controls.clickable(figure, "pick_drift")
     stored_results.provenance(run, "rq1")

@@ -83,8 +83,7 @@ def curve(run, summary: pd.DataFrame, layer: int) -> None:
         return
     origins = [stored_results.origin(run, "rq1", stored)] if len(stored) else []
     origins += [f"live: {live['prompts'].iloc[0]} prompts, {live['templates'].iloc[0]} templates"] if len(live) else []
-    ends = "; bands, bars: 95 % CI" if table["low"].notna().any() else ""
-    about = f"{'; '.join(origins)}{ends}; click a layer"
+    about = f"{'; '.join(origins)}{chart_tables.ends(table)}; click a layer"
     figure = charts.layer_curve(table, layer, about)
     controls.clickable(imports.on(figure, "effect", controls.current(), stream=run.streams[0]), "pick_layer")
 
