@@ -223,7 +223,8 @@ def available(selection) -> bool:
     """Whether a page has something to show: the pair's models, or its stored sweep, which needs neither them nor prompts."""
     st.session_state["_stored_only"] = False
     spec = selection.spec
-    if spec.missing() is None or not stored_results.stored(selection):
+    obtainable = any(source.weights.convertible for source in (spec.base, spec.tuned))
+    if spec.missing() is None or obtainable or spec.depth is None or not stored_results.stored(selection):
         return ready(spec)
     st.session_state["_stored_only"] = True
     st.info(f"Only the stored sweep is shown. Live results need the models:  `python -m mechdiff study --pair {spec.argument}`")

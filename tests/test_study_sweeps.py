@@ -94,3 +94,13 @@ def test_home_has_the_contrasts_of_all_four_pairs():
         "demo-cultural", "demo-cognitive", "llama-8b-cultural@study", "llama-8b-cognitive@study",
     ]  # fmt: skip
     assert "residual better" in table.iloc[3, 1]
+
+
+@pytest.mark.parametrize("protocol", ["mechdiff", "study"])
+def test_models_that_mechdiff_can_fetch_itself_are_fetched(tmp_path, monkeypatch, protocol):
+    """On a first start the demo model is not there yet: its stored sweeps are no reason to leave it at that."""
+    monkeypatch.setattr("mechdiff.inputs.pair_file.MODELS", tmp_path)
+    monkeypatch.setattr("session.ready", lambda pair: fetched.append(pair.name))
+    fetched = []
+    at = open_page("rank", pair="demo-cognitive", protocol=protocol)
+    assert fetched == ["demo-cognitive"] and not any("stored sweep" in info.value for info in at.info)
