@@ -185,3 +185,9 @@ def test_protocol_files_are_valid_and_say_what_they_are():
     for name in protocols.NAMES:
         content = tomllib.loads((protocols.FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
         assert content["about"] == protocols.about(name) and not content["about"].endswith(".")
+
+
+def test_a_protocols_filter_is_told_where_it_leaves_prompts_out(study):
+    quiet, told = (Run("patch", **study, **more) for more in ({"protocol": "study"}, {"min_shared_ratio": 0.65}))
+    assert len(quiet.chosen_prompts) == len(told.chosen_prompts) and quiet.left_out == told.left_out == {"val": (0, 20)}
+    assert quiet.notices == [] and len(told.notices) == 1, "what was asked for is answered"

@@ -292,6 +292,7 @@ class Question:
             f"{dropped} of {count} {split} prompts left out: in one of the two tokenizations, under "
             f"{100 * self.min_shared_ratio:g} % of their tokens are in both tokenizers."
             for split, (dropped, count) in self.left_out.items()
+            if dropped or "min_shared_ratio" in self._given  # a protocol's filter that leaves none out needs no word
         ]
 
 
