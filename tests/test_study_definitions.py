@@ -198,12 +198,12 @@ def answered(request):
     return task.table()
 
 
-def both_states(loaded, texts: list[str], layer: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def both_states(loaded, texts: list[str], layer: int = 1, stream: str = "resid_post") -> tuple[np.ndarray, np.ndarray]:
     sides = loaded.base, loaded.tuned
     x, y = (
-        np.stack(
-            [plain_hooks.state(side.model, loaded.tokenizers.encode(text, "base"), layer, "resid_post") for text in texts]
-        ).astype(np.float64)
+        np.stack([plain_hooks.state(side.model, loaded.tokenizers.encode(text, "base"), layer, stream) for text in texts]).astype(
+            np.float64
+        )
         for side in sides
     )
     return x, y
@@ -254,6 +254,39 @@ def test_heads_chosen_on_the_prompts_that_they_are_scored_on(study):
     sets = [sorted(order[:k]) for k in range(1, len(order))]
     assert set(table["heads"]) == {"-".join(map(str, chosen)) for chosen in sets} | {"all"}
     assert not run.uses_train
+
+
+@pytest.mark.parametrize("sets", ["all", "0;1,3"])
+def test_mapped_states_reach_heads_through_the_pseudoinverse(study, sets):
+    run = Run("heads", layers=(1,), map="procrustes_scaled", head_sets=sets, **study)
+    table, loaded = mechdiff.run(run), load_pair(study["pair"], "cpu")
+    tuned = loaded.tuned.model
+    x, y = both_states(loaded, TRAIN, 1, "attn_out")
+    donor = plain_hooks.state(loaded.base.model, ids(loaded, run, 0), 1, "attn_out").numpy().astype(np.float64)
+    weight = plain_hooks.modules(tuned, 1)[3].weight.detach().numpy().astype(np.float64)
+    joint = np.linalg.pinv(weight) @ study_cut(x, y, donor[None], x.shape[1], table["alpha_used"].iloc[0])[0]
+    width = len(joint) // run.spec.heads
+    for heads, line in table[table["prompt"] == 0].groupby("heads"):
+        chosen = range(run.spec.heads) if heads == "all" else map(int, heads.split("-"))
+
+        def replaced(own, chosen=tuple(chosen)):
+            for head in chosen:
+                own[head * width : (head + 1) * width] = torch.from_numpy(joint[head * width : (head + 1) * width]).float()
+            return own
+
+        clean, patched = (plain_hooks.run(tuned, ids(loaded, run, 0), edits) for edits in ((), [(1, "heads", replaced)]))
+        assert line["kl"].item() == pytest.approx(plain_hooks.kl(patched, clean), rel=1e-3, abs=5e-5)
+
+
+def test_all_heads_through_a_square_projection_are_the_mapped_attention(study):
+    fields = {"layers": (1,), "map": "procrustes_scaled", "alpha_rows": "val"} | study
+    heads, whole = (
+        mechdiff.run(Run("heads", head_sets="all", **fields)),
+        mechdiff.run(Run("transport", streams=("attn_out",), **fields)),
+    )
+    np.testing.assert_allclose(heads["alpha_used"], whole["alpha_used"])
+    np.testing.assert_allclose(heads["kl"], whole["kl"], rtol=1e-3, atol=1e-6)
+    assert Run("heads", **fields).uses_train and not Run("heads", **study).uses_train
 
 
 def test_the_number_of_random_sets(study):

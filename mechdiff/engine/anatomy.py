@@ -64,6 +64,7 @@ class Anatomy:
         self.signatures = [inspect.signature(part.block.forward) for part in self.layers]
         self._tail, self._tail_layer = tail(model, self.decoder, blocks)
         self._fused: list[tuple[Any, Callable]] = []
+        self._inverse: tuple[int, Tensor, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -116,6 +117,21 @@ class Anatomy:
         token = torch.zeros(1, 1, dtype=torch.long, device=states.device)
         mask = torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=states.device)  # given, so that the model does not build one
         return self._tail(input_ids=token, position_ids=token, attention_mask=mask, use_cache=False).logits.squeeze(1)
+
+    @torch.no_grad()
+    def head_inputs(self, layer: int, attn_out: Float[Tensor, "*b width"]) -> Float[Tensor, "*b joint"]:
+        """The smallest joint outputs of a layer's heads (heads x head width) that its projection takes nearest to these outputs.
+
+        By the pseudoinverse of the projection, in float64. Its matrix is read by calling it, so that quantised weights and
+        adapters count as they run. The last layer's is kept.
+        """
+        if self._inverse is None or self._inverse[0] != layer:
+            projection = self.layers[layer].projection
+            units = torch.eye(self.heads * self.head_width, dtype=self.dtype, device=attn_out.device)
+            bias = projection(torch.zeros_like(units[:1])).double()
+            self._inverse = layer, bias, torch.linalg.pinv(projection(units).double() - bias)
+        _, bias, inverse = self._inverse
+        return (attn_out.double() - bias) @ inverse
 
 
 ROTATION = "apply_rotary_pos_emb"  # the function of a transformers module that rotates queries and keys

@@ -156,7 +156,7 @@ def site_of(condition: Condition) -> Site:
     control = "none" if condition.control == "mean" else condition.control
     if condition.map_layer is not None:
         control = FROM + str(condition.map_layer)
-    return condition.map, control, condition.layer, condition.stream
+    return condition.map, control, condition.layer, condition.map_stream or condition.stream
 
 
 def edited_stream(condition: Condition) -> str:
@@ -179,7 +179,12 @@ def head_weights(conditions: list[Condition], anatomy: Anatomy) -> Float[Tensor,
 
 
 def values(
-    members: list[Condition], donor: Trace, recipient: Trace, maps: dict[Site, SiteMap], transplants: Transplants | None
+    members: list[Condition],
+    anatomy: Anatomy,
+    donor: Trace,
+    recipient: Trace,
+    maps: dict[Site, SiteMap],
+    transplants: Transplants | None,
 ) -> Float[Tensor, "b m width"]:
     """The states that m conditions of one site insert, before heads are selected."""
     layer, stream = members[0].layer, members[0].stream
@@ -198,7 +203,11 @@ def values(
     other = donor.states[stream][layer].to(own.device)
     if members[0].plain:
         return other.to(own.dtype).unsqueeze(1).expand(-1, len(members), -1)
-    return maps[site_of(members[0])].states(other, own, members)
+    site_map = maps[site_of(members[0])]
+    if through := members[0].map_stream:
+        source, partner = donor.states[through][layer].to(own.device), recipient.states[through][layer]
+        return anatomy.head_inputs(layer, site_map.states(source, partner, members)).to(own.dtype)
+    return site_map.states(other, own, members)
 
 
 def as_rows(
@@ -228,7 +237,7 @@ def as_rows(
         groups, order = [[c for _, c in group] for group in by_kind.values()], torch.argsort(rows)
 
         def value(groups=groups, order=order) -> Tensor:
-            parts = [values(group, donor, recipient, maps, transplants) for group in groups]
+            parts = [values(group, anatomy, donor, recipient, maps, transplants) for group in groups]
             value = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
             return value[:, sent(order, value.device)] if bool((order.diff() != 1).any()) else value
 

@@ -51,7 +51,8 @@ class Condition:
     scale; rank None: uncut). control: none, or what replaces the donor or its map. heads: the heads that are replaced (stream
     `heads`), None for a whole state. blend: the share of the donor in the result. transplant: use the donor's weights on the
     recipient's own input instead of the donor's state. given: a state of the user's own instead of the donor's.
-    map_layer: the layer at which the map was fitted, if it is not this one.
+    map_layer, map_stream: the layer and the stream at which the map was fitted, if they are not these. Heads take what a map of
+    attn_out gives through the pseudoinverse of the output projection.
     """
 
     layer: int
@@ -66,6 +67,7 @@ class Condition:
     transplant: bool = False
     given: Given | None = field(default=None, repr=False, metadata={"data": False})  # not plain data: files do not hold it
     map_layer: int | None = None
+    map_stream: str = ""
 
     def as_control(self, control: str) -> "Condition":
         """The same site with a control's state. `mean` is the cut to rank 0, which leaves only the train mean."""
@@ -92,9 +94,10 @@ class Condition:
     @property
     def content(self) -> str:
         """What it is, as the keys of stored effects hold it: every field by its value."""
-        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name not in ("given", "map_layer")}
+        elsewhere = {"map_layer": self.map_layer, "map_stream": self.map_stream or None}
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name not in ("given", *elsewhere)}
         values["map"] = key_of("maps", self.map)
-        values |= {} if self.map_layer is None else {"map_layer": self.map_layer}
+        values |= {name: value for name, value in elsewhere.items() if value is not None}
         own = "" if self.given is None else f", given={self.given.content}"
         return f"Condition({', '.join(f'{name}={value!r}' for name, value in values.items())}{own})"
 

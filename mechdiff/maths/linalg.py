@@ -1,4 +1,4 @@
-"""Small problems, one per site, over the cores. Factorisations run on the CPU: there LAPACK beats a GPU's batched solvers."""
+"""Small problems, one per site, over the cores. Factorisations run on the CPU, where LAPACK beats a GPU's batched solvers."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -13,6 +13,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _changing_threads = threading.Lock()
+_on_a_gpu = threading.Lock()
 
 
 def in_parallel(solve: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -42,6 +43,17 @@ def descending_eigh(matrix: Float[Tensor, "n n"]) -> tuple[Float[Tensor, " n"], 
     """Eigenvalues, largest first, and eigenvectors (columns) of a symmetric matrix."""
     values, vectors = torch.linalg.eigh(matrix.cpu())
     return values.flip(-1).to(matrix.device), vectors.flip(-1).to(matrix.device)
+
+
+def orthonormal(columns: Float[Tensor, "d m"]) -> Float[Tensor, "d k"]:
+    """The columns made orthonormal, in order, by Householder reflections; k = min(d, m). On their own device: they may be many.
+
+    One caller at a time: torch's solvers on a GPU cannot be set up by two threads at once.
+    """
+    if columns.device.type == "cpu":
+        return torch.linalg.qr(columns).Q
+    with _on_a_gpu:
+        return torch.linalg.qr(columns).Q
 
 
 def svd(matrix: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n k"], Float[Tensor, " k"], Float[Tensor, "k m"]]:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechdiff.maths.linalg import descending_eigh, each_site, svd
+from mechdiff.maths.linalg import descending_eigh, each_site, orthonormal, svd
 
 CONSTANT = 1e-6  # a dimension whose scale is below this share of its size does not vary
 ROUNDING = 1e-7  # a principal direction whose scale is below this share of the largest does not vary
@@ -263,7 +263,7 @@ class Dense(Map):
 def random_orthogonal(d: int, seed: int, device: torch.device) -> Float[Tensor, "d d"]:
     """A random rotation or reflection, by seed, in float64."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q.to(device)
+    return orthonormal(torch.randn(d, d, generator=generator, dtype=torch.float64).to(device))
 
 
 def random_rotation(fitted: Map, x: PcaSpread, y: PcaSpread, seed: int) -> Dense:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechdiff.maths.linalg import each_site, svd
+from mechdiff.maths.linalg import each_site, orthonormal, svd
 from mechdiff.maths.linear_maps import SHRINKAGE, Dense, Map, PcaSpread, inverse_or_zero, paired, shrunk
 
 
@@ -70,7 +71,7 @@ def fit_procrustes_full(x: PcaSpread, y: PcaSpread, seed: int = 0) -> Dense:
     """
     left, right, strength = paired_directions(x, y)
     bases = zip(x.directions @ left, y.directions @ right)
-    rotation = torch.stack([completed(u.cpu(), v.cpu(), seed) for u, v in bases]).to(left.device)
+    rotation = torch.stack([completed(u, v, seed) for u, v in bases])
     matrix = coloured(x, coloured(y, rotation.mT, 0.5).mT, -0.5)
     return Dense(x.mean, matrix, strength[:, -1], y.mean)
 
@@ -85,13 +86,20 @@ def coloured(side: PcaSpread, columns: Float[Tensor, "sites d m"], power: float)
 
 def completed(left: Float[Tensor, "d k"], right: Float[Tensor, "d k"], seed: int) -> Float[Tensor, "d d"]:
     """U V', and a random rotation, by seed, of what both leave of the space. A column of zeros is no pair."""
-    pairs, generator = left.square().sum(0) > 0, torch.Generator().manual_seed(seed)
+    pairs = left.square().sum(0) > 0
     left, right = left[:, pairs], right[:, pairs]
-    return left @ right.T + complement(left, generator) @ complement(right, generator).T
+    drawn = random_columns(left.shape[0], left.shape[0] - left.shape[1], seed)
+    return left @ right.T + complement(left, drawn[0]) @ complement(right, drawn[1]).T
 
 
-def complement(basis: Float[Tensor, "d k"], generator: torch.Generator) -> Float[Tensor, "d m"]:
-    """A random orthonormal basis of the m = d - k dimensions that an orthonormal basis leaves."""
-    d, k = basis.shape
-    rest = torch.randn(d, d - k, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(torch.cat([basis, rest], 1)).Q[:, k:]
+def complement(basis: Float[Tensor, "d k"], columns: Float[Tensor, "d m"]) -> Float[Tensor, "d m"]:
+    """An orthonormal basis of the m = d - k dimensions that an orthonormal basis leaves: a random one for random columns."""
+    return orthonormal(torch.cat([basis, columns.to(basis)], 1))[:, basis.shape[1] :]
+
+
+@lru_cache(maxsize=1)  # the same for every layer and stream
+def random_columns(d: int, m: int, seed: int) -> tuple[Float[Tensor, "d m"], Float[Tensor, "d m"]]:
+    """Two matrices of standard normal numbers, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (torch.randn(d, m, generator=generator, dtype=torch.float64) for _ in range(2))
+    return first, second

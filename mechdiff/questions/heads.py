@@ -20,7 +20,7 @@ from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.lines import Wide, heads_label
-from mechdiff.questions.shared.request import Count, Share, positions_field
+from mechdiff.questions.shared.request import Count, Share, alpha_rows_field, map_field, positions_field
 from mechdiff.questions.shared.task import Task
 
 HeadSet = tuple[int, ...]
@@ -41,7 +41,8 @@ class Heads(EffectQuestion):
 
     Its table has a row per prompt, layer and set, with kl, kl_to_donor and kl_donor_clean in nats as for `patch`, and
     kl_reference: the effect of all heads of the layer. heads: such as 0-5-7, or all; chosen: how the set was found. The summary's
-    coverage is the set's effect as a share of that of all heads; it can exceed 1, since heads cancel.
+    coverage is the set's effect as a share of that of all heads; it can exceed 1, since heads cancel. With a map, heads take
+    what it makes of the donor's attn_out, through the pseudoinverse of the output projection; alpha_used is its scale.
     Raises UserError for a value that is not valid; when it is answered, for a head that does not exist.
 
     Example:
@@ -73,11 +74,20 @@ class Heads(EffectQuestion):
         must="a number between 0 (own state) and 1 (donor's state)",
         example="1.0",
     )
+    map: str = map_field("none", "what is done to the donor's attn_out first; it then reaches the heads through pinv(W_o)")
+    alpha_rows: str = alpha_rows_field()
     positions: Count = positions_field()
 
     @property
     def uses_train(self) -> bool:
-        return super().uses_train or self.chooses_on_train
+        return super().uses_train or self.chooses_on_train or self.map != "none"
+
+    def all_heads(self, layer: int) -> Condition:
+        """All heads of a layer, replaced as this question replaces them. A fitted map has its own scale."""
+        every = Condition(layer, "heads", heads=tuple(range(self.spec.heads)), blend=self.blend)
+        if self.map == "none":
+            return every
+        return replace(every, map=self.map, map_stream="attn_out", alpha=1.0 if self.map == "zscore" else None)
 
     @property
     def chooses_on_train(self) -> bool:
@@ -138,9 +148,9 @@ class HeadsTask(EffectsTask):
     plan_type = HeadsPlan
 
     def __init__(self, run: Heads, sets: list[HeadSelection], store: Store, texts=None):
-        self.sets, full, groups = sets, tuple(range(run.spec.heads)), []
+        self.sets, full, groups = sets, range(run.spec.heads), []
         for layer in run.chosen_layers:
-            every = Condition(layer, "heads", heads=full, blend=run.blend)
+            every = run.all_heads(layer)
             here = dict.fromkeys(chosen.heads for chosen in sets if chosen.layer == layer)
             singles = tuple(replace(every, heads=heads) for heads in here if len(heads) == 1)
             groups += [(every,), *((every.as_control(control),) for control in run.controls if control != "random")]

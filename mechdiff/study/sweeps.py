@@ -168,14 +168,14 @@ def settled(task: Task) -> EffectsTask | None:
 def together(runs: list[Request]) -> dict[str, list[EffectQuestion]]:
     """The requests for effects that share their passes, by a label: those of one direction that are fitted and measured alike.
 
-    The first of them is one that says which rows scales are taken from, if any does.
+    The first of them is one whose scales are taken from val, if any's are.
     """
     groups: dict[str, list[EffectQuestion]] = {}
     for run in runs:
         if isinstance(run, EffectQuestion) and not alone(run):
             own = getattr(run, "statistics", "train") == "prompts"
             groups.setdefault(joint_label(run.direction, run.question if own else run.vocabulary), []).append(run)
-    return {name: sorted(group, key=lambda run: not hasattr(run, "alpha_rows")) for name, group in groups.items()}
+    return {name: sorted(group, key=lambda run: getattr(run, "alpha_rows", "train") == "train") for name, group in groups.items()}
 
 
 def extent(pair: str, domain: str | None, grid: str, **settings) -> dict[str, tuple[int, int]]:

@@ -9,13 +9,23 @@ import pandas as pd
 
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import COMPLEMENTS, COMPLETION, FITTED, MAP_CONTROLS, SPLITS
+from mechdiff.common.terms import COMPLEMENTS, COMPLETION, FITTED, MAP_CONTROLS
 from mechdiff.engine.intervention import Condition
 from mechdiff.questions.shared.conditions import every_head
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask, Group
 from mechdiff.questions.shared.fields import flag
-from mechdiff.questions.shared.request import AUTO, FULL, Count, Index, check_map_controls, finite, map_field, positions_field
+from mechdiff.questions.shared.request import (
+    AUTO,
+    FULL,
+    Count,
+    Index,
+    alpha_rows_field,
+    check_map_controls,
+    finite,
+    map_field,
+    positions_field,
+)
 
 Cut = tuple[int | None, str]  # rank (None: uncut) and complement
 
@@ -30,12 +40,7 @@ class MappedQuestion(EffectQuestion):
     map: str = map_field("procrustes_scaled")
     complement: tuple[str, ...] = flag(COMPLEMENTS, "what fills the rest of the space after a cut", choices=COMPLEMENTS)
     alpha: tuple[str, ...] = flag((AUTO,), "scales of the mapped state: auto (see --alpha-rows) or numbers")
-    alpha_rows: str = flag(
-        "train",
-        "the prompts whose median size ratio is alpha auto: the train split, out of fold, or, as in the original study, the val "
-        "split, which the effects are then reported on",
-        choices=SPLITS,
-    )
+    alpha_rows: str = alpha_rows_field()
     map_from: Index | None = flag(
         None,
         "the layer whose map is used, in place of each layer's own",

@@ -16,7 +16,7 @@ from msgspec import Meta
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.extensions import NAME
-from mechdiff.common.terms import COMPLETION, DEVICES, DIRECTIONS, DTYPES, MAPS, OFFLOADS, STREAMS, STUDYS_MAP
+from mechdiff.common.terms import COMPLETION, DEVICES, DIRECTIONS, DTYPES, MAPS, OFFLOADS, SPLITS, STREAMS, STUDYS_MAP
 from mechdiff.inputs import protocols
 from mechdiff.inputs.pair_file import TEMPLATES, Pair, read_pair
 from mechdiff.inputs.prompts import Prompt, read_domain, read_prompts
@@ -308,8 +308,17 @@ def about(kind: type[Question]) -> str:
     return " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
 
 
-def map_field(default: str) -> Any:
-    return flag(default, "what is done to the donor's state first", choices=MAPS)
+def map_field(default: str, about: str = "what is done to the donor's state first") -> Any:
+    return flag(default, about, choices=MAPS)
+
+
+def alpha_rows_field() -> Any:
+    return flag(
+        "train",
+        "the prompts whose median size ratio is alpha auto: the train split, out of fold, or, as in the original study, the val "
+        "split, which the effects are then reported on",
+        choices=SPLITS,
+    )
 
 
 def positions_field() -> Any:
