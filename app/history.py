@@ -10,8 +10,9 @@ import streamlit as st
 from glossary import TERMS
 
 from mechdiff.inputs.prompts import digest
-from mechdiff.maths.intervals import bootstrap_weights, interval
+from mechdiff.maths.intervals import Templates
 from mechdiff.questions import Question
+from mechdiff.questions.shared.in_words import bracketed
 
 LONGEST = 30  # views in the history
 LETTERS = 32  # of a prompt's text, as its name
@@ -100,8 +101,9 @@ def difference(view: View, pinned: View, templates: list[str]) -> str:
         return f"{change:+.3g}{unit}"
     if view.texts != pinned.texts or len(view.effects) != len(pinned.effects):
         return f"{change:+.3g}{unit} (different prompts, so not paired)"
-    _, low, high = interval((view.effects - pinned.effects)[:, None], bootstrap_weights(templates))
-    return f"{change:+.3g}{unit} [{low[0]:+.3g}, {high[0]:+.3g}] (95 %, paired over {len(templates)} prompts)"
+    _, low, high = Templates(templates).mean(view.effects - pinned.effects)
+    over = "95 %, paired" if low == low else "paired"
+    return f"{change:+.3g}{unit}{bracketed(low, high, '+.3g')} ({over} over {len(templates)} prompts)"
 
 
 def rail() -> None:

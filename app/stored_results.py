@@ -8,6 +8,7 @@ import streamlit as st
 from mechdiff.inputs.prompts import digest
 from mechdiff.questions import Question
 from mechdiff.questions.shared.identity import Identity
+from mechdiff.questions.shared.in_words import counted
 from mechdiff.questions.shared.mapped import MappedQuestion
 from mechdiff.questions.shared.request import map_of
 from mechdiff.reporting.selection import Selection
@@ -82,7 +83,7 @@ def origin(run: Question, folder: str, table: pd.DataFrame) -> str:
         return "stored sweep WITHOUT a manifest: origin unknown"
     if about.get("kind") == "import":
         return f"the study's own numbers: {table['prompts'].iloc[0]:.0f} prompts, means without intervals"
-    return f"stored sweep: {table['prompts'].iloc[0]} prompts, {table['templates'].iloc[0]} templates, {about['dtype']}"
+    return f"stored sweep: {counted(*table[['prompts', 'templates']].iloc[0])}, {about['dtype']}"
 
 
 def row():

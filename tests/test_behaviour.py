@@ -29,7 +29,7 @@ NEW = 6
 @pytest.fixture
 def settings(pair, tmp_path):
     """The tiny pair with prompts of several lengths, three of them with choices, two with an answer alone."""
-    lines = [{"text": " ".join(WORDS[i : i + 2 + i % 5]), "template": f"t{i % 4}"} for i in range(11)]
+    lines = [{"text": " ".join(WORDS[i : i + 2 + i % 5]), "template": f"t{i}"} for i in range(11)]
     for i in (0, 4, 7):
         lines[i] |= {"choices": ["w3", "w9 w5", "w1 w2 w3"], "answer": "w9 w5"}
     lines[2]["answer"] = lines[5]["answer"] = "w7"
@@ -189,7 +189,7 @@ def test_the_summary_counts_changes_from_the_reference(settings):
     lines = run.summary(table).set_index(["condition", "measure"])
     wide = table.pivot(index="prompt", columns="condition", values="kl_from_base")
     line = lines.loc["clean tuned", "kl_from_base"]
-    assert line["mean"] == pytest.approx(wide["clean tuned"].mean()) and line["low"] < line["mean"] < line["high"]
+    assert line["mean"] == pytest.approx(wide["clean tuned"].mean()) and np.isnan(line["low"]), "11 templates: no interval"
     patched = lines.loc["patched L2 resid_post", "kl_from_base"]
     assert patched["change"] == pytest.approx((wide["patched L2 resid_post"] - wide["clean tuned"]).mean())
     assert lines["change"].isna().groupby("condition").all().to_dict()["clean base"]
@@ -202,15 +202,15 @@ def test_rates_are_sums_over_sums_and_not_means_of_rates():
     numbers = dict.fromkeys((*behaviour_summary.SHARES, *behaviour_summary.MEANS), 0.5)
     named = {"direction": "base-to-tuned", "control": "none"}
     lines = []
-    for condition, counts in (("clean base", [(1, 10), (0, 30)]), ("clean tuned", [(4, 40), (4, 40)])):
+    for condition, counts in (("clean base", 10 * [(1, 10), (0, 30)]), ("clean tuned", 20 * [(4, 40)])):
         for prompt, (count, tokens) in enumerate(counts):
             labels = {"prompt": prompt, "condition": condition, "tokens": tokens}
             lines.append(named | labels | numbers | kinds | {"hedges": float(count)})
-    summary = behaviour_summary.summary(pd.DataFrame(lines), ["a", "b"]).set_index(["condition", "measure"])
+    summary = behaviour_summary.summary(pd.DataFrame(lines), list("abcdefghijklmnopqrst")).set_index(["condition", "measure"])
     assert summary.loc["clean base", "hedges"]["mean"] == 2.5 and summary.loc["clean tuned", "hedges"]["mean"] == 10
     tuned = summary.loc["clean tuned", "style"]
     assert (tuned["change"], tuned["low"], tuned["high"]) == (7.5, 10, 10)
-    assert 0 <= tuned["change_low"] <= 7.5 <= tuned["change_high"] <= 10
+    assert 4.5 <= tuned["change_low"] < 7.5 < tuned["change_high"] <= 10
 
 
 def test_without_answers_exact_match_is_blank_and_says_so(pair):

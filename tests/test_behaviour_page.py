@@ -60,7 +60,7 @@ def test_home_shows_what_is_stored_without_a_model(swept, monkeypatch):
     assert metrics["Same next token"] == (agree.partition(" [")[0], "95 % CI [" + agree.partition(" [")[2])
     assert metrics["Marks of style"][1] == words.loc[STYLE, "change"] and "Exact match" not in metrics
     assert any("exact match needs known answers" in caption.value for caption in at.caption)
-    assert any(caption.value.startswith("Stored sweep: 20 prompts, 5 templates") for caption in at.caption)
+    assert any(caption.value.startswith("Stored sweep: 20 prompts (") for caption in at.caption)
     assert titles(at) == ["How do they write?"]
     (swept / "manifest.json").unlink()
     monkeypatch.setattr("stored_results.read", stored_read)
@@ -90,7 +90,8 @@ def test_a_sweep_stored_before_some_marks_were_counted_is_read_and_drawn():
         artifacts.read("cultural", sweeps.SPOKEN, "demo-cultural", name)[0] for name in ("behaviour", "behaviour_summary")
     )
     run = Run("behaviour", "demo-cultural")
-    pd.testing.assert_frame_equal(run.summary(table)[list(stored)], stored, check_dtype=False, rtol=2e-3, atol=2e-3)
+    known = [name for name in stored if not name.endswith(("low", "high"))]
+    pd.testing.assert_frame_equal(run.summary(table)[known], stored[known], check_dtype=False, rtol=2e-3, atol=2e-3)
     kinds = style(stored)["kind"].unique().tolist()
     assert "hedges" in kinds and "politeness" not in kinds
     assert set(json.loads(charts.style_marks(style(stored)).to_json())["datasets"]) and STYLE in in_words(stored).index

@@ -16,7 +16,7 @@ from support.app_page import charts_of, fine, metric, script
 
 import mechdiff
 from mechdiff import Run
-from mechdiff.maths.intervals import bootstrap_weights, interval
+from mechdiff.maths.intervals import Templates
 from mechdiff.reporting import charts
 from mechdiff.study import timings
 
@@ -98,7 +98,7 @@ def test_a_value_of_a_larger_pair_is_mended(tiny):
     at = script(APP)
     at.session_state["layer"], at.session_state["heads"], at.session_state["prompt"] = 29, [0, 31], 149
     go(at, "heads")
-    assert (at.slider(key="layer").value, at.button_group(key="heads").value, at.number_input(key="prompt").value) == (3, [0], 7)
+    assert (at.slider(key="layer").value, at.button_group(key="heads").value, at.number_input(key="prompt").value) == (3, [0], 19)
 
 
 def test_a_map_without_directions_says_what_to_choose(tiny):
@@ -239,8 +239,8 @@ def test_a_pinned_view_is_what_others_are_compared_with(tiny):
         table = mechdiff.run(run)
         effects.append(table[table["heads"] == heads.replace(",", "-")].sort_values("prompt")["kl"].to_numpy(float))
     apart = effects[0] - effects[1]
-    _, low, high = interval(apart[:, None], bootstrap_weights([p.template for p in run.chosen_prompts]))
-    said = f"{apart.mean():+.3g} nats [{low[0]:+.3g}, {high[0]:+.3g}] (95 %, paired over 8 prompts)"
+    _, low, high = Templates([p.template for p in run.chosen_prompts]).mean(apart)
+    said = f"{apart.mean():+.3g} nats [{low:+.3g}, {high:+.3g}] (95 %, paired over 20 prompts)"
     assert any(said in c.value for c in at.caption)
     assert not [c for c in go(at, "drift").caption if "compared with the pinned" in c.value], "another kind of number"
 

@@ -208,8 +208,8 @@ def test_own_metrics_are_what_they_say(toy):
         return (patched.exp() * (patched - clean)).sum(-1)
 
     metrics = [md.kl, entropy, as_kl, md.logit_difference("yes", "no"), md.target_logprob("yes")]
-    result = toy.run([md.at(1).donor(), md.at(0).own()], limit=6, metrics=metrics)
-    table, expected = result.table, toy.patch(layers=1, limit=6, target="yes", foil="no").table
+    result = toy.run([md.at(1).donor(), md.at(0).own()], limit=20, metrics=metrics)
+    table, expected = result.table, toy.patch(layers=1, limit=20, target="yes", foil="no").table
     donor = table[table["intervention"] == "layer=1 stream=resid_post"]
     np.testing.assert_allclose(table["as_kl"], table["kl"], atol=1e-6)
     for name in ("logit_difference", "target_logprob", "logit_difference_clean", "target_logprob_clean"):
@@ -229,9 +229,9 @@ def test_named_metrics_belong_to_every_question_about_effects(toy):
     def same_token(patched, clean, donor):
         return (patched.argmax(-1) == donor.argmax(-1)).float()
 
-    table = toy.patch(layers=(0, 1), limit=6, metrics="entropy,top1_agreement")
+    table = toy.patch(layers=(0, 1), limit=20, metrics="entropy,top1_agreement")
     rows = [md.at(layer).donor() for layer in (0, 1)]
-    by_hand = toy.run(rows, limit=6, metrics=[entropy_by_hand, same_token, "entropy"]).table
+    by_hand = toy.run(rows, limit=20, metrics=[entropy_by_hand, same_token, "entropy"]).table
     np.testing.assert_allclose(table.table["entropy"], by_hand["entropy_by_hand"], atol=1e-6)
     np.testing.assert_array_equal(table.table["top1_agreement"], by_hand["same_token"])
     np.testing.assert_array_equal(by_hand["entropy"], by_hand["entropy_by_hand"])

@@ -1,12 +1,24 @@
 """CKA and KL against plain textbook forms, on small random tensors."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
 from torch.testing import assert_close
 
 from mechdiff.common.errors import UserError
-from mechdiff.maths.similarity import cka_with_interval, grams, hsic_debiased, jackknife_subsets, kl, linear_cka
+from mechdiff.maths.similarity import (
+    TemplateGrams,
+    cka_over_templates,
+    cka_with_interval,
+    grams,
+    hsic_debiased,
+    jackknife_subsets,
+    kl,
+    linear_cka,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +157,64 @@ def textbook_features(x, y):
     """CKA by feature covariances, for an n that is too large for n by n."""
     x, y = x - x.mean(0), y - y.mean(0)
     return ((y.T @ x).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())).item()
+
+
+def hsic_by_enumeration(k, l, clusters) -> float:
+    """The U-statistic over templates, every choice of different templates and of prompts in them written out."""
+    names = sorted(set(clusters))
+    rows = {name: [i for i, cluster in enumerate(clusters) if cluster == name] for name in names}
+
+    def average(size, term):
+        return np.mean([term(*(rows[name] for name in chosen)) for chosen in itertools.permutations(names, size)])
+
+    def means(gram, left, right):
+        return np.mean([[gram[a, b].item() for b in right] for a in left])
+
+    def sharing(i, j, m):
+        return np.mean([np.mean([k[a, b].item() for b in j]) * np.mean([l[a, c].item() for c in m]) for a in i])
+
+    one = average(2, lambda i, j: np.mean([(k[a, b] * l[a, b]).item() for a in i for b in j]))
+    return one - 2 * average(3, sharing) + average(4, lambda i, j, m, q: means(k, i, j) * means(l, m, q))
+
+
+@pytest.mark.parametrize("clusters", ["aabbbcddeff", "abcdefghijk"])
+def test_hsic_over_templates_is_the_u_statistic(clusters):
+    x, y = related(len(clusters))
+    k, l = grams(x), grams(y)
+    everything = torch.ones(1, len(set(clusters)), dtype=torch.float64)
+    found = TemplateGrams(k, l, list(clusters)).hsic(everything).item()
+    assert found == pytest.approx(hsic_by_enumeration(k[0], l[0], clusters), rel=1e-9)
+    if len(set(clusters)) == len(clusters):
+        assert found == pytest.approx(hsic_debiased(k[0], l[0]).item(), rel=1e-9)
+
+
+def test_a_subset_of_templates_is_what_those_prompts_alone_give():
+    x, y = related(20)
+    clusters = [chr(97 + i // 2) for i in range(20)]
+    kept = torch.ones(2, 10, dtype=torch.float64)
+    kept[1, [2, 7]] = 0
+    some = torch.tensor([i for i, cluster in enumerate(clusters) if cluster not in "ch"])
+    both = cka_over_templates(grams(x), grams(y), clusters, kept)[0]
+    alone = cka_over_templates(grams(x[:, some]), grams(y[:, some]), [clusters[i] for i in some], kept[:1, :8])[0]
+    assert both[1].item() == pytest.approx(alone.item(), rel=1e-9)
+
+
+def test_near_copies_within_a_template_are_no_agreement():
+    """Unrelated states whose templates' prompts are near copies on both sides: prompts agree, templates do not."""
+    which = torch.arange(90) // 3
+    x, y = (normal(1, 30, 40)[:, which] + 0.3 * normal(1, 90, 40) for _ in range(2))
+    result = cka_with_interval(x, y, [str(i) for i in which.tolist()])
+    assert result["cka_debiased"].item() > 0.1
+    assert abs(result["cka_templates"].item()) < 0.06 and abs(result["cka_null"].item()) < 0.03
+    assert result["low_templates"].item() < 0 < result["high_templates"].item()
+
+
+def test_agreement_of_templates_stays():
+    x, y = related(60)
+    result = cka_with_interval(x, y, [str(i // 2) for i in range(60)])
+    assert result["cka_templates"].item() == pytest.approx(result["cka_debiased"].item(), abs=0.05)
+    assert result["low_templates"] < result["cka_templates"] < result["high_templates"]
+    assert result["cka_null"].abs() < 0.1 < result["cka_templates"]
 
 
 def test_fewer_than_five_templates_leave_no_interval():

@@ -1,4 +1,4 @@
-"""Planted edits are found where they were put, nothing is found where there is none, and intervals cover."""
+"""Planted edits are found where they were put, and nothing is found where there is none."""
 
 import dataclasses
 import json
@@ -19,9 +19,9 @@ from mechdiff.validation import planted
 from mechdiff.validation.planted import OPEN, Bench, check_pairs, judge
 from mechdiff.validation.planted_edits import KINDS, Plant, plant
 
-LENGTHS = [9, 10, 11, 12] * 4
+LENGTHS = [9, 10, 11, 12] * 6
 PROMPTS = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(100 + i)).tolist() for i, n in enumerate(LENGTHS)]
-CLUSTERS = [str(i // 2) for i in range(16)]
+CLUSTERS = [str(i) for i in range(24)]
 HEAD, MLP, ADAPTER, NOISE, NONE = range(5)  # the first pair of each kind
 
 
@@ -130,36 +130,21 @@ def test_a_planted_model_is_the_base_with_that_weight(bench):
     assert torch.equal(plain_hooks.run(copied, PROMPTS[0]), plain_hooks.run(edited.model, PROMPTS[0]))
 
 
-@pytest.mark.parametrize("spread", planted.SPREADS.values(), ids=planted.SPREADS)
-def test_intervals_hold_the_population_nearly_as_often_as_they_say(spread):
-    covered = planted.coverage(0, spread, 500)
-    for held, repetitions in covered.values():
-        assert repetitions == 500 and 0.86 < held / repetitions < 0.98
-    if spread == planted.SPREADS["like ours"]:
-        assert all(held > 0.9 * repetitions for held, repetitions in covered.values())
-
-
-@pytest.mark.parametrize(("hits", "total", "low", "high"), [(48, 48, 0.9259, 1), (0, 10, 0, 0.2775), (50, 100, 0.4038, 0.5962)])
-def test_wilson(hits, total, low, high):
-    counts = planted.wilson(hits, total)
-    assert (counts["low"], counts["high"]) == pytest.approx((low, high), abs=1e-4)
-
-
 @pytest.mark.slow
 def test_the_report_can_be_read_and_stored(bench, monkeypatch):
     tokenizers = SimpleNamespace(encode=lambda text, side: PROMPTS[int(text)])
     loaded = SimpleNamespace(pair=SimpleNamespace(domain="any"), base=bench.base, tokenizers=tokenizers, lock=nullcontext())
     monkeypatch.setattr(planted, "load_pair", lambda *given: loaded)
-    monkeypatch.setattr(planted, "read_domain", lambda *given: [Prompt(str(i), CLUSTERS[i]) for i in range(16)])
+    monkeypatch.setattr(planted, "read_domain", lambda *given: [Prompt(str(i // 2), CLUSTERS[i // 2]) for i in range(48)])
     done = []
-    report = planted.report(5, 12, "cpu", 0, lambda *step: done.append(step))
-    assert done[-1] == (5, 5) and report["prompts"] == 12 and report["templates"] == 6
+    report = planted.report(5, 20, "cpu", 0, lambda *step: done.append(step))
+    assert done[-1] == (5, 5) and report["prompts"] == 20, "one of each template"
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     text = planted.lines(report)
     assert "3 of 3" in text and "nothing" in text and all(planted.CLAIMS[claim] in text for claim in report["claims"])
 
 
-@pytest.mark.parametrize(("pairs", "prompts"), [(0, 16), (5, 8)])
+@pytest.mark.parametrize(("pairs", "prompts"), [(0, 24), (5, 19)])
 def test_too_few_pairs_or_prompts_are_refused(pairs, prompts):
-    with pytest.raises(UserError, match="at least one pair and 9 prompts"):
+    with pytest.raises(UserError, match="at least one pair and 20 prompts"):
         planted.report(pairs, prompts, "cpu", 0, print)

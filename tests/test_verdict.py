@@ -19,7 +19,7 @@ from mechdiff.study.quantities import QUANTITIES, Estimate, word
 from mechdiff.study.stored_sweep import StoredSweep, parse
 
 DIRECTION = "base-to-tuned"
-TEMPLATES = [f"t{i % 12}" for i in range(48)]
+TEMPLATES = [f"t{i % 24}" for i in range(48)]
 LAYERS = 8
 RISING = np.linspace(0, 1, LAYERS)
 RANKS = {"0": -0.5, "1": 0.1, "4": 0.3, "16": 0.5, "full": 0.6}  # the share of the zscore effect that a cut takes away
@@ -121,7 +121,7 @@ def test_intervals_of_depth_and_share_hold_the_truth():
 def test_an_effect_at_the_floor_has_no_depth():
     plant("rq1", patches(1e-8 * np.ones(LAYERS)))
     effect = estimates(choice(), None)["effect"]
-    assert effect.why == AT_FLOOR and np.isnan(effect.value) and effect.draws is None
+    assert effect.why == AT_FLOOR and np.isnan(effect.value) and effect.ratio is None
     assert quantities.text(QUANTITIES["effect"], effect) == AT_FLOOR and word(QUANTITIES["effect"], effect) == ""
 
 

@@ -12,6 +12,7 @@ from glossary import TERMS, say
 
 from mechdiff.questions.behaviour import Behaviour
 from mechdiff.questions.shared.behaviour_summary import NAMES, STYLE, in_words, style
+from mechdiff.questions.shared.in_words import counted
 from mechdiff.reporting import charts, view_requests
 from mechdiff.reporting.selection import Selection
 from mechdiff.study import artifacts
@@ -68,8 +69,8 @@ def draw(lines: pd.DataFrame, origin: str) -> None:
             metric(row, row_of(words, measure), measure)
         about = "few worked solutions get to their result" if "exact" in words.index else "exact match needs known answers"
         st.caption(
-            f"{origin}: {counts['prompts']} prompts, {counts['templates']} templates; [..]: 95 % CI over prompts. Greedy answers "
-            f"of at most {Behaviour.new_tokens} tokens ({about})."
+            f"{origin}: {counted(counts['prompts'], counts['templates'])}; [..]: 95 % CI over prompts. Greedy answers of at most "
+            f"{Behaviour.new_tokens} tokens ({about})."
         )
     with right:
         controls.draw(charts.style_marks(style(lines)), "style")
@@ -80,7 +81,7 @@ def metric(row, words: pd.Series, measure: str) -> None:
     about = TERMS[HELP[measure]] if measure in HELP else "In nats, at the decision token."
     if words["both"]:
         value, _, interval = words["both"].partition(" [")
-        row.metric(words["name"], value, help=about, **metrics.quiet(f"95 % CI [{interval}"))
+        row.metric(words["name"], value, help=about, **metrics.quiet(f"95 % CI [{interval}" if interval else metrics.FEW))
         return
     base, tuned = (words[side].partition(" [")[0] for side in ("base", "tuned"))
     row.metric(words["name"], f"{bare(base)} → {tuned}", help=about, **metrics.quiet(words["change"]))

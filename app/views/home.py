@@ -10,6 +10,7 @@ import streamlit as st
 import talk
 from glossary import TERMS, say
 
+from mechdiff.questions.shared.in_words import counted
 from mechdiff.reporting import charts
 from mechdiff.study import artifacts, quantities, stored_sweep
 from mechdiff.study.quantities import INTERVALS, QUANTITIES, Estimate
@@ -101,11 +102,12 @@ def pair_curves(name: str) -> None:
     patch = patch[patch["control"].isin(["none", "self"])]
     patch = patch.assign(shown=patch["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
     prompts, templates = patch[["prompts", "templates"]].iloc[0]
+    over = counted(prompts, templates)
     last = int(patch["layer"].max())
     slide = talk.TALK in st.query_params  # a slide shows the curves alone
     layer = None if slide else controls.chosen_layer(last)
     draw = controls.draw if slide else partial(controls.clickable, take=partial(choose, name))
-    effects = charts.layer_curve(patch, layer, f"{prompts} prompts, {templates} templates; band: 95 % CI")
+    effects = charts.layer_curve(patch, layer, f"{over}; band: 95 % CI")
     draw(effects, f"effects-{name}")
     st.markdown(read_patch(patch))
     similarity = charts.drift_curve(drift, layer, f"{prompts} prompts; band: 95 % CI (jackknife)")

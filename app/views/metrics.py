@@ -7,6 +7,7 @@ import stored_results
 import streamlit as st
 from glossary import TERMS, say
 
+from mechdiff.maths.intervals import FEWEST
 from mechdiff.questions import Question
 from mechdiff.questions.shared.request import map_of
 from mechdiff.reporting import chart_tables
@@ -29,9 +30,17 @@ DIAGNOSTICS = {
 }
 
 
+FEW = f"fewer than {FEWEST} templates: no interval"
+
+
 def quiet(text: str) -> dict:
     """A metric's second line, without an arrow or a colour."""
     return {"delta": text, "delta_color": "off", "delta_arrow": "off", "width": "content"}
+
+
+def interval(low: float, high: float, form: str, unit: str = "") -> str:
+    """A metric's interval in words, or why there is none. form: of a number."""
+    return f"95 % interval {low:{form}} to {high:{form}}{unit}" if low == low else FEW
 
 
 def numbers():
@@ -69,8 +78,8 @@ def metrics(table: pd.DataFrame, line: pd.Series, what: str) -> None:
     """The live condition's numbers. table: its lines, one per prompt."""
     zscore = table["kl_reference"].mean()
     row = numbers()
-    interval = f"95 % interval {line['low']:.4f} to {line['high']:.4f}"
-    row.metric(what, f"{line['mean']:.4f} nats", help=say("effect", "interval"), **quiet(interval))
+    about = interval(line["low"], line["high"], ".4f")
+    row.metric(what, f"{line['mean']:.4f} nats", help=say("effect", "interval"), **quiet(about))
     row.metric("Z-score effect", f"{zscore:.4f} nats", help=TERMS["zscore"], **quiet("the reference"))
     ratio(row, "Drop", line, "drop", 1, f"{TERMS['drop']} Not defined for complement own.")
     ratio(row, "Recovery", line, "recovery", 100, TERMS["recovery"])
@@ -79,10 +88,8 @@ def metrics(table: pd.DataFrame, line: pd.Series, what: str) -> None:
 def ratio(row, label: str, line: pd.Series, name: str, factor: float, about: str) -> None:
     """A ratio of a summary line with its interval, in per cent. factor: 100 for a share, 1 for per cent."""
     value, low, high = (factor * line[part] for part in (name, f"{name}_low", f"{name}_high"))
-    text, interval = f"{value:z.0f} %", f"95 % interval {low:z.0f} to {high:z.0f} %"
-    if value != value:
-        text, interval = "—", "not defined here"
-    row.metric(label, text, help=about, **quiet(interval))
+    text, below = ("—", "not defined here") if value != value else (f"{value:z.0f} %", interval(low, high, "z.0f", " %"))
+    row.metric(label, text, help=about, **quiet(below))
 
 
 def diagnostics(run: Question, layer: int, stream: str) -> None:

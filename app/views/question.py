@@ -12,6 +12,7 @@ from question_form import form, own_fields
 from mechdiff import questions
 from mechdiff.questions import EffectQuestion, Question, kind_of
 from mechdiff.questions.shared.command import command
+from mechdiff.questions.shared.in_words import counted
 from mechdiff.questions.shared.request import about
 from mechdiff.reporting import charts, view_requests
 from mechdiff.reporting.charts.base import KL
@@ -75,8 +76,8 @@ def shown_from_sweep(run: Question) -> bool:
 
 def draw(run: Question, lines, origin: str = "") -> None:
     """The default chart, where there is something to draw. A click on a layer chooses it on every page."""
-    counts = [f"{lines[name].iloc[0]} {name}" for name in ("prompts", "templates") if name in lines]
-    note = f"{origin or ', '.join(counts)}; bands, bars: 95 %" if run.averages and counts else origin
+    over = counted(*lines[["prompts", "templates"]].iloc[0]) if "templates" in lines else ""
+    note = f"{origin or over}; bands, bars: 95 %" if run.averages and over else origin
     layer = controls.chosen_layer(run.spec.layers - 1) if "layer" in lines else None
     figure = charts.question_chart(lines, run.title, layer, KL if isinstance(run, EffectQuestion) else "", note, run.columns)
     if figure is None:

@@ -13,7 +13,7 @@ def add(commands) -> None:
         "planted", help="how often are edits of known place and size found, and nothing where there is no edit?"
     )
     planted.add_argument("--pairs", type=int, default=48, help="pairs to make (default: 48)")
-    planted.add_argument("--prompts", type=int, default=16, help="prompts per pair (default: 16)")
+    planted.add_argument("--prompts", type=int, default=24, help="prompts per pair, a template each (default: 24)")
     planted.add_argument("--device", default="auto", help=", ".join(DEVICES))
     planted.add_argument("--seed", type=int, default=0)
     planted.add_argument("--out", type=Path, help="write the figures to FILE.json")

@@ -13,6 +13,8 @@ from mechdiff.maths import triton_kernels
 
 JACKKNIFE_SUBSETS = 200
 CONSTANT = 1e-12  # a site whose variance is below this share of its mean square does not vary
+NULLS = 20  # random orders whose mean is a null
+FEWEST_TEMPLATES = 8  # for which CKA over templates, and its jackknife, are defined and mean something
 SLICE = 16  # rows whose divergences are computed together on a CPU: their temporaries then stay in its caches
 
 
@@ -100,6 +102,77 @@ def cka_of_grams(k: Float[Tensor, "*sites n n"], l: Float[Tensor, "*sites n n"],
     return estimate(k, l) / own.clamp(min=torch.finfo(k.dtype).tiny).sqrt()
 
 
+class TemplateGrams:
+    """What HSIC over templates needs of two Gram matrices: sums over prompts of products and rows, by template.
+
+    k, l: [sites, n, n]. clusters: the template of each of the n rows. Only prompts of different templates are ever compared, so
+    that near copies within a template do not count as agreement.
+    """
+
+    def __init__(self, k: Float[Tensor, "sites n n"], l: Float[Tensor, "sites n n"], clusters: Sequence[str]):
+        names = sorted(set(clusters))
+        self.index = torch.tensor([names.index(name) for name in clusters], device=k.device)
+        inside = torch.nn.functional.one_hot(self.index, len(names)).to(k)
+        self.share = inside / inside.sum(0)  # [n, templates]: means over a template's prompts
+        apart = 1 - inside
+        self.rows = tuple((gram @ self.share) * apart for gram in (k, l))  # mean over row a and template j, a not in j
+        self.blocks = tuple(self.share.mT @ rows for rows in self.rows)  # means over pairs of templates; zero within one
+        off = 1 - torch.eye(len(names), dtype=k.dtype, device=k.device)
+        self.products = (self.share.mT @ (k * l) @ self.share) * off
+
+    def hsic(self, kept: Float[Tensor, "subsets templates"]) -> Float[Tensor, "sites subsets"]:
+        """The U-statistic of HSIC over templates: unbiased. kept: 1 for each template that counts, at least 4 of them; else 0.
+
+        A / (G)_2 - 2 B / (G)_3 + C / (G)_4, (G)_m = G (G - 1) ... (G - m + 1), with sums over different templates: A of the means
+        of K o L, B of rows that share a prompt, C of pairs that share nothing. With one prompt a template it is hsic_debiased.
+        """
+        count, ours = kept.sum(1), kept[:, self.index] * self.share.sum(1)
+        a = ((kept @ self.products) * kept).sum(-1)
+        (k_rows, l_rows), (k_blocks, l_blocks) = self.rows, self.blocks
+        both = (k_rows @ kept.mT) * (l_rows @ kept.mT) - (k_rows * l_rows) @ kept.mT  # [sites, n, subsets]
+        b = (both * ours.mT).sum(1)
+        k_sums, l_sums = ((kept @ blocks) * kept for blocks in (k_blocks, l_blocks))  # [sites, subsets, templates]
+        pairs = ((kept @ (k_blocks * l_blocks)) * kept).sum(-1)
+        c = k_sums.sum(-1) * l_sums.sum(-1) - 4 * (k_sums * l_sums).sum(-1) + 2 * pairs
+        falling = [torch.stack([count - i for i in range(m)]).prod(0) for m in (2, 3, 4)]
+        return a / falling[0] - 2 * b / falling[1] + c / falling[2]
+
+
+def cka_over_templates(
+    k: Float[Tensor, "sites n n"],
+    l: Float[Tensor, "sites n n"],
+    clusters: Sequence[str],
+    kept: Float[Tensor, "subsets templates"],
+) -> Float[Tensor, "sites subsets"]:
+    """CKA whose HSIC is the U-statistic over templates, of each subset of them; see TemplateGrams."""
+    return TemplateGrams(k, l, clusters).hsic(kept) / own_scale(k, l, clusters, kept)
+
+
+def own_scale(
+    k: Float[Tensor, "sites n n"],
+    l: Float[Tensor, "sites n n"],
+    clusters: Sequence[str],
+    kept: Float[Tensor, "subsets templates"],
+) -> Float[Tensor, "sites subsets"]:
+    """What CKA over templates divides HSIC by."""
+    own = [TemplateGrams(gram, gram, clusters).hsic(kept) for gram in (k, l)]
+    return (own[0] * own[1]).clamp(min=torch.finfo(k.dtype).tiny).sqrt()
+
+
+def other_templates(clusters: Sequence[str], generator: torch.Generator) -> Int[Tensor, " n"]:
+    """For each prompt one of another template: templates change places whole, the first prompt with the first, and so on."""
+    names = sorted(set(clusters))
+    members = {name: [i for i, c in enumerate(clusters) if c == name] for name in names}
+    order = torch.randperm(len(names), generator=generator).tolist()
+    place = dict(zip(names, (members[names[i]] for i in order)))
+    seen: dict[str, int] = dict.fromkeys(names, 0)
+    chosen = []
+    for name in clusters:
+        chosen.append(place[name][seen[name] % len(place[name])])
+        seen[name] += 1
+    return torch.tensor(chosen)
+
+
 def linear_cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"], debiased: bool = False) -> float:
     """How alike two models place the same n prompts, whatever the rotation and scale.
 
@@ -146,14 +219,15 @@ def cka_with_interval(
 ) -> dict[str, Float[Tensor, " sites"]]:
     """Plain and debiased CKA at each site, with a 95 % delete-d jackknife interval each.
 
-    clusters: the template of each prompt. Returns cka, low, high, cka_debiased, low_debiased, high_debiased: [sites].
+    clusters: the template of each prompt. Returns cka, low, high, the same with _debiased and with _templates (see
+    TemplateGrams), and cka_null: cka_templates with the second model's templates in other orders, on average. All are [sites].
     Resampling with replacement would duplicate prompts and bring the removed bias back, so subsets are drawn without it.
     Intervals are nan if there are too few templates (under 5) or prompts; a site where one side is constant is nan throughout.
     Raises UserError for fewer than 4 prompts. Source: as linear_cka and jackknife_subsets.
     """
     check_enough(x.shape[1])
     k, l = grams(x), grams(y)
-    result = {}
+    result = cka_by_template(k, l, clusters)
     subsets, factor = jackknife_subsets(clusters) if len(set(clusters)) >= 5 else ([], 0.0)
     subsets = [indices for indices in subsets if len(indices) >= 4]
     for debiased, suffix in ((False, ""), (True, "_debiased")):
@@ -164,3 +238,29 @@ def cka_with_interval(
             error = (factor * parts.var(0, correction=0)).sqrt()
         result |= {f"cka{suffix}": full, f"low{suffix}": full - 1.96 * error, f"high{suffix}": full + 1.96 * error}
     return result
+
+
+def cka_by_template(
+    k: Float[Tensor, "sites n n"], l: Float[Tensor, "sites n n"], clusters: Sequence[str], seed: int = 0
+) -> dict[str, Float[Tensor, " sites"]]:
+    """cka_templates with its interval, low_templates and high_templates, and cka_null; nan under 8 templates."""
+    names = sorted(set(clusters))
+    if len(names) < FEWEST_TEMPLATES:
+        blank = torch.full(k.shape[:1], torch.nan, dtype=k.dtype)
+        return dict.fromkeys(("cka_templates", "low_templates", "high_templates", "cka_null"), blank)
+    retained, factor = jackknife_subsets(clusters, seed=seed)
+    which = torch.tensor([names.index(name) for name in clusters])
+    kept = torch.zeros(1 + len(retained), len(names), dtype=k.dtype, device=k.device)
+    kept[0] = 1
+    for number, indices in enumerate(retained, 1):
+        kept[number, which[indices]] = 1
+    estimates = cka_over_templates(k, l, clusters, kept)
+    error = (factor * estimates[:, 1:].var(1, correction=0)).sqrt()
+    generator, nulls = torch.Generator().manual_seed(seed), []
+    for _ in range(NULLS):
+        order = other_templates(clusters, generator).to(k.device)
+        nulls.append(TemplateGrams(k, l[:, order][:, :, order], clusters).hsic(kept[:1]))
+    null = torch.stack(nulls).mean(0) / own_scale(k, l, clusters, kept[:1])
+    middle = estimates[:, 0]
+    ends = {"low_templates": middle - 1.96 * error, "high_templates": middle + 1.96 * error}
+    return {"cka_templates": middle} | ends | {"cka_null": null[:, 0]}

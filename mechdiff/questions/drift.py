@@ -20,7 +20,8 @@ from mechdiff.questions.shared.table_tasks import StreamTablesTask
 
 MIN_PROMPTS = 4
 WITHIN = {"resid_pre": 0.0, "resid_post": 1.0}  # how far through its layer a stream is taken; the others half-way
-COLUMNS = ["layer", "stream", "cka", "cka_debiased", "low", "high", "low_plain", "high_plain", "n"]
+OF_TEMPLATES = ("cka_templates", "low_templates", "high_templates", "cka_null")
+COLUMNS = ["layer", "stream", "cka", "cka_debiased", "low", "high", "low_plain", "high_plain", *OF_TEMPLATES, "n"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,10 @@ class Drift(Question):
     """How similarly the two models place the same prompts, at every chosen layer and stream.
 
     Its table has a row per layer and stream: cka, cka_debiased, both without unit, 1 for the same geometry; low, high: the 95 %
-    interval of the debiased one; low_plain, high_plain: that of the plain one; n: prompts. tuned_layer: the layer of the tuned
-    model, if the two depths differ. The two models may differ in width and depth.
+    interval of the debiased one; low_plain, high_plain: that of the plain one; cka_templates, low_templates, high_templates: the
+    debiased one over templates, so that near copies of a prompt do not count as agreement; cka_null: the same with the tuned
+    model's templates in other orders, 0 but for chance; n: prompts. tuned_layer: the layer of the tuned model, if the two depths
+    differ. The two models may differ in width and depth.
     Raises UserError for a value that is not valid, and for fewer than 4 prompts.
     Source: linear CKA, Kornblith et al. 2019, arXiv:1905.00414; debiased, Song et al. 2012 and Murphy et al. 2024.
 
@@ -58,7 +61,7 @@ def partners(stream: str, own: int, others: int) -> list[int]:
 
 
 class DriftTask(StreamTablesTask):
-    """Columns: cka, cka_debiased, low, high (of the debiased), low_plain, high_plain, n; a line per layer and stream.
+    """A line per layer and stream, in COLUMNS; low and high are of the debiased CKA.
 
     tuned_layer: which of the tuned model's layers it was compared with; there only where the two depths differ.
     """
@@ -72,7 +75,7 @@ class DriftTask(StreamTablesTask):
         self.entering("reading the prompts")
 
     def stream_key(self, stream: str) -> str:
-        parts = {"what": "drift", "stream": stream, "texts": prompts.digest(self.run.chosen_prompts)}
+        parts = {"what": "drift over templates too", "stream": stream, "texts": prompts.digest(self.run.chosen_prompts)}
         return key(**parts, clusters=self.clusters, **self.identity.pair)
 
     def steps(self) -> Iterator[None]:
@@ -119,6 +122,7 @@ class DriftTask(StreamTablesTask):
                 "high": result["high_debiased"],
                 "low_plain": result["low"],
                 "high_plain": result["high"],
+                **{name: result[name] for name in OF_TEMPLATES},
                 "n": base.shape[1],
             }
         )

@@ -83,7 +83,10 @@ class Heads(EffectQuestion):
         return super().uses_train or self.chooses_on_train or self.map != "none"
 
     def all_heads(self, layer: int) -> Condition:
-        """All heads of a layer, replaced as this question replaces them. A fitted map has its own scale."""
+        """The intervention that replaces all heads of a layer as this question does. A fitted map has its own scale.
+
+        layer: from 0.
+        """
         every = Condition(layer, "heads", heads=tuple(range(self.spec.heads)), blend=self.blend)
         if self.map == "none":
             return every

@@ -7,7 +7,8 @@ import pandas as pd
 
 from mechdiff.common.errors import UserError
 from mechdiff.common.terms import DIRECTIONS
-from mechdiff.study.estimates import NOT_STORED, estimates, from_draws
+from mechdiff.maths import intervals
+from mechdiff.study.estimates import NOT_STORED, estimates
 from mechdiff.study.quantities import INTERVALS, QUANTITIES, Estimate, Quantity, text, word
 from mechdiff.study.stored_sweep import StoredSweep, parse
 
@@ -52,9 +53,11 @@ def difference(quantity: Quantity, a: Estimate, b: Estimate) -> Estimate:
         return Estimate(why=f"B {', '.join(parts) or 'the same in 100 %'} of resamples")
     if a.whole != b.whole:
         return Estimate(why=f"{a.whole:.0f} heads against {b.whole:.0f}")
-    if a.draws is None or b.draws is None:
+    if a.ratio is None or b.ratio is None:
         return Estimate(b.value - a.value, b.low - a.high, b.high - a.low)
-    return from_draws(np.concatenate([[b.value - a.value], b.draws - a.draws]))
+    paired = a.ratio.templates.seed == b.ratio.templates.seed
+    value, low, high = intervals.difference(a.ratio, b.ratio, paired)
+    return Estimate(value, low, high)
 
 
 def tabulate(a: dict[str, Estimate], b: dict[str, Estimate]) -> pd.DataFrame:

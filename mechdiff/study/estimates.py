@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.common.terms import DIRECTIONS
-from mechdiff.maths.intervals import LEVEL, bootstrap_weights, floor_of
+from mechdiff.maths.intervals import LEVEL, RatioOfSums, Templates, floor_of
 from mechdiff.study.quantities import REACH, Estimate, rank_text
 from mechdiff.study.stored_sweep import MODULES, STREAM, StoredSweep
 
@@ -58,12 +58,12 @@ def effect(sweep: StoredSweep, seed: int) -> Estimate:
     if lines is None:  # means alone, as of the study's own files
         return Estimate((table["mean"] * table["depth"]).sum() / table["mean"].sum(), place=over(table))
     wide = by_prompt(lines[lines["control"] == "none"], "layer")
-    means = resampled_means(wide, sweep, "rq1", seed)
-    if at_floor(means, lines):
+    templates = templates_of(wide, sweep, "rq1", seed)
+    if at_floor(wide, templates, lines):
         return Estimate(why=AT_FLOOR)
     depths = np.asarray(wide.columns, dtype=float) / sweep.last_layer(table)
     place = over(table) if len(table) <= sweep.last_layer(table) else ""
-    return from_draws(means @ depths / means.sum(1), place)
+    return of_sums(templates, wide.to_numpy() @ depths, wide.to_numpy().sum(1), place)
 
 
 def rank(
@@ -85,14 +85,14 @@ def rank(
         .assign(zscore=zscore.drop_duplicates("prompt").set_index("prompt")["kl"])
         .dropna()
     )
-    means = resampled_means(wide, sweep, "rq3", seed)
-    effects, reference = means[:, :-1], means[:, -1:]
+    templates, cuts = templates_of(wide, sweep, "rq3", seed), wide.drop(columns="zscore")
     place = f"at layer {lines['layer'].iloc[0]}"
-    if at_floor(effects if complement == "own" else reference, lines):
+    if at_floor(cuts if complement == "own" else wide[["zscore"]], templates, lines):
         return Estimate(why=AT_FLOOR, place=place)
-    gains = effects if complement == "own" else reference - effects
-    if lower_end(gains[1:, -1]) <= 0:
+    gained = cuts if complement == "own" else -cuts.sub(wide["zscore"], axis=0)
+    if templates.touches(gained["full"].to_numpy(), 0.0):
         return Estimate(why=NO_DROP, place=place)
+    gains = templates.resampled_means(gained.to_numpy())
     reached = gains >= REACH / 100 * gains[:, -1:]
     reached &= gains[:, -1:] > 0  # in a resample where even the full map gains nothing, no smaller rank is enough
     return from_draws(first_reached(reached, ranks), place)
@@ -137,20 +137,17 @@ def streams(sweep: StoredSweep, layer: int | None) -> Estimate:
 def directions(sweep: StoredSweep, seed: int) -> Estimate:
     """The summed effects of patching the residual stream in this direction, over those in the other one."""
     pair = sweep, replace(sweep, direction=next(name for name in DIRECTIONS if name != sweep.direction))
-    means = []
-    for side in pair:
-        lines, table = side.read("rq1", "patch", stream=STREAM), side.effect()
-        if table is None:
-            return Estimate(why=NOT_STORED)
-        if lines is None:
-            means.append(np.array([table["mean"].sum()]))
-            continue
-        wide = resampled_means(by_prompt(lines[lines["control"] == "none"], "layer"), side, "rq1", seed)
-        if at_floor(wide, lines):
-            return Estimate(why=AT_FLOOR)
-        means.append(wide.sum(1))
-    ratio = means[0] / means[1]
-    return Estimate(float(ratio[0]), place=over(table)) if len(ratio) == 1 else from_draws(ratio)
+    tables = [table for side in pair if (table := side.effect()) is not None]
+    if len(tables) < len(pair):
+        return Estimate(why=NOT_STORED)
+    stored = [lines for side in pair if (lines := side.read("rq1", "patch", stream=STREAM)) is not None]
+    if len(stored) < len(pair):
+        return Estimate(tables[0]["mean"].sum() / tables[1]["mean"].sum(), place=over(tables[0]))
+    wide = [by_prompt(lines[lines["control"] == "none"], "layer") for lines in stored]
+    templates = templates_of(wide[0], sweep, "rq1", seed)
+    if any(at_floor(part, templates, lines) for part, lines in zip(wide, stored)):
+        return Estimate(why=AT_FLOOR)
+    return of_sums(templates, *(part.to_numpy().sum(1) for part in wide))
 
 
 def heads(sweep: StoredSweep, layer: int | None, chosen: str) -> Estimate:
@@ -177,11 +174,11 @@ def attention(sweep: StoredSweep, seed: int) -> Estimate:
         return Estimate(why=NOT_STORED)
     lines = pd.concat(tables)
     wide = by_prompt(lines[lines["control"] == "none"], ["stream", "layer"])
-    means = resampled_means(wide, sweep, "rq1", seed)
-    if at_floor(means, lines):
+    templates = templates_of(wide, sweep, "rq1", seed)
+    if at_floor(wide, templates, lines):
         return Estimate(why=AT_FLOOR)
     is_attention = wide.columns.get_level_values("stream") == MODULES[0]
-    return from_draws(means[:, is_attention].sum(1) / means.sum(1))
+    return of_sums(templates, wide.to_numpy()[:, is_attention].sum(1), wide.to_numpy().sum(1))
 
 
 def over(table: pd.DataFrame) -> str:
@@ -194,26 +191,27 @@ def by_prompt(lines: pd.DataFrame, columns: str | Sequence[str]) -> pd.DataFrame
     return lines.pivot(index="prompt", columns=columns, values="kl").astype(float).dropna()
 
 
-def resampled_means(wide: pd.DataFrame, sweep: StoredSweep, folder: str, seed: int) -> np.ndarray:
-    """The columns' means, [1 + resamples, columns]: first over the prompts themselves, then over each resample of them."""
-    weights = np.vstack([np.ones(len(wide)), bootstrap_weights(sweep.templates(folder, list(wide.index)), seed=seed)])
-    return weights @ wide.to_numpy() / weights.sum(1, keepdims=True)
+def templates_of(wide: pd.DataFrame, sweep: StoredSweep, folder: str, seed: int) -> Templates:
+    """The templates of the prompts that effects are of."""
+    return Templates(sweep.templates(folder, list(wide.index)), seed)
 
 
-def at_floor(means: np.ndarray, lines: pd.DataFrame) -> bool:
+def at_floor(wide: pd.DataFrame, templates: Templates, lines: pd.DataFrame) -> bool:
     """Whether even the largest effect cannot be distinguished from the floor of the self-patches."""
     floor = floor_of(lines.loc[lines["control"] == "self", "kl"].to_numpy())
-    return lower_end(means[1:, means[0].argmax()]) <= floor
-
-
-def lower_end(draws: np.ndarray) -> float:
-    """The lower end of the interval over resamples."""
-    return float(np.percentile(draws, (100 - LEVEL) / 2))
+    return bool(templates.touches(wide[wide.mean().idxmax()].to_numpy(), floor))
 
 
 def first_reached(reached: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The smallest size that reaches; the last one where none does. reached: [..., sizes], sizes rising."""
     return sizes[np.where(reached.any(-1), reached.argmax(-1), -1)]
+
+
+def of_sums(templates: Templates, top: np.ndarray, bottom: np.ndarray, place: str = "") -> Estimate:
+    """The ratio of two sums over prompts. top, bottom: of each prompt."""
+    ratio = RatioOfSums(templates, templates.sums(top), templates.sums(bottom))
+    value, low, high = ratio.ends()
+    return Estimate(value, low, high, place=place, ratio=ratio)
 
 
 def from_draws(values: np.ndarray, place: str = "") -> Estimate:

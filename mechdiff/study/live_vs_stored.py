@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mechdiff.maths.intervals import difference
+from mechdiff.maths.intervals import FEWEST, Templates, difference
 
 SAME, DIFFERS, CONSISTENT = "same", "differs", "consistent"
 TOLERANCES = {"float32": (1e-5, 2e-3), "bfloat16": (0.02, 0.1), "float16": (0.02, 0.1)}  # nats, share of the stored value
@@ -50,10 +50,14 @@ def by_prompt(live: pd.DataFrame, stored: pd.DataFrame, dtype: str) -> Agreement
 
 
 def on_average(live: pd.DataFrame, stored: pd.DataFrame, clusters: Sequence, stored_clusters: Sequence) -> Agreement:
-    templates, stored_templates = (
-        [names[i] for i in table["prompt"]] for names, table in ((clusters, live), (stored_clusters, stored))
+    own, other = (
+        Templates([names[i] for i in table["prompt"]], seed).average(table["kl"].to_numpy(float))
+        for seed, (names, table) in enumerate(((clusters, live), (stored_clusters, stored)))
     )
-    gap, low, high = difference(live["kl"].to_numpy(float), stored["kl"].to_numpy(float), templates, stored_templates)
-    inside = low <= 0 <= high
+    gap, low, high = difference(other, own, paired=False)
+    if np.isnan(low):
+        why = f"no interval: fewer than {FEWEST} templates"
+        return Agreement(CONSISTENT, f"differs by {gap:+.3g} nats from the stored sweep on other prompts ({why})")
+    inside = bool(low <= 0 <= high)
     text = f"{'consistent with' if inside else 'differs from'} the stored sweep on other prompts"
     return Agreement(CONSISTENT if inside else DIFFERS, f"{text}: difference {gap:+.3g} [{low:.3g}, {high:.3g}] nats")

@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mechdiff.maths.intervals import LEVEL
+from mechdiff.maths.intervals import LEVEL, RatioOfSums
 from mechdiff.study.stored_sweep import MAP, STREAM
 
 REACH = 80  # per cent of the whole that counts as reaching it
-INTERVALS = f"[..]: {LEVEL} % CI over prompts (templates resampled first, then prompts within them), not over other fine-tunes."
+INTERVALS = f"[..]: {LEVEL} % CI over prompts, with their templates as the units, not over other fine-tunes."
 
 
 @dataclass(frozen=True)
 class Estimate:
     """One quantity of one stored sweep with its 95 % interval, or the reason why there is none.
 
-    why: the reason. place: where it was measured, as text. whole: what a count is a count of. draws: its value in each bootstrap
-    resample, where the stored tables allow that.
+    why: the reason. place: where it was measured, as text. whole: what a count is a count of. ratio: what it is a ratio of, and
+    draws: a rank in each resample, where the stored tables allow that.
     """
 
     value: float = np.nan
@@ -26,6 +26,7 @@ class Estimate:
     why: str = ""
     place: str = ""
     whole: float = 1.0
+    ratio: RatioOfSums | None = field(default=None, repr=False)
     draws: np.ndarray | None = field(default=None, repr=False)
 
 

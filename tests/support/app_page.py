@@ -73,7 +73,7 @@ def no_model(monkeypatch):
 def tiny(study, tmp_path, monkeypatch):
     """The app on a tiny pair, and nothing stored. Returns what its sidebar gives."""
     shared = {name: value for name, value in study.items() if name != "limit"}
-    shared |= {"domain": "none", "direction": "base-to-tuned", "limit": PROMPTS}
+    shared |= {"domain": "none", "direction": "base-to-tuned", "limit": 20}
     monkeypatch.setattr(controls, "selection", lambda: Selection(**shared))
     monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path / "artifacts")
     return shared

@@ -15,7 +15,7 @@ from support.families import tiny_model
 
 WORDS = [f"w{i}" for i in range(90)]
 TRAIN = [" ".join(WORDS[i : i + 2 + i % 5]) for i in range(50)]
-TEXTS = [" ".join(WORDS[i : i + 3 + i % 4]) for i in range(8)]
+TEXTS = [" ".join(WORDS[i : i + 3 + i % 4]) for i in range(20)]
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def pair_folder(tmp_path_factory):
         tiny_model("llama", seed).save_pretrained(folder / side)
         tokenizer.save_pretrained(folder / side)
     (folder / "tiny.toml").write_text('domain = "none"\n[base]\nfolder = "base"\n[tuned]\nfolder = "tuned"\n')
-    lines = [{"text": " ".join(WORDS[i : i + 3 + i % 4]), "template": f"t{i % 5}"} for i in range(20)]
+    lines = [{"text": " ".join(WORDS[i : i + 3 + i % 4]), "template": f"t{i}"} for i in range(20)]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
 

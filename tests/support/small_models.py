@@ -96,6 +96,6 @@ def write_pair(folder: Path, base: str, tuned: str, options: str = "", domain: s
 
 
 def write_prompts(path: Path, count: int = 20) -> str:
-    lines = [{"text": " ".join(WORDS[i : i + 3 + i % 4]), "template": f"t{i % 5}"} for i in range(count)]
+    lines = [{"text": " ".join(WORDS[i : i + 3 + i % 4]), "template": f"t{i}"} for i in range(count)]
     path.write_text("\n".join(map(json.dumps, lines)))
     return str(path)

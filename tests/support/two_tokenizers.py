@@ -45,7 +45,7 @@ def write_pair(folder: Path) -> Path:
 
 def write_file(folder: Path) -> Path:
     (folder / "two.toml").write_text('domain = "none"\n[base]\nfolder = "base"\n[tuned]\nfolder = "tuned"\n')
-    lines = [{"text": " ".join(COMMON[i : i + 3 + i % 4]), "template": f"t{i % 5}"} for i in range(12)]
+    lines = [{"text": " ".join(COMMON[i : i + 3 + i % 4]), "template": f"t{i}"} for i in range(12)]
     lines += [{"text": "w1 b2 w3 w4", "template": "own"}, {"text": "b1 t2 b3 w9", "template": "own"}]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     train = [{"text": " ".join(COMMON[i : i + 2 + i % 5])} for i in range(30)] + [{"text": "b1 b2 t3 w4"}] * 2

@@ -9,7 +9,7 @@ import streamlit as st
 from glossary import TERMS, say
 
 from mechdiff.common.terms import sides
-from mechdiff.maths.intervals import bootstrap_weights, floor_of, interval, ratio, summarise
+from mechdiff.maths.intervals import Templates, floor_of, summarise
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
 from views import imports, metrics
@@ -141,18 +141,18 @@ def show_coverage(table: pd.DataFrame, clusters: list[str], name: str, layer: in
     if mine.empty:
         row.info("Choose heads above, or click cells in the map.")
         return
-    weights = bootstrap_weights([clusters[i] for i in mine["prompt"]])
-    share, low, high = ratio(mine["kl"].to_numpy(float), mine["kl_reference"].to_numpy(float), weights, floor)
+    templates = Templates([clusters[i] for i in mine["prompt"]])
+    share, low, high = templates.ratio(mine["kl"].to_numpy(float), mine["kl_reference"].to_numpy(float), floor)
     label = "Head" if name.isdigit() else "Heads"
-    _, low_kl, high_kl = interval(mine[["kl"]].to_numpy(float), weights)
+    _, low_kl, high_kl = templates.mean(mine["kl"].to_numpy(float))
     row.metric(
         f"{label} {name.replace('-', ', ')}",
         f"{mine['kl'].mean():.5f} nats",
         help=say("effect", "interval"),
-        **metrics.quiet(f"95 % interval {low_kl[0]:.5f} to {high_kl[0]:.5f}"),
+        **metrics.quiet(metrics.interval(low_kl, high_kl, ".5f")),
     )
     text = "—" if share != share else f"{100 * share:.0f} %"
-    interval_text = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
+    interval_text = metrics.interval(100 * low, 100 * high, ".0f", " %")
     about = "the effect of all heads is rounding error" if share != share else interval_text
     row.metric("Coverage", text, help=TERMS["coverage"], **metrics.quiet(about))
 

@@ -9,6 +9,7 @@ import streamlit as st
 from glossary import TERMS, say
 
 from mechdiff.common.terms import sides
+from mechdiff.questions.shared.in_words import counted
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
 from views import imports, metrics
@@ -82,7 +83,7 @@ def curve(run, summary: pd.DataFrame, layer: int) -> None:
         session.waiting("Computing the first layers...")
         return
     origins = [stored_results.origin(run, "rq1", stored)] if len(stored) else []
-    origins += [f"live: {live['prompts'].iloc[0]} prompts, {live['templates'].iloc[0]} templates"] if len(live) else []
+    origins += [f"live: {counted(*live[['prompts', 'templates']].iloc[0])}"] if len(live) else []
     about = f"{'; '.join(origins)}{chart_tables.ends(table)}; click a layer"
     figure = charts.layer_curve(table, layer, about)
     controls.clickable(imports.on(figure, "effect", controls.current(), stream=run.streams[0]), "pick_layer")

@@ -5,7 +5,8 @@ import pandas as pd
 
 from mechdiff.common.terms import SIDES, sides
 from mechdiff.inputs.answer_scoring import patterns
-from mechdiff.maths.intervals import bootstrap_weights, percentiles
+from mechdiff.maths.intervals import RatioOfSums, Templates, difference
+from mechdiff.questions.shared.in_words import bracketed
 
 KEYS = ("pair", "domain", "direction", "condition", "layer", "stream", "map", "control")
 AGAINST_CLEAN = ("agrees_base", "agrees_tuned", "kl_from_base", "kl_to_base", "kl_from_tuned", "kl_to_tuned")
@@ -47,23 +48,19 @@ def summary(table: pd.DataFrame, clusters: list[str]) -> pd.DataFrame:
         chosen = [clusters[prompt] for prompt in complete.index[complete]]
         names = conditions["condition"].tolist()
         values, tokens = (part.loc[complete, names].to_numpy(float) for part in wide.values())
-        resampled = means(values, tokens if unit == RATE else None, chosen)
+        templates = Templates(chosen)
+        top, bottom = (PER * values, tokens) if unit == RATE else (values, np.ones_like(values))
+        own = [RatioOfSums(templates, *sums) for sums in zip(templates.sums(top).T, templates.sums(bottom).T)]
         place = {name: number for number, name in enumerate(names)}
+        counts = {"prompts": len(chosen), "templates": templates.count}
         for number, line in enumerate(conditions.to_dict("records")):
-            own, other = resampled[:, number], references[number]
-            change = np.full(len(own), np.nan) if other is None else own - resampled[:, place[other]]
-            numbers = dict(zip(("mean", "low", "high"), (own[0], *known_interval(own[1:]))))
-            numbers |= dict(zip(("change", "change_low", "change_high"), (change[0], *known_interval(change[1:]))))
-            counts = {"prompts": len(chosen), "templates": len(set(chosen))}
+            other = references[number]
+            change = (np.nan,) * 3 if other is None else difference(own[place[other]], own[number], paired=True)
+            ends = np.clip(own[number].ends(), 0, 1) if unit == SHARE else own[number].ends()
+            numbers = dict(zip(("mean", "low", "high"), ends))
+            numbers |= dict(zip(("change", "change_low", "change_high"), change))
             rows.append(line | {"measure": measure, "unit": unit} | numbers | counts)
     return pd.DataFrame(rows, columns=None if rows else [*KEYS, "measure", "unit", "mean", "low", "high"])
-
-
-def known_interval(resampled: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval over the resamples that have a value: one whose answers have no tokens has no rate."""
-    values = resampled[~np.isnan(resampled)]
-    low, high = percentiles(values) if len(values) else (np.nan, np.nan)
-    return low, high
 
 
 def reference(condition: str, direction: str, present: set[str]) -> str | None:
@@ -72,18 +69,6 @@ def reference(condition: str, direction: str, present: set[str]) -> str | None:
         return None
     name = f"clean {SIDES[0] if condition == f'clean {SIDES[1]}' else sides(direction)[1]}"
     return name if name in present else None
-
-
-def means(values: np.ndarray, tokens: np.ndarray | None, clusters: list[str]) -> np.ndarray:
-    """Each condition's mean over prompts, or its sum of marks per 100 tokens of the same answers.
-
-    values, tokens: [prompts, conditions]. Returns [1 + resamples, conditions]: the prompts themselves first.
-    """
-    weights = np.vstack([np.ones(len(values)), bootstrap_weights(clusters)])
-    if tokens is None:
-        return weights @ values / weights.sum(1, keepdims=True)
-    written = weights @ tokens
-    return PER * (weights @ values) / np.where(written, written, np.nan)
 
 
 NAMES = {  # the measures in tables for people, in this order
@@ -127,10 +112,10 @@ def text(line: pd.Series, what: str = "mean") -> str:
     """A number of a summary's line with its interval. what: mean, or change (with its sign)."""
     ends = ("low", "high") if what == "mean" else (f"{what}_low", f"{what}_high")
     factor, form = (100, ".0f") if line["unit"] == SHARE else (1, ".2f")
-    low, high = (f"{factor * line[name]:z{form}}" for name in ends)
     value = f"{factor * line[what]:{'' if what == 'mean' else '+'}z{form}}"
     unit = {SHARE: " %" if what == "mean" else " points", NATS: " nats" if what == "mean" else ""}.get(line["unit"], "")
-    return f"{value}{unit} [{low}, {high}]"
+    low, high = (line[name] for name in ends)
+    return f"{value}{unit}{bracketed(low, high, f'z{form}', factor)}"
 
 
 def style(lines: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from mechdiff.maths.intervals import bootstrap_weights, floor_of, interval, ratio
+from mechdiff.maths.intervals import Templates, floor_of
 from mechdiff.questions.shared.lines import SITE, Wide
 
 AT_ONCE = 256  # conditions whose resamples one thread holds in memory together
@@ -39,40 +39,40 @@ def effect_summary(effects: Wide, clusters: list[str]) -> pd.DataFrame:
     if not complete.any():
         return effects.conditions.iloc[:0].assign(mean=[], low=[], high=[], prompts=[], templates=[])
     chosen = [clusters[prompt] for prompt in np.flatnonzero(complete)]
-    weights = bootstrap_weights(chosen)
+    templates = Templates(chosen)
     values = {name: measure[:, complete].T.astype(float) for name, measure in effects.values.items()}
     floor = floor_of(values["kl"][:, (effects.conditions["control"] == "self").to_numpy()])
 
     def part(start: int) -> pd.DataFrame:
         columns = slice(start, start + AT_ONCE)
         chunk = {name: measure[:, columns] for name, measure in values.items()}
-        return measures(effects.conditions.iloc[columns], chunk, weights, floor, effects.ratio, effects.metrics)
+        return measures(effects.conditions.iloc[columns], chunk, templates, floor, effects.ratio, effects.metrics)
 
     with ThreadPoolExecutor() as pool:
         numbers = pd.concat(pool.map(part, range(0, len(effects.conditions), AT_ONCE)), ignore_index=True)
-    counts = {"prompts": len(chosen), "templates": len(set(chosen))}
+    counts = {"prompts": len(chosen), "templates": templates.count}
     return effects.conditions.reset_index(drop=True).join(numbers).assign(**counts)
 
 
 def measures(
-    conditions: pd.DataFrame, values: dict, weights: np.ndarray, floor: float, name: str, metrics: Iterable[str]
+    conditions: pd.DataFrame, values: dict, templates: Templates, floor: float, name: str, metrics: Iterable[str]
 ) -> pd.DataFrame:
     """The mean effect, the ratios and the means of metrics of some conditions. name: what kl / kl_reference is called."""
-    columns: dict[str, np.ndarray] = dict(zip(("mean", "low", "high"), interval(values["kl"], weights)))
+    columns: dict[str, np.ndarray] = dict(zip(("mean", "low", "high"), templates.mean(values["kl"])))
 
     def add(name: str, middle: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         columns[name], columns[f"{name}_low"], columns[f"{name}_high"] = middle, low, high
 
     if "kl_to_donor" in values and not np.isnan(values["kl_to_donor"]).any():
-        share, low, high = ratio(values["kl_to_donor"], values["kl_donor_clean"], weights, floor)
+        share, low, high = templates.ratio(values["kl_to_donor"], values["kl_donor_clean"], floor)
         add("recovery", 1 - share, 1 - high, 1 - low)
     if "kl_reference" in values:
-        share, low, high = ratio(values["kl"], values["kl_reference"], weights, floor)
+        share, low, high = templates.ratio(values["kl"], values["kl_reference"], floor)
         if name == "coverage":
             add("coverage", share, low, high)
         else:
             blank = np.where(conditions["complement"] == "own", np.nan, 1.0) if "complement" in conditions else 1.0
             add("drop", 100 * (1 - share) * blank, 100 * (1 - high) * blank, 100 * (1 - low) * blank)
     for metric in metrics:
-        add(metric, *interval(values[metric], weights))
+        add(metric, *templates.mean(values[metric]))
     return pd.DataFrame(columns)
