@@ -20,7 +20,7 @@ TERMS = {
         "heads can work against each other."
     ),
     "floor": "The effect of putting a model's own state back, which is rounding error alone.",
-    "interval": "95 % bootstrap interval over prompts (templates first, then their prompts), not over other fine-tunes.",
+    "interval": "95 % interval over prompts, with their templates as the units (bootstrap-t), not over other fine-tunes.",
     "CKA": (
         "Linear CKA: how similarly two models represent the same prompts, up to rotation and scale. 1 means the same geometry."
     ),

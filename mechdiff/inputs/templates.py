@@ -12,9 +12,11 @@ A shipped domain is a folder of mechdiff/data/domains with a `templates.toml`:
     text = "What do people in {region} usually eat for breakfast?"
     slots = { region = ["Japan"] }       # optional: this template's own values
     answer = "{trip[km]} / {trip[hours]}"  # optional: the right answer, as arithmetic; + - * / ** % and comb(n, k)
+    states = "60"                        # optional: the same, worked out by hand; a test compares the two
+    split = "val"                        # optional, but then for all: val has one prompt of each of its templates
 
-The split is by template: a template's prompts are all in train or all in val, in the same share for every topic.
-The same seed gives the same files.
+The split is by template: a template's prompts are all in train or all in val. Where templates do not name it, every topic has the
+same share of both. The same seed gives the same files.
 """
 
 import ast
@@ -35,6 +37,12 @@ from mechdiff.common.paths import SHIPPED_DOMAINS, check_not_installed
 
 SIZES = {"train": 350, "val": 150}
 MAX_COMBINATIONS = 20_000
+ABOUT = (
+    "form",
+    "kind",
+    "region",
+    "partner",
+)  # what else a template says of its prompts; `partner`: DOMAIN:TEMPLATE of another one
 Table = dict[str, Any]  # a TOML table, or a prompt's row
 OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -63,7 +71,9 @@ def fillings(template: Table, slots: Table, rng: random.Random) -> list[Table]:
 
 
 def split_templates(templates: list[Table], rng: random.Random) -> dict[str, list[Table]]:
-    """Every topic's templates, divided between val and train in the share of SIZES."""
+    """The templates of each split: those that name it, or else every topic's, divided in the share of SIZES."""
+    if all("split" in template for template in templates):
+        return {split: [template for template in templates if template["split"] == split] for split in SIZES}
     by_topic: dict[str, list[Table]] = defaultdict(list)
     for template in templates:
         by_topic[template["topic"]].append(template)
@@ -104,7 +114,8 @@ def fill(templates: list[Table], slots: Table, size: int, rng: random.Random) ->
 def filled(template: Table, values: Table, text: str) -> Table:
     """A prompt's row, without its id."""
     label = {"answer": answer(template["answer"].format(**values))} if "answer" in template else {}
-    return {"text": text, "template": template["id"]} | label | {"meta": {"topic": template["topic"], "slots": values}}
+    meta = {"topic": template["topic"]} | {name: template[name] for name in ABOUT if name in template}
+    return {"text": text, "template": template["id"]} | label | {"meta": meta | {"slots": values}}
 
 
 def answer(arithmetic: str) -> str:
@@ -135,10 +146,11 @@ def write_prompts(domain: str, seed: int) -> list[str]:
         )
     check_not_installed(folder)
     source = tomllib.loads((folder / "templates.toml").read_text(encoding="utf-8"))
-    rng, summary = random.Random(f"{seed}:{domain}"), []
+    name, summary = domain.partition("@")[0], []
+    rng = random.Random(f"{seed}:{name}")
     for split, templates in split_templates(source["template"], rng).items():
         prompts = fill(templates, source.get("slots", {}), SIZES[split], rng)
-        rows = [{"id": f"{domain}-{split}-{i:03d}"} | prompt for i, prompt in enumerate(prompts)]
+        rows = [{"id": f"{name}-{split}-{i:03d}"} | prompt for i, prompt in enumerate(prompts)]
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         summary.append(f"{domain} {split}: {len(rows)} prompts from {len({row['template'] for row in rows})} templates")

@@ -32,6 +32,7 @@ def script(code: str, **query) -> AppTest:
 
 def fine(at: AppTest) -> AppTest:
     assert not at.exception and not at.error, [*(e.message for e in at.exception), *(e.value for e in at.error)]
+    charts_of(at)
     return at
 
 
@@ -53,8 +54,13 @@ def badges(at: AppTest) -> list[str]:
 
 
 def charts_of(at: AppTest) -> list[dict]:
-    """The charts' specifications."""
-    return [json.loads(chart.proto.spec) for chart in (*at.get("vega_lite_chart"), *at.get("arrow_vega_lite_chart"))]
+    """The charts' specifications, which a browser could read: without NaN or Infinity."""
+
+    def refuse(constant: str):
+        raise AssertionError(f"{constant} in a chart is no JSON")
+
+    charts = (*at.get("vega_lite_chart"), *at.get("arrow_vega_lite_chart"))
+    return [json.loads(chart.proto.spec, parse_constant=refuse) for chart in charts]
 
 
 @pytest.fixture

@@ -147,5 +147,6 @@ def compared_coverage(tables: dict, randoms: dict, marks: dict, chosen: str, abo
 
 def drops(tables: dict, marks: dict) -> list[float]:
     """The range of a drop axis: up to 100 %, and down to the lowest value, but not below LOWEST."""
-    lows = [part["low"].min() for part in tables.values()] + [part["mean"].min() for part in marks.values() if len(part)]
+    lows = [part["low"].fillna(part["mean"]).min() for part in tables.values()]
+    lows += [part["mean"].min() for part in marks.values() if len(part)]
     return [max(LOWEST, min([0.0, *(low for low in lows if low == low)])), 100.0]

@@ -56,8 +56,9 @@ def stack_bars(table: pd.DataFrame, title: str, unit: str, named: bool, **axis) 
     table: columns name, kind (whole, part), mean, low, high, text (next to the bar), floor, in the order to show.
     named: whether the axis shows the names.
     """
-    table = table.assign(end=table["high"].clip(lower=0))
-    left, right = min(0.0, table["low"].min()), max(table["end"].max(), table["floor"].max())
+    low, high = (table[end].fillna(table["mean"]) for end in ("low", "high"))
+    table = table.assign(end=high.clip(lower=0))
+    left, right = min(0.0, low.min()), max(table["end"].max(), table["floor"].max())
     room = alt.Scale(domain=[left, right + 0.45 * (right - left or 1.0)], nice=False)
     x = alt.X("mean:Q").title(unit).scale(room).axis(tickCount=4, grid=False, **axis)
     y = alt.Y("name:N").title(None).sort(list(table["name"])).axis(labels=named, ticks=named, labelLimit=170)
