@@ -32,11 +32,17 @@ def test_the_shown_command_gives_the_number_on_the_page(shared, own_store, tmp_p
 
 
 def test_a_stack_over_several_prompts_has_intervals(shared):
-    at = fine(open_lab(own=keep(*(f"w{i} w{i + 1} w{i + 3}" for i in range(6))), stack="layer=2"))
+    at = fine(open_lab(own=keep(*(f"w{i} w{i + 1} w{i + 3}" for i in range(20))), stack="layer=2"))
     (view,) = at.session_state["_views"]
-    assert view.value == pytest.approx(stack_table(at).query("control == 'none'")["kl"].mean()) and len(view.effects) == 6
-    assert any("Mean over 6 prompts (6 templates), with 95 % intervals" in caption.value for caption in at.caption)
+    assert view.value == pytest.approx(stack_table(at).query("control == 'none'")["kl"].mean()) and len(view.effects) == 20
+    assert any(
+        "Mean over 20 prompts (intervals approximate: 20 templates), with 95 % intervals" in caption.value
+        for caption in at.caption
+    )
     assert view.state["stack"] == "layer=2" and view.state["own"], "the history brings it back"
+
+    few = fine(open_lab(own=keep(*(f"w{i} w{i + 1} w{i + 3}" for i in range(6))), stack="layer=2"))
+    assert any("Mean over 6 prompts (no intervals: 6 templates, fewer than 20). " in caption.value for caption in few.caption)
 
 
 def test_chips_edit_the_stack(shared):

@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 from mechdiff.common.errors import UserError
 from mechdiff.engine.intervention import Condition, Stack
 from mechdiff.engine.intervention_text import label
-from mechdiff.maths.intervals import floor_of
+from mechdiff.maths.intervals import FEWEST, floor_of
 from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.questions.shared.in_words import counted
 from mechdiff.questions.stack import StackedPatch
@@ -73,7 +73,8 @@ def result(run: StackedPatch, note) -> pd.DataFrame | None:
 def basis(run: StackedPatch, lines: pd.DataFrame, floor: float) -> str:
     """What the stack's numbers are based on."""
     count, templates = lines[["prompts", "templates"]].iloc[0]
-    over = f"Mean over {counted(count, templates)}, with 95 % intervals. " if count > 1 else ""
+    shown = ", with 95 % intervals" if templates >= FEWEST else ""
+    over = f"Mean over {counted(count, templates)}{shown}. " if count > 1 else ""
     later = f"Averaged over {run.horizon} next tokens of the donor's answer. " if run.horizon > 1 else ""
     place = f"Replaced {run.back} tokens before the decision token. " if run.back else ""
     return f"{over}{later}{place}Dashed: the floor, {floor:.1g} nats."
