@@ -36,7 +36,7 @@ def test_a_stack_over_several_prompts_has_intervals(shared):
     (view,) = at.session_state["_views"]
     assert view.value == pytest.approx(stack_table(at).query("control == 'none'")["kl"].mean()) and len(view.effects) == 20
     assert any(
-        "Mean over 20 prompts (intervals approximate: 20 templates), with 95 % intervals" in caption.value
+        "(intervals approximate: 20 templates), with 95 % intervals" in caption.value
         for caption in at.caption
     )
     assert view.state["stack"] == "layer=2" and view.state["own"], "the history brings it back"
