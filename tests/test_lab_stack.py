@@ -35,10 +35,7 @@ def test_a_stack_over_several_prompts_has_intervals(shared):
     at = fine(open_lab(own=keep(*(f"w{i} w{i + 1} w{i + 3}" for i in range(20))), stack="layer=2"))
     (view,) = at.session_state["_views"]
     assert view.value == pytest.approx(stack_table(at).query("control == 'none'")["kl"].mean()) and len(view.effects) == 20
-    assert any(
-        "(intervals approximate: 20 templates), with 95 % intervals" in caption.value
-        for caption in at.caption
-    )
+    assert any("(intervals approximate: 20 templates), with 95 % intervals" in caption.value for caption in at.caption)
     assert view.state["stack"] == "layer=2" and view.state["own"], "the history brings it back"
 
     few = fine(open_lab(own=keep(*(f"w{i} w{i + 1} w{i + 3}" for i in range(6))), stack="layer=2"))
