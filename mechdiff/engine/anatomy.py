@@ -235,22 +235,40 @@ def tail(model: nn.Module, decoder: nn.Module, blocks: nn.ModuleList) -> tuple[n
     Only the model's own code after the last layer does any work. Copies are shallow: no weight is duplicated. Returns the view,
     and the layer whose attribute `states` is returned.
     """
+    replay = replayer(blocks)
+    return with_layers(model, blocks, [replay] * len(blocks)), replay
+
+
+def replaying(decoder: nn.Module, layer: int, states: Float[Tensor, "b tokens width"]) -> nn.Module:
+    """A view of the decoder over the same weights, in which the layers up to `layer` return these states and do no work."""
+    blocks = find_blocks(decoder)
+    replay = replayer(blocks)
+    replay.states = states
+    return with_layers(decoder, blocks, [*[replay] * (layer + 1), *blocks[layer + 1 :]])
+
+
+def replayer(blocks: nn.ModuleList) -> Any:
+    """A layer that returns its attribute `states`, whatever it is called with."""
     replay = shallow(blocks[-1])
     replay.states = None
     replay.forward = lambda *args, **kwargs: replay.states
-    targets = {id(blocks): nn.ModuleList([replay] * len(blocks))}
+    return replay
+
+
+def with_layers(model: nn.Module, blocks: nn.ModuleList, layers: list) -> nn.Module:
+    """A shallow copy of the model with other layers in the place of its blocks."""
 
     def rebuild(module: nn.Module) -> nn.Module:
-        if id(module) in targets:
-            return targets[id(module)]
-        if not any(id(m) in targets for m in module.modules()):
+        if module is blocks:
+            return nn.ModuleList(layers)
+        if not any(m is blocks for m in module.modules()):
             return module
         twin = shallow(module)
         for name, child in module.named_children():
             twin._modules[name] = rebuild(child)
         return twin
 
-    return rebuild(model), replay
+    return rebuild(model)
 
 
 def shallow(module: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 from mechdiff.common.extensions import key_of
 from mechdiff.common.terms import COMPLETION, MAP_CONTROLS
 
+EMBEDDING = -1  # the layer below the first one: its state is what the first layer reads
+
 
 @dataclass(frozen=True)
 class Place:
@@ -52,7 +54,7 @@ class Condition:
     `heads`), None for a whole state. blend: the share of the donor in the result. transplant: use the donor's weights on the
     recipient's own input instead of the donor's state. given: a state of the user's own instead of the donor's.
     map_layer, map_stream: the layer and the stream at which the map was fitted, if they are not these. Heads take what a map of
-    attn_out gives through the pseudoinverse of the output projection.
+    attn_out gives through the pseudoinverse of the output projection. every: the states of all tokens are replaced, not one.
     """
 
     layer: int
@@ -68,6 +70,7 @@ class Condition:
     given: Given | None = field(default=None, repr=False, metadata={"data": False})  # not plain data: files do not hold it
     map_layer: int | None = None
     map_stream: str = ""
+    every: bool = False
 
     def as_control(self, control: str) -> "Condition":
         """The same site with a control's state. `mean` is the cut to rank 0, which leaves only the train mean."""
@@ -94,7 +97,7 @@ class Condition:
     @property
     def content(self) -> str:
         """What it is, as the keys of stored effects hold it: every field by its value."""
-        elsewhere = {"map_layer": self.map_layer, "map_stream": self.map_stream or None}
+        elsewhere = {"map_layer": self.map_layer, "map_stream": self.map_stream or None, "every": self.every or None}
         values = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name not in ("given", *elsewhere)}
         values["map"] = key_of("maps", self.map)
         values |= {name: value for name, value in elsewhere.items() if value is not None}

@@ -7,13 +7,13 @@ from typing import ClassVar
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError
 from mechdiff.common.terms import FITTED
-from mechdiff.engine.intervention import Condition
+from mechdiff.engine.intervention import EMBEDDING, Condition
 from mechdiff.inputs.prompts import Prompt
 from mechdiff.questions.shared.conditions import site_conditions
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
-from mechdiff.questions.shared.fields import flag
-from mechdiff.questions.shared.request import Count, check_map_controls, map_field, positions_field
+from mechdiff.questions.shared.fields import ALL, flag
+from mechdiff.questions.shared.request import TOKEN, Count, check_map_controls, map_field, positions_field
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Patch(EffectQuestion):
 
     question: ClassVar[str] = "patch"
     title: ClassVar[str] = "Which layers carry the change?"
-    columns: ClassVar[tuple[str, ...]] = ("layer", "stream", "map", "heads", "blend", "control")
+    columns: ClassVar[tuple[str, ...]] = ("layer", "stream", "map", "heads", "blend", "replace", "control")
 
     map: str = map_field("none")
     statistics: str = flag(
@@ -42,6 +42,12 @@ class Patch(EffectQuestion):
         "the prompts that a map and the controls are fitted on: the train split, or, as in the original study's layer patch "
         "(--map zscore), the prompts themselves",
         choices=("train", "prompts"),
+    )
+    replace: str = flag(
+        TOKEN,
+        "token: the state of the decision token. all: those of all tokens of the prompt, from the embedding (layer -1) on; the "
+        "recovery is then the share of the change that lies at or below the layer",
+        choices=(TOKEN, ALL),
     )
     positions: Count = positions_field()
 
@@ -53,6 +59,17 @@ class Patch(EffectQuestion):
             raise UserError(f"{problem}\nTry:  --map zscore, or --statistics train")
         if self.statistics == "prompts" and self.train is not None and "statistics" in self._given:
             raise UserError("The train file is not used with statistics of the prompts.\nTry:  --statistics train")
+        if self.replace == ALL:
+            self.check_all()
+
+    def check_all(self) -> None:
+        """Raises UserError for what does not go together with states at every token."""
+        if self.streams != ("resid_post",):
+            raise UserError("All tokens' states are replaced between layers.\nTry:  --replace all --streams resid_post")
+        if self.map != "none" or self.controls:
+            raise UserError("Maps and controls are of the decision token.\nTry:  --replace all without --map and --controls")
+        if self.back or self.horizon > 1:
+            raise UserError("With all tokens' states the next token is read.\nTry:  --replace all --back 0 --horizon 1")
 
     @cached_property
     def train_prompts(self) -> list[Prompt]:
@@ -66,6 +83,9 @@ class Patch(EffectQuestion):
     @property
     def conditions(self) -> list[Condition]:
         """What is run on every prompt: the patch at each site, followed by its controls. Returns them in the table's order."""
+        if self.replace == ALL:
+            layers = self.chosen_layers if self.layers else (EMBEDDING, *self.chosen_layers)
+            return [Condition(layer, "resid_post", every=True) for layer in layers]
         return site_conditions(self, self.map, self.controls)
 
     def task(self, store: Store) -> EffectsTask:

@@ -5,16 +5,18 @@ continued gives the same numbers, bit for bit.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from mechdiff.common.errors import UserError
 from mechdiff.common.terms import sides
 from mechdiff.engine.build_rows import as_rows, site_of
-from mechdiff.engine.intervention import Condition
+from mechdiff.engine.intervention import Condition, Stack
 from mechdiff.engine.trace import Trace
+from mechdiff.engine.upper_layers import run_above
 from mechdiff.inputs import vocabularies
 from mechdiff.models.loaded_pair import LoadedPair
 from mechdiff.questions.shared.effect_plan import Chunk, EffectPlan, Group
@@ -75,7 +77,8 @@ class Passes:
         for chunk in (chunk for chunk in self.plan.chunks if chunk.block in numbers):
             alike[chunk.conditions].append(chunk)
         for conditions, chunks in alike.items():
-            if rows + len(conditions) > limit:
+            mixed = bool(passes) and of_all_tokens(passes[-1][0].conditions) != of_all_tokens(conditions)
+            if rows + len(conditions) > limit or mixed:
                 passes.append([])
                 rows = 0
             passes[-1] += chunks
@@ -99,11 +102,15 @@ class Passes:
         lengths = loaded.passes.lengths(texts, plan.place)
         own = plan.run.vocabulary == "recipient"
         measure = Measure(len(conditions), donor, recipient, self.token_ids(), True, lengths, within, self.metrics(), own)
-        rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, self.maps, transplants)
+        if of_all_tokens(conditions):
+            pieces = self.above(texts, conditions, measure)
+        else:
+            rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, self.maps, transplants)
+            pieces = run_locked(loaded, self.recipient, texts, recipient, rows, measure, plan.place)
         before, expected = progress.done, plan.cells([chunk for chunk in chunks if not chunk.effects])
         share, progress.stage = expected / (len(conditions) * len(texts) * plan.place.horizon), "patching"
         cells = 0
-        for count in run_locked(loaded, self.recipient, texts, recipient, rows, measure, plan.place):
+        for count in pieces:
             cells += count
             progress.done = before + min(int(share * cells), expected - 1)  # the last one counts when all are stored
             yield
@@ -111,6 +118,18 @@ class Passes:
         measure.leave()
         yield
         return partial(self.keep, chunks, numbers, measure, shared.counts if shared else {})
+
+    def above(self, texts: tuple[str, ...], conditions: list, measure: Measure) -> Iterator[int]:
+        """The recipient's layers above each condition's, on the donor's states of all tokens."""
+        loaded, at_work = self.loaded, self.loaded.placement.at_work
+        ids = [loaded.passes.ids(side, texts) for side in (self.donor, self.recipient)]
+        if ids[0] != ids[1]:
+            raise UserError(
+                "The two models read other tokens, so one's states at every token do not fit the other.\nTry:  --replace token"
+            )
+        layers = [condition.layer for condition in conditions]
+        models = getattr(loaded, self.donor), getattr(loaded, self.recipient)
+        return run_above(*models, ids[1], layers, measure, partial(at_work, self.donor), partial(at_work, self.recipient))
 
     def read(self, side: str, numbers: list[int], keep_calls: bool) -> Steps[Trace]:
         """One side's clean pass over some blocks, with a step after each block that has to be computed."""
@@ -149,6 +168,11 @@ class Passes:
         """The target's id in the recipient's vocabulary, and the foil's."""
         texts = [text for text in (self.plan.run.target, self.plan.run.foil) if text is not None]
         return tuple(self.loaded.tokenizers.token_id(text, self.recipient) for text in texts)
+
+
+def of_all_tokens(conditions: Sequence[Condition | Stack]) -> bool:
+    """Whether conditions replace the states of all tokens. No pass mixes them with others."""
+    return conditions[0].parts[0].every
 
 
 def nothing_to_store() -> None:

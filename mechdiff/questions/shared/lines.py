@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.engine.intervention import Condition
-from mechdiff.questions.shared.request import AUTO, FULL, Question
+from mechdiff.questions.shared.fields import ALL
+from mechdiff.questions.shared.request import AUTO, FULL, TOKEN, Question
 
 MEASURES = ("kl", "kl_to_donor", "kl_donor_clean")
-SITE = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend", "control")
+SITE = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend", "replace", "control")
 
 
 @dataclass
@@ -38,7 +39,12 @@ def site_labels(condition: Condition, request: Question) -> tuple:
     c = condition
     alpha, heads = AUTO if c.alpha is None else str(c.alpha), heads_label(c.heads, request)
     name = c.map if c.map_layer is None else f"{c.map} of L{c.map_layer}"
-    return c.layer, c.stream, name, rank_label(c.rank), c.complement, alpha, heads, c.blend, c.control
+    return c.layer, c.stream, name, rank_label(c.rank), c.complement, alpha, heads, c.blend, replaces(c), c.control
+
+
+def replaces(condition: Condition) -> str:
+    """Whose states a condition replaces: one token's, or those of all of them."""
+    return ALL if condition.every else TOKEN
 
 
 def rank_label(rank: int | None) -> str:

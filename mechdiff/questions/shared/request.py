@@ -25,6 +25,7 @@ from mechdiff.questions.shared.fields import ALL, as_tuple, checked, flag, flag_
 from mechdiff.questions.shared.task import Task
 
 FULL = "full"
+TOKEN = "token"
 AUTO = "auto"
 MOST = 1_000_000  # of a number that would only cost memory
 
