@@ -96,7 +96,7 @@ def test_the_instrument_knows_no_browser(name):
 
 @pytest.mark.parametrize("path", [*FILES.values(), *APP], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_code_names_a_domain(path):
-    domains = {folder.name for folder in (ROOT / "mechdiff" / "data" / "domains").iterdir()}
+    domains = {folder.name for folder in (ROOT / "mechdiff" / "data" / "domains").iterdir()} - {"neutral"}  # a word of its own
     constants = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
     assert domains and [(node.lineno, node.value) for node in constants if node.value in domains] == []
 

@@ -5,8 +5,9 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.version_01 import DATA, ROOT, cli, python, recorded, values
+from support.version_01 import DATA, ROOT, cli, estimates, python, recorded
 
 FINDINGS = {"finding.zip": [], "finding-tiny.zip": ["--pair", "tiny/tiny.toml"]}  # bundles, and what a replay of them needs
 SAME = ("same", "rounding")
@@ -77,7 +78,7 @@ def test_a_notebook_gives_the_number_that_it_states(demo_cache):
     words, printed = run_notebook("finding.ipynb", demo_cache)
     stated = float(re.search(r"On the screen: \*\*(\S+) nats\*\*", words)[1])
     value, low, high = map(float, printed.splitlines()[0].split())
-    assert value == pytest.approx(stated, rel=1e-4) and low < value < high
+    assert value == pytest.approx(stated, rel=1e-4) and np.isnan([low, high]).all(), "8 prompts have no interval any more"
     assert "chart: Which layers' states move the next token?" in printed
 
 
@@ -88,4 +89,4 @@ def test_the_notebook_of_a_comparison_says_the_same_verdict(tmp_path):
     keys = [[line.split()[0] for line in text.splitlines()[2:]] for text in (printed, old)]
     assert [key for key in keys[0] if key in keys[1]] == keys[1] and keys[0][-1] == "chart:", "quantities may have been added"
     same = "\n".join(line for line in printed.splitlines() if line.split()[:1] not in (["streams"], ["directions"]))
-    assert values(same) == values(old) and len(values(old)) > 15
+    assert estimates(same) == estimates(old) and len(estimates(old)) > 8

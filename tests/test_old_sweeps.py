@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.version_01 import DATA, DRIVER, ROOT, cli, copied, lines_of, python, recorded, summary_of, values
+from support.version_01 import DATA, DRIVER, ROOT, cli, copied, estimates, lines_of, python, recorded, summary_of
 
 RUNNER = """
 import contextlib, io, json, sys
@@ -101,11 +101,6 @@ def test_the_report_of_a_stored_sweep_says_the_same(checkout, tmp_path, directio
     if direction == "base-to-tuned":
         old = estimates(text_of((DATA / "report.html").read_text(encoding="utf-8")))
         assert in_order(old, now) and len(old) > 300, "quantities may have been added"
-
-
-def estimates(text: str) -> list[str]:
-    """The numbers of a text without their intervals, which are others since templates are the units."""
-    return values(re.sub(r" \[[^\]]*\]", "", text))
 
 
 def in_order(few: list[str], many: list[str]) -> bool:

@@ -84,10 +84,6 @@ def test_an_unknown_domain_is_answered_with_the_choices(name):
         read_domain(name, "val")
 
 
-def test_there_are_two_domains():
-    assert len(DOMAINS) == 2
-
-
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_curated_prompts_have_the_sizes_and_templates_that_were_promised(domain):
     train, val = read_domain(domain, "train"), read_domain(domain, "val")

@@ -24,7 +24,8 @@ ROUNDING, OTHER, UNCHECKED = "rounding", "other", "unchecked"
 FINEST = ("float16", "bfloat16", "float32")  # from the coarsest
 NUMERICS = ("dtype", "device", "kernel")  # may differ without affecting the finding
 SWEEP = re.compile(r"[\w.-]+(@[\w-]+)?")
-LATER = ("r2_whitened_", "cka_plain", "spectrum_")  # columns of diagnostics that bundles of version 0.1 lack
+# beginnings of columns that bundles of version 0.1 lack
+LATER = ("r2_whitened_", "cka_plain", "spectrum_", "cka_templates", "low_templates", "high_templates", "cka_null", "replace")
 LOGITS = ("target_logprob", "logit_difference")  # sums of many terms of either sign: their rounding is larger than an effect's
 LOGIT_FACTOR = 100
 KEYS = {  # the columns that identify a line of a table; for questions, all columns without fractions
@@ -131,7 +132,7 @@ def table_verdict(
     """Two tables compared value by value. keys: the columns that identify a line; None: all without fractions.
 
     Marks of style that their table was made without are left out: they count words of texts that are compared themselves. So are
-    diagnostics that mechdiff had not yet when it was made.
+    estimates that mechdiff had not yet when it was made.
     """
     later = [name for name in map(str, mine) if name in patterns() or name.startswith(LATER)]
     mine = mine.drop(columns=[name for name in later if name not in theirs])

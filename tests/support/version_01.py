@@ -97,6 +97,11 @@ def values(text: str) -> list[str]:
     return VALUE.findall(text)
 
 
+def estimates(text: str) -> list[str]:
+    """The numbers of a text without their intervals, which are others since templates are the units."""
+    return values(re.sub(r" \[[^\]]*\]", "", text))
+
+
 def copied(place: Path) -> Path:
     """A checkout without any stored sweep: the package and the app. Returns where sweeps are stored in it."""
     for name in ("mechdiff", "app"):
