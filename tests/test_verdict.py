@@ -285,6 +285,8 @@ def test_a_swept_pair_without_a_shipped_file_can_be_chosen():
     plant("rq1", patches(RISING))
     assert stored_sweep.stored_pairs()[0] == "planted" and stored_sweep.own_domain("planted") == "here"
     assert parse("planted@here", DIRECTION) == choice()
+    plant("rq1", patches(RISING), choice("planted@study", "here@2"))
+    assert parse("planted@study@here@2", DIRECTION) == choice("planted@study", "here@2"), "both have an @ of their own"
     with pytest.raises(UserError, match="Pair 'planted' does not exist"):
         parse("planted", DIRECTION)  # its own domain is in a file that is not here
 

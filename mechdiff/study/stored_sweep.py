@@ -244,9 +244,21 @@ def own_domain(pair: str) -> str:
     return min(path.parents[1].name for path in artifacts.matching(f"*/rq1/{pair}"))
 
 
+def divided(text: str) -> tuple[str, str]:
+    """PAIR and DOMAIN of PAIR@DOMAIN; no domain if none is named. Both may have an @ of their own: pair@study, cultural@2."""
+    if text in stored_pairs():
+        return text, ""
+    known = {*prompts.domains(), *(path.parents[1].name for path in artifacts.matching("*/rq1/*"))}
+    for domain in sorted(known, key=len, reverse=True):
+        if text.endswith(f"@{domain}"):
+            return text.removesuffix(f"@{domain}"), domain
+    pair, _, domain = text.rpartition("@")
+    return (pair, domain) if pair else (text, "")
+
+
 def parse(text: str, direction: str) -> StoredSweep:
     """A stored sweep from PAIR or PAIR@DOMAIN. Raises UserError for a name that does not exist, or a missing domain."""
-    pair, _, domain = (text, "", "") if text in stored_pairs() else text.rpartition("@") if "@" in text else (text, "", "")
+    pair, domain = divided(text)
     if direction not in DIRECTIONS:
         raise one_of("Direction", direction, DIRECTIONS)
     if pair not in stored_pairs() or not domain:
