@@ -12,6 +12,7 @@ from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.terms import DIRECTIONS, STUDYS_MAP, WHITENED
 from mechdiff.inputs import prompts, protocols
 from mechdiff.inputs.pair_file import pair_names, read_pair
+from mechdiff.questions.shared.in_words import counted
 from mechdiff.study import artifacts
 
 STREAM, MODULES = "resid_post", ("attn_out", "mlp_out")
@@ -103,7 +104,7 @@ class StoredSweep:
         if manifest is None:
             return "no manifest: the origin of its numbers is unknown" if self.stamp() else "nothing stored"
         templates = len(set(manifest["templates"]))
-        return f"{manifest['prompts']} prompts, {templates} templates, {manifest['dtype']}, {manifest['grid']} grid"
+        return f"{counted(manifest['prompts'], templates)}, {manifest['dtype']}, {manifest['grid']} grid"
 
     def stamp(self) -> float:
         """When its stored tables last changed (s, epoch); 0 if there are none."""

@@ -56,13 +56,13 @@ def numbers(run, table, stored, stream: str, layer: int) -> None:
         return  # a notice gives the reason
     here, lowest = table.set_index("layer").loc[layer], table.loc[table["cka_debiased"].idxmin()]
     row = metrics.numbers()
-    interval = f"95 % interval {here.low:.3f} to {here.high:.3f}"
+    interval = metrics.interval(here.low, here.high, ".3f")
     row.metric(
         f"Debiased CKA at layer {layer}", f"{here.cka_debiased:.3f}", help=say("debiased", "jackknife"), **metrics.quiet(interval)
     )
     if len(stored):
         then = stored.set_index("layer").loc[layer]
-        interval = f"95 % interval {then.low:.3f} to {then.high:.3f}"
+        interval = metrics.interval(then.low, then.high, ".3f")
         row.metric(f"Stored ({int(then.n)} prompts)", f"{then.cka_debiased:.3f}", help=TERMS["stored"], **metrics.quiet(interval))
     where = f"at layer {int(lowest.layer)}"
     row.metric(

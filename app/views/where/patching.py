@@ -56,7 +56,7 @@ def layers(selection: Selection) -> None:
 def numbers(run, here: pd.DataFrame, line: pd.Series, layer: int) -> None:
     """The chosen layer's effect and recovery. here: its lines, one per prompt. line: their summary."""
     row = metrics.numbers()
-    interval = f"95 % interval {line['low']:.4f} to {line['high']:.4f}"
+    interval = metrics.interval(line["low"], line["high"], ".4f")
     row.metric(
         f"Mean effect at layer {layer}", f"{line['mean']:.4f} nats", help=say("effect", "interval"), **metrics.quiet(interval)
     )

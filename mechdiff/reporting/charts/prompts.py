@@ -31,7 +31,8 @@ def prompt_spread(table: pd.DataFrame, mean: float, low: float, high: float, lay
         value_where(alt.SizeValue, is_picked, 260, 70),
         tooltip=[alt.Tooltip("prompt:Q"), alt.Tooltip("kl:Q", format=".4f"), alt.Tooltip("text:N")],
     )
-    subtitle = "One dot per prompt; click one. Line and shade: mean with 95 % CI"
+    about = "Line and shade: mean with 95 % CI" if low == low else "Line: mean"
+    subtitle = f"One dot per prompt; click one. {about}"
     layers = layered(bars, span, rule, clickable(dots, picked, "prompt"))
     return titled(layers, f"How does layer {layer} vary over prompts?", subtitle, NARROW)
 
