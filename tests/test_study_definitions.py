@@ -11,6 +11,7 @@ from support.two_tokenizers import write_pair
 
 import mechdiff
 from mechdiff import Run, UserError, questions
+from mechdiff.engine.anatomy import Anatomy
 from mechdiff.maths.linear_maps import fit_procrustes_scaled, pca_spread
 from mechdiff.maths.whitened import fit_procrustes_full, fit_whitened
 from mechdiff.models.registry import load_pair
@@ -287,6 +288,20 @@ def test_all_heads_through_a_square_projection_are_the_mapped_attention(study):
     np.testing.assert_allclose(heads["alpha_used"], whole["alpha_used"])
     np.testing.assert_allclose(heads["kl"], whole["kl"], rtol=1e-3, atol=1e-6)
     assert Run("heads", **fields).uses_train and not Run("heads", **study).uses_train
+
+
+def test_the_projection_is_called_with_its_weights_locked(study, monkeypatch):
+    """Another thread's hooks, and weights that are elsewhere, would change what it gives."""
+    loaded, held, taken = load_pair(study["pair"], "cpu"), [], Anatomy.head_inputs
+
+    def watched(anatomy, layer, states):
+        locks = getattr(loaded.placement.lock, "locks", [loaded.placement.lock])
+        held.append(all(lock._held for lock in locks))
+        return taken(anatomy, layer, states)
+
+    monkeypatch.setattr(Anatomy, "head_inputs", watched)
+    mechdiff.run(Run("heads", layers=(1,), map="procrustes_scaled", head_sets="all", **study))
+    assert held and all(held)
 
 
 def test_the_number_of_random_sets(study):

@@ -6,6 +6,7 @@ continued gives the same numbers, bit for bit.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -105,7 +106,8 @@ class Passes:
         if of_all_tokens(conditions):
             pieces = self.above(texts, conditions, measure)
         else:
-            rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, self.maps, transplants)
+            with self.weights_for(conditions):
+                rows = as_rows(conditions, getattr(loaded, self.recipient), donor, recipient, self.maps, transplants)
             pieces = run_locked(loaded, self.recipient, texts, recipient, rows, measure, plan.place)
         before, expected = progress.done, plan.cells([chunk for chunk in chunks if not chunk.effects])
         share, progress.stage = expected / (len(conditions) * len(texts) * plan.place.horizon), "patching"
@@ -118,6 +120,11 @@ class Passes:
         measure.leave()
         yield
         return partial(self.keep, chunks, numbers, measure, shared.counts if shared else {})
+
+    def weights_for(self, conditions: list) -> AbstractContextManager:
+        """The recipient's weights at hand, where a state is taken through one of its matrices."""
+        reads = any(part.map_stream for condition in conditions for part in condition.parts)
+        return self.loaded.placement.at_work(self.recipient) if reads else nullcontext()
 
     def above(self, texts: tuple[str, ...], conditions: list, measure: Measure) -> Iterator[int]:
         """The recipient's layers above each condition's, on the donor's states of all tokens."""
