@@ -238,6 +238,11 @@ def test_differences_are_paired_on_the_same_prompts_alone():
         for both in ((first, second), (first, far))
     )
     assert (same.value, same.low, same.high) == (0, 0, 0)
+    fewer = patches(RISING, noise=0.8)
+    fewer["patch"] = fewer["patch"][fewer["patch"]["prompt"] > 1]
+    plant("rq1", fewer, second)
+    pair = [estimates(c, None, 0)["effect"] for c in (first, second)]
+    assert np.isfinite(difference(quantity, *pair).low), "prompts that one of them lacks leave nothing to pair"
     assert apart.value == 0 and apart.low < 0 < apart.high
     assert quantities.text(quantity, apart, sign=True).startswith("+0.00 [-0.")
 

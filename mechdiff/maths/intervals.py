@@ -66,6 +66,10 @@ class Templates:
         """Whether there are enough templates for an interval."""
         return self.count >= FEWEST
 
+    def same_as(self, other: "Templates") -> bool:
+        """Whether both are of the same prompts, resampled together, so that differences are paired."""
+        return self.seed == other.seed and np.array_equal(self.index, other.index)
+
     def sums(self, values: Float[Array, " n *m"]) -> Float[Array, " templates *m"]:
         """Each template's sum over its prompts."""
         starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(int)

@@ -55,7 +55,7 @@ def difference(quantity: Quantity, a: Estimate, b: Estimate) -> Estimate:
         return Estimate(why=f"{a.whole:.0f} heads against {b.whole:.0f}")
     if a.ratio is None or b.ratio is None:
         return Estimate(b.value - a.value, b.low - a.high, b.high - a.low)
-    paired = a.ratio.templates.seed == b.ratio.templates.seed
+    paired = a.ratio.templates.same_as(b.ratio.templates)
     value, low, high = intervals.difference(a.ratio, b.ratio, paired)
     return Estimate(value, low, high)
 

@@ -144,6 +144,8 @@ def directions(sweep: StoredSweep, seed: int) -> Estimate:
     if len(stored) < len(pair):
         return Estimate(tables[0]["mean"].sum() / tables[1]["mean"].sum(), place=over(tables[0]))
     wide = [by_prompt(lines[lines["control"] == "none"], "layer") for lines in stored]
+    both = wide[0].index.intersection(wide[1].index)
+    wide = [part.loc[both] for part in wide]
     templates = templates_of(wide[0], sweep, "rq1", seed)
     if any(at_floor(part, templates, lines) for part, lines in zip(wide, stored)):
         return Estimate(why=AT_FLOOR)
