@@ -48,20 +48,20 @@ class Population:
         factor = np.exp(self.shift[picked] + noise)
         order = rng.random((samples, len(sizes), PROMPTS)).argsort(2)
         values = np.take_along_axis(self.effects[picked], order[..., None], 2) * factor[:, :, None]
-        kept = np.concatenate([np.arange(PROMPTS) < size for size in sizes])
-        return values.reshape(samples, -1, values.shape[-1])[:, kept].transpose(1, 0, 2)
+        of_template = np.concatenate([np.arange(PROMPTS) < size for size in sizes])
+        return values.reshape(samples, -1, values.shape[-1])[:, of_template].transpose(1, 0, 2)
 
 
 def populations(table: pd.DataFrame) -> dict[str, tuple[str, list[Population]]]:
     """Name -> kind, and its populations: two of a difference of independent means."""
-    found = {}
+    by_name = {}
     for (name, kind), lines in table.groupby(["population", "kind"], sort=False, observed=True):
         sides = [
             side.sort_values(["template", "prompt"])["value"].to_numpy(float).reshape(-1, PROMPTS, 1)
             for _, side in lines.groupby("side")
         ]
-        found[name] = kind, [Population(side) for side in (sides if kind == "indep" else [np.concatenate(sides, 2)])]
-    return found
+        by_name[name] = kind, [Population(side) for side in (sides if kind == "indep" else [np.concatenate(sides, 2)])]
+    return by_name
 
 
 def truth(kind: str, members: list[Population]) -> float:

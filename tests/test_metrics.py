@@ -11,13 +11,13 @@ from torch.testing import assert_close
 from mechdiff.common.errors import UserError
 from mechdiff.maths.similarity import (
     TemplateGrams,
-    cka_over_templates,
     cka_with_interval,
     grams,
     hsic_debiased,
     jackknife_subsets,
     kl,
     linear_cka,
+    own_scale,
 )
 
 
@@ -188,14 +188,20 @@ def test_hsic_over_templates_is_the_u_statistic(clusters):
         assert found == pytest.approx(hsic_debiased(k[0], l[0]).item(), rel=1e-9)
 
 
+def cka(x, y, clusters, masks):
+    """CKA over the templates of each mask, at the only site."""
+    k, l = grams(x), grams(y)
+    return (TemplateGrams(k, l, clusters).hsic(masks) / own_scale(k, l, clusters, masks))[0]
+
+
 def test_a_subset_of_templates_is_what_those_prompts_alone_give():
     x, y = related(20)
     clusters = [chr(97 + i // 2) for i in range(20)]
-    kept = torch.ones(2, 10, dtype=torch.float64)
-    kept[1, [2, 7]] = 0
+    masks = torch.ones(2, 10, dtype=torch.float64)
+    masks[1, [2, 7]] = 0
     some = torch.tensor([i for i, cluster in enumerate(clusters) if cluster not in "ch"])
-    both = cka_over_templates(grams(x), grams(y), clusters, kept)[0]
-    alone = cka_over_templates(grams(x[:, some]), grams(y[:, some]), [clusters[i] for i in some], kept[:1, :8])[0]
+    both = cka(x, y, clusters, masks)
+    alone = cka(x[:, some], y[:, some], [clusters[i] for i in some], masks[:1, :8])
     assert both[1].item() == pytest.approx(alone.item(), rel=1e-9)
 
 

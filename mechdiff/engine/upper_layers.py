@@ -65,16 +65,16 @@ def above(
     states: Float[Tensor, "b tokens width"],
 ) -> Float[Tensor, "b vocabulary"]:
     """The logits at each prompt's last token, of the layers above `layer` on the states that leave it."""
-    states, tokens, kept = states.to(anatomy.device, anatomy.dtype), padded.to(anatomy.device), [states]
+    states, tokens, outputs = states.to(anatomy.device, anatomy.dtype), padded.to(anatomy.device), [states]
     decoder = anatomy.decoder if layer == EMBEDDING else replaying(anatomy.decoder, layer, states)
     if layer < len(anatomy.layers) - 1:
-        final = anatomy.layers[-1].block.register_forward_hook(lambda module, args, output: kept.append(first(output)))
+        final = anatomy.layers[-1].block.register_forward_hook(lambda module, args, output: outputs.append(first(output)))
         try:
             with reading(anatomy, states) if layer == EMBEDDING else nullcontext():
                 decoder(input_ids=tokens, use_cache=False)
         finally:
             final.remove()
-    left = kept[-1].to(anatomy.device, anatomy.dtype)
+    left = outputs[-1].to(anatomy.device, anatomy.dtype)
     return anatomy.logits(left[torch.arange(len(last), device=left.device), last.to(left.device)])
 
 

@@ -97,8 +97,8 @@ class Templates:
         than DEGENERATE of the resamples: the ratio then says nothing.
         """
         blank = self.touches(bottom, floor)
-        found = RatioOfSums(self, self.sums(top), self.sums(np.where(blank, 1.0, bottom))).ends()
-        middle, low, high = (np.where(blank, np.nan, part) for part in found)
+        ends = RatioOfSums(self, self.sums(top), self.sums(np.where(blank, 1.0, bottom))).ends()
+        middle, low, high = (np.where(blank, np.nan, part) for part in ends)
         return middle, low, high
 
     def touches(self, values: Float[Array, " n *m"], floor: float) -> Any:

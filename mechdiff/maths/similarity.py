@@ -120,42 +120,32 @@ class TemplateGrams:
         off = 1 - torch.eye(len(names), dtype=k.dtype, device=k.device)
         self.products = (self.share.mT @ (k * l) @ self.share) * off
 
-    def hsic(self, kept: Float[Tensor, "subsets templates"]) -> Float[Tensor, "sites subsets"]:
-        """The U-statistic of HSIC over templates: unbiased. kept: 1 for each template that counts, at least 4 of them; else 0.
+    def hsic(self, masks: Float[Tensor, "subsets templates"]) -> Float[Tensor, "sites subsets"]:
+        """The U-statistic of HSIC over templates: unbiased. masks: 1 for each template that counts, at least 4 of them; else 0.
 
         A / (G)_2 - 2 B / (G)_3 + C / (G)_4, (G)_m = G (G - 1) ... (G - m + 1), with sums over different templates: A of the means
         of K o L, B of rows that share a prompt, C of pairs that share nothing. With one prompt a template it is hsic_debiased.
         """
-        count, ours = kept.sum(1), kept[:, self.index] * self.share.sum(1)
-        a = ((kept @ self.products) * kept).sum(-1)
+        count, ours = masks.sum(1), masks[:, self.index] * self.share.sum(1)
+        a = ((masks @ self.products) * masks).sum(-1)
         (k_rows, l_rows), (k_blocks, l_blocks) = self.rows, self.blocks
-        both = (k_rows @ kept.mT) * (l_rows @ kept.mT) - (k_rows * l_rows) @ kept.mT  # [sites, n, subsets]
+        both = (k_rows @ masks.mT) * (l_rows @ masks.mT) - (k_rows * l_rows) @ masks.mT  # [sites, n, subsets]
         b = (both * ours.mT).sum(1)
-        k_sums, l_sums = ((kept @ blocks) * kept for blocks in (k_blocks, l_blocks))  # [sites, subsets, templates]
-        pairs = ((kept @ (k_blocks * l_blocks)) * kept).sum(-1)
+        k_sums, l_sums = ((masks @ blocks) * masks for blocks in (k_blocks, l_blocks))  # [sites, subsets, templates]
+        pairs = ((masks @ (k_blocks * l_blocks)) * masks).sum(-1)
         c = k_sums.sum(-1) * l_sums.sum(-1) - 4 * (k_sums * l_sums).sum(-1) + 2 * pairs
         falling = [torch.stack([count - i for i in range(m)]).prod(0) for m in (2, 3, 4)]
         return a / falling[0] - 2 * b / falling[1] + c / falling[2]
-
-
-def cka_over_templates(
-    k: Float[Tensor, "sites n n"],
-    l: Float[Tensor, "sites n n"],
-    clusters: Sequence[str],
-    kept: Float[Tensor, "subsets templates"],
-) -> Float[Tensor, "sites subsets"]:
-    """CKA whose HSIC is the U-statistic over templates, of each subset of them; see TemplateGrams."""
-    return TemplateGrams(k, l, clusters).hsic(kept) / own_scale(k, l, clusters, kept)
 
 
 def own_scale(
     k: Float[Tensor, "sites n n"],
     l: Float[Tensor, "sites n n"],
     clusters: Sequence[str],
-    kept: Float[Tensor, "subsets templates"],
+    masks: Float[Tensor, "subsets templates"],
 ) -> Float[Tensor, "sites subsets"]:
     """What CKA over templates divides HSIC by."""
-    own = [TemplateGrams(gram, gram, clusters).hsic(kept) for gram in (k, l)]
+    own = [TemplateGrams(gram, gram, clusters).hsic(masks) for gram in (k, l)]
     return (own[0] * own[1]).clamp(min=torch.finfo(k.dtype).tiny).sqrt()
 
 
@@ -250,17 +240,18 @@ def cka_by_template(
         return dict.fromkeys(("cka_templates", "low_templates", "high_templates", "cka_null"), blank)
     retained, factor = jackknife_subsets(clusters, seed=seed)
     which = torch.tensor([names.index(name) for name in clusters])
-    kept = torch.zeros(1 + len(retained), len(names), dtype=k.dtype, device=k.device)
-    kept[0] = 1
+    masks = torch.zeros(1 + len(retained), len(names), dtype=k.dtype, device=k.device)
+    masks[0] = 1
     for number, indices in enumerate(retained, 1):
-        kept[number, which[indices]] = 1
-    estimates = cka_over_templates(k, l, clusters, kept)
+        masks[number, which[indices]] = 1
+    scale = own_scale(k, l, clusters, masks)
+    estimates = TemplateGrams(k, l, clusters).hsic(masks) / scale
     error = (factor * estimates[:, 1:].var(1, correction=0)).sqrt()
     generator, nulls = torch.Generator().manual_seed(seed), []
     for _ in range(NULLS):
         order = other_templates(clusters, generator).to(k.device)
-        nulls.append(TemplateGrams(k, l[:, order][:, :, order], clusters).hsic(kept[:1]))
-    null = torch.stack(nulls).mean(0) / own_scale(k, l, clusters, kept[:1])
+        nulls.append(TemplateGrams(k, l[:, order][:, :, order], clusters).hsic(masks[:1]))
+    null = torch.stack(nulls).mean(0) / scale[:, :1]
     middle = estimates[:, 0]
     ends = {"low_templates": middle - 1.96 * error, "high_templates": middle + 1.96 * error}
     return {"cka_templates": middle} | ends | {"cka_null": null[:, 0]}

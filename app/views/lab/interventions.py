@@ -73,8 +73,8 @@ def result(run: StackedPatch, note) -> pd.DataFrame | None:
 def basis(run: StackedPatch, lines: pd.DataFrame, floor: float) -> str:
     """What the stack's numbers are based on."""
     count, templates = lines[["prompts", "templates"]].iloc[0]
-    shown = ", with 95 % intervals" if templates >= FEWEST else ""
-    over = f"Mean over {counted(count, templates)}{shown}. " if count > 1 else ""
+    intervals = ", with 95 % intervals" if templates >= FEWEST else ""
+    over = f"Mean over {counted(count, templates)}{intervals}. " if count > 1 else ""
     later = f"Averaged over {run.horizon} next tokens of the donor's answer. " if run.horizon > 1 else ""
     place = f"Replaced {run.back} tokens before the decision token. " if run.back else ""
     return f"{over}{later}{place}Dashed: the floor, {floor:.1g} nats."
