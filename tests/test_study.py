@@ -92,8 +92,8 @@ def test_auto_alpha_is_the_median_ratio_out_of_fold_on_train(study):
     table, loaded = mechdiff.run(Run("transport", map="procrustes", layers=(1,), **study)), load_pair(study["pair"], "cpu")
     x, y = train_states(loaded, 1)
     order, ratios = torch.randperm(50, generator=torch.Generator().manual_seed(0)), []
-    for fold in range(5):
-        held = order[10 * fold : 10 * fold + 10]
+    for fold in range(10):  # the prompts are of 50 templates
+        held = order[5 * fold : 5 * fold + 5]
         rest = torch.tensor([i for i in range(50) if i not in held])
         fitted = FITS["procrustes"](pca_spread(x.states[:, rest]), pca_spread(y.states[:, rest]))
         ratios.append(size_ratios(fitted, x.states[:, held], y.states[:, held])[0])

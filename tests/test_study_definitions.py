@@ -118,7 +118,7 @@ def test_rank_patches_the_whitened_cut(study):
 
 
 def test_both_cuts_share_the_uncut_map_and_the_zscore_reference(study):
-    common = {"layers": (1,), "ranks": ("2", "full"), "complement": ("mean",), **study}
+    common = {"map": "procrustes_scaled", "layers": (1,), "ranks": ("2", "full"), "complement": ("mean",), **study}
     outputs, whitened = (mechdiff.run(Run("rank", cut=cut, **common)) for cut in ("output", "whitened"))
     same = [table.loc[table["rank"] == "full", ["kl", "kl_reference"]].to_numpy() for table in (outputs, whitened)]
     np.testing.assert_allclose(*same, atol=1e-6)
@@ -241,7 +241,7 @@ def test_the_map_of_another_layer(study):
     donor = plain_hooks.state(loaded.base.model, ids(loaded, run, 0), 1, "resid_post").numpy().astype(np.float64)
     state = study_cut(x, y, donor[None], x.shape[1], 1.0)[0]
     assert table["kl"].iloc[0] == pytest.approx(effect(loaded.tuned.model, ids(loaded, run, 0), state), rel=1e-3, abs=5e-5)
-    own = Run("transport", layers=(0, 1), map_from=1, alpha=("1.0",), **study)
+    own = Run("transport", map="procrustes_scaled", layers=(0, 1), map_from=1, alpha=("1.0",), **study)
     assert set(mechdiff.run(own).query("layer == 1")["map"]) == {"procrustes_scaled"}, "its own layer's map is its own"
     with pytest.raises(UserError, match="Layer 7 does not exist"):
         mechdiff.run(Run("transport", layers=(1,), map_from=7, **study))

@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import WHITENED
+from mechdiff.common.terms import DIFFERENCE, WHITENED
 from mechdiff.engine.anatomy import Anatomy
 from mechdiff.engine.intervention import Condition, Given, Stack
 from mechdiff.engine.memory import sent
 from mechdiff.engine.rows import Edit, Rows
 from mechdiff.engine.trace import Trace
 from mechdiff.engine.transplant import Transplants
-from mechdiff.maths.linear_maps import Map, cut
+from mechdiff.maths.linear_maps import Map, cut, difference_cut
 from mechdiff.maths.whitened import WhitenedMap
 
 Site = tuple[str, str, int, str]  # map, control, layer, stream
@@ -29,7 +29,8 @@ class SiteMap:
 
     full: the map. mean: the recipient's train mean. alpha: the out-of-fold scale, None if no condition needs it. directions: of
     the map's outputs in order of variance, None if no condition cuts them. whitened: the map that is cut between whitened states,
-    None if no condition asks for it. rank_alphas: the scales of its cuts, by rank, where each has its own.
+    None if no condition asks for it. rank_alphas: the scales of its cuts, by rank, where each has its own. difference: the train
+    mean of donor - recipient, and the directions of what is left of it; None if no condition cuts it.
     """
 
     full: Map
@@ -38,6 +39,7 @@ class SiteMap:
     directions: Float[Tensor, "d r"] | None
     whitened: WhitenedMap | None = None
     rank_alphas: Mapping[int, float] = field(default_factory=dict)
+    difference: tuple[Float[Tensor, " d"], Float[Tensor, "d r"]] | None = None
 
     def scale(self, condition: Condition) -> float:
         """The alpha of a condition: its own, else the one that was found on the rows."""
@@ -51,6 +53,10 @@ class SiteMap:
         self, donor: Float[Tensor, "b d"], own: Float[Tensor, "b d"], conditions: Sequence[Condition]
     ) -> Float[Tensor, "b m d"]:
         """Mapped, scaled and cut states for m conditions, in the recipient's dtype."""
+        if conditions[0].complement == DIFFERENCE:
+            assert self.difference is not None, "the difference was not read"
+            ranks = [condition.rank or 0 for condition in conditions]
+            return difference_cut(donor.double(), own.double(), *self.difference, ranks).to(own.dtype)
         cuts, between = [], []
         for condition in conditions:
             alpha = self.scale(condition)
@@ -226,7 +232,7 @@ def as_rows(
     for row, condition in ((row, part) for row, stack in enumerate(conditions) for part in stack.parts):
         given = condition.given
         own = given if given is None or callable(given.states) else "tensor"  # tensors of a site are one group
-        kind = site_of(condition), condition.plain, condition.transplant, own
+        kind = site_of(condition), condition.plain, condition.transplant, own, condition.complement == DIFFERENCE
         sites[condition.layer, edited_stream(condition)].append((kind, row, condition))
     edits = []
     for (layer, stream), members in sites.items():

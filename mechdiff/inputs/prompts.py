@@ -207,6 +207,12 @@ def digest(prompts: list[Prompt]) -> str:
     return hashlib.sha256(json.dumps([p.text for p in prompts]).encode()).hexdigest()
 
 
+def digest_of_templates(prompts: list[Prompt]) -> str:
+    """A hash of which prompts are of one template."""
+    names = list(dict.fromkeys(prompt.template for prompt in prompts))
+    return hashlib.sha256(json.dumps([names.index(prompt.template) for prompt in prompts]).encode()).hexdigest()
+
+
 def blocks(prompts: list[Prompt]) -> list[list[Prompt]]:
     """The prompts in blocks of BLOCK, in order."""
     return [prompts[start : start + BLOCK] for start in range(0, len(prompts), BLOCK)]

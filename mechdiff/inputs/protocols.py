@@ -40,13 +40,24 @@ def settings(name: str, question: str, domain: str, depth: int | None) -> dict[s
     that was never downloaded: then the layers are left open.
     """
     protocol = read(name)
-    of_domain = protocol.get("domains", {}).get(domain, {})
-    values = {}
-    for tables in (protocol, of_domain):
-        values |= tables.get("every", {}) | tables.get(question, {})
-    layers = protocol.get(LAYERS, {}) | of_domain.get(LAYERS, {})
+    values = of_tables(protocol, question) | of_domain(name, question, domain)
+    layers = protocol.get(LAYERS, {}) | domain_tables(name, domain).get(LAYERS, {})
     if depth is not None and question in layers:
-        values[LAYERS] = scaled(layers[question], layers["of"], depth)
+        values[LAYERS] = tuple(scaled(layers[question], layers["of"], depth))
+    return values
+
+
+def of_domain(name: str, question: str, domain: str) -> dict[str, Any]:
+    """What a protocol sets of a question on one domain alone."""
+    return of_tables(domain_tables(name, domain), question)
+
+
+def domain_tables(name: str, domain: str) -> dict[str, Any]:
+    return read(name).get("domains", {}).get(domain, {})
+
+
+def of_tables(tables: dict[str, Any], question: str) -> dict[str, Any]:
+    values = tables.get("every", {}) | tables.get(question, {})
     return {field: tuple(value) if isinstance(value, list) else value for field, value in values.items()}
 
 

@@ -1,7 +1,7 @@
 """Interventions and metrics of the user's own, answered by the same engine, plan and cache as every question."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -152,4 +152,4 @@ class OwnRowsTask(RowsTask):
         named = {metric.name for metric in self.run.metrics}
         hidden = {"kl_to_donor", "kl_donor_clean"} if "kl_to_donor" not in named else set()
         values = {name: values for name, values in wide.values.items() if name not in hidden}
-        return Wide(wide.conditions, values, wide.ratio, wide.metrics)
+        return replace(wide, values=values)

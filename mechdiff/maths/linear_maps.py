@@ -23,8 +23,9 @@ ROUNDING = 1e-7  # a principal direction whose scale is below this share of the 
 UNRELATED = 1e-12  # a pair of directions whose covariance is below this share of the largest is not paired
 SHRINKAGE = 0.05  # of both covariances in `procrustes_scaled`
 GCV_GRID = torch.logspace(-8, 2, 81, dtype=torch.float64)
-FOLDS = 5
+TEMPLATE_FOLDS, PROMPT_FOLDS = 10, 5
 
+Shrinkage = float | Float[Tensor, "sites 1"]
 Kind = TypeVar("Kind", bound="Map")
 
 
@@ -33,7 +34,8 @@ class PcaSpread:
     """Centred states of one model at some sites, by their principal directions in order of variance.
 
     states: as given, [sites, n, d]. mean: over rows. scores: the centred states' coordinates. scale: the length of each column of
-    scores. directions: orthonormal; zero where the scale is.
+    scores. directions: orthonormal; zero where the scale is. groups: the template of each row, [n], from zero; None: each row its
+    own. Rows of one template are near copies: what is chosen on rows that are left out leaves out whole templates.
 
     Example:
         >>> from mechdiff.maths.linear_maps import pca_spread
@@ -46,15 +48,17 @@ class PcaSpread:
     scores: Float[Tensor, "sites n r"]
     scale: Float[Tensor, "sites r"]
     directions: Float[Tensor, "sites d r"]
+    groups: Int[Tensor, " n"] | None = None
 
     def pick(self, rows: Int[Tensor, " n"]) -> "PcaSpread":
         """The same states in another order of rows, which changes no direction. rows: their indices, [n]."""
-        return PcaSpread(self.states[:, rows], self.mean, self.scores[:, rows], self.scale, self.directions)
+        groups = None if self.groups is None else self.groups[rows]
+        return PcaSpread(self.states[:, rows], self.mean, self.scores[:, rows], self.scale, self.directions, groups)
 
 
-def pca_spread(states: Float[Tensor, "sites n d"]) -> PcaSpread:
-    """Principal directions of the states at each site, in float64; r = min(n - 1, d)."""
-    return PcaSpread(states, *each_site(pca_of_site, states))
+def pca_spread(states: Float[Tensor, "sites n d"], groups: Int[Tensor, " n"] | None = None) -> PcaSpread:
+    """Principal directions of the states at each site, in float64; r = min(n - 1, d). groups: the template of each row, [n]."""
+    return PcaSpread(states, *each_site(pca_of_site, states), groups)
 
 
 def pca_of_site(states: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -169,6 +173,11 @@ def fit_zscore(x: PcaSpread, y: PcaSpread) -> Scaling:
     return Scaling(x.mean, scale, y.mean)
 
 
+def fit_shift(x: PcaSpread, y: PcaSpread) -> Scaling:
+    """The mean difference between the two sides, added to every state of x: what one constant vector does."""
+    return Scaling(x.mean, torch.ones_like(x.mean), y.mean)
+
+
 def fit_ridge(x: PcaSpread, y: PcaSpread) -> Linear:
     """Ridge regression on centred states; lambda by generalised cross-validation over s1^2 * logspace(-8, 2, 81).
 
@@ -196,12 +205,12 @@ def fit_procrustes(x: PcaSpread, y: PcaSpread) -> Linear:
     return linear_map(x, rotation * size[..., None, None], y, size)
 
 
-def fit_procrustes_scaled(x: PcaSpread, y: PcaSpread) -> Linear:
+def fit_procrustes_scaled(x: PcaSpread, y: PcaSpread, shrinkage: Shrinkage = SHRINKAGE) -> Linear:
     """Whiten with shrunk covariances, rotate with one scale, colour with the recipient's covariance: the study's own map.
 
-    C_g = (1 - g) C + g (tr C / d) I, g = 0.05; scale = sum of singular values / ||x whitened||^2.
+    C_g = (1 - g) C + g (tr C / d) I; scale = sum of singular values / ||x whitened||^2. shrinkage: g, one for all sites or [sites, 1].
     """
-    root_x, root_y = shrunk(x).sqrt(), shrunk(y).sqrt()
+    root_x, root_y = shrunk(x, shrinkage).sqrt(), shrunk(y, shrinkage).sqrt()
     whitened = x.scores * inverse_or_zero(root_x).unsqueeze(-2)
     rotation, sigma = partial_isometry(whitened.mT @ (y.scores * inverse_or_zero(root_y).unsqueeze(-2)))
     size = sigma.sum(-1) * inverse_or_zero(whitened.square().sum((-2, -1)))
@@ -212,16 +221,17 @@ def fit_procrustes_scaled(x: PcaSpread, y: PcaSpread) -> Linear:
 FITS: dict[str, Callable[[PcaSpread, PcaSpread], Scaling | Linear]] = {
     "none": fit_none,
     "zscore": fit_zscore,
+    "shift": fit_shift,
     "ridge": fit_ridge,
     "procrustes": fit_procrustes,
     "procrustes_scaled": fit_procrustes_scaled,
 }
 
 
-def shrunk(side: PcaSpread) -> Float[Tensor, "sites r"]:
-    """Variance along each principal direction after shrinkage. Source: Ledoit and Wolf 2004, with a fixed weight."""
+def shrunk(side: PcaSpread, shrinkage: Shrinkage = SHRINKAGE) -> Float[Tensor, "sites r"]:
+    """Variance along each principal direction after shrinkage. Source: Ledoit and Wolf 2004, with a given weight."""
     variance = side.scale.square() / (side.states.shape[-2] - 1)
-    return (1 - SHRINKAGE) * variance + SHRINKAGE * variance.sum(-1, keepdim=True) / side.states.shape[-1]
+    return (1 - shrinkage) * variance + shrinkage * variance.sum(-1, keepdim=True) / side.states.shape[-1]
 
 
 def partial_isometry(cross: Float[Tensor, "sites r s"]) -> tuple[Float[Tensor, "sites r s"], Float[Tensor, "sites k"]]:
@@ -320,16 +330,34 @@ def cut(
     return torch.where(whole[:, None], scaled, rest + inside @ basis.T)
 
 
-def folds(groups: Int[Tensor, " n"], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Five contiguous folds of a seeded permutation of the prompts: the rows to fit on, and the rows held out.
+def folds(groups: Int[Tensor, " n"], seed: int, most: int = TEMPLATE_FOLDS) -> Iterator[tuple[Tensor, Tensor]]:
+    """Contiguous folds of a seeded permutation of the groups: the rows to fit on, and the rows held out.
 
-    groups: the prompt of each row, from zero; a prompt's positions stay together.
+    groups: the template (or the prompt) of each row, from zero; its rows stay together. most: folds, if there are as many groups.
     """
     count = int(groups.max()) + 1
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    for held in order.tensor_split(min(FOLDS, count)):
+    for held in order.tensor_split(min(most, count)):
         inside = torch.isin(groups, held)
         yield (~inside).nonzero().squeeze(1), inside.nonzero().squeeze(1)
+
+
+def difference_cut(
+    donor: Float[Tensor, "b d"],
+    own: Float[Tensor, "b d"],
+    mean: Float[Tensor, " d"],
+    directions: Float[Tensor, "d r"],
+    ranks: Sequence[int],
+) -> Float[Tensor, "b m d"]:
+    """The recipient's state, plus the train mean of donor - recipient, plus k directions of what is left of the difference.
+
+    y + mean + V_k V_k' (donor - y - mean), a row for each k of ranks. mean, directions: of the differences on train. k = 0 is one
+    constant shift for all prompts; a k above the number of directions keeps them all.
+    """
+    basis = directions[:, : max([1, *ranks])]
+    inside = (donor - own - mean) @ basis
+    kept = torch.arange(basis.shape[1], device=own.device) < torch.tensor(ranks, device=own.device)[:, None]
+    return (own + mean)[:, None] + (inside[:, None] * kept) @ basis.T
 
 
 def size_ratios(fitted: Map, x: Float[Tensor, "sites n d_x"], y: Float[Tensor, "sites n d_y"]) -> Float[Tensor, "sites n"]:

@@ -8,20 +8,27 @@ import torch
 from mechdiff.common import extensions
 from mechdiff.common.errors import UserError
 from mechdiff.common.terms import STUDYS_MAP
-from mechdiff.maths.linear_maps import FITS, Map, PcaSpread
+from mechdiff.maths.cross_validated import fit_kernel_ridge, fit_procrustes_shrunk, fit_ridge_cv
+from mechdiff.maths.linear_maps import FITS, SHRINKAGE, Map, PcaSpread, fit_procrustes_scaled
 from mechdiff.maths.whitened import fit_procrustes_full
 
 Fit = Callable[[PcaSpread, PcaSpread], Map]
+AUTO = "auto"
+SEEDED = {"ridge_cv": fit_ridge_cv, "kernel_ridge": fit_kernel_ridge, STUDYS_MAP: fit_procrustes_full}
 
 
 @cache
-def fit_of(name: str, seed: int = 0) -> Fit:
+def fit_of(name: str, seed: int = 0, shrink: str = str(SHRINKAGE)) -> Fit:
     """The function that fits a map: donor's states and recipient's to the map. Raises UserError if it cannot be loaded.
 
-    seed: of what is arbitrary in it.
+    seed: of its folds, and of what is arbitrary in it. shrink: the weight of procrustes_scaled's shrinkage, or auto.
     """
-    if name == STUDYS_MAP:
-        return partial(fit_procrustes_full, seed=seed)
+    if name in SEEDED:
+        return partial(SEEDED[name], seed=seed)
+    if name == "procrustes_scaled" and shrink == AUTO:
+        return partial(fit_procrustes_shrunk, seed=seed)
+    if name == "procrustes_scaled":
+        return partial(fit_procrustes_scaled, shrinkage=float(shrink))
     return FITS[name] if name in FITS else checked(name, extensions.load("maps", name))
 
 

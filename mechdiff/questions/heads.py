@@ -20,7 +20,7 @@ from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.fields import flag
 from mechdiff.questions.shared.lines import Wide, heads_label
-from mechdiff.questions.shared.request import Count, Share, alpha_rows_field, map_field, positions_field
+from mechdiff.questions.shared.request import Count, Share, alpha_rows_field, folds_field, map_field, positions_field
 from mechdiff.questions.shared.task import Task
 
 HeadSet = tuple[int, ...]
@@ -76,6 +76,7 @@ class Heads(EffectQuestion):
     )
     map: str = map_field("none", "what is done to the donor's attn_out first; it then reaches the heads through pinv(W_o)")
     alpha_rows: str = alpha_rows_field()
+    folds: str = folds_field()
     positions: Count = positions_field()
 
     @property
@@ -174,7 +175,7 @@ class HeadsTask(EffectsTask):
         labels = labels.merge(pd.DataFrame(listed, columns=["layer", "heads", "chosen"]), on=["layer", "heads"])
         full = labels[(labels["chosen"] == "all") & (labels["control"] == "none")]
         labels.loc[labels["chosen"] == "random", "control"] = "random"
-        return labels.join(full.set_index("layer")["row"].rename("reference"), on="layer")
+        return labels.join(full.set_index("layer")["row"].rename("kl_reference"), on="layer")
 
 
 def random_sets(run: Heads) -> list[HeadSelection]:

@@ -6,7 +6,7 @@ from functools import cached_property
 import pandas as pd
 
 from mechdiff.common.cache import Store
-from mechdiff.common.terms import WHITENED, sides
+from mechdiff.common.terms import DIFFERENCE, WHITENED, sides
 from mechdiff.engine.intervention import Condition
 from mechdiff.inputs import vocabularies
 from mechdiff.inputs.prompts import Prompt
@@ -76,8 +76,8 @@ class EffectsTask(Task):
         return self.plan.values()
 
     def labels(self) -> pd.DataFrame:
-        """A row per line's condition, in the columns of SITE. row: its index among the conditions; reference: the index of the
-        condition it is compared with, if there is one.
+        """A row per line's condition, in the columns of SITE. row: its index among the conditions. kl_reference and the like: the
+        index of a condition it is compared with, whose effect is a column of that name.
         """
         labels = pd.DataFrame([site_labels(condition, self.run) for condition in self.conditions], columns=list(SITE))
         return labels.assign(row=range(len(labels)))
@@ -87,15 +87,16 @@ class EffectsTask(Task):
         labels, (values, vocabulary) = self.labels(), vocabularies.without_counts(self.values())
         names = (*MEASURES, *sorted(values.keys() - {*MEASURES}))
         effects = {name: values[name][labels["row"]] for name in names if name in values}
-        if "reference" in labels:
-            effects["kl_reference"] = values["kl"][labels["reference"]]
-        hidden = ["row", "reference", *(name for name in SITE if name not in (*self.run.columns, "control"))]
+        references = [name for name in labels if name.startswith("kl_")]
+        effects |= {name: values["kl"][labels[name]] for name in references}
+        hidden = ["row", *references, *(name for name in SITE if name not in (*self.run.columns, "control"))]
         labels = labels.drop(columns=hidden, errors="ignore").reset_index(drop=True)
         if vocabulary and self.run.vocabulary == "recipient":
             vocabulary = f"all tokens of {sides(self.run.direction)[1]}"
         labels = labels.assign(vocabulary=vocabulary) if vocabulary else labels
-        conditions = pd.DataFrame(leading_columns(self.run), index=labels.index).join(labels)
-        return Wide(conditions, effects, self.run.ratio, tuple(self.run.own_metrics))
+        conditions = pd.DataFrame(leading_columns(self.run) | {"split": self.run.split}, index=labels.index).join(labels)
+        templates = tuple(prompt.template for prompt in self.plan.texts)
+        return Wide(conditions, effects, self.run.ratio, tuple(self.run.own_metrics), templates)
 
     def table(self) -> pd.DataFrame:
         """A line per prompt and condition, for the effects that are known."""
@@ -138,6 +139,8 @@ def add_need(sites: dict, condition: Condition) -> None:
     if condition.complement == WHITENED:
         ranks = {*needs.ranks, *([condition.rank] if scaled else [])}
         needs = needs._replace(whitened=True, ranks=tuple(sorted(ranks)))
+    elif condition.complement == DIFFERENCE:
+        needs = needs._replace(difference=True)
     elif condition.rank:
         needs = needs._replace(directions=True)
     sites[site_of(condition)] = needs._replace(alpha=needs.alpha or scaled)

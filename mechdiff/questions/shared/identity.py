@@ -6,7 +6,7 @@ from mechdiff.common.terms import VOCABULARIES
 from mechdiff.inputs import prompts
 from mechdiff.inputs.vocabularies import one_tokenizer
 from mechdiff.models import registry
-from mechdiff.questions.shared.request import Question, positions_of
+from mechdiff.questions.shared.request import SHRINK, Question, folds_of, positions_of, shrink_of
 
 
 class Identity:
@@ -40,6 +40,8 @@ class Identity:
         run = self.run
         positions = positions_of(run)
         parts = {"train": prompts.digest(run.train_prompts), "positions": positions, "seed": run.seed}
+        parts |= {"templates": prompts.digest_of_templates(run.train_prompts)} if folds_of(run) == "templates" else {}
+        parts |= {"shrink": shrink_of(run)} if shrink_of(run) != SHRINK else {}
         return parts | ({"curated": sorted(prompts.read_positions(run.chosen_domain).items())} if positions > 1 else {})
 
     @cached_property

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mechdiff.common.terms import DIFFERENCE
 from mechdiff.engine.intervention import Condition
 from mechdiff.questions.shared.fields import ALL
 from mechdiff.questions.shared.request import AUTO, FULL, TOKEN, Question
 
 MEASURES = ("kl", "kl_to_donor", "kl_donor_clean")
-SITE = ("layer", "stream", "map", "rank", "complement", "alpha", "heads", "blend", "replace", "control")
+SITE = ("layer", "stream", "map", "rank", "basis", "complement", "alpha", "heads", "blend", "replace", "control")
 
 
 @dataclass
@@ -18,18 +19,23 @@ class Wide:
     """Effects, a row per condition. conditions: what each row is; values: measure -> [conditions, prompts], nan if missing.
 
     ratio: what kl / kl_reference means: drop, coverage, or nothing. metrics: values that a request names in addition.
+    templates: of each prompt, if lines name them.
     """
 
     conditions: pd.DataFrame
     values: dict[str, np.ndarray]
     ratio: str = ""
     metrics: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
 
     def long(self) -> pd.DataFrame:
         """A line per prompt and condition, for the effects that are known."""
         row, prompt = np.nonzero(~np.isnan(self.values["kl"]))
         lines = self.conditions.iloc[row].reset_index(drop=True)
-        lines.insert(list(self.conditions).index("direction") + 1, "prompt", prompt)
+        place = list(self.conditions).index("direction") + 1
+        lines.insert(place, "prompt", prompt)
+        if self.templates:
+            lines.insert(place + 1, "template", np.array(self.templates, dtype=object)[prompt])
         measures = pd.DataFrame({name: values[row, prompt] for name, values in self.values.items()})
         return lines.join(measures)
 
@@ -39,7 +45,8 @@ def site_labels(condition: Condition, request: Question) -> tuple:
     c = condition
     alpha, heads = AUTO if c.alpha is None else str(c.alpha), heads_label(c.heads, request)
     name = c.map if c.map_layer is None else f"{c.map} of L{c.map_layer}"
-    return c.layer, c.stream, name, rank_label(c.rank), c.complement, alpha, heads, c.blend, replaces(c), c.control
+    complement, basis = c.complement.replace(DIFFERENCE, ""), getattr(request, "basis", "")
+    return c.layer, c.stream, name, rank_label(c.rank), basis, complement, alpha, heads, c.blend, replaces(c), c.control
 
 
 def replaces(condition: Condition) -> str:

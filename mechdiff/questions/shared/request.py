@@ -16,10 +16,22 @@ from msgspec import Meta
 from mechdiff.common.cache import Store
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.extensions import NAME
-from mechdiff.common.terms import COMPLETION, DEVICES, DIRECTIONS, DTYPES, MAPS, OFFLOADS, SPLITS, STREAMS, STUDYS_MAP
+from mechdiff.common.terms import (
+    COMPLETION,
+    DEVICES,
+    DIRECTIONS,
+    DTYPES,
+    FIXED,
+    FOLDS,
+    MAPS,
+    OFFLOADS,
+    SPLITS,
+    STREAMS,
+    STUDYS_MAP,
+)
 from mechdiff.inputs import protocols
 from mechdiff.inputs.pair_file import TEMPLATES, Pair, read_pair
-from mechdiff.inputs.prompts import Prompt, read_domain, read_prompts
+from mechdiff.inputs.prompts import Prompt, domains, read_domain, read_prompts
 from mechdiff.inputs.vocabularies import with_shared_tokens
 from mechdiff.questions.shared.fields import ALL, as_tuple, checked, flag, flag_name
 from mechdiff.questions.shared.task import Task
@@ -27,6 +39,7 @@ from mechdiff.questions.shared.task import Task
 FULL = "full"
 TOKEN = "token"
 AUTO = "auto"
+SHRINK = "0.05"
 MOST = 1_000_000  # of a number that would only cost memory
 
 QUESTIONS: dict[str, type["Question"]] = {}  # by name; each adds itself as its module is imported
@@ -65,7 +78,10 @@ class Question:
     pair: str = flag("demo-cognitive", "a shipped pair's name, or a pair file")
     domain: str | None = flag(None, "a domain of curated prompts; default: the pair's own")
     prompts: str | None = flag(None, "JSONL file to evaluate on, in place of the domain's val split")
-    train: str | None = flag(None, "JSONL file to fit maps on, in place of the domain's train split")
+    train: str | None = flag(None, "JSONL file, or a domain, to fit maps on in place of the domain's own train split")
+    split: str = flag(
+        "val", "prompts that are evaluated: the domain's val split, or one prompt of each template of its train split", choices=SPLITS
+    )
     limit: Count | None = flag(None, "use the first N prompts", must="a number of prompts, at least 1", example="32")
     layers: tuple[int, ...] | None = flag(
         None,
@@ -149,7 +165,7 @@ class Question:
         """What the protocol says of this question's fields."""
         name = self.chosen_protocol
         if name == protocols.DEFAULT:
-            values = protocols.settings(name, self.question, "", None)
+            values = protocols.settings(name, self.question, self.domain or "", None)
         else:
             pair = read_pair(self.pair)
             values = protocols.settings(name, self.question, self.domain or pair.domain, pair.depth)
@@ -159,8 +175,11 @@ class Question:
     @property
     def defaults(self) -> dict[str, Any]:
         """Every field's value where a request names none: the protocol's, else the question's own. Returns them by name."""
-        own = {spec.name: spec.default for spec in fields(self)}
-        return own if self.chosen_protocol == protocols.DEFAULT else own | self.protocol_settings()
+        own, name = {spec.name: spec.default for spec in fields(self)}, self.chosen_protocol
+        if name != protocols.DEFAULT:
+            return own | self.protocol_settings()
+        of_domain = protocols.of_domain(name, self.question, self.domain or "")
+        return own | {field: value for field, value in of_domain.items() if field in own}
 
     @property
     def protocol_label(self) -> str:
@@ -258,11 +277,18 @@ class Question:
     @cached_property
     def chosen_prompts(self) -> list[Prompt]:
         """The prompts that the question is asked on. Raises UserError if they cannot be read."""
-        return self.val_prompts[: self.limit]
+        if self.split == "val":
+            return self.val_prompts[: self.limit]
+        if self.prompts:
+            raise UserError("A prompts file takes the place of the val split.\nTry:  --prompts FILE without --split")
+        by_template = {prompt.template: prompt for prompt in reversed(self.train_prompts)}
+        return [prompt for prompt in self.train_prompts if by_template[prompt.template] is prompt][: self.limit]
 
     @cached_property
     def train_prompts(self) -> list[Prompt]:
         """The prompts that maps are fitted on, and heads chosen on. Raises UserError if they cannot be read."""
+        if self.train in domains():
+            return self._comparable(read_domain(self.train, "train"), "train")
         prompts = read_prompts(self.train) if self.train else read_domain(self.chosen_domain, "train")
         return self._comparable(prompts, "train")
 
@@ -322,6 +348,15 @@ def alpha_rows_field() -> Any:
     )
 
 
+def folds_field() -> Any:
+    return flag(
+        "templates",
+        "what is left out together where alpha auto and --shrink auto are found out of fold: ten folds of templates, or, as in the "
+        "original study and for domains of version 1, five of prompts",
+        choices=FOLDS,
+    )
+
+
 def positions_field() -> Any:
     return flag(
         1,
@@ -343,8 +378,8 @@ def check_map_controls(name: str, controls: tuple[str, ...]) -> None:
         raise UserError(f"The control {named[0]} replaces a fitted map, and the map is none.\nTry:  --map ridge")
     if COMPLETION in controls and name != STUDYS_MAP:
         raise UserError(f"The map {name} has nothing arbitrary to complete.\nTry:  --map {STUDYS_MAP}")
-    if name == "zscore" and "shuffled" in controls:
-        raise UserError("The zscore map uses no pairing of rows, so shuffling them changes nothing.\nTry:  --map ridge")
+    if name in FIXED and "shuffled" in controls:
+        raise UserError(f"The {name} map uses no pairing of rows, so shuffling them changes nothing.\nTry:  --map ridge_cv")
 
 
 def refuse_foreign(kind: type[Question], names: Iterable[str]) -> None:
@@ -358,6 +393,16 @@ def refuse_foreign(kind: type[Question], names: Iterable[str]) -> None:
 def map_of(request: Question) -> str:
     """The request's map; none for a question without maps."""
     return getattr(request, "map", "none")
+
+
+def folds_of(request: Question) -> str:
+    """What the request's folds leave out together."""
+    return getattr(request, "folds", FOLDS[0])
+
+
+def shrink_of(request: Question) -> str:
+    """The request's shrinkage of procrustes_scaled."""
+    return getattr(request, "shrink", SHRINK)
 
 
 def positions_of(request: Question) -> int:

@@ -10,7 +10,7 @@ from mechdiff.maths.intervals import Templates, floor_of
 from mechdiff.questions.shared.lines import SITE, Wide
 
 AT_ONCE = 256  # conditions whose resamples one thread holds in memory together
-KEYS = ["pair", "domain", "question", "direction", *SITE, "chosen", "stack", "intervention", "vocabulary"]
+KEYS = ["pair", "domain", "question", "direction", "split", *SITE, "chosen", "stack", "intervention", "vocabulary"]
 
 
 def wide(table: pd.DataFrame, ratio: str = "drop", columns: Iterable[str] = (), metrics: Iterable[str] = ()) -> Wide:
@@ -21,7 +21,7 @@ def wide(table: pd.DataFrame, ratio: str = "drop", columns: Iterable[str] = (), 
     code, conditions = pd.factorize(pd.MultiIndex.from_frame(table[keys]))
     shape = len(conditions), table["prompt"].max() + 1 if len(table) else 0
     values = {}
-    for name in (name for name in table if name not in (*keys, "prompt")):
+    for name in (name for name in table if name not in (*keys, "prompt", "template")):
         values[name] = np.full(shape, np.nan)
         values[name][code, table["prompt"]] = table[name]
     return Wide(conditions.to_frame(index=False).set_axis(keys, axis=1), values, ratio, tuple(metrics))
@@ -31,8 +31,9 @@ def effect_summary(effects: Wide, clusters: list[str]) -> pd.DataFrame:
     """Conditions with mean, low, high (nats), prompts, templates, and the ratios that apply, each with _low and _high:
 
     recovery: 1 - mean KL(donor || patched) / mean KL(donor || clean). drop (transport, rank): per cent of the zscore effect;
-    not under complement `own`, where rank 0 would drop everything. coverage (heads): share of all heads' effect. All are
-    blank where their denominator is at the floor of the self-patches, if those were requested.
+    not under complement `own`, where rank 0 would drop everything. beyond_shift (transport): 1 - KL_map / KL_shift. coverage
+    (heads): share of all heads' effect. All are blank where their denominator is at the floor of the self-patches, if those
+    were requested.
     clusters: the template of each prompt. Prompts that lack a condition are left out.
     """
     complete = ~np.isnan(effects.values["kl"]).any(0) if len(effects.conditions) else np.zeros(0, bool)
@@ -73,6 +74,9 @@ def measures(
         else:
             blank = np.where(conditions["complement"] == "own", np.nan, 1.0) if "complement" in conditions else 1.0
             add("drop", 100 * (1 - share) * blank, 100 * (1 - high) * blank, 100 * (1 - low) * blank)
+    if "kl_shift" in values:
+        share, low, high = templates.ratio(values["kl"], values["kl_shift"], floor)
+        add("beyond_shift", 1 - share, 1 - high, 1 - low)
     for metric in metrics:
         add(metric, *templates.mean(values[metric]))
     return pd.DataFrame(columns)
