@@ -11,7 +11,7 @@ import mechdiff
 from mechdiff import Run
 from mechdiff.questions.shared.behaviour_summary import STYLE, in_words, style
 from mechdiff.reporting import charts
-from mechdiff.study import artifacts, sweeps
+from mechdiff.study import artifacts, sweep_plan, sweeps
 
 BLOCK = "import controls, session\nfrom views import behaviour\n"
 BLOCK += "session.frame(lambda: behaviour.block(controls.current()))\n"
@@ -33,7 +33,7 @@ def swept(shared, tmp_path, monkeypatch):
     for task, _ in sweeps.sweep(shared["pair"], "none", "behaviour", tmp_path / "artifacts", ["sweep"], **settings):
         list(task.steps())
     monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path / "artifacts")
-    return tmp_path / "artifacts" / "none" / sweeps.SPOKEN / "tiny"
+    return tmp_path / "artifacts" / "none" / sweep_plan.SPOKEN / "tiny"
 
 
 def test_a_sweep_of_behaviour_is_the_commands_table_with_a_manifest(swept, shared):
@@ -42,12 +42,13 @@ def test_a_sweep_of_behaviour_is_the_commands_table_with_a_manifest(swept, share
     assert frame["text"].tolist() == table["text"].tolist() and len(frame) == 40
     about = json.loads((swept / "manifest.json").read_text())
     assert about["grid"] == "behaviour" and about["prompts"] == 20
-    assert [sweep.folder for sweep in artifacts.sweep_folders(artifacts.ARTIFACTS)] == [sweeps.SPOKEN]
+    assert [sweep.folder for sweep in artifacts.sweep_folders(artifacts.ARTIFACTS)] == [sweep_plan.SPOKEN]
 
 
 def test_the_full_grid_has_behaviour_and_the_quick_one_has_not():
     names = {
-        grid: [table.name for table in sweeps.plan("tiny", None, sweeps.GRIDS[grid])] for grid in ("full", "quick", "behaviour")
+        grid: [table.name for table in sweep_plan.plan("demo-cultural", None, sweep_plan.GRIDS[grid])]
+        for grid in ("full", "quick", "behaviour")
     }
     assert "behaviour" in names["full"] and "behaviour" not in names["quick"] and names["behaviour"] == ["behaviour"]
 
@@ -87,7 +88,7 @@ def test_home_computes_when_it_is_asked_to(shared):
 def test_a_sweep_stored_before_some_marks_were_counted_is_read_and_drawn():
     """The shipped ones: their tables lack columns, and their summaries lines. They are stored with few digits."""
     table, stored = (
-        artifacts.read("cultural", sweeps.SPOKEN, "demo-cultural", name)[0] for name in ("behaviour", "behaviour_summary")
+        artifacts.read("cultural", sweep_plan.SPOKEN, "demo-cultural", name)[0] for name in ("behaviour", "behaviour_summary")
     )
     run = Run("behaviour", "demo-cultural")
     known = [name for name in stored if not name.endswith(("low", "high"))]

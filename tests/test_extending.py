@@ -127,7 +127,7 @@ def test_a_sweep_takes_all_three(place):
     assert len(lines) == len(summary) * lines["prompt"].nunique()
     patch = pd.read_parquet(next(place.folder.glob("sweeps/*/rq1/*/patch_summary.parquet")))
     assert patch["most_likely"].between(0, 1).all() and "most_likely_low" in patch
-    code = "from mechdiff.study.sweeps import *; print([t.name for t in plan('demo-cultural', None, GRIDS['full'])], MAPS)"
+    code = "from mechdiff.study.sweep_plan import *; print([t.name for t in plan('demo-cultural', None, GRIDS['full'])], MAPS)"
     assert "'dose'" in place.run("-c", code) and "'pcr'" in place.run("-c", code)
 
 

@@ -20,7 +20,7 @@ from mechdiff.models import offload
 from mechdiff.models.registry import load_pair, unload
 from mechdiff.questions.prompt.reading import Reading
 from mechdiff.questions.shared import measure
-from mechdiff.study import sweeps
+from mechdiff.study import sweep_plan
 
 FULL = torch.OutOfMemoryError("out of memory")
 META = torch.device("meta")  # a device that is not main memory, and has none
@@ -122,7 +122,15 @@ def test_running_out_sends_every_pass_away(room):
     assert room.get("a").moves == 2
 
 
-SMALLER = {"behaviour": False, "maps": ("ridge",), "sets": ("greedy",), "moved": ("ridge",), "alphas": (), "ranks": ("4",)}
+SMALLER = {
+    "behaviour": False,
+    "readings": ("train", "difference"),
+    "maps": ("ridge",),
+    "sets": ("greedy",),
+    "moved": ("ridge",),
+    "alphas": (),
+    "ranks": ("4",),
+}
 
 
 def test_passes_are_sent_away_after_another_pair_was_loaded_too(room, monkeypatch):
@@ -155,7 +163,7 @@ def test_a_limit_leaves_what_the_weights_do_not_take(monkeypatch):
 
 
 def test_a_sweep_that_runs_out_of_memory_at_random_ends_in_the_same_tables(small, tmp_path, monkeypatch):
-    monkeypatch.setitem(sweeps.GRIDS, "small", dataclasses.replace(SMALL, **SMALLER))
+    monkeypatch.setitem(sweep_plan.GRIDS, "small", dataclasses.replace(SMALL, **SMALLER))
     sweep, _ = small
     sweep(tmp_path / "whole")
     questions.default().clear()

@@ -16,7 +16,7 @@ from mechdiff.inputs.pair_file import read_pair
 from mechdiff.inputs.tokenizers import load_tokenizers
 from mechdiff.questions import QUESTIONS
 from mechdiff.questions.shared.command import command
-from mechdiff.study import artifacts, sweeps
+from mechdiff.study import artifacts, sweep_plan
 
 
 def parsed(line: str) -> mechdiff.Question:
@@ -43,7 +43,7 @@ def test_every_setting_belongs_to_some_question(name):
     assert set(content) - NOT_A_QUESTION <= set(QUESTIONS)
     for question in set(content) - NOT_A_QUESTION:
         assert set(content[question]) <= {spec.name for spec in fields(QUESTIONS[question])}
-    assert set(content.get("sweep", {})) <= {spec.name for spec in fields(sweeps.Grid)}
+    assert set(content.get("sweep", {})) <= {spec.name for spec in fields(sweep_plan.Grid)}
 
 
 def test_a_protocol_sets_what_the_request_does_not():

@@ -158,11 +158,6 @@ def test_the_train_split_gives_one_prompt_of_each_template(with_neutral):
     assert len(val) == 4 and set(val["split"]) == {"val"}
 
 
-def test_a_file_of_prompts_is_no_train_split(study):
-    with pytest.raises(UserError, match="without --split"):
-        mechdiff.run(Run("patch", split="train", **study))
-
-
 def test_shares_of_the_train_split_are_whole_templates_and_nested(with_neutral):
     study = {name: value for name, value in with_neutral[0].items() if name not in ("train", "limit")}
     shares = [Run("transport", train="neutral", train_share=share, **study).train_prompts for share in (0.2, 0.4, 1)]

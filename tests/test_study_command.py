@@ -19,7 +19,7 @@ from mechdiff.__main__ import main
 from mechdiff.inputs import domain_files, prompts
 from mechdiff.inputs.pair_file import read_pair
 from mechdiff.models import downloads
-from mechdiff.study import already_stored, artifacts, published_comparison, sweep_process, sweeps, whole_study
+from mechdiff.study import already_stored, artifacts, published_comparison, sweep_plan, sweep_process, sweeps, whole_study
 from mechdiff.study.published_comparison import compare
 from mechdiff.study.stored_sweep import StoredSweep
 
@@ -139,7 +139,7 @@ def test_a_sweep_that_is_stored_is_not_computed_again(here, capsys, tmp_path, mo
 def test_what_a_sweep_depends_on_makes_it_another(toy, tmp_path):
     place = {"pair": str(toy.spec.path), "domain": "toy", "grid": "quick", "out": tmp_path / "out"}
     settings = {"device": "cpu", "seed": 0, "metrics": ()}
-    tables = sweeps.plan(place["pair"], "toy", sweeps.GRIDS["quick"], **settings)
+    tables = sweep_plan.plan(place["pair"], "toy", sweep_plan.GRIDS["quick"], **settings)
     for folder in {table.folder for table in tables}:
         about = sweeps.manifest([table for table in tables if table.folder == folder], "quick", ["sweep"], 1.0)
         artifacts.save(tmp_path / "out" / "toy" / folder / "tiny", {}, about)

@@ -13,7 +13,7 @@ from support.sweeping import assert_same, tables
 import mechdiff
 from mechdiff import Run
 from mechdiff.maths.intervals import Templates
-from mechdiff.study import artifacts, sweeps
+from mechdiff.study import artifacts, sweep_plan
 
 
 def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
@@ -21,21 +21,22 @@ def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
     sweep(tmp_path / "out")
     files = tables(tmp_path / "out")
     place = "none/{}/tiny/{}.parquet"
-    assert {name.split("/")[1] for name in files} == {"rq1", "rq2", "rq3", "rq4", sweeps.SPOKEN}
+    assert {name.split("/")[1] for name in files} == {"rq1", "rq2", "rq3", "rq4", sweep_plan.SPOKEN}
     settings = study | {"limit": None}
-    rank = mechdiff.run(
-        Run("rank", map="ridge", ranks=("4",), complement=("own",), layers=(2,), streams=("resid_post",), **settings)
-    )
-    cut = files[place.format("rq3", "rank")].query(
-        "map == 'ridge' and rank == '4' and complement == 'own' and layer == 2 and stream == 'resid_post' and "
+    rank = mechdiff.run(Run("rank", map="ridge_cv", ranks=("4",), complement=("own",), layers=(2,), **settings))
+    cut = files[place.format("rq3", "rank_summary")].query(
+        "map == 'ridge_cv' and rank == '4' and complement == 'own' and layer == 2 and stream == 'resid_post' and "
         "direction == 'base-to-tuned' and control == 'none'"
     )
-    for folder, name in (("rq2", "transport"), ("rq3", "rank")):
-        assert set(files[place.format(folder, name)]["stream"]) == {"resid_post"}, "prompt by prompt, one stream"
-        assert set(files[place.format(folder, f"{name}_summary")]["stream"]) == {"resid_post", "attn_out", "mlp_out"}
-    np.testing.assert_allclose(cut["kl"], rank["kl"], rtol=2**-12, atol=1e-6)
-    controls = files[place.format("rq3", "rank")].query("control == 'shuffled'")
-    assert set(controls["rank"]) == {"full"}
+    assert set(files[place.format("rq2", "transport")]["stream"]) == {"resid_post"}, "prompt by prompt, one stream"
+    assert set(files[place.format("rq2", "transport_summary")]["stream"]) == {"resid_post", "attn_out", "mlp_out"}
+    np.testing.assert_allclose(cut["mean"], rank["kl"].mean(), rtol=1e-3)
+    difference = mechdiff.run(Run("rank", ranks=("4",), layers=(2,), **settings)).query("rank == '4'")
+    stored = files[place.format("rq3", "difference")].query(
+        "rank == '4' and layer == 2 and direction == 'base-to-tuned' and control == 'none'"
+    )
+    np.testing.assert_allclose(stored["kl_to_donor"], difference["kl_to_donor"], rtol=2**-12, atol=1e-6)
+    assert list(stored["template"]) == list(difference["template"])
     summarised = files[place.format("rq3", "rank_summary")].query("control == 'shuffled'")
     assert set(summarised["rank"]) == {"1", "4", "full"}
     heads = mechdiff.run(Run("heads", direction="tuned-to-base", layers=(1,), **settings)).query("heads == '3'")
@@ -47,7 +48,7 @@ def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
     assert summary[["prompts", "templates"]].to_numpy().tolist() == [[20, 20]]
     alpha = files[place.format("rq3", "alpha_summary")]
     alpha = alpha[alpha["control"] == "none"]
-    assert set(alpha["alpha"]) == {"0.5"} and len(alpha) == 2 * 3 * 4 * 2 * (2 * 3)
+    assert set(alpha["alpha"]) == {"0.5"} and set(alpha["map"]) == {"procrustes_scaled"} and len(alpha) == 2 * 3 * 4 * (2 * 3)
     coverage = files[place.format("rq4", "coverage_summary")]
     assert set(coverage["chosen"]) == {"topk", "greedy", "random", "all"}
     assert coverage.query("chosen == 'all' and control == 'none'")["coverage"].to_numpy() == pytest.approx(1)
@@ -56,8 +57,8 @@ def test_a_sweep_holds_what_the_questions_answer(small, tmp_path):
 def test_every_table_with_a_ratio_has_the_floor_that_blanks_it(small, tmp_path):
     sweep, _ = small
     sweep(tmp_path / "out")
-    ratios = [table for table in tables(tmp_path / "out").values() if {"drop", "coverage"} & set(table)]
-    assert len(ratios) == 6 and all((table["control"] == "self").any() for table in ratios)
+    ratios = {name: table for name, table in tables(tmp_path / "out").items() if {"drop", "coverage"} & set(table)}
+    assert len(ratios) == 8 and all((table["control"] == "self").any() for table in ratios.values())
 
 
 def test_every_condition_is_stored_once(small, tmp_path):
@@ -65,13 +66,14 @@ def test_every_condition_is_stored_once(small, tmp_path):
     sweep(tmp_path / "out")
     for name, table in tables(tmp_path / "out").items():
         keys = [column for column in table if table[column].dtype.kind not in "f" and column not in ("prompts", "templates", "n")]
+        keys += ["train_share"] if "train_share" in table else []
         assert not table.duplicated(keys).any(), name
         assert not table.filter(regex="^(kl|mean|low|high)$").isna().any(axis=None), name
 
 
 SCRIPT = """
-from mechdiff.study import sweeps
-sweeps.GRIDS["small"] = sweeps.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
+from mechdiff.study import sweep_plan, sweeps
+sweep_plan.GRIDS["small"] = sweep_plan.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge_cv", "procrustes_scaled"))
 settings = dict(prompts={prompts!r}, train={train!r}, device="cpu")
 print("ready", flush=True)
 for task, _ in sweeps.sweep({pair!r}, "none", "small", __import__("pathlib").Path({out!r}), ["sweep"], **settings):

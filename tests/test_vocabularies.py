@@ -28,7 +28,7 @@ from mechdiff.questions.prompt.continuation import Continuation
 from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.questions.prompt.position_map import PositionMap
 from mechdiff.questions.prompt.reading import Reading
-from mechdiff.study.sweeps import Grid
+from mechdiff.study.sweep_plan import Grid
 
 MEASURES = ["kl", "kl_to_donor", "kl_donor_clean"]
 LAST = 1  # of the two layers
@@ -223,10 +223,10 @@ def test_what_was_kept_before_is_not_taken_for_this(pair, monkeypatch):
 
 @pytest.mark.slow
 def test_a_sweep_says_it_in_its_manifest(pair, monkeypatch, tmp_path):
-    from mechdiff.study import artifacts, sweeps
+    from mechdiff.study import artifacts, sweep_plan, sweeps
 
     grid = Grid(8, ("resid_post",), ("attn_out",), ("resid_post",), ("zscore",), ("ridge",), ("1", "full"), (), ())
-    monkeypatch.setitem(sweeps.GRIDS, "quick", grid)
+    monkeypatch.setitem(sweep_plan.GRIDS, "quick", grid)
     folder = pd.Series(pair)
     monkeypatch.setattr(
         "mechdiff.questions.shared.request.read_domain",

@@ -17,7 +17,7 @@ from mechdiff.reporting import charts, view_requests
 from mechdiff.reporting.selection import Selection
 from mechdiff.study import artifacts
 from mechdiff.study.stored_sweep import StoredSweep
-from mechdiff.study.sweeps import SPOKEN
+from mechdiff.study.sweep_plan import SPOKEN
 from views import metrics
 
 METRICS = ("agrees_base", "kl_from_base", "refusal_logprob", "soft_refusal", "refused", "exact", "choice_right", STYLE)

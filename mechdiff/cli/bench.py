@@ -39,12 +39,12 @@ def act(args) -> None:
 
 
 def figures(args, folder: Path) -> dict[str, Any]:
-    from mechdiff.study import sweeps
+    from mechdiff.study import sweep_plan
     from mechdiff.validation import bench, bench_own
     from mechdiff.validation.random_models import shaped_pair
 
-    if args.study and args.study not in sweeps.GRIDS:
-        raise one_of("Grid", args.study, sweeps.GRIDS)
+    if args.study and args.study not in sweep_plan.GRIDS:
+        raise one_of("Grid", args.study, sweep_plan.GRIDS)
     pair = args.pair
     if args.shape and (args.live or args.study):
         pair = shaped_pair(args.shape, folder, args.tokens, args.device, args.dtype, args.offload)

@@ -24,6 +24,7 @@ def add(commands) -> None:
         default="quick",
         help="quick (50 prompts, few ranks, single heads), full (everything) or behaviour (what both models say; default: quick)",
     )
+    sweep.add_argument("--limit", type=int, help="the first N prompts; default: as many as the grid has")
     add_settings(sweep)
     sweep.set_defaults(act=act)
 
@@ -48,11 +49,11 @@ def act(args) -> None:
 
 def read(args) -> tuple[SweepRequest, dict[str, Any]]:
     """The request of a command line, and its settings as `sweeps.sweep` takes them."""
-    from mechdiff.study import sweeps
+    from mechdiff.study import sweep_plan
 
-    if args.grid not in sweeps.GRIDS:
-        raise one_of("Grid", args.grid, sweeps.GRIDS)
-    flags: dict[str, Any] = {spec.name: getattr(args, spec.name) for spec in fields(SweepRequest)}
+    if args.grid not in sweep_plan.GRIDS:
+        raise one_of("Grid", args.grid, sweep_plan.GRIDS)
+    flags: dict[str, Any] = {spec.name: getattr(args, spec.name, spec.default) for spec in fields(SweepRequest)}
     flags["out"] = args.out and str(args.out)
     request = SweepRequest(**flags)
     metrics = tuple(metric_named(name.strip()).name for name in filter(None, (args.metrics or "").split(",")))

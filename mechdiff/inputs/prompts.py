@@ -48,8 +48,22 @@ def domains() -> list[str]:
     return list(dict.fromkeys([*shipped_domains(), *own_domains()]))
 
 
+def canonical(domain: str) -> str:
+    """A domain's own name, where it is named with its version: NAME is the newest, older ones are NAME@VERSION."""
+    name, _, version = domain.rpartition("@")
+    if domain in domains() or name not in domains():
+        return domain
+    return name if version == str(newest(name)) else domain
+
+
+def newest(domain: str) -> int:
+    """The version of the domain that has no version in its name: one more than the older ones."""
+    return 1 + sum(other.rpartition("@")[0] == domain for other in domains())
+
+
 def folder_of(domain: str) -> Path:
     """The folder of a domain's files. A domain curated on this machine hides a shipped one of the same name."""
+    domain = canonical(domain)
     if domain not in domains():
         raise one_of("Domain", domain or "(none)", domains())
     return (DOMAINS if domain in own_domains() else SHIPPED_DOMAINS) / domain

@@ -67,5 +67,5 @@ def scaled(layers: list[int], of: int, depth: int) -> list[int]:
 
 
 def grid(name: str) -> dict[str, Any]:
-    """What a protocol's sweeps ask: fields of study.sweeps.Grid."""
+    """What a protocol's sweeps ask: fields of study.sweep_plan.Grid."""
     return {field: tuple(value) for field, value in read(name).get("sweep", {}).items()}

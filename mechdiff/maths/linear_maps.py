@@ -208,7 +208,7 @@ def fit_procrustes(x: PcaSpread, y: PcaSpread) -> Linear:
 def fit_procrustes_scaled(x: PcaSpread, y: PcaSpread, shrinkage: Shrinkage = SHRINKAGE) -> Linear:
     """Whiten with shrunk covariances, rotate with one scale, colour with the recipient's covariance: the study's own map.
 
-    C_g = (1 - g) C + g (tr C / d) I; scale = sum of singular values / ||x whitened||^2. shrinkage: g, one for all sites or [sites, 1].
+    C_g = (1 - g) C + g (tr C / d) I; scale = sum of singular values / ||x whitened||^2. shrinkage: g, of all sites or [sites, 1].
     """
     root_x, root_y = shrunk(x, shrinkage).sqrt(), shrunk(y, shrinkage).sqrt()
     whitened = x.scores * inverse_or_zero(root_x).unsqueeze(-2)

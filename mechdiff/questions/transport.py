@@ -15,9 +15,9 @@ class Transport(MappedQuestion):
     """The donor's state through the uncut map, at every chosen layer, stream and scale.
 
     Its table has a row per prompt and condition, with kl, kl_to_donor and kl_donor_clean in nats as for `patch`, and
-    kl_reference: the effect of the zscore map, which only matches each dimension's mean and scale; kl_shift: that of one constant
-    shift. alpha_used: the scale of the mapped state. The summary's drop is how much smaller the effect is than the zscore map's, in
-    per cent; its beyond_shift is 1 - KL_map / KL_shift, what the map does beyond the shift.
+    kl_reference: the effect of the zscore map, which only matches each dimension's mean and scale; kl_shift: that of one
+    constant shift. alpha_used: the scale of the mapped state. The summary's drop is how much smaller the effect is than the
+    zscore map's, in per cent; its beyond_shift is 1 - KL_map / KL_shift, what the map does beyond the shift.
     Raises UserError for a value that is not valid, and for ranks, which belong to the question `rank`.
     Source: the orthogonal Procrustes problem, Schönemann 1966, for two of the maps.
 

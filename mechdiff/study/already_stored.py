@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mechdiff.questions.diagnostics.map_quality import Diagnostics
-from mechdiff.study import artifacts, sweeps
+from mechdiff.study import artifacts, sweep_plan, sweeps
 
 SAME = ("dtype", "kernel", "template", "quantization", "seed", "prompts_hash", "train_hash")  # of a manifest
 FREE = {"pair", "domain", "device", "dtype", "offload", "protocol"}  # of a request: the manifest has what they stood for
@@ -19,7 +19,7 @@ def stored_at(pair: str, domain: str, grid: str, out: Path | None, **settings) -
 
     out: the folder that it would be stored in, if not the usual one. settings: as of `sweeps.sweep`.
     """
-    tables = sweeps.plan(pair, domain, sweeps.GRIDS[grid], **settings)
+    tables = sweep_plan.plan(pair, domain, sweep_plan.GRIDS[grid], **settings)
     name, finished = sweeps.first_question(tables).spec.name, []
     for folder in dict.fromkeys(table.folder for table in tables):
         here = [table for table in tables if table.folder == folder]
@@ -31,7 +31,7 @@ def stored_at(pair: str, domain: str, grid: str, out: Path | None, **settings) -
     return max(finished)
 
 
-def is_of(manifest: dict[str, Any], tables: list[sweeps.Table]) -> bool:
+def is_of(manifest: dict[str, Any], tables: list[sweep_plan.Table]) -> bool:
     """Whether a manifest is what these tables would have now."""
     wanted = sweeps.manifest(tables, "", [], 0.0)
     models = all(manifest.get(side, {}).get("fingerprint") == wanted[side]["fingerprint"] for side in ("base", "tuned"))
@@ -44,7 +44,7 @@ def is_of(manifest: dict[str, Any], tables: list[sweeps.Table]) -> bool:
     )
 
 
-def is_request(stored: dict[str, Any], wanted: sweeps.Request) -> bool:
+def is_request(stored: dict[str, Any], wanted: sweep_plan.Request) -> bool:
     """Whether a manifest's request is this one. A field that it lacks, since it is older than the field, had its default."""
     if isinstance(wanted, Diagnostics):
         return is_request(stored.get("run", {}), wanted.run)

@@ -20,7 +20,7 @@ from mechdiff.models.load import check_architecture, trained_elsewhere
 from mechdiff.models.registry import resolve_device, resolve_dtype
 from mechdiff.questions import QUESTIONS, Run
 from mechdiff.questions.diagnostics.parity_check import Parity
-from mechdiff.study import sweep_process, sweeps
+from mechdiff.study import sweep_plan, sweep_process, sweeps
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTIZED = {"8bit": 1.0, "4bit": 0.5}  # bytes a number of a quantized matrix; scales not counted
@@ -80,7 +80,7 @@ def preflight_card(
         return card
     about_models(card, shapes)
     about_disk(card)
-    prompts = attempt(card, lambda: read_domain(request.domain or pair.domain, "val")[: sweeps.GRIDS[GRID].limit])
+    prompts = attempt(card, lambda: read_domain(request.domain or pair.domain, "val")[: sweep_plan.GRIDS[GRID].limit])
     tokenizers = attempt(card, lambda: load_tokenizers(pair))
     if tokenizers is not None:
         about_tokens(card, tokenizers, shapes)
@@ -247,7 +247,7 @@ def duration(request: sweep_process.SweepRequest, pair: Pair, cells: int) -> tup
     measured = questions.task(Parity(run)).table()
     if not len(measured):
         return None, ""
-    prompts = read_domain(request.domain or pair.domain, "val")[: sweeps.GRIDS[request.grid].limit]
+    prompts = read_domain(request.domain or pair.domain, "val")[: sweep_plan.GRIDS[request.grid].limit]
     seconds = measured[["seconds a prompt", "seconds a cell"]].mean()
     read = len(run.train_prompts) + 2 * len(prompts)
     return read * seconds["seconds a prompt"] + cells * seconds["seconds a cell"], "extrapolated from the check's few prompts"

@@ -49,11 +49,12 @@ class SweepRequest:
     metrics: str | None = None
     protocol: str | None = None
     min_shared_ratio: float | None = None
+    limit: int | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What every question of the sweep has in common, beside pair and domain."""
-        names = ("dtype", "device", "seed", "offload", "protocol", "min_shared_ratio")
+        names = ("dtype", "device", "seed", "offload", "protocol", "min_shared_ratio", "limit")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def absolute(self) -> "SweepRequest":
@@ -65,7 +66,7 @@ class SweepRequest:
     def arguments(self) -> list[str]:
         """The words after `python -m mechdiff`; optional flags only where they differ from the default."""
         words = ["sweep", "--pair", self.pair, *(["--domain", self.domain] if self.domain else []), "--grid", self.grid]
-        for name in ("dtype", "device", "seed", "out", "offload", "metrics", "protocol", "min_shared_ratio"):
+        for name in ("dtype", "device", "seed", "out", "offload", "metrics", "protocol", "min_shared_ratio", "limit"):
             if (value := getattr(self, name)) != getattr(SweepRequest, name):
                 words += [f"--{name.replace('_', '-')}", str(value)]
         return words

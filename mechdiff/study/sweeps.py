@@ -6,138 +6,32 @@ tables.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mechdiff import questions
 from mechdiff.common.cache import Store, default
 from mechdiff.common.paths import ARTIFACTS
-from mechdiff.common.terms import COMPLETION, DIRECTIONS, FITTED, MAP_CONTROLS, MAPS, MODULE_STREAMS, STREAMS, STUDYS_MAP
 from mechdiff.engine.intervention import Condition
-from mechdiff.inputs import protocols, vocabularies
+from mechdiff.inputs import vocabularies
 from mechdiff.inputs.prompts import digest
-from mechdiff.questions import QUESTIONS, EffectQuestion, Question, Run
+from mechdiff.questions import EffectQuestion, Question
 from mechdiff.questions.diagnostics.map_quality import Diagnostics
 from mechdiff.questions.heads import ChosenHeadsTask
 from mechdiff.questions.shared.effects import EffectsTask
+from mechdiff.questions.shared.fields import ALL
 from mechdiff.questions.shared.lines import Wide
-from mechdiff.questions.shared.request import AUTO, FULL
-from mechdiff.questions.shared.summary import KEYS, effect_summary
+from mechdiff.questions.shared.summary import KEYS, bands, effect_summary
 from mechdiff.questions.shared.task import Task
-from mechdiff.questions.transport import Transport
 from mechdiff.study import artifacts
 from mechdiff.study.provenance import provenance
+from mechdiff.study.sweep_plan import GRIDS, Request, Table, plan
 
-MAPPED_STREAMS = ("resid_post", "attn_out", "mlp_out")
-OURS = tuple(name for name in MAPS if name != STUDYS_MAP)  # the study's own belongs to its protocol
-CONTROLLED = "procrustes_scaled"  # the study's own map: its rank curves have every control
 BY_PROMPT = "resid_post"  # the stream whose mapped effects are stored prompt by prompt
-UNCUT = ("self", "mean", *MAP_CONTROLS)
-CUT = {CONTROLLED: UNCUT, STUDYS_MAP: tuple(name for name in UNCUT if name != "random")}  # a rotation has no whitened cut
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How much of the study a sweep covers.
-
-    limit: prompts, None for all. patched, transplanted, cut: streams of patches, module transplants and rank cuts. moved: uncut
-    maps; maps: those that are cut. ranks, alphas: of the cuts, in addition to full and auto. sets: how head sets are chosen, in
-    addition to single heads. states: whether anything but behaviour is measured; behaviour: whether both models write.
-    """
-
-    limit: int | None = None
-    patched: tuple[str, ...] = STREAMS
-    transplanted: tuple[str, ...] = MODULE_STREAMS
-    cut: tuple[str, ...] = MAPPED_STREAMS
-    moved: tuple[str, ...] = OURS
-    maps: tuple[str, ...] = tuple(name for name in OURS if name in FITTED)
-    ranks: tuple[str, ...] = ("1", "2", "4", "8", "16", "32", "64", "full")
-    alphas: tuple[str, ...] = ("0.3", "0.5", "0.8", "1.0", "1.2")
-    sets: tuple[str, ...] = ("topk", "greedy", "random")
-    states: bool = True
-    behaviour: bool = True
-
-
-QUICK: dict[str, Any] = {"limit": 50, "patched": MAPPED_STREAMS, "transplanted": ("attn_out", "mlp_out"), "cut": ("resid_post",)}
-QUICK |= {"moved": ("zscore", CONTROLLED), "maps": (CONTROLLED,), "ranks": ("1", "8", "32", "full"), "alphas": (), "sets": ()}
-QUICK |= {"behaviour": False}  # writing is slow on a CPU
-GRIDS = {"quick": Grid(**QUICK), "auto": Grid(alphas=()), "full": Grid(), "behaviour": Grid(states=False)}
-SPOKEN = "rq1-behaviour"  # a folder with its own manifest, since behaviour can be computed alone
-Request = Question | Diagnostics
-
-
-@dataclass
-class Table:
-    """One table of a folder: the requests it joins, and whether it is stored prompt by prompt too, not only as a summary."""
-
-    folder: str
-    name: str
-    runs: Sequence[Request]
-    by_prompt: bool = True
-
-
-def plan(
-    pair: str, domain: str | None, grid: Grid, metrics: tuple[str, ...] = (), protocol: str | None = None, **settings
-) -> list[Table]:
-    """Every table of a sweep. metrics: what is measured of every effect in addition. protocol: default: the pair's own.
-
-    settings: fields of every question, such as device and min_shared_ratio.
-    """
-    protocol = protocol or Question.own_protocol(pair)
-    grid = replace(grid, **protocols.grid(protocol))
-    common: dict[str, Any] = {"pair": pair, "domain": domain, "limit": grid.limit, "protocol": protocol} | settings
-    spoken = [Table(SPOKEN, "behaviour", [Run("behaviour", **common)])] if grid.behaviour else []
-    if not grid.states:
-        return spoken
-    both = [common | {"direction": direction, "metrics": metrics} for direction in DIRECTIONS]
-    drift = Table("rq1", "drift", [Run("drift", streams=grid.patched, **common)])
-    patch = [Run("patch", streams=grid.patched, controls=("self", "mean", "random"), **c) for c in both]
-    transplant = [Run("transplant", streams=grid.transplanted, controls=("self",), **c) for c in both if grid.transplanted]
-    moved: list[dict[str, Any]] = [{"map": m, "streams": MAPPED_STREAMS} | c for c in both for m in grid.moved]
-    cuts: list[dict[str, Any]] = [
-        {"map": m, "streams": grid.cut, "ranks": grid.ranks, "alpha": (AUTO,)} | c for c in both for m in grid.maps
-    ]
-    tables = [
-        drift,
-        Table("rq1", "patch", patch),
-        *([Table("rq1", "transplant", transplant)] if transplant else []),
-        Table("rq2", "maps", [Diagnostics(Transport(**c)) for c in moved]),
-        Table("rq2", "transport", [Run("transport", controls=controls_of(c["map"]), **c) for c in moved]),
-        Table("rq3", "rank", [Run("rank", controls=CUT.get(c["map"], ("mean",)), **c) for c in cuts]),
-        Table("rq4", "heads", [Run("heads", controls=("self", "mean"), **c) for c in both]),
-    ]
-    if grid.alphas:
-        tables.append(Table("rq2", "alpha", [Run("transport", alpha=grid.alphas, controls=("self",), **c) for c in moved], False))
-        tables.append(Table("rq3", "alpha", [Run("rank", controls=("self",), **c | {"alpha": grid.alphas}) for c in cuts], False))
-    if grid.sets:
-        tables.append(
-            Table("rq4", "coverage", [Run("heads", head_sets=s, controls=("self",), **c) for c in both for s in grid.sets], False)
-        )
-    return [*tables, *spoken, *swept(common)]
-
-
-def swept(common: dict[str, Any]) -> list[Table]:
-    """A table for each question that says what sweeps ask of it; in both directions, if its answer is effects."""
-    tables = []
-    for name, kind in QUESTIONS.items():
-        if kind.swept is not None:
-            directions = DIRECTIONS if issubclass(kind, EffectQuestion) else DIRECTIONS[:1]
-            fields: list[dict[str, Any]] = [common | kind.swept | {"direction": direction} for direction in directions]
-            tables.append(Table(f"rq-{name}", name, [kind(**values) for values in fields]))
-    return tables
-
-
-def controls_of(name: str) -> tuple[str, ...]:
-    """Controls of an uncut map. The fixed maps use no pairing of rows."""
-    if name == STUDYS_MAP:
-        return (*UNCUT, COMPLETION)
-    return UNCUT if name in FITTED else ("self", "mean")
 
 
 class Joint(EffectsTask):
@@ -173,8 +67,7 @@ def together(runs: list[Request]) -> dict[str, list[EffectQuestion]]:
     groups: dict[str, list[EffectQuestion]] = {}
     for run in runs:
         if isinstance(run, EffectQuestion) and not alone(run):
-            own = getattr(run, "statistics", "train") == "prompts"
-            groups.setdefault(joint_label(run.direction, run.question if own else run.vocabulary), []).append(run)
+            groups.setdefault(joint_label(run), []).append(run)
     return {name: sorted(group, key=lambda run: getattr(run, "alpha_rows", "train") == "train") for name, group in groups.items()}
 
 
@@ -203,9 +96,20 @@ def described(run: Request) -> dict:
     return {"run": described(run.run)} if isinstance(run, Diagnostics) else {"question": run.question} | asdict(run)
 
 
-def joint_label(direction: str, what: str) -> str:
-    """what: the vocabulary of the requests' effects, or the one question whose statistics are its own."""
-    return {"shared": f"every question, {direction}", "patch": f"patch, {direction}"}.get(what, f"mapped states, {direction}")
+def joint_label(run: EffectQuestion) -> str:
+    """What the requests of one pass have in common, in words."""
+    own = getattr(run, "statistics", "train") == "prompts"
+    what = "patch" if own else {"shared": "every question"}.get(run.vocabulary, "mapped states")
+    parts = [
+        what,
+        {"train": "train prompts"}.get(run.split, ""),
+        "every token" if getattr(run, "replace", "") == ALL else "",
+        f"{run.horizon} tokens" if run.horizon > 1 else "",
+        f"fitted on {run.train}" if run.train else "",
+        f"{100 * share:.0f} % of train" if (share := getattr(run, "train_share", 1.0)) < 1 else "",
+        run.direction,
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def label(run: Request) -> str:
@@ -263,28 +167,25 @@ def collect(table: Table, tasks: list[Task]) -> Iterator[tuple[str, pd.DataFrame
             yield f"{table.name}_summary", lines
         return
     clusters = first_question([table]).templates
-    summaries = [effect_summary(wide, clusters) for wide in effects]
-    keys = ["direction", "prompt", *dict.fromkeys((*KEYS, *first_question([table]).columns))]
+    summaries = [effect_summary(wide, clusters).join(bands(wide, clusters, table.x)) for wide in effects]
+    shares = [getattr(run, "train_share", 1.0) for run in table.runs]
+    if set(shares) != {1.0}:
+        summaries = [summary.assign(train_share=share) for summary, share in zip(summaries, shares)]
+    keys = ["direction", "prompt", "train_share", *dict.fromkeys((*KEYS, *first_question([table]).columns))]
     yield f"{table.name}_summary", distinct(pd.concat(summaries, ignore_index=True), keys)
-    if table.by_prompt:
-        lines = [by_prompt(wide) for wide in effects]
+    if table.measures:
+        lines = [by_prompt(wide, table.measures) for wide in effects]
+        if set(shares) != {1.0}:
+            lines = [part.assign(train_share=share) for part, share in zip(lines, shares)]
         yield table.name, distinct(pd.concat(lines, ignore_index=True), keys)
 
 
-def by_prompt(wide: Wide) -> pd.DataFrame:
-    """A line per prompt and condition. Mapped states have lines at the residual stream alone, and only their effect; the controls
-    of rank cuts have none. These would be most of all lines, and their curves are in the summary.
-    """
-    names = (
-        ["kl", "kl_to_donor", "kl_donor_clean"] if (wide.conditions["question"].isin(["patch", "transplant"])).all() else ["kl"]
-    )
-    names += wide.metrics
+def by_prompt(wide: Wide, measures: tuple[str, ...]) -> pd.DataFrame:
+    """A line per prompt and condition. Of mapped states those of the residual stream alone: the others' curves are summaries."""
     labels = wide.conditions.reset_index(drop=True)
-    left = np.zeros(len(labels), bool)
-    if "rank" in labels:
-        cut = labels["control"].isin(MAP_CONTROLS) & (labels["rank"] != FULL)
-        left = cut.to_numpy() | (labels["stream"] != BY_PROMPT).to_numpy()
-    return Wide(labels[~left], {name: wide.values[name][~left] for name in names}, wide.ratio).long()
+    chosen = (labels["stream"] == BY_PROMPT).to_numpy() | ("rank" not in labels)
+    values = {name: wide.values[name][chosen] for name in (*measures, *wide.metrics)}
+    return replace(wide, conditions=labels[chosen], values=values).long()
 
 
 def distinct(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

@@ -33,7 +33,8 @@ from mechdiff.maths.named_maps import fit_of
 from mechdiff.models.registry import load_pair, resolve_device, resolve_dtype
 from mechdiff.questions import Run
 from mechdiff.questions.shared.measure import Measure, piece_sizes
-from mechdiff.study.sweeps import GRIDS, sweep
+from mechdiff.study.sweep_plan import GRIDS
+from mechdiff.study.sweeps import sweep
 from mechdiff.validation.random_models import SHAPES, random_model
 
 SAMPLE = 24  # cells of batch-1 hooks per prompt

@@ -13,7 +13,7 @@ import session
 from streamlit.testing.v1 import AppTest
 
 from mechdiff.reporting.selection import Selection
-from mechdiff.study import artifacts, sweeps
+from mechdiff.study import artifacts, sweep_plan, sweeps
 
 PROMPTS = 8
 
@@ -94,8 +94,8 @@ def small_sweep(tmp_path_factory):
 @pytest.fixture
 def swept(tiny, small_sweep, monkeypatch):
     """The same with a small sweep stored."""
-    small = replace(sweeps.GRIDS["full"], limit=None, ranks=("1", "4", "full"), alphas=("0.5",), maps=("procrustes_scaled",))
-    monkeypatch.setitem(sweeps.GRIDS, "small", small)
+    small = replace(sweep_plan.GRIDS["full"], limit=None, ranks=("1", "4", "full"), alphas=("0.5",), maps=("procrustes_scaled",))
+    monkeypatch.setitem(sweep_plan.GRIDS, "small", small)
     if small_sweep.exists():
         shutil.copytree(small_sweep, artifacts.ARTIFACTS)
         return tiny

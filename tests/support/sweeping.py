@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 
 from mechdiff.inputs.prompts import domains
-from mechdiff.study import sweep_process, sweeps
+from mechdiff.study import sweep_plan, sweep_process, sweeps
 from mechdiff.study.sweep_process import RUNNING
 
 DOMAIN = domains()[0]
 PATIENCE = 300.0
-SMALL = sweeps.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge", "procrustes_scaled"))
+SMALL = sweep_plan.Grid(ranks=("1", "4", "full"), alphas=("0.5",), maps=("ridge_cv", "procrustes_scaled"))
 
 
 @pytest.fixture
 def small(study, monkeypatch):
     """A sweep of the tiny pair. Returns what runs it, and its settings."""
-    monkeypatch.setitem(sweeps.GRIDS, "small", SMALL)
+    monkeypatch.setitem(sweep_plan.GRIDS, "small", SMALL)
     settings = {name: value for name, value in study.items() if name not in ("pair", "limit")}
 
     def run(out, **more):

@@ -18,7 +18,7 @@ from mechdiff.reporting import html_report
 from mechdiff.study import artifacts, timings
 from mechdiff.study.artifacts import SweepFolder
 from mechdiff.study.stored_sweep import StoredSweep
-from mechdiff.study.sweeps import SPOKEN
+from mechdiff.study.sweep_plan import SPOKEN
 
 PREVIEW = 200  # lines
 UNKNOWN = "no manifest, so the origin of its numbers is unknown"

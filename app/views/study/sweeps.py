@@ -13,7 +13,7 @@ from mechdiff.inputs.pair_file import read_pair
 from mechdiff.inputs.prompts import BLOCK
 from mechdiff.questions import Run
 from mechdiff.reporting.selection import Selection
-from mechdiff.study import artifacts, sweep_process, sweeps, timings
+from mechdiff.study import artifacts, sweep_plan, sweep_process, sweeps, timings
 from views import imports
 from views.study import replay, sweep_list
 
@@ -113,7 +113,7 @@ def takes(request: sweep_process.SweepRequest, name: str, domain: str, left: int
     run, known = Run("patch", request.pair, request.domain, dtype=request.dtype), timings.known()
     if (cell := known.get(timings.cell_of(run))) is None:
         return "no time estimate yet"
-    val = prompts.read_domain(domain, "val")[: sweeps.GRIDS[request.grid].limit]
+    val = prompts.read_domain(domain, "val")[: sweep_plan.GRIDS[request.grid].limit]
     blocks = 2 * -(-len(val) // BLOCK) + -(-len(run.train_prompts) // BLOCK)
     seconds = left * cell + blocks * known.get(timings.read_of(run), 0.0)
     return f"about {timings.in_words(seconds)} here, at the pace of the live pages"

@@ -31,7 +31,7 @@ from mechdiff.common.terms import (
 )
 from mechdiff.inputs import protocols
 from mechdiff.inputs.pair_file import TEMPLATES, Pair, read_pair
-from mechdiff.inputs.prompts import Prompt, domains, read_domain, read_prompts
+from mechdiff.inputs.prompts import Prompt, canonical, domains, read_domain, read_prompts
 from mechdiff.inputs.vocabularies import with_shared_tokens
 from mechdiff.questions.shared.fields import ALL, as_tuple, checked, flag, flag_name
 from mechdiff.questions.shared.task import Task
@@ -80,7 +80,9 @@ class Question:
     prompts: str | None = flag(None, "JSONL file to evaluate on, in place of the domain's val split")
     train: str | None = flag(None, "JSONL file, or a domain, to fit maps on in place of the domain's own train split")
     split: str = flag(
-        "val", "prompts that are evaluated: the domain's val split, or one prompt of each template of its train split", choices=SPLITS
+        "val",
+        "prompts that are evaluated: the val split, or one prompt of each template of the train split",
+        choices=SPLITS,
     )
     limit: Count | None = flag(None, "use the first N prompts", must="a number of prompts, at least 1", example="32")
     layers: tuple[int, ...] | None = flag(
@@ -266,7 +268,7 @@ class Question:
     @cached_property
     def chosen_domain(self) -> str:
         """The domain whose prompts are used: the named one, else the pair's own."""
-        return self.domain or self.spec.domain
+        return canonical(self.domain or self.spec.domain)
 
     @cached_property
     def val_prompts(self) -> list[Prompt]:
@@ -279,8 +281,6 @@ class Question:
         """The prompts that the question is asked on. Raises UserError if they cannot be read."""
         if self.split == "val":
             return self.val_prompts[: self.limit]
-        if self.prompts:
-            raise UserError("A prompts file takes the place of the val split.\nTry:  --prompts FILE without --split")
         by_template = {prompt.template: prompt for prompt in reversed(self.train_prompts)}
         return [prompt for prompt in self.train_prompts if by_template[prompt.template] is prompt][: self.limit]
 
@@ -351,8 +351,8 @@ def alpha_rows_field() -> Any:
 def folds_field() -> Any:
     return flag(
         "templates",
-        "what is left out together where alpha auto and --shrink auto are found out of fold: ten folds of templates, or, as in the "
-        "original study and for domains of version 1, five of prompts",
+        "what is left out together where alpha auto and --shrink auto are found: ten folds of templates, or, as in the original "
+        "study and for domains of version 1, five of prompts",
         choices=FOLDS,
     )
 

@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from mechdiff.maths.intervals import Templates, floor_of
+from mechdiff.maths.intervals import APPROXIMATE, RatioOfSums, Templates, floor_of
+from mechdiff.maths.multiple import band
 from mechdiff.questions.shared.lines import SITE, Wide
 
+LABELS_OF = {"heads": ("chosen",)}  # columns that only say what a point of a chart is
 AT_ONCE = 256  # conditions whose resamples one thread holds in memory together
 KEYS = ["pair", "domain", "question", "direction", "split", *SITE, "chosen", "stack", "intervention", "vocabulary"]
 
@@ -53,6 +55,43 @@ def effect_summary(effects: Wide, clusters: list[str]) -> pd.DataFrame:
         numbers = pd.concat(pool.map(part, range(0, len(effects.conditions), AT_ONCE)), ignore_index=True)
     counts = {"prompts": len(chosen), "templates": templates.count}
     return effects.conditions.reset_index(drop=True).join(numbers).assign(**counts)
+
+
+def bands(effects: Wide, clusters: list[str], x: str) -> pd.DataFrame:
+    """Simultaneous 95 % bands of the mean effect, and of the ratio that its chart shows, where there are templates enough.
+
+    x: the column along one chart; conditions that differ in nothing else are its points. Returns band_low and band_high, and
+    those of the ratio as NAME_band_low, NAME_band_high, a row per condition; nothing where there are under APPROXIMATE templates.
+    """
+    complete = ~np.isnan(effects.values["kl"]).any(0) if len(effects.conditions) else np.zeros(0, bool)
+    templates = Templates([clusters[prompt] for prompt in np.flatnonzero(complete)]) if complete.any() else None
+    labels = effects.conditions.reset_index(drop=True)
+    if templates is None or templates.count < APPROXIMATE:
+        return pd.DataFrame(index=labels.index)
+    values = {name: measure[:, complete].T.astype(float) for name, measure in effects.values.items()}
+    others = [name for name in labels if name != x and name not in LABELS_OF.get(x, ())]
+    charts = [rows for _, rows in labels.groupby(others, sort=False, dropna=False).indices.items()]
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(lambda rows: bands_of_chart(rows, values, templates, effects.ratio), charts))
+    return pd.concat(parts).sort_index() if parts else pd.DataFrame(index=labels.index)
+
+
+def bands_of_chart(rows: np.ndarray, values: dict[str, np.ndarray], templates: Templates, ratio: str) -> pd.DataFrame:
+    """The bands of one chart's conditions, indexed by their rows."""
+    columns = dict(zip(("band_low", "band_high"), band(templates.average(values["kl"][:, rows]))))
+    reference, name = ("kl_shift", "beyond_shift") if "kl_shift" in values else ("kl_reference", ratio)
+    if reference in values:
+        top, bottom = values["kl"][:, rows], values[reference][:, rows]
+    elif "kl_to_donor" in values:
+        top, bottom, name = values["kl_to_donor"][:, rows], values["kl_donor_clean"][:, rows], "recovery"
+    else:
+        return pd.DataFrame(columns, index=rows)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = band(RatioOfSums(templates, templates.sums(top), templates.sums(bottom)))
+    if name != "coverage":
+        factor = 100 if name == "drop" else 1
+        low, high = factor * (1 - high), factor * (1 - low)
+    return pd.DataFrame(columns | {f"{name}_band_low": low, f"{name}_band_high": high}, index=rows)
 
 
 def measures(
