@@ -88,9 +88,9 @@ def test_home_computes_when_it_is_asked_to(shared):
 def test_a_sweep_stored_before_some_marks_were_counted_is_read_and_drawn():
     """The shipped ones: their tables lack columns, and their summaries lines. They are stored with few digits."""
     table, stored = (
-        artifacts.read("cultural", sweep_plan.SPOKEN, "demo-cultural", name)[0] for name in ("behaviour", "behaviour_summary")
+        artifacts.read("cultural@1", sweep_plan.SPOKEN, "demo-cultural", name)[0] for name in ("behaviour", "behaviour_summary")
     )
-    run = Run("behaviour", "demo-cultural")
+    run = Run("behaviour", "demo-cultural", domain="cultural@1")
     known = [name for name in stored if not name.endswith(("low", "high"))]
     pd.testing.assert_frame_equal(run.summary(table)[known], stored[known], check_dtype=False, rtol=2e-3, atol=2e-3)
     kinds = style(stored)["kind"].unique().tolist()

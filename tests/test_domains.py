@@ -13,7 +13,7 @@ from mechdiff.common.paths import SHIPPED_DOMAINS
 from mechdiff.inputs import templates
 from mechdiff.inputs.prompts import read_rows
 
-DOMAINS = {"cultural": "cultural@2", "cognitive": "cognitive@2", "neutral": "neutral"}  # name -> folder
+DOMAINS = {name: name for name in ("cultural", "cognitive", "neutral")}
 WITHIN = 0.10  # how far the domains' deciles of length may lie apart
 FROZEN = {
     "cultural": "75659dccd0fb1786",

@@ -108,7 +108,7 @@ REFUSED = {
     "no base": ({"base": Given(adapter="lora")}, ["[base] needs exactly one of hub, folder, gguf"]),
     "a shipped name": ({"name": "demo-cultural"}, ["The pair demo-cultural already exists"]),
     "a name that is a path": ({"name": "../mine"}, ["must be 1 to 40 letters"]),
-    "a domain": ({"domain": "weather"}, ["'weather'", "cognitive, cognitive@2, cultural"]),
+    "a domain": ({"domain": "weather"}, ["'weather'", "cognitive, cognitive@1, cultural"]),
 }
 
 

@@ -112,7 +112,7 @@ def test_prompts_come_from_the_file_else_the_domain_else_the_pairs_domain(pair, 
 
 @pytest.mark.parametrize("field", ["chosen_prompts", "train_prompts"])
 def test_an_unknown_domain_is_answered_with_the_choices(pair, field):
-    with pytest.raises(UserError, match=r"Domain 'weather' does not exist\. Choose from: cognitive, cognitive@2, cultural"):
+    with pytest.raises(UserError, match=r"Domain 'weather' does not exist\. Choose from: cognitive, cognitive@1, cultural"):
         getattr(Run("patch", pair, domain="weather"), field)
 
 

@@ -116,6 +116,6 @@ def compare_sweeps(a: str, b: str, direction: str = DIRECTIONS[0], depth: float 
     Example:
         >>> verdict = md.compare_sweeps("demo-cultural", "demo-cognitive")
         >>> verdict.loc["drift", "a"]
-        '0.78 [0.74, 0.82]'
+        '0.79 [0.77, 0.81]'
     """
     return answer(Comparison(a, b, direction, depth)).set_index("key")

@@ -246,7 +246,7 @@ def own_domain(pair: str) -> str:
 
 
 def divided(text: str) -> tuple[str, str]:
-    """PAIR and DOMAIN of PAIR@DOMAIN; no domain if none is named. Both may have an @ of their own: pair@study, cultural@2."""
+    """PAIR and DOMAIN of PAIR@DOMAIN; no domain if none is named. Both may have an @ of their own: pair@study, cultural@1."""
     if text in stored_pairs():
         return text, ""
     known = {*prompts.domains(), *(path.parents[1].name for path in artifacts.matching("*/rq1/*"))}

@@ -144,12 +144,20 @@ def readings(grid: Grid, both: list[dict[str, Any]], own: bool) -> Iterator[Tabl
     if "everywhere" in grid.readings and one:
         yield Table("rq1", "patch_all", [Run("patch", replace=ALL, **c) for c in both], RECOVERED)
     if "answer" in grid.readings and one:
-        yield Table("rq1", "patch_answer", [Run("patch", horizon=ANSWER, controls=("self",), **c) for c in both], RECOVERED if own else ())
+        yield Table(
+            "rq1", "patch_answer", [Run("patch", horizon=ANSWER, controls=("self",), **c) for c in both], RECOVERED if own else ()
+        )
     if "learning" in grid.readings and own and OUR_MAP in grid.moved:
         runs = [Run("transport", map=OUR_MAP, train_share=share, controls=("self",), **c) for c in both for share in SHARES]
         yield Table("rq2", "learning", runs, RECOVERED)
     if "format" in grid.readings and both[0]["domain"] != NEUTRAL and "train" not in both[0]:
-        yield Table("rq3", "format", [Run("rank", ranks=("0", "full"), train=NEUTRAL, controls=("self",), **c) for c in both], RECOVERED, "layer")
+        yield Table(
+            "rq3",
+            "format",
+            [Run("rank", ranks=("0", "full"), train=NEUTRAL, controls=("self",), **c) for c in both],
+            RECOVERED,
+            "layer",
+        )
 
 
 def beyond(grid: Grid, both: list[dict], moved: list[dict], cuts: list[dict]) -> Iterator[Table]:
