@@ -21,14 +21,16 @@ from glossary import TERMS, say
 from streamlit.delta_generator import DeltaGenerator
 
 from mechdiff.common.errors import UserError
-from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, WHITENED
+from mechdiff.common.terms import ALPHAS, BASES, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, WHITENED
 from mechdiff.inputs import prompts, protocols
 from mechdiff.inputs.pair_file import Pair, pair_names, read_pair
 from mechdiff.reporting import charts, view_requests
 from mechdiff.reporting.selection import (
     DEFAULTS,
+    FORMAT,
     OWN,
     STREAM_ORDER,
+    VERSION,
     Selection,
     default_layer,
     defaults,
@@ -61,7 +63,19 @@ COMPLEMENT_HELP = f"""{TERMS["complement"]}
 - `own`: the recipient's own state. Rank 0 changes nothing, so there is no drop.
 - `whitened`: nothing is filled. As in the original study, the map itself is cut, between whitened states, and its scale shrinks
 with the rank: a low rank puts in nearly the mean."""
-PLACES = ("fit", "stream", "map", "layer", "alpha", "rank", "complement", "heads", "blend", "prompt")  # the widgets above a page
+PLACES = (
+    "basis",
+    "fit",
+    "stream",
+    "map",
+    "layer",
+    "alpha",
+    "rank",
+    "complement",
+    "heads",
+    "blend",
+    "prompt",
+)  # the widgets above a page
 
 
 def places() -> None:
@@ -94,6 +108,7 @@ def link(page: str, values: dict) -> str:
     """The address that opens a page with a selection. Values that are the default are left out."""
     own = defaults(protocol_of(read_pair(values.get("pair", DEFAULTS["pair"])), values.get("protocol", OWN)))
     named = {key: "" if value == [] else value for key, value in values.items() if value != own[key]}
+    named |= {VERSION: FORMAT} if named else {}
     return f"{'./' if page == HOME else page}?{urlencode(named, doseq=True)}"
 
 
@@ -260,6 +275,14 @@ def rank() -> str:
     return linked(st.select_slider, "Rank", RANKS, value=DEFAULTS["rank"], key="rank", help=TERMS["rank"])
 
 
+def basis() -> str:
+    about = (
+        "Whose directions are kept: those of the observed difference between the two states, or those of a fitted map's outputs."
+    )
+    index = index_of("basis", BASES)
+    return linked(st.radio, "Directions of", BASES, index=index, key="basis", horizontal=True, help=about)
+
+
 def complement() -> str:
     options = (*COMPLEMENTS, WHITENED)
     index = index_of("complement", options)
@@ -349,6 +372,7 @@ WIDGETS: dict[str, Callable[[Selection], object]] = {  # the widgets above a pag
     "map": lambda _: donor_map(),
     "alpha": lambda _: alpha(),
     "rank": lambda _: rank(),
+    "basis": lambda _: basis(),
     "complement": lambda _: complement(),
     "blend": lambda _: blend(),
     "prompt": lambda selection: prompt(len(view_requests.patch(selection).chosen_prompts)),

@@ -18,6 +18,7 @@ from mechdiff.inputs import prompts
 from mechdiff.questions import Question
 from mechdiff.questions.shared.command import command
 from mechdiff.reporting import bundle, figures, notebooks
+from mechdiff.reporting.selection import VERSION
 from mechdiff.study.compare_sweeps import Comparison
 
 Kind = Literal["primary", "secondary", "tertiary"]  # of a button
@@ -62,7 +63,7 @@ def draw(page: str) -> None:
 def address(page: str) -> str:
     """The link that opens the view: the shared selection, and the page's own widgets that are in the URL."""
     shared, query = controls.link(page, controls.state()), st.query_params
-    own = {key: query.get_all(key) for key in query if key not in controls.DEFAULTS and key not in NO_VIEW}
+    own = {key: query.get_all(key) for key in query if key not in controls.DEFAULTS and key not in (*NO_VIEW, VERSION)}
     own |= {key: st.session_state[key] for key in ALWAYS.get(page, ()) if key in st.session_state}
     return shared + ("&" if not shared.endswith("?") else "") * bool(own) + urlencode(own, doseq=True)
 

@@ -15,6 +15,10 @@ TERMS = {
     "drop": (
         "The share of the z-score effect that the map removes, in per cent. No value where the z-score effect is rounding error."
     ),
+    "beyond shift": (
+        "1 - KL_map / KL_shift, in per cent: how much of one constant shift's effect the map removes. A shift is what a map does "
+        "without looking at the state."
+    ),
     "coverage": (
         "The effect of a set of heads as a share of the effect of all heads in the layer. It can exceed 100 %, because "
         "heads can work against each other."
@@ -29,7 +33,7 @@ TERMS = {
     "zscore": "The reference map: each dimension gets the recipient's mean and scale, without rotation.",
     "map": "How the donor's state is transformed before it replaces the recipient's. Fitted maps are fitted on train prompts.",
     "alpha": "The number by which the mapped state is multiplied.",
-    "rank": "How many of the map's leading directions (those with the most variance) are kept. full: the whole map.",
+    "rank": "How many leading directions are kept, of the observed difference or of a map's outputs. full: all of them.",
     "complement": "What fills the dimensions that the rank cut removes.",
     "blend": "The donor's share of the replaced heads' output: 0 keeps the recipient's own, 1 takes the donor's.",
     "heads": "The heads whose output at the decision token is replaced by the donor's.",

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass
 import streamlit as st
 from streamlit.components.v2 import component
 
+from mechdiff.common.errors import UserError
+from mechdiff.reporting.selection import DEFAULTS, FORMAT, VERSION, of_its_day
+
 CSS = """
 .links { display: flex; flex-direction: column; gap: .35rem; font-family: var(--st-font); font-size: .85rem; line-height: 1.35; }
 .links.cards { flex-direction: row; flex-wrap: wrap; gap: 1rem; font-size: 1rem; }
@@ -67,11 +70,35 @@ def first_address() -> dict[str, list[str]]:
     """The parameters of a session's first address; later nothing, since the app itself then writes the address."""
     if "_opened" in st.session_state:
         return {}
+    complete_old_link()
     st.session_state["_opened"] = True
     for key, values in FORMER.items():
         if (text := st.query_params.get(key)) in values:
             st.query_params[key] = st.session_state[key] = values[text]
     return {key: st.query_params.get_all(key) for key in st.query_params}
+
+
+def complete_old_link() -> None:
+    """Fill in what a link from before this format left out, as it was then, note it, and begin again with that address."""
+    if not DEFAULTS.keys() & {*st.query_params} or st.query_params.get(VERSION) == FORMAT:
+        return
+    try:
+        values = of_its_day({key: st.query_params[key] for key in st.query_params})
+    except UserError:
+        return  # an unknown pair, which the page says
+    added = {key: value for key, value in values.items() if st.query_params.get(key) != value}
+    named = ", ".join(f"{key} {value}" for key, value in added.items())
+    st.session_state["_old_link"] = f"This link is older than today's defaults. It opens with those of its day: {named}."
+    st.query_params.update(added | {VERSION: FORMAT})
+    st.rerun()
+
+
+def mark() -> None:
+    """Put the format's number into an address that names a selection."""
+    if DEFAULTS.keys() & {*st.query_params}:
+        st.query_params[VERSION] = FORMAT
+    elif VERSION in st.query_params:
+        del st.query_params[VERSION]
 
 
 def rejected(requested: dict[str, list[str]]) -> list[str]:

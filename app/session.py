@@ -142,6 +142,9 @@ def frame(page, name: str = "") -> None:
     under_protocol(selection)
     guard(controls.others, selection)
     show_rejected(requested, notice)
+    if old := st.session_state.get("_old_link"):
+        notice.caption(old)
+    links.mark()
     history.keep()
     history.rail()
     if not slide:

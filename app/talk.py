@@ -12,6 +12,7 @@ from streamlit.components.v2 import component
 
 from mechdiff.common.errors import UserError
 from mechdiff.reporting import charts
+from mechdiff.reporting.selection import FORMAT, VERSION
 from mechdiff.reporting.talk import PARTS, SLIDERS, Step, Talk, find, read_talk
 
 TALK, STEP = "talk", "step"  # their names in the URL
@@ -176,7 +177,7 @@ def begin() -> int:
 def address(name: str, number: int, step: Step) -> str:
     """The link that shows a step with its own selection."""
     values = {key: word(value) if value == [] or not isinstance(value, list) else value for key, value in step.values.items()}
-    named = {TALK: name, STEP: number} | values
+    named = {TALK: name, STEP: number, VERSION: FORMAT} | values
     return f"{'./' if step.page == controls.HOME else step.page}?{urlencode(named, doseq=True)}"
 
 

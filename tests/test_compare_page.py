@@ -87,10 +87,10 @@ def test_a_link_brings_the_choices_back():
 
 
 def test_choosing_a_domain_changes_one_side_alone():
-    at = open_page("compare")
+    at = open_page("compare", a_domain="cultural@1")
     before = column(at, "A")
-    at.selectbox(key="b_domain").set_value("cultural").run()
-    assert column(at, "A") == before and column(at, "B") == expected(FIRST, f"{SECOND}@cultural")[1]
+    at.selectbox(key="b_domain").set_value("cultural@1").run()
+    assert column(at, "A") == before and column(at, "B") == expected(f"{FIRST}@cultural@1", f"{SECOND}@cultural@1")[1]
     assert any("resamples are paired" in caption.value for caption in at.caption), "both are on the same prompts now"
 
 

@@ -38,7 +38,7 @@ def open_app(page: str, **query) -> AppTest:
 
 
 def go(at: AppTest, page: str, **query) -> AppTest:
-    for name, value in ({"page": page} | query).items():
+    for name, value in ({"page": page, "v": "2"} | query).items():
         at.query_params[name] = value
     return fine(at.run())
 
@@ -80,7 +80,7 @@ def test_values_that_cannot_be_give_the_defaults(tiny, page):
     }
     at = open_app(page, **wrong)
     assert at.slider(key="layer").value in range(4) and at.select_slider(key="rank").value == "8"
-    assert at.number_input(key="prompt").value in range(8) and at.selectbox(key="fit").value == "procrustes_scaled"
+    assert at.number_input(key="prompt").value in range(8) and at.selectbox(key="fit").value == "ridge_cv"
     (warning,) = at.warning
     assert all(f"`{key}={value}`" in warning.value for key, value in wrong.items()), warning.value
     assert at.run().warning, "it stays while the page is drawn anew"
@@ -102,7 +102,7 @@ def test_a_value_of_a_larger_pair_is_mended(tiny):
 
 
 def test_a_map_without_directions_says_what_to_choose(tiny):
-    at = open_app("rank", fit="zscore")
+    at = open_app("rank", fit="zscore", basis="map")
     assert any("no leading directions" in i.value and "ridge" in i.value for i in at.info) and not at.metric
 
 
@@ -152,7 +152,7 @@ CLICKS = {  # what can be chosen by a click on a page's charts
     "drift": {"layer"},
     "patching": {"layer", "prompt", "head"},
     "transport": {"layer"},
-    "rank": {"rank", "alpha"},
+    "rank": {"rank"},
     "heads": {"layer", "head", "heads"},
 }
 
@@ -214,8 +214,8 @@ def test_every_answer_of_a_session_is_a_link_that_brings_it_back(tiny):
 
 def test_a_link_names_what_is_not_the_default():
     values = controls.DEFAULTS | {"layer": 3, "heads": [1, 2], "blend": 0.5}
-    assert controls.link("heads", values) == "heads?layer=3&heads=1&heads=2&blend=0.5"
-    assert controls.link("home", controls.DEFAULTS | {"heads": []}) == "./?heads="
+    assert controls.link("heads", values) == "heads?layer=3&heads=1&heads=2&blend=0.5&v=2"
+    assert controls.link("home", controls.DEFAULTS | {"heads": []}) == "./?heads=&v=2"
 
 
 def test_history_keeps_no_more_than_it_says():

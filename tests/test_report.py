@@ -129,7 +129,7 @@ def test_heads_say_the_tables_numbers(made):
 def test_the_numbers_behind_a_chart_are_all_there(made):
     sweep, html, _ = made
     figures = re.findall(r"<figure>.*?</figure>", html, re.DOTALL)
-    assert len(figures) == 10
+    assert len(figures) == 12
     numbers = next(text_of(part) for part in figures if "Which layers" in part)
     patch = table(sweep, "rq1", "patch_summary", stream=STREAM, map="none")
     for line in patch.itertuples():
@@ -239,7 +239,7 @@ def test_it_opens_in_a_browser_without_a_network(chrome, tmp_path, scheme, width
     page.on("request", lambda request: urls.append(request.url))
     page.goto(path.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("figure svg:visible").count() == page.locator("figure").count() == 10
+    assert page.locator("figure svg:visible").count() == page.locator("figure").count() == 12
     ink, ground = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
     page.locator("figure summary").first.click()
     assert page.locator("figure table").first.is_visible()

@@ -8,7 +8,7 @@ from views.where import transplants
 import mechdiff
 from mechdiff.inputs.pair_file import shipped_pairs
 from mechdiff.reporting import view_requests
-from mechdiff.reporting.selection import DEFAULTS, ON_REQUEST, Selection
+from mechdiff.reporting.selection import DEFAULTS, ON_REQUEST, Selection, of_its_day
 
 pytestmark = pytest.mark.usefixtures("patient")
 PLACE = {"layer": 1, "stream": "mlp_out", "fit": "ridge", "rank": "4", "complement": "own", "heads": [1, 3], "blend": 0.5}
@@ -34,7 +34,9 @@ def test_a_page_asks_what_its_requests_say(page, tiny):
 
 def test_every_request_takes_its_own_part_of_the_selection(tiny):
     """No part is a default, and the two maps differ."""
-    selection = Selection(**tiny, **PLACE | {"heads": (1, 3), "fit": "procrustes", "map": "zscore", "alpha": "1.0"})
+    selection = Selection(
+        **tiny, **PLACE | {"heads": (1, 3), "fit": "procrustes", "map": "zscore", "alpha": "1.0", "basis": "map"}
+    )
     transport, rank, overlap = (view(selection) for view in (view_requests.transport, view_requests.rank, view_requests.overlap))
     for run in (transport, rank):
         assert (run.map, run.alpha, run.layers, run.streams) == ("procrustes", ("1.0",), (1,), ("mlp_out",))
@@ -61,9 +63,23 @@ def test_a_place_that_the_pair_does_not_have_becomes_one_that_it_has(tiny):
 
 
 def test_what_a_sweep_holds_is_not_computed_again(tiny):
-    selection = Selection(**tiny, fit="ridge")
+    selection = Selection(**tiny, fit="ridge", basis="map")
     for curve in (view_requests.transport_curve, view_requests.rank_curve):
         assert curve(selection, stored=True).controls == ("self",) and "mean" in curve(selection, stored=False).controls
+
+
+def test_a_rank_is_of_the_difference_unless_a_map_is_chosen(tiny):
+    run = view_requests.rank(Selection(**tiny, layer=1, rank="4"))
+    assert (run.basis, run.ranks, run.layers) == ("difference", ("4",), (1,))
+    assert view_requests.rank_curve(Selection(**tiny), stored=False).controls == ("self", "random")
+
+
+def test_a_link_without_a_format_means_the_defaults_of_its_day():
+    values = of_its_day({"pair": "demo-cognitive", "layer": 3})
+    assert values == {"pair": "demo-cognitive", "layer": 3, "domain": "cognitive@1", "fit": "procrustes_scaled", "basis": "map"}
+    assert of_its_day({"domain": "cultural", "fit": "ridge"})["domain"] == "cultural@1"
+    assert of_its_day({"domain": "cultural", "fit": "ridge"})["fit"] == "ridge"
+    assert "fit" not in of_its_day({"pair": "demo-cognitive", "protocol": "study"})
 
 
 def test_only_the_state_as_it_is_has_next_tokens(tiny):

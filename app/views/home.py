@@ -15,7 +15,7 @@ from mechdiff.reporting import charts
 from mechdiff.study import artifacts, quantities, stored_sweep
 from mechdiff.study.quantities import INTERVALS, QUANTITIES, Estimate
 from mechdiff.study.stored_sweep import StoredSweep, half_effect
-from views import behaviour, card
+from views import behaviour, card, readings
 from views.study.compare import estimate
 
 DEMO_PAIRS = ("demo-cultural", "demo-cognitive")
@@ -107,9 +107,12 @@ def pair_curves(name: str) -> None:
     slide = talk.TALK in st.query_params  # a slide shows the curves alone
     layer = None if slide else controls.chosen_layer(last)
     draw = controls.draw if slide else partial(controls.clickable, take=partial(choose, name))
-    effects = charts.layer_curve(patch, layer, f"{over}; band: 95 % CI")
-    draw(effects, f"effects-{name}")
-    st.markdown(read_patch(patch))
+    sweep = StoredSweep(name, domain, DIRECTION)
+    if readings.recoveries(sweep, layer, f"effects-{name}", None if slide else partial(choose, name)):
+        st.markdown(readings.sentence(sweep, "depth"))
+    else:
+        draw(charts.layer_curve(patch, layer, f"{over}; band: 95 % CI"), f"effects-{name}")
+        st.markdown(read_patch(patch))
     similarity = charts.drift_curve(drift, layer, f"{prompts} prompts; band: 95 % CI (jackknife)")
     draw(similarity, f"drift-{name}")
     st.markdown(read_drift(drift))

@@ -76,12 +76,15 @@ def answer(run: Question, label: str, what: str) -> tuple[pd.Series | None, pd.D
 
 def metrics(table: pd.DataFrame, line: pd.Series, what: str) -> None:
     """The live condition's numbers. table: its lines, one per prompt."""
-    zscore = table["kl_reference"].mean()
     row = numbers()
     about = interval(line["low"], line["high"], ".4f")
     row.metric(what, f"{line['mean']:.4f} nats", help=say("effect", "interval"), **quiet(about))
-    row.metric("Z-score effect", f"{zscore:.4f} nats", help=TERMS["zscore"], **quiet("the reference"))
-    ratio(row, "Drop", line, "drop", 1, f"{TERMS['drop']} Not defined for complement own.")
+    if "beyond_shift" in line:
+        ratio(row, "Of the shift's effect", line, "beyond_shift", 100, TERMS["beyond shift"])
+    if "kl_reference" in table:
+        zscore = table["kl_reference"].mean()
+        row.metric("Z-score effect", f"{zscore:.4f} nats", help=TERMS["zscore"], **quiet("the reference"))
+        ratio(row, "Drop", line, "drop", 1, f"{TERMS['drop']} Not defined for complement own.")
     ratio(row, "Recovery", line, "recovery", 100, TERMS["recovery"])
 
 

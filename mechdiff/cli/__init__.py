@@ -7,6 +7,7 @@ from mechdiff.cli import (
     compare,
     curate,
     export,
+    findings,
     importing,
     pairs,
     planted,
@@ -21,7 +22,25 @@ from mechdiff.cli import (
 from mechdiff.cli.base import Parser
 
 # in the order of the help
-MODULES = (pairs, app, study, check, run, sweep, compare, report, export, importing, curate, replay, talk, planted, bench, shots)
+MODULES = (
+    pairs,
+    app,
+    study,
+    check,
+    run,
+    sweep,
+    compare,
+    findings,
+    report,
+    export,
+    importing,
+    curate,
+    replay,
+    talk,
+    planted,
+    bench,
+    shots,
+)
 
 
 def build_parser() -> Parser:

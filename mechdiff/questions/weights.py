@@ -9,6 +9,7 @@ from typing import ClassVar
 import pandas as pd
 
 from mechdiff.common.cache import Store, key
+from mechdiff.common.terms import OUR_MAP
 from mechdiff.questions.shared.request import Count, Question, map_field, positions_field
 from mechdiff.questions.shared.task import Task
 
@@ -39,7 +40,7 @@ class Weights(Question):
     averages: ClassVar[bool] = False
     reads_prompts: ClassVar[bool] = False
 
-    map: str = map_field("procrustes_scaled")
+    map: str = map_field(OUR_MAP)
     positions: Count = positions_field()
 
     def task(self, store: Store) -> "WeightsTask":

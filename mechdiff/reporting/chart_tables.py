@@ -34,6 +34,35 @@ def named(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(shown=table["control"].map(charts.CONTROL_NAMES).fillna(table["map"]))
 
 
+def recoveries(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Summaries of patches by what they replace, as recoveries over layers; with bands over all layers where they are stored."""
+    parts = []
+    for name, lines in tables.items():
+        lines = share(lines[lines["layer"] >= 0], "recovery", shown=name)
+        if "recovery_band_low" in lines:
+            lines = lines.assign(low=lines["recovery_band_low"], high=lines["recovery_band_high"])
+        parts.append(lines)
+    return join(*parts)
+
+
+def of_difference(lines: pd.DataFrame) -> pd.DataFrame:
+    """Cuts of the difference as recoveries over ranks, with their series; the whole patch at every rank."""
+    names = {"none": charts.OWN_DIRECTIONS, "random": charts.RANDOM_DIRECTIONS}
+    lines = lines[lines["control"].isin(names)]
+    lines = share(lines.assign(shown=lines["control"].map(names)), "recovery")
+    whole = lines[lines["rank"] == "full"].assign(shown=charts.WHOLE_PATCH).drop(columns="rank")
+    every = whole.merge(pd.DataFrame({"rank": charts.rank_order(lines["rank"])}), how="cross")
+    return join(lines[lines["rank"] != "full"], every)
+
+
+def removed(lines: pd.DataFrame, live: pd.DataFrame) -> pd.DataFrame:
+    """What a map removes of the shift's effect, and of the z-score effect, over layers, stored and live, in per cent."""
+    parts = []
+    for name, column, factor in ((charts.BEYOND, "beyond_shift", 100), (charts.DROP, "drop", 1)):
+        parts += [share(part, column, factor, shown=name) for part in (lines, live) if len(part) and column in part]
+    return join(*parts)
+
+
 def as_live(lines: pd.DataFrame, series: str = "live") -> pd.DataFrame:
     """Live lines, of one series where a chart has several."""
     return lines.assign(shown=series, live=True)

@@ -22,7 +22,7 @@ from mechdiff.reporting.sentences import (
     number,
     recovery,
 )
-from mechdiff.study import quantities
+from mechdiff.study import quantities, readings
 from mechdiff.study.quantities import QUANTITIES, REACH, Estimate
 from mechdiff.study.stored_sweep import MODULES, STREAM, StoredSweep, half_effect
 
@@ -46,7 +46,7 @@ SENTENCES = {  # a quantity's estimate in a sentence, if it has a word
 class Section:
     """The answer to one question. answer: in one sentence; details: further sentences. controls: a line per condition.
 
-    about_controls: what that table shows. missing: what is not stored.
+    about_controls: what that table shows. missing: what is not stored. readings: the keys of the readings that answer it.
     """
 
     question: str
@@ -55,6 +55,20 @@ class Section:
     controls: pd.DataFrame | None = None
     about_controls: str = ""
     missing: str = ""
+    readings: tuple[str, ...] = ()
+
+
+def read(section: Section, sweep: StoredSweep) -> Section:
+    """The section with the sweep's readings as its answer, each with its estimand and control among the details.
+
+    What answered it before is a detail then.
+    """
+    chosen = [reading for reading in readings.readings(sweep) if reading.key in section.readings]
+    if not chosen:
+        return section
+    about = [f"{reading.sentence} {reading.control} {reading.estimand} {reading.chosen}" for reading in chosen]
+    answer = " ".join(reading.sentence for reading in chosen)
+    return replace(section, answer=answer, details=[*about, section.answer, *section.details])
 
 
 def in_words(key: str, estimates: Estimates) -> str:
@@ -66,7 +80,9 @@ def in_words(key: str, estimates: Estimates) -> str:
 
 def where(sweep: StoredSweep, estimates: Estimates) -> Section:
     """RQ1: where do representations diverge, and where does that move the next token?"""
-    section = Section("Where do the models differ?", f"{in_words('drift', estimates)} {in_words('effect', estimates)}")
+    keys = ("depth", "token", "answer", "transplant")
+    answer = f"{in_words('drift', estimates)} {in_words('effect', estimates)}"
+    section = Section("Where do the models differ?", answer, readings=keys)
     drift, effect = sweep.drift(), sweep.effect()
     if drift is not None:
         section.details.append(lowest_similarity(drift))
@@ -135,7 +151,8 @@ def linear(sweep: StoredSweep, estimates: Estimates) -> Section:
     )
     details.append(in_words("streams", estimates))
     rows = by_condition(at_layer, EFFECT | DROP | recovery(at_layer), sweep.map)
-    return Section("Is the change a linear map?", answer, details, rows, f"The full map at layer {layer}, {STREAM}")
+    about = f"The full map at layer {layer}, {STREAM}"
+    return Section("Is the change a linear map?", answer, details, rows, about, readings=("map",))
 
 
 def drops(mapped: pd.DataFrame) -> list[str]:
@@ -163,7 +180,7 @@ def dimensions(sweep: StoredSweep, estimates: Estimates) -> Section:
     layer = sweep.affected()
     table = None if layer is None else sweep.read("rq3", "rank_summary", stream=STREAM, layer=layer)
     answer = f"{in_words('rank_mean', estimates)} {in_words('rank_own', estimates)}"
-    section = Section("How many dimensions does it need?", answer)
+    section = Section("How many dimensions does it need?", answer, readings=("rank", "format"))
     if table is None:
         section.missing = "rank cuts"
         return section
@@ -198,7 +215,8 @@ def by_rank(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def heads(sweep: StoredSweep, estimates: Estimates) -> Section:
     """RQ4: which attention heads carry the change?"""
-    section = Section("Which attention heads carry it?", f"{in_words('greedy', estimates)} {in_words('topk', estimates)}")
+    answer = f"{in_words('greedy', estimates)} {in_words('topk', estimates)}"
+    section = Section("Which attention heads carry it?", answer, readings=("heads",))
     table, layer = sweep.read("rq4", "heads_summary"), sweep.strongest()
     if table is None or layer is None:
         section.missing = "heads"

@@ -20,7 +20,7 @@ from mechdiff.common.versions import version_of
 from mechdiff.reporting import chart_tables, charts, figures, findings
 from mechdiff.reporting.findings import Estimates, Section
 from mechdiff.reporting.sentences import digits
-from mechdiff.study import artifacts, quantities
+from mechdiff.study import artifacts, quantities, readings
 from mechdiff.study.estimates import estimates
 from mechdiff.study.quantities import QUANTITIES
 from mechdiff.study.stored_sweep import STREAM, StoredSweep
@@ -109,10 +109,10 @@ def template() -> Template:
 def parts(sweep: StoredSweep, values: Estimates) -> list[Part]:
     """The four parts, with their charts."""
     return [
-        Part("rq1", "Where", findings.where(sweep, values), where(sweep)),
-        Part("rq2", "Map", findings.linear(sweep, values), linear(sweep)),
-        Part("rq3", "Rank", findings.dimensions(sweep, values), dimensions(sweep, values)),
-        Part("rq4", "Heads", findings.heads(sweep, values), heads(sweep)),
+        Part("rq1", "Where", findings.read(findings.where(sweep, values), sweep), where(sweep)),
+        Part("rq2", "Map", findings.read(findings.linear(sweep, values), sweep), linear(sweep)),
+        Part("rq3", "Rank", findings.read(findings.dimensions(sweep, values), sweep), dimensions(sweep, values)),
+        Part("rq4", "Heads", findings.read(findings.heads(sweep, values), sweep), heads(sweep)),
     ]
 
 
@@ -128,6 +128,11 @@ def where(sweep: StoredSweep) -> list[Figure]:
         drawn.append(
             draw(charts.drift_curve(drift, None, f"{STREAM}, {origin}; band: 95 % CI (jackknife over templates)"), drift)
         )
+    every = sweep.read("rq1", "patch_all_summary", control="none")
+    if patch is not None and every is not None:
+        token = patch[patch["control"] == "none"]
+        recoveries = chart_tables.recoveries({charts.ALL_TOKENS: every, charts.LAST_TOKEN: token})
+        drawn.append(draw(charts.recovery_curve(recoveries, None, f"{origin}; bands: 95 %, for all layers together"), recoveries))
     if patch is not None:
         patch = chart_tables.patched(patch)
         drawn.append(draw(charts.layer_curve(patch, None, f"{STREAM}, {origin}; band: 95 % CI"), patch))
@@ -145,10 +150,10 @@ def linear(sweep: StoredSweep) -> list[Figure]:
         return []
     table = chart_tables.named(table)
     about = f"{STREAM}, alpha {sweep.alpha}; dashed: the most affected layer; bands: 95 % CI."
-    drop = chart_tables.share(table[(table["map"] == sweep.map) & (table["control"] == "none")].assign(shown="drop"), "drop")
+    removed = chart_tables.removed(table[(table["map"] == sweep.map) & (table["control"] == "none")], table.iloc[:0])
     return [
         draw(charts.transport_curve(table, layer, sweep.map, about), table),
-        draw(charts.drop_curve(drop, layer, "no value where the z-score effect is rounding error"), drop),
+        draw(charts.drop_curve(removed, layer, "no value where that effect is rounding error"), removed),
     ]
 
 
@@ -168,6 +173,7 @@ def dimensions(sweep: StoredSweep, values: Estimates) -> list[Figure]:
         f"Complement {complement}; recovery: of the models' difference; drop: of the z-score effect; rank 0: mean ablation"
     )
     drawn = [
+        *of_difference(sweep),
         draw(charts.rank_curve(cuts, complement, rank, about), cuts),
         draw(charts.share_curve(shares, rank, about_shares), shares),
     ]
@@ -177,6 +183,17 @@ def dimensions(sweep: StoredSweep, values: Estimates) -> list[Figure]:
         about = "1 where maps fitted on two halves of the train split find the same leading directions"
         drawn.append(draw(charts.overlap_curve(overlaps, about), overlaps))
     return drawn
+
+
+def of_difference(sweep: StoredSweep) -> list[Figure]:
+    """Cuts of the observed difference, at the layer that was chosen on train."""
+    layer = readings.Read(sweep).half
+    table = None if layer is None else sweep.read("rq3", "difference_summary", stream=STREAM, layer=layer)
+    if table is None:
+        return []
+    rows = chart_tables.of_difference(table)
+    about = f"layer {layer}, chosen on train; directions of the observed difference on these prompts; band: 95 % CI"
+    return [draw(charts.difference_curve(rows, "0", about), rows)]
 
 
 def shares_by_rank(table: pd.DataFrame, complement: str) -> pd.DataFrame:

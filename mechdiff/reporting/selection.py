@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mechdiff.common.terms import COMPLEMENTS, DIRECTIONS, STREAMS, WHITENED
-from mechdiff.inputs import protocols
+from mechdiff.common.terms import COMPLEMENTS, DIFFERENCE, DIRECTIONS, OUR_MAP, STREAMS, WHITENED
+from mechdiff.inputs import prompts, protocols
 from mechdiff.inputs.pair_file import Pair, read_pair, shipped_pairs
 from mechdiff.inputs.vocabularies import one_tokenizer
 from mechdiff.questions import Question, Run
@@ -22,7 +22,8 @@ DEFAULTS: dict[str, Any] = {  # every linked widget's key, and its value where n
     "layer": None,
     "stream": STREAM_ORDER[0],
     "map": "none",
-    "fit": "procrustes_scaled",
+    "fit": OUR_MAP,
+    "basis": DIFFERENCE,
     "alpha": "auto",
     "rank": "8",
     "complement": COMPLEMENTS[0],
@@ -45,9 +46,26 @@ def defaults(protocol: str) -> dict[str, Any]:
     """DEFAULTS under a protocol, which has its own maps, cut and fairness filter."""
     own = {question: protocols.settings(protocol, question, "", None) for question in ("patch", "transport", "rank")}
     values = {"map": own["patch"].get("map"), "fit": own["transport"].get("map")}
+    values |= {"basis": own["rank"].get("basis")}
     values |= {"complement": WHITENED if own["rank"].get("cut") == WHITENED else None}
     values |= {"shared": own["patch"].get("min_shared_ratio"), "alpha": next(iter(own["transport"].get("alpha", ())), None)}
     return DEFAULTS | {key: value for key, value in values.items() if value is not None}
+
+
+VERSION, FORMAT = "v", "2"  # of links and talks: without it, what they leave out had the defaults of an earlier day
+FORMER = {"fit": "procrustes_scaled", "basis": "map"}
+
+
+def of_its_day(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a link or a talk's step without a format number, with what they left out as it was then.
+
+    Then the domains were their first versions, maps the study's, and a rank that of a map. Raises UserError for an unknown pair.
+    """
+    pair = read_pair(str(values.get("pair", DEFAULTS["pair"])))
+    named = values.get("domain", OWN)
+    older = f"{pair.domain if named == OWN else named}@1"
+    own = protocol_of(pair, str(values.get("protocol", OWN))) == protocols.DEFAULT
+    return (FORMER if own else {}) | values | ({"domain": older} if older in prompts.domains() else {})
 
 
 def protocol_of(pair: Pair, chosen: str) -> str:
@@ -63,8 +81,8 @@ class Selection:
     """One selection of the app's widgets.
 
     pair to device: what all requests of a view share, named as a question names it; min_shared_ratio None is the protocol's.
-    layer: None is the pair's default. fit: the map of the pages about maps; map: that of the others. switches: the parts that are
-    to be computed on request.
+    layer: None is the pair's default. fit: the map of the pages about maps; map: that of the others. basis: whose directions
+    the Rank page cuts. switches: the parts that are to be computed on request.
     """
 
     pair: str
@@ -82,6 +100,7 @@ class Selection:
     fit: str = DEFAULTS["fit"]
     alpha: str = DEFAULTS["alpha"]
     rank: str = DEFAULTS["rank"]
+    basis: str = DEFAULTS["basis"]
     complement: str = DEFAULTS["complement"]
     heads: tuple[int, ...] = tuple(DEFAULTS["heads"])
     blend: float = DEFAULTS["blend"]
@@ -94,7 +113,7 @@ class Selection:
         pair = read_pair(values.get("pair", DEFAULTS["pair"]))
         protocol = protocol_of(pair, values.get("protocol", OWN))
         chosen = defaults(protocol) | values
-        names = ("direction", "layer", "stream", "map", "fit", "alpha", "rank", "complement", "blend", "prompt")
+        names = ("direction", "layer", "stream", "map", "fit", "alpha", "rank", "basis", "complement", "blend", "prompt")
         return cls(
             pair.name,
             pair.domain if chosen["domain"] == OWN else chosen["domain"],

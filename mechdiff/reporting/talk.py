@@ -11,11 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.paths import CACHE, DATA
-from mechdiff.common.terms import ALPHAS, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS, WHITENED
+from mechdiff.common.terms import ALPHAS, BASES, COMPLEMENTS, COUNTS, DIRECTIONS, MAPS, RANKS, STREAMS, WHITENED
 from mechdiff.inputs import protocols
 from mechdiff.inputs.pair_file import Pair, read_pair, shipped_pairs
 from mechdiff.inputs.prompts import domains
-from mechdiff.reporting.selection import OWN
+from mechdiff.reporting.selection import FORMAT, OWN, VERSION, of_its_day
 
 READY = "1"  # the address' name for the talk that comes with mechdiff
 PARTS = {  # page -> the parts that a slide can show; the first is the default
@@ -31,7 +31,7 @@ SLIDERS = {  # page -> the widgets that stay on its slide, the main one first
     "drift": ("layer",),
     "patching": ("layer",),
     "transport": ("layer",),
-    "rank": ("rank", "complement", "layer"),
+    "rank": ("rank", "basis", "layer"),
     "heads": ("heads", "layer"),
 }
 TWENTIETHS = [part / 20 for part in range(21)]
@@ -45,6 +45,7 @@ CHOICES = {
     "fit": MAPS,
     "alpha": ALPHAS,
     "rank": RANKS,
+    "basis": BASES,
     "complement": (*COMPLEMENTS, WHITENED),
     "protocol": (OWN, *protocols.NAMES),
 }
@@ -115,20 +116,23 @@ def read_talk(path: Path) -> Talk:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML ({error}). A talk looks like:\n{EXAMPLE}") from None
     for key in content:
-        if key not in ("title", "step"):
-            raise one_of(f"{path.name}: key", key, ["title", "[[step]]"])
+        if key not in ("title", "format", "step"):
+            raise one_of(f"{path.name}: key", key, ["title", "format", "[[step]]"])
     tables = content.get("step")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise UserError(f"{path} has no [[step]]. A talk looks like:\n{EXAMPLE}")
-    return Talk(str(content.get("title", path.stem)), tuple(read_step(table, f"Step {n}") for n, table in enumerate(tables, 1)))
+    now = str(content.get("format", "")) == FORMAT
+    steps = [read_step(table, f"Step {n}", now) for n, table in enumerate(tables, 1)]
+    return Talk(str(content.get("title", path.stem)), tuple(steps))
 
 
-def read_step(table: dict, where: str) -> Step:
-    """A slide. where: the step's name in errors."""
+def read_step(table: dict, where: str, now: bool) -> Step:
+    """A slide. where: the step's name in errors. now: whether what it leaves out has today's defaults, not those of before."""
     for key in table:
         if key not in (*ABOUT, *SELECTION):
             raise one_of(f"{where}: key", key, [*ABOUT, *SELECTION])
     page, values = read_link(table["link"], where) if "link" in table else (None, {})
+    now = values.pop(VERSION, None) == FORMAT or now
     page, headline = table.get("page", page), table.get("headline")
     if not isinstance(headline, str) or not headline.strip():
         raise UserError(f'{where} has no headline.\nTry:  headline = "What is seen, in one sentence"')
@@ -136,6 +140,7 @@ def read_step(table: dict, where: str) -> Step:
         raise one_of(f"{where}: page", page or "(none)", PARTS)
     values |= {key: value for key, value in table.items() if key in SELECTION}
     check(values, where)
+    values = values if now else of_its_day(values)
     show = table.get("show", PARTS[page][0])
     show = (show,) if isinstance(show, str) else tuple(show)
     for part in show:
@@ -151,7 +156,7 @@ def read_link(link: object, where: str) -> tuple[str, dict]:
     for key, texts in parse_qs(parts.query).items():
         if key in ("talk", "step"):
             continue
-        if key not in SELECTION:
+        if key not in (*SELECTION, VERSION):
             raise one_of(f"{where}: the link's key", key, SELECTION)
         values[key] = texts if key in LISTS else typed(key, texts[-1])
     return page, values | {key: [whole(text) for text in values[key]] for key in LISTS if key in values}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mechdiff.common.terms import DIRECTIONS, FITTED, MAP_CONTROLS, WHITENED
+from mechdiff.common.terms import DIFFERENCE, DIRECTIONS, FITTED, MAP_CONTROLS, WHITENED
 from mechdiff.engine.intervention import Condition
 from mechdiff.questions import EffectQuestion, Question
 from mechdiff.questions.behaviour import Behaviour
@@ -74,7 +74,17 @@ def transport_curve(selection: Selection, stored: bool) -> MappedQuestion:
 
 
 def rank(selection: Selection) -> MappedQuestion:
-    return mapped(selection, "rank", layers=(selection.chosen_layer,), ranks=(selection.rank,), **cut(selection))
+    if selection.basis == DIFFERENCE:
+        return of_difference(selection, ranks=(selection.rank,), controls=("self",))
+    return mapped(selection, "rank", basis="map", layers=(selection.chosen_layer,), ranks=(selection.rank,), **cut(selection))
+
+
+def of_difference(selection: Selection, **details: Any) -> MappedQuestion:
+    """Cuts of the observed difference at the chosen site."""
+    site = {"basis": DIFFERENCE, "streams": (selection.stream,), "layers": (selection.chosen_layer,)}
+    run = selection.run("rank", **site | details)
+    assert isinstance(run, MappedQuestion)
+    return run
 
 
 def cut(selection: Selection) -> dict[str, Any]:
@@ -86,10 +96,12 @@ def cut(selection: Selection) -> dict[str, Any]:
 
 def rank_curve(selection: Selection, stored: bool) -> MappedQuestion:
     """Every rank at the chosen layer. stored: whether a sweep already gives its controls."""
+    if selection.basis == DIFFERENCE:
+        return of_difference(selection, controls=("self",) if stored else ("self", "random"))
     whole = {} if selection.complement != WHITENED else cut(selection)
     named = tuple(name for name in MAP_CONTROLS if name != "random" or not whole)
     controls = {} if stored else {"controls": ("self", "mean", *named)}
-    return mapped(selection, "rank", layers=(selection.chosen_layer,), **whole, **controls)
+    return mapped(selection, "rank", basis="map", layers=(selection.chosen_layer,), **whole, **controls)
 
 
 def heads_together(selection: Selection) -> EffectQuestion:
@@ -149,6 +161,11 @@ def stored_over_ranks(run: Any, lines: Callable[..., pd.DataFrame] = stored_line
     return chart_tables.of_cut(every, scaled, run.map, run.alpha[0]), chart_tables.join(every, scaled)
 
 
+def stored_difference(run: Any, lines: Callable[..., pd.DataFrame] = stored_lines) -> pd.DataFrame:
+    """Stored cuts of the difference at the run's site."""
+    return lines(run, "rq3", "difference_summary", layer=run.layers[0], stream=run.streams[0])
+
+
 def of_patching(selection: Selection) -> list:
     tokens = next_tokens(selection)
     chosen = [patch(selection), *([] if tokens is None else [tokens])]
@@ -163,12 +180,13 @@ def of_transport(selection: Selection) -> list:
 
 
 def of_rank(selection: Selection) -> list:
-    if selection.fit not in FITTED:
+    if selection.basis != DIFFERENCE and selection.fit not in FITTED:
         return []
     run = rank(selection)
     if "ranks" not in selection.switches:
         return [run]
-    return [run, rank_curve(selection, len(stored_over_ranks(run)[0]) > 0)]
+    stored = stored_difference(run) if selection.basis == DIFFERENCE else stored_over_ranks(run)[0]
+    return [run, rank_curve(selection, len(stored) > 0)]
 
 
 def of_heads(selection: Selection) -> list:

@@ -74,7 +74,7 @@ def rank(
     lines: a layer's stored cuts by prompt. zscore: the effects that the drop refers to. Without them, the stored drops are read.
     """
     if lines is None or zscore is None:
-        return rank_of_means(sweep, layer) if complement != "own" else Estimate(why=NOT_STORED)
+        return rank_of_means(sweep, layer, complement)
     judged = lines["complement"].eq(complement) | (lines["control"].eq("mean") & (complement != "own"))
     wide = by_prompt(lines[sweep.is_own_map(lines) & judged], "rank")
     if not {"full"} <= set(wide):
@@ -98,17 +98,20 @@ def rank(
     return from_draws(first_reached(reached, ranks), place)
 
 
-def rank_of_means(sweep: StoredSweep, layer: int | None) -> Estimate:
-    """The same from drops alone, without an interval."""
-    table = None if layer is None else sweep.drop_by_rank(layer)
+def rank_of_means(sweep: StoredSweep, layer: int | None, complement: str) -> Estimate:
+    """The same from the summary's drops, or its effects under complement own, without an interval."""
+    read = sweep.effect_by_rank if complement == "own" else sweep.drop_by_rank
+    table = None if layer is None else read(layer)
     if table is None or not (table["rank"] == "full").any():
         return Estimate(why=NOT_STORED)
     ranks = np.array([np.inf if name == "full" else float(name) for name in table["rank"]])
     order = ranks.argsort()
-    drops, place = table["mean"].to_numpy()[order], f"at layer {layer}"
-    if drops[-1] <= 0:
+    gains, place = table["mean"].to_numpy()[order], f"at layer {layer}"
+    if np.isnan(gains[-1]):
+        return Estimate(why=AT_FLOOR, place=place)
+    if gains[-1] <= 0:
         return Estimate(why=NO_DROP, place=place)
-    return Estimate(float(first_reached(drops >= REACH / 100 * drops[-1], ranks[order])), place=place)
+    return Estimate(float(first_reached(gains >= REACH / 100 * gains[-1], ranks[order])), place=place)
 
 
 def streams(sweep: StoredSweep, layer: int | None) -> Estimate:

@@ -173,8 +173,9 @@ def depth(read: Read) -> Reading | None:
     quartiles = f" Quartiles of the increments: layers {', '.join(map(str, where.quartiles))}." if where.quartiles else ""
     estimand = (
         "R(l) = 1 - mean KL(donor || patched) / mean KL(donor || clean), where the recipient's layers above l run on the donor's "
-        "states of layer l at every token. The centroid, 1 - the mean of R over layers, is 0 at the first layer and 1 at the end. This is one order of replacement, "
-        f"lower layers first.{quartiles}{f' No centroid: {where.why}.' if where.why else ''}"
+        "states of layer l at every token. The centroid is 1 - the mean of R over layers: 0 at the first layer, 1 at the end. "
+        f"This is one order of replacement, lower layers first.{quartiles}"
+        f"{f' No centroid: {where.why}.' if where.why else ''}"
     )
     control = (
         f"The embedding alone recovers {ends(where.embedding)}; the final norm and unembedding are left {ends(where.after)}."

@@ -166,6 +166,14 @@ class StoredSweep:
         table = table[self.is_own_map(table) & (judged | flat)]
         return ratio(table, "drop") if len(table) else None
 
+    def effect_by_rank(self, layer: int) -> pd.DataFrame | None:
+        """A row per rank (text) at a layer: mean effect (nats) under complement own."""
+        table = self.read("rq3", "rank_summary", stream=STREAM, layer=layer, complement="own")
+        if table is None:
+            return None
+        table = table[self.is_own_map(table) & (table["control"] == "none")]
+        return table if len(table) else None
+
     def is_own_map(self, table: pd.DataFrame) -> pd.Series:
         """Which lines are the judged map at the judged scale, or the mean ablation that stands for it at rank 0."""
         mapped = (table["map"] == self.map) & (table["alpha"] == self.alpha) & (table["control"] == "none")

@@ -24,8 +24,9 @@ def app_at(view: str, **query) -> AppTest:
 
 
 def script(code: str, **query) -> AppTest:
+    """An app with this code and these values in its address, which has the number of today's format."""
     at = AppTest.from_string(code, default_timeout=300)
-    for name, value in query.items():
+    for name, value in ({"v": "2"} | query if query else {}).items():
         at.query_params[name] = value
     return at
 

@@ -12,7 +12,7 @@ from mechdiff.common.terms import sides
 from mechdiff.maths.intervals import Templates, floor_of, summarise
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
-from views import imports, metrics
+from views import imports, metrics, readings
 from views.how import coverage
 
 
@@ -25,6 +25,7 @@ def page() -> None:
         f"Choose heads: their outputs in the **{recipient}** model are replaced by the **{donor}** model's. **Coverage** is the "
         "effect of these heads as a share of the effect of all heads in the layer.",
     )
+    readings.show(selection, "heads")
     if session.available(selection):
         everything(selection)
     imports.numbers("heads", selection)

@@ -1,4 +1,4 @@
-"""Rank: how many dimensions does the change need?"""
+"""Rank: how many directions of the difference, or of a map, carry the change?"""
 
 from functools import partial
 
@@ -10,10 +10,11 @@ import stored_results
 import streamlit as st
 from glossary import TERMS, say
 
-from mechdiff.common.terms import FITTED, sides
+from mechdiff.common.terms import DIFFERENCE, FITTED, sides
+from mechdiff.questions.shared.request import FULL
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
-from views import imports, metrics
+from views import imports, metrics, readings
 
 LONGER = "Nine ranks, as points on the stored curve; without a stored curve, with all controls."
 
@@ -22,18 +23,59 @@ def page() -> None:
     selection = controls.current()
     donor, recipient = sides(selection.direction)
     session.heading(
-        "Rank: how many dimensions does the change need?",
+        "Rank: how many directions carry the change?",
         say("rank", "complement", "map", "effect", "recovery", "drop", "alpha", "controls", "split-half overlap"),
-        f"Drag the rank: the map from **{donor}** to **{recipient}** keeps only its k leading directions. The **complement** "
-        "fills the rest, with the train **mean** (which deletes it) or the recipient's **own** state. Check both.",
+        f"Drag the rank: the **{recipient}** model's state takes the mean difference to the **{donor}** model's, and k "
+        "directions of what is left of it. Rank 0 is one constant shift for all prompts; full is the whole patch.",
     )
+    readings.show(selection, "rank", "format")
     if session.available(selection):
-        cut(selection)
+        directions(selection)
     imports.numbers("rank", selection)
 
 
 @session.panel
-def cut(selection: Selection) -> None:
+def directions(selection: Selection) -> None:
+    selection = controls.widgets(selection, "basis")
+    if selection.basis == DIFFERENCE:
+        of_difference(selection)
+    else:
+        of_map(selection)
+
+
+def of_difference(selection: Selection) -> None:
+    """The chosen rank, live, on the stored curve over ranks."""
+    selection = controls.widgets(selection, "stream", "layer", "rank")
+    run, rank, layer = view_requests.rank(selection), selection.rank, selection.chosen_layer
+    what = f"{selection.stream} · L{layer} · shift + {rank}" if rank != FULL else f"{selection.stream} · L{layer} · whole patch"
+    line, table = metrics.answer(run, f"Effect at rank {rank}", what)
+    stored = view_requests.stored_difference(run, stored_results.lines)
+    if stored.empty:
+        stored_results.missing(run)
+    live, about = metrics.live(line), stored_results.origin(run, "rq3", stored)
+    every, place, origins = view_requests.rank_curve(selection, len(stored) > 0), st.container(), stored_results.row()
+    if controls.compute("ranks", LONGER, partial(rates.estimate, every)):
+        more = metrics.summary(every, session.answer(every, patience=0.05))
+        stored, about = (stored, about) if len(stored) else (more, "computed on these prompts")
+        live = metrics.live(more[more["control"] == "none"]) if len(more) and len(stored) and stored is not more else live
+    parts = [chart_tables.of_difference(stored)] if len(stored) else []
+    if len(live):
+        parts.append(chart_tables.share(live[live["rank"] != FULL], "recovery", shown=charts.OWN_DIRECTIONS))
+    rows = chart_tables.join(*parts)
+    if len(rows):
+        with place:
+            about = f"layer {layer}; directions of the observed difference on these prompts; {about}; click a rank"
+            controls.clickable(charts.difference_curve(rows, rank, about), "pick_rank")
+    with origins:
+        here = table[(table["control"] == "none") & (table["rank"] == rank)]
+        where = {"layer": layer, "stream": selection.stream, "rank": rank, "control": "none"}
+        stored_results.badge(run, here, "rq3", "difference", **where)
+        stored_results.provenance(run, "rq3")
+    if line is not None:
+        session.provenance(run, table)
+
+
+def of_map(selection: Selection) -> None:
     selection = controls.widgets(selection, "fit", "stream", "layer", "alpha", "rank", "complement")
     if selection.fit not in FITTED:
         st.info(f"The map `{selection.fit}` is not fitted, so it has no leading directions.\n\nTry:  {', '.join(FITTED)}")

@@ -13,7 +13,7 @@ from glossary import say
 from mechdiff.common.terms import sides
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
-from views import imports, metrics
+from views import imports, metrics, readings
 
 LONGER = "Every layer, as points on the stored curve; without a stored curve, with controls."
 
@@ -25,8 +25,9 @@ def page() -> None:
         "Transport: is the change a linear map?",
         say("map", "zscore", "drop", "effect", "donor", "recipient", "controls"),
         f"The **{recipient}** model's state is replaced by a linear map of the **{donor}** model's. A **low effect** and a "
-        "**high drop** mean that the map explains the change, if it also beats the controls.",
+        "large part of the **shift's effect removed** mean that the map explains the change, if it also beats the controls.",
     )
+    readings.show(selection, "map")
     if session.available(selection):
         site(selection)
     imports.numbers("transport", selection)
@@ -81,9 +82,8 @@ def effect_and_drop(run, stored: pd.DataFrame, live: pd.DataFrame, about: str) -
     with left:
         figure = charts.transport_curve(rows, layer, run.map, about)
         controls.clickable(imports.on(figure, "mapped", selection, **where), "pick_transport")
-    drop = stored[(stored["map"] == run.map) & (stored["control"] == "none")].assign(shown="drop") if len(stored) else stored
-    drop = chart_tables.join(drop, live)
+    mapped = stored[(stored["map"] == run.map) & (stored["control"] == "none")] if len(stored) else stored
     with right:
-        about = "no value where the z-score effect is rounding error; click a layer"
-        figure = charts.drop_curve(chart_tables.share(drop, "drop"), layer, about)
+        about = "no value where that effect is rounding error; click a layer"
+        figure = charts.drop_curve(chart_tables.removed(mapped, live), layer, about)
         controls.clickable(imports.on(figure, "drop", selection, **where), "pick_drop")

@@ -12,7 +12,7 @@ from mechdiff.common.terms import sides
 from mechdiff.questions.shared.in_words import counted
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
-from views import imports, metrics
+from views import imports, metrics, readings
 from views.where import transplants
 
 
@@ -25,6 +25,7 @@ def page() -> None:
         f"Choose a layer: there, the **{recipient}** model runs with the **{donor}** model's state at the decision token. The "
         "**effect** is how far this moves the next-token distribution, in nats.",
     )
+    readings.show(selection, "depth", "token", "answer")
     if session.available(selection):
         layers(selection)
     imports.numbers("patching", selection)
@@ -42,6 +43,7 @@ def layers(selection: Selection) -> None:
         session.waiting("Computing the first layers...", session.NUMBERS)
     else:
         numbers(run, here, line, layer)
+    readings.recoveries(readings.sweep_of(selection), layer, "pick_recovery", controls.choose)
     curve(run, summary, layer)
     with stored_results.row():
         stored_results.badge(run, here, "rq1", "patch", layer=layer, stream=selection.stream, map=selection.map, control="none")

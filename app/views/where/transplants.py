@@ -12,7 +12,7 @@ from glossary import TERMS
 
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
-from views import metrics
+from views import metrics, readings
 
 LONGER = "Both modules of every layer, and the heads of the chosen layer, as points on the stored curve."
 
@@ -24,6 +24,7 @@ def section(selection: Selection) -> None:
         "Patching a state includes everything upstream of it. A **transplant** runs the donor's attention or MLP *weights* on "
         "the recipient's own input, so it shows the effect of that module's weights alone: zero where the weights are equal."
     )
+    readings.show(selection, "transplant")
     layer, (modules, heads) = selection.chosen_layer, view_requests.transplants(selection)
     stored = stored_results.lines(modules, "rq1", "transplant_summary")
     if stored.empty:

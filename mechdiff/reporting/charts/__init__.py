@@ -21,22 +21,51 @@ from mechdiff.reporting.charts.heads import coverage_curve, head_bars, heads_map
 from mechdiff.reporting.charts.imported import means_only, with_imported
 from mechdiff.reporting.charts.lab import next_bars, position_map, site_map, stack_bars
 from mechdiff.reporting.charts.large import HALF, WHOLE, large, stage, staged
-from mechdiff.reporting.charts.layers import drift_curve, drop_curve, layer_curve, transplant_curve, transport_curve
+from mechdiff.reporting.charts.layers import (
+    ALL_TOKENS,
+    BEYOND,
+    DROP,
+    LAST_TOKEN,
+    drift_curve,
+    drop_curve,
+    layer_curve,
+    recovery_curve,
+    transplant_curve,
+    transport_curve,
+)
 from mechdiff.reporting.charts.prompts import MODELS, prompt_spread, token_bars
 from mechdiff.reporting.charts.question import question_chart
-from mechdiff.reporting.charts.ranks import UNCUT, overlap_curve, rank_alpha_map, rank_curve, rank_order, share_curve
+from mechdiff.reporting.charts.ranks import (
+    OWN_DIRECTIONS,
+    RANDOM_DIRECTIONS,
+    UNCUT,
+    WHOLE_PATCH,
+    difference_curve,
+    overlap_curve,
+    rank_alpha_map,
+    rank_curve,
+    rank_order,
+    share_curve,
+)
 from mechdiff.reporting.charts.scales import SHARES, alpha_curve, spectrum_curve, stream_bars
 from mechdiff.reporting.charts.weights import singular_bars, weight_overlap, weights_map
 
 __all__ = [
+    "ALL_TOKENS",
+    "BEYOND",
     "CONTROL_NAMES",
+    "DROP",
     "HALF",
+    "LAST_TOKEN",
     "MODELS",
+    "OWN_DIRECTIONS",
     "PATCHED",
     "PICK",
+    "RANDOM_DIRECTIONS",
     "SHARES",
     "UNCUT",
     "WHOLE",
+    "WHOLE_PATCH",
     "Unchecked",
     "alpha_curve",
     "chosen_now",
@@ -47,6 +76,7 @@ __all__ = [
     "compared_ranks",
     "compared_transplants",
     "coverage_curve",
+    "difference_curve",
     "drift_curve",
     "drop_curve",
     "head_bars",
@@ -62,6 +92,7 @@ __all__ = [
     "rank_alpha_map",
     "rank_curve",
     "rank_order",
+    "recovery_curve",
     "share_curve",
     "singular_bars",
     "site_map",

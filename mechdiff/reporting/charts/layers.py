@@ -59,6 +59,20 @@ def layer_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "
     return titled(layered(*layers), "Which layers' states move the next token?", subtitle)
 
 
+ALL_TOKENS, LAST_TOKEN = "states of all tokens", "state of the last token"
+
+
+def recovery_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "") -> alt.LayerChart:
+    """Recovery by layer, through the states of all tokens and through the last token's alone.
+
+    table: columns layer, shown (ALL_TOKENS, LAST_TOKEN), mean, low, high (1: the whole difference), prompts, templates, and
+    perhaps live (bool).
+    """
+    looks = {ALL_TOKENS: (BLUE, SOLID, True), LAST_TOKEN: (GREEN, DASHED, True)}
+    layers = by_layer(table, looks, "Recovery", layer, {ALL_TOKENS: LIVE_LOOK, LAST_TOKEN: (PLUM, DASHED, False)})
+    return titled(layered(zero_line(), *layers), "How much of the change lies at or below each layer?", subtitle)
+
+
 def transport_curve(table: pd.DataFrame, layer: int | None, name: str, subtitle: str = "") -> alt.LayerChart:
     """Effect of the mapped state by layer, with the z-score reference and the controls; live points on top.
 
@@ -72,13 +86,19 @@ def transport_curve(table: pd.DataFrame, layer: int | None, name: str, subtitle:
     return titled(layered(*layers), "Does a linear map explain the change?", [subtitle, note] if note else subtitle)
 
 
-def drop_curve(table: pd.DataFrame, layer: int | None, subtitle: str = "") -> alt.LayerChart:
-    """How much smaller the mapped state's effect is than the z-score one, by layer; no value where that is at the floor.
+BEYOND, DROP = "of the shift's effect", "of the z-score effect"
 
-    table: columns layer, shown (`drop`), mean, low, high (per cent), perhaps live (bool).
+
+def drop_curve(table: pd.DataFrame, layer: int | None, subtitle: str = "") -> alt.LayerChart:
+    """How much smaller the mapped state's effect is than that of one constant shift, and than the z-score one, by layer.
+
+    table: columns layer, shown (BEYOND, DROP), mean, low, high (per cent), perhaps live (bool).
     """
-    layers = by_layer(table, {"drop": (BLUE, SOLID, True)}, "Drop relative to z-score, %", layer, domain=percent(table))
-    return titled(layered(zero_line(), *layers), "How much of the z-score effect does the map remove?", subtitle, NARROW)
+    looks = {BEYOND: (BLUE, SOLID, True), DROP: (GREEN, DASHED, False)}
+    looks = {name: look for name, look in looks.items() if name in set(table["shown"])} if len(table) else looks
+    live_looks = {BEYOND: LIVE_LOOK, DROP: (PLUM, DASHED, False)}
+    layers = by_layer(table, looks, "Removed by the map, %", layer, live_looks, domain=percent(table))
+    return titled(layered(zero_line(), *layers), "How much does the map remove?", subtitle, NARROW)
 
 
 def transplant_curve(table: pd.DataFrame, layer: int | None, subtitle: str = "") -> alt.LayerChart:

@@ -6,7 +6,9 @@ import pandas as pd
 from mechdiff.reporting.charts.base import (
     BLUE,
     DASHED,
+    DOTTED,
     GREEN,
+    GREY,
     KL,
     LIGHT,
     LIVE_LOOK,
@@ -56,6 +58,23 @@ def rank_curve(table: pd.DataFrame, complement: str, rank: str, subtitle: str = 
     layers = curves(table, rank_axis(table), looks | MUTED, KL, now=rank, **scale)
     about = [subtitle, note] if note else subtitle
     return titled(layered(chosen_rank(table, rank), *layers), "How many dimensions does the change need?", about)
+
+
+OWN_DIRECTIONS, RANDOM_DIRECTIONS, WHOLE_PATCH = "the shift and k directions", "the shift and k random ones", "whole patch"
+
+
+def difference_curve(table: pd.DataFrame, rank: str, subtitle: str = "") -> alt.LayerChart:
+    """Recovery over the number of directions of the observed difference, next to random ones and the whole patch.
+
+    table: columns rank (text), shown (OWN_DIRECTIONS, RANDOM_DIRECTIONS, WHOLE_PATCH), mean, low, high (1: the whole difference
+    between the models), perhaps live (bool). rank: the chosen one.
+    """
+    looks = {OWN_DIRECTIONS: (BLUE, SOLID, True), RANDOM_DIRECTIONS: (GREY, DOTTED, False), WHOLE_PATCH: (GREEN, DASHED, False)}
+    looks = {name: look for name, look in looks.items() if name in set(table["shown"])}
+    axis = alt.X("rank:O", title="Directions k, beside the shift", sort=rank_order(table["rank"]), axis=alt.Axis(labelAngle=0))
+    layers = curves(table, axis, looks, "Recovery", now=rank, live_looks={OWN_DIRECTIONS: LIVE_LOOK})
+    position = alt.Chart(pd.DataFrame({"rank": [rank]})).mark_rule(color=ORANGE, strokeDash=[2, 2]).encode(axis)
+    return titled(layered(zero_line(), position, *layers), "How many directions carry the difference?", subtitle)
 
 
 def share_curve(table: pd.DataFrame, rank: str, subtitle: str = "") -> alt.LayerChart:
