@@ -47,7 +47,7 @@ SHOTS = {
     "pictures/heads.png": Shot(f"heads?{CULTURAL}&layer=21&heads=6&heads=7&heads=8", height=900, window=(WIDTH, 900)),
     "pictures/lab.png": Shot(f"lab?{CULTURAL}&stack={STACK}", do="own", height=1000, window=(WIDTH, 1000)),
     "pictures/weights.png": Shot(f"weights?{CULTURAL}&layer=24"),
-    "pictures/compare.png": Shot("compare?a_pair=demo-cultural&b_pair=demo-cognitive", height=1000, window=(WIDTH, 1000)),
+    "pictures/compare.png": Shot("compare?v=2&a_pair=demo-cultural&b_pair=demo-cognitive", height=1000, window=(WIDTH, 1000)),
     "pictures/take-away.png": Shot(f"patching?{CULTURAL}&layer=16", do="away"),
     "pictures/talk.png": Shot(f"transport?{COGNITIVE}&talk=1&step=5&layer=28&prompts=150", height=720, window=(WIDTH, 720)),
 }

@@ -71,7 +71,7 @@ def session(tab: Visitor) -> dict[str, list[float]]:
 
 def lab(tab: Visitor) -> dict[str, list[float]]:
     """New prompts in the Lab: seconds until the strip shows a prompt, and until the maps are whole."""
-    tab.open("lab?pair=demo-cultural")
+    tab.open("lab?v=2&pair=demo-cultural")
     box, times = tab.page.get_by_role("textbox", name="Your prompt"), defaultdict(list)
     for word in WORDS:
         box.fill(f"My {word} asks me which presents a guest brings when visiting somebody for the first time, and why. Tell me!")
@@ -88,10 +88,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as address, sync_playwright() as playwright:
         chrome = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         tab = Visitor(chrome.new_page(viewport={"width": 1280, "height": 720}), address)
-        tab.open("?pair=demo-cultural&prompts=32")
+        tab.open("?v=2&pair=demo-cultural&prompts=32")
         print("computing everything once ...", file=sys.stderr)
         session(tab)
-        tab.open("?pair=demo-cultural&prompts=32")
+        tab.open("?v=2&pair=demo-cultural&prompts=32")
         times = session(tab)
         new = lab(tab)
     print(f"{'step':18} {'count':>5} {'median s':>9} {'worst s':>8}")

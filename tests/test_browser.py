@@ -97,7 +97,11 @@ def test_lab_reads_eight_hundred_words(visit):
 
 
 def test_a_stack_has_the_command_lines_number(visit, cache, tmp_path):
-    tab = visit("lab?stack=layer%3D20;layer%3D28 heads%3D2,5").type("Your prompt", "Name a drink that guests are offered.").fine()
+    tab = (
+        visit("lab?v=2&stack=layer%3D20;layer%3D28 heads%3D2,5")
+        .type("Your prompt", "Name a drink that guests are offered.")
+        .fine()
+    )
     tab.page.get_by_text("Numbers and command").first.click()
     code = tab.page.get_by_test_id("stCode").filter(has_text="run stack").first
     words = shlex.split(code.inner_text().replace("\n", " "))
@@ -111,7 +115,7 @@ def test_a_stack_has_the_command_lines_number(visit, cache, tmp_path):
 
 
 def test_clicked_cells_make_a_stack_and_the_models_write(visit):
-    tab = visit("lab?prompts=4")
+    tab = visit("lab?v=2&prompts=4")
     count = tab.page.get_by_test_id("stVegaLiteChart").count()
     tab.click_chart(count - 1, 0.6, 0.5).click_chart(count - 1, 0.8, 0.5)
     assert "heads" in tab.page.url and tab.fine().page.get_by_test_id("stPopoverButton").filter(has_text="L").count() >= 1

@@ -100,11 +100,12 @@ def alike(old: dict, now: dict) -> bool:
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             if len(value) != len(now[name]) or not all(map(alike, value, now[name])):
                 return False
-        elif name == "ranks" and old["question"] == "transport":  # always the uncut map, whatever 0.1.0 wrote here
-            continue
-        elif name in ("ranks", "controls") and set(value) <= set(now.get(name, value)):  # more of them, as where none are stored
-            continue
-        elif name == "map" and old["question"] == "weights" and value == "procrustes_scaled":  # the default, which nothing read
+        elif name in ("ranks", "controls"):  # more of them, as where none are stored; transport has always the uncut map
+            if old.get("question") != "transport" and not set(value) <= set(now.get(name, value)):
+                return False
+        elif (
+            name == "map" and old.get("question") == "weights" and value == "procrustes_scaled"
+        ):  # the default, which nothing read
             continue
         elif name in now:
             if now[name] != value:
@@ -116,10 +117,9 @@ def alike(old: dict, now: dict) -> bool:
 
 def on_first_version(line: str) -> str:
     """A command of before, on the prompts of its day."""
-    if " run " not in line:
-        return line
-    request = run.read(build_parser().parse_args(shlex.split(line)[3:]))[0]
-    return f"{line} --domain {request.chosen_domain}@1"
+    args = build_parser().parse_args(shlex.split(line)[3:])
+    domain = run.read(args)[0].chosen_domain if args.command == "run" else getattr(args, "domain", None)
+    return f"{line} --domain {domain}@1" if domain else line
 
 
 def parsed(line: str) -> dict:

@@ -94,9 +94,9 @@ def fit_procrustes_shrunk(x: PcaSpread, y: PcaSpread, seed: int = 0) -> Linear:
     """procrustes_scaled with the shrinkage of SHRINKAGES that has the least squared error on templates that are left out."""
     errors = torch.zeros(len(SHRINKAGES), len(x.mean), dtype=torch.float64)
     for rest, held in folds(groups_of(x), seed):
-        parts = [pca_spread(side.states[:, rest]) for side in (x, y)]
+        part_x, part_y = (pca_spread(side.states[:, rest]) for side in (x, y))
         for row, weight in enumerate(SHRINKAGES):
-            missed = fit_procrustes_scaled(*parts, weight).apply(x.states[:, held].double()) - y.states[:, held].double()
+            missed = fit_procrustes_scaled(part_x, part_y, weight).apply(x.states[:, held].double()) - y.states[:, held].double()
             errors[row] += missed.square().sum((-2, -1)).cpu()
     best = torch.tensor(SHRINKAGES, dtype=torch.float64)[errors.argmin(0)]
     return fit_procrustes_scaled(x, y, best.to(x.mean.device).unsqueeze(-1))
@@ -119,17 +119,14 @@ def chosen_lambda(
     held: Sequence[Int[Tensor, " k"]],
 ) -> Float[Tensor, "sites 1"]:
     """The lambda of the least squared error on rows held out. basis: orthonormal and centred, or zero where the variance is."""
+
+    def of_site(basis: Tensor, variance: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        lambdas = variance[:1] * LAMBDAS
+        return (lambdas[held_out_errors(basis, variance, targets, held, lambdas).argmin()].unsqueeze(0),)
+
     parts = (basis.cpu(), variance.cpu(), targets.cpu())  # small batched solves, which a GPU does one thread at a time
-    (penalty,) = each_site(lambda *site: (lambda_of_site(*site, held),), *parts)
+    (penalty,) = each_site(of_site, *parts)
     return penalty.to(variance.device)
-
-
-def lambda_of_site(
-    basis: Float[Tensor, "n r"], variance: Float[Tensor, " r"], targets: Float[Tensor, "n m"], held: Sequence[Tensor]
-) -> Float[Tensor, " 1"]:
-    lambdas = variance[:1] * LAMBDAS
-    errors = held_out_errors(basis, variance, targets, held, lambdas)
-    return lambdas[errors.argmin()].unsqueeze(0)
 
 
 def held_out_errors(

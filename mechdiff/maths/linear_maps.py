@@ -58,7 +58,8 @@ class PcaSpread:
 
 def pca_spread(states: Float[Tensor, "sites n d"], groups: Int[Tensor, " n"] | None = None) -> PcaSpread:
     """Principal directions of the states at each site, in float64; r = min(n - 1, d). groups: the template of each row, [n]."""
-    return PcaSpread(states, *each_site(pca_of_site, states), groups)
+    mean, scores, scale, directions = each_site(pca_of_site, states)
+    return PcaSpread(states, mean, scores, scale, directions, groups)
 
 
 def pca_of_site(states: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

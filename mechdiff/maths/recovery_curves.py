@@ -43,7 +43,8 @@ def share_through(
     whole = clean[:, None] - every
     value, low, high = ratio(templates, clean[:, None] - token, whole).ends()
     enough = recovery(templates, clean, every)[1] >= LEAST
-    return tuple(np.where(enough, part, np.nan) for part in (value, low, high))
+    value, low, high = (np.where(enough, part, np.nan) for part in (value, low, high))
+    return value, low, high
 
 
 def first_from(reached: Bool[Array, " k"]) -> int | None:
@@ -115,8 +116,8 @@ def smallest(
     value, low, high = templates.mean(contrast)
     if np.isnan(low[-1]):
         low = high = value
-    points = [first_from(ends >= 0) for ends in (value, high, low)]
-    return None if None in points else tuple(points)
+    middle, first, last = (first_from(ends >= 0) for ends in (value, high, low))
+    return None if middle is None or first is None or last is None else (middle, first, last)
 
 
 def ratio(templates: Templates, top: Float[Array, " n *k"], bottom: Float[Array, " n *k"]) -> RatioOfSums:

@@ -206,10 +206,11 @@ def token(read: Read) -> Reading | None:
 
 def rank(read: Read) -> Reading | None:
     """RQ3: how many directions of the difference carry it."""
-    cuts = None if read.half is None else read.cuts(read.half)
-    if cuts is None or np.inf not in cuts.to_donor:
+    layer = read.half
+    cuts = None if layer is None else read.cuts(layer)
+    if layer is None or cuts is None or np.inf not in cuts.to_donor:
         return None
-    points = sorted(cuts.to_donor)
+    points = sorted(float(str(point)) for point in cuts.to_donor)
     shift, full = at(cuts.recovery([0.0])), at(cuts.recovery([np.inf]))
     where = recovery_curves.smallest(cuts.templates, cuts.clean, cuts.to_donor[points].to_numpy(float))
     takes = "cannot be told" if where is None else "takes {} [{}, {}] directions".format(*(rank_text(points[i]) for i in where))
@@ -217,7 +218,7 @@ def rank(read: Read) -> Reading | None:
         f"At layer {read.half}, one constant shift recovers {ends(shift)}; 80 % of the whole patch's {full[0]:.2f} {takes} "
         f"({counted(cuts.prompts)})."
     )
-    random, control = read.cuts(read.half, "random"), ""
+    random, control = read.cuts(layer, "random"), ""
     if random is not None and 8.0 in random.to_donor and 8.0 in cuts.to_donor:
         both = [ends(at(curve.recovery([8.0]))) for curve in (cuts, random)]
         control = f"The shift and 8 directions recover {both[0]}, the shift and 8 random directions {both[1]}."
@@ -231,9 +232,10 @@ def rank(read: Read) -> Reading | None:
 
 def format_share(read: Read) -> Reading | None:
     """How much of the recovery the mean difference over neutral prompts gives: what any prompt would show."""
-    lines = None if read.half is None else read.lines("rq3", "format", layer=read.half)
+    layer = read.half
+    lines = None if layer is None else read.lines("rq3", "format", layer=layer)
     neutral = None if lines is None else curve(lines.assign(rank=ranks_of(lines["rank"])), "rank")
-    if neutral is None:
+    if layer is None or neutral is None:
         return None
     gained = {point: neutral.clean - neutral.to_donor[point].to_numpy(float) for point in (0.0, np.inf)}
     value = neutral.share(gained[0.0], gained[np.inf])
@@ -241,7 +243,7 @@ def format_share(read: Read) -> Reading | None:
         f"At layer {read.half}, the mean shift of neutral prompts gives {ends(value)} of what the whole state recovers "
         f"({counted(neutral.prompts)})."
     )
-    own, control = read.cuts(read.half), ""
+    own, control = read.cuts(layer), ""
     if own is not None:
         parts = (own.clean - own.to_donor[point].to_numpy(float) for point in (0.0, np.inf))
         control = f"The mean shift of the domain's own train prompts gives {ends(own.share(*parts))}."
@@ -322,10 +324,9 @@ def answer(read: Read) -> Reading | None:
 def best(read: Read, folder: str, name: str, x: list[str], label: Callable[..., str], what: str) -> Reading | None:
     """The largest of many effects: chosen on train, read on val, and what is tied with the best there."""
     train, val = (read.lines(folder, table) for table in (f"{name}_train", name))
-    tables = [None if lines is None else curve(singles(lines, x), x) for lines in (train, val)]
-    if tables[0] is None or tables[1] is None:
+    on_train, on_val = (None if lines is None else curve(singles(lines, x), x) for lines in (train, val))
+    if on_train is None or on_val is None:
         return None
-    on_train, on_val = tables
     order = on_train.effect.mean().sort_values(ascending=False, kind="stable").index
     candidates = [point for point in order if point in on_val.effect][:CANDIDATES]
     values = on_val.effect[candidates].to_numpy(float)
@@ -375,7 +376,7 @@ def by_layer(sweep: StoredSweep) -> pd.DataFrame:
     read = Read(sweep)
     if read.token is None:
         return pd.DataFrame()
-    layers = list(read.token.to_donor)
+    layers = [int(str(layer)) for layer in read.token.to_donor]
     table = {"layer": [str(layer) for layer in layers]}
     drift = sweep.read("rq1", "drift", stream=STREAM)
     if drift is not None and "cka_templates" in drift:

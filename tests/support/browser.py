@@ -18,7 +18,7 @@ SERVER_S, ANSWER_S = 300, 900  # the start of a server, and an answer
 PATIENCE = 240  # anything else: a text, a button, an address, a download
 RUN_S = 60  # a page's run to begin after an action; an action that changes nothing begins none
 QUIET_S = 0.25  # a page that has run nothing for so long has settled
-FEW = "prompts=8"  # of a page's address
+FEW = "v=2&prompts=8"  # of a page's address
 SHORT = f"{FEW}&domain=short"  # for pages with fitted maps: they read the whole train split
 TRAIN = 48  # its prompts
 NOISE = ("_stcore/", "favicon")  # Streamlit's own look for its health on a page's path

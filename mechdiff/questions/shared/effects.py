@@ -87,7 +87,7 @@ class EffectsTask(Task):
         labels, (values, vocabulary) = self.labels(), vocabularies.without_counts(self.values())
         names = (*MEASURES, *sorted(values.keys() - {*MEASURES}))
         effects = {name: values[name][labels["row"]] for name in names if name in values}
-        references = [name for name in labels if name.startswith("kl_")]
+        references = [name for name in map(str, labels) if name.startswith("kl_")]
         effects |= {name: values["kl"][labels[name]] for name in references}
         hidden = ["row", *references, *(name for name in SITE if name not in (*self.run.columns, "control"))]
         labels = labels.drop(columns=hidden, errors="ignore").reset_index(drop=True)
