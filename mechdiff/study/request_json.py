@@ -8,6 +8,8 @@ import msgspec
 
 from mechdiff.common.errors import UserError
 from mechdiff.engine.intervention import Condition, Stack
+from mechdiff.inputs import prompts
+from mechdiff.inputs.pair_file import read_pair
 from mechdiff.questions import Question, kind_of
 from mechdiff.questions.diagnostics.map_quality import Diagnostics
 from mechdiff.questions.diagnostics.weight_overlap import Overlap
@@ -63,6 +65,8 @@ def read(data: object, names: set[str], kind_of: Callable[[str], type] = kind_of
         values = {key: value for key, value in values.items() if key in own or key not in FORMER}
         if values.get("ranks") is not None and kind.question == "transport":  # the uncut map, whatever version 0.1 wrote here
             values["ranks"] = ["full"]
+        if "split" not in values:  # older than today's defaults
+            values = of_its_day(values, own)
     else:
         kind = KINDS.get(name) or PARTS[name]
     known = {spec.name: spec for spec in data_fields(kind)}
@@ -72,6 +76,23 @@ def read(data: object, names: set[str], kind_of: Callable[[str], type] = kind_of
         raise UserError(f"A {name} needs the field '{key}', and the bundle does not have it.")
     hints = types_of(kind)
     return kind, {key: field_value(value, hints[key], f"{name}.{key}") for key, value in values.items()}
+
+
+def of_its_day(values: dict[str, Any], own: set[str]) -> dict[str, Any]:
+    """An old question's values with what it left out, or meant, on its day: the domains' first versions, and ranks of a map."""
+    domain = values.get("domain") or attempted_domain(values.get("pair"))
+    first = f"{domain}@1"
+    versioned = {"domain": first} if domain and first in prompts.domains() else {}
+    former = {"map": "procrustes_scaled", "basis": "map"} if "basis" in own else {}
+    return former | values | versioned
+
+
+def attempted_domain(pair: object) -> str:
+    """A pair's own domain; empty for a pair that is not here."""
+    try:
+        return read_pair(str(pair)).domain
+    except UserError:
+        return ""
 
 
 def data_fields(kind: Any) -> list[Field]:
