@@ -26,6 +26,7 @@ NUMERICS = ("dtype", "device", "kernel")  # may differ without affecting the fin
 SWEEP = re.compile(r"[\w.-]+(@[\w-]+)?")
 # beginnings of columns that bundles of version 0.1 lack
 LATER = ("r2_whitened_", "cka_plain", "spectrum_", "cka_templates", "low_templates", "high_templates", "cka_null", "replace")
+LATER += ("template", "split", "basis", "kl_shift")
 LOGITS = ("target_logprob", "logit_difference")  # sums of many terms of either sign: their rounding is larger than an effect's
 LOGIT_FACTOR = 100
 KEYS = {  # the columns that identify a line of a table; for questions, all columns without fractions
