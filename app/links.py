@@ -94,11 +94,11 @@ def complete_old_link() -> None:
 
 
 def mark() -> None:
-    """Put the format's number into an address that names a selection."""
-    if DEFAULTS.keys() & {*st.query_params}:
-        st.query_params[VERSION] = FORMAT
-    elif VERSION in st.query_params:
-        del st.query_params[VERSION]
+    """Put the format's number into the address, as a hidden widget's value: it then moves with the others from page to page."""
+    if st.session_state.get(VERSION) != FORMAT:
+        st.session_state[VERSION] = FORMAT
+    with st.container(key="format"):
+        st.text_input("Format of links", key=VERSION, bind="query-params", label_visibility="collapsed")
 
 
 def rejected(requested: dict[str, list[str]]) -> list[str]:

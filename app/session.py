@@ -43,6 +43,7 @@ STYLE = """<style>
 .st-key-places > div {flex: 1 1 7rem; min-width: 7rem}
 .st-key-places > div:has(.st-key-place-layer, .st-key-place-rank) {flex: 2 1 7.5rem}
 .st-key-places > div:has(.st-key-place-heads) {flex: 3 1 20rem}
+.st-key-format {display: none}
 .st-key-places > div:has(.st-key-place-fit) {flex: 1.3 1 10.5rem}
 .st-key-places > div:has(.st-key-place-alpha) {flex: .7 1 5rem; min-width: 5rem}
 .st-key-places > div:has(.st-key-place-complement) {flex: 1 1 8.5rem}
