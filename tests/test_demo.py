@@ -112,7 +112,7 @@ def test_a_fitted_map_does_less_than_its_controls_and_the_floor_is_nothing(own_s
     prompts = sorted(Run("patch").train_prompts, key=lambda prompt: len(prompt.text))[:48]
     train.write_text("\n".join(json.dumps({"text": prompt.text}) for prompt in prompts))
     controls = ("self", "mean", "random", "shuffled")
-    table = run(Run("transport", map="ridge", layers=(8,), limit=8, train=str(train), controls=controls))
+    table = run(Run("transport", layers=(8,), limit=8, train=str(train), controls=controls))
     mean = table.groupby("control")["kl"].mean()
     assert mean["self"] <= 1e-5 < mean["none"] < 0.8 * mean.drop(["self", "none"]).min()
 

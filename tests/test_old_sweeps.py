@@ -133,7 +133,9 @@ def from_cache(tmp_path_factory):
 def test_an_old_cache_answers_at_once(from_cache, name):
     status, output, path = from_cache[name]
     question = recorded("cache.json")[name][0][1]
-    assert status == 0 and (f"{question}: 0 cells" in output or question == "drift"), output  # drift has columns that it lacked
+    assert status == 0, output
+    if question in ("transplant", "heads"):  # the others read train states whose folds, now of templates, belong to their keys
+        assert f"{question}: 0 cells" in output
     old, now = recorded("cache.json")[name][1], summary_of(pd.read_parquet(path))
     assert {column: now[column] for column in old} == pytest.approx(old, rel=1e-6, nan_ok=True), "columns may have been added"
 
