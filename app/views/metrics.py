@@ -59,19 +59,26 @@ def with_reference(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, mapped.assign(map="zscore", kl=mapped["kl_reference"])], ignore_index=True)
 
 
-def answer(run: Question, label: str, what: str) -> tuple[pd.Series | None, pd.DataFrame]:
-    """Show one condition's numbers and add it to the history as `what`.
+def answer(run: Question, label: str, what: str, **where: str) -> tuple[pd.Series | None, pd.DataFrame]:
+    """Show one condition's numbers and add it to the history as `what`. where: which condition, if the request has several.
 
     Returns its summary line, None until it is computed, and the request's table.
     """
     table = session.answer(run)
-    line, here = single_line(summary(run, table)), table[table["control"] == "none"]
+    line, here = single_line(matching(summary(run, table), where)), matching(table[table["control"] == "none"], where)
     if line is None:
         session.waiting("Reading training prompts, fitting the map, patching...", session.NUMBERS)
     else:
         metrics(here, line, label)
-        history.note(run, what, line["mean"], effects=here.sort_values("prompt")["kl"], control="none")
+        history.note(run, what, line["mean"], effects=here.sort_values("prompt")["kl"], control="none", **where)
     return line, table
+
+
+def matching(lines: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
+    """The lines with these values."""
+    for name, value in where.items():
+        lines = lines[lines[name] == value] if name in lines else lines
+    return lines
 
 
 def metrics(table: pd.DataFrame, line: pd.Series, what: str) -> None:

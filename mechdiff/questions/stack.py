@@ -13,7 +13,7 @@ from mechdiff.engine.intervention_text import label, parse_stack, read_stack
 from mechdiff.questions.shared.effect_question import EffectQuestion
 from mechdiff.questions.shared.effects import EffectsTask
 from mechdiff.questions.shared.fields import flag
-from mechdiff.questions.shared.request import Count, positions_field
+from mechdiff.questions.shared.request import Count, folds_field, positions_field
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class StackedPatch(EffectQuestion):
         None, "a TOML file of interventions, or text as 'layer=26 stream=mlp_out; layer=28 heads=2,5'", read=read_stack
     )
     positions: Count = positions_field()
+    folds: str = folds_field()
 
     def check(self) -> None:
         super().check()

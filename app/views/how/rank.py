@@ -48,7 +48,7 @@ def of_difference(selection: Selection) -> None:
     selection = controls.widgets(selection, "stream", "layer", "rank")
     run, rank, layer = view_requests.rank(selection), selection.rank, selection.chosen_layer
     what = f"{selection.stream} · L{layer} · shift + {rank}" if rank != FULL else f"{selection.stream} · L{layer} · whole patch"
-    line, table = metrics.answer(run, f"Effect at rank {rank}", what)
+    line, table = metrics.answer(run, f"Effect at rank {rank}", what, rank=rank)
     stored = view_requests.stored_difference(run, stored_results.lines)
     if stored.empty:
         stored_results.missing(run)
