@@ -137,6 +137,9 @@ def table_verdict(
     """
     later = [name for name in map(str, mine) if name in patterns() or name.startswith(LATER)]
     mine = mine.drop(columns=[name for name in later if name not in theirs])
+    if "domain" in mine and "domain" in theirs:  # a first version had no number on its day
+        mine = mine.assign(domain=mine["domain"].str.removesuffix("@1"))
+        theirs = theirs.assign(domain=theirs["domain"].str.removesuffix("@1"))
     mine = mine.astype({column: float for column in mine if mine[column].dtype == "Int64"})  # as a bundle's gaps are read
     columns = list(map(str, mine))
     names = list(keys or (column for column in columns if mine[column].dtype.kind != "f"))
