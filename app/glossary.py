@@ -28,7 +28,11 @@ TERMS = {
     "CKA": (
         "Linear CKA: how similarly two models represent the same prompts, up to rotation and scale. 1 means the same geometry."
     ),
-    "debiased": "CKA without the upward bias that it has with fewer prompts than dimensions. It can be negative.",
+    "CKA over templates": (
+        "CKA without the upward bias that it has with fewer prompts than dimensions, and without the agreement of near copies: "
+        "prompts of one template are not compared with each other. Grey: the same with the templates of one model shuffled."
+    ),
+    "debiased CKA": "CKA without the upward bias that it has with fewer prompts than dimensions. It can be negative.",
     "jackknife": "95 % interval from a delete-d jackknife over prompt templates.",
     "zscore": "The reference map: each dimension gets the recipient's mean and scale, without rotation.",
     "map": "How the donor's state is transformed before it replaces the recipient's. Fitted maps are fitted on train prompts.",

@@ -42,7 +42,7 @@ def test_home_needs_no_model_and_shows_both_pairs(monkeypatch):
     titles = [subheader.value for subheader in at.subheader]
     assert titles[:2] == ["Cultural fine-tune", "Cognitive fine-tune"] and controls.DEFAULTS["pair"] in titles[3]
     assert titles[2] == "The study's contrasts, and what is left of them"
-    assert sum("debiased CKA" in m.value for m in at.markdown) == 2, "a figure of each pair's drift"
+    assert sum("CKA over templates" in m.value for m in at.markdown) == 2, "a figure of each pair's drift"
     for spec in charts_of(at):
         clickable = {field for p in spec.get("params", ()) for field in p["select"]["fields"]}
         assert clickable == ({"layer", "now"} if '"field": "layer"' in json.dumps(spec) else set()), "a curve over layers"
@@ -53,7 +53,7 @@ def test_drift_shows_the_command_lines_number(tmp_path):
     at = open_demo("drift")
     at.slider(key="layer").set_value(12).run()
     table = from_cli(tmp_path, "drift").set_index("layer")
-    assert metric(at, "Debiased CKA at layer 12") == f"{table.loc[12, 'cka_debiased']:.3f}"
+    assert metric(at, "CKA over templates at layer 12") == f"{table.loc[12, 'cka_templates']:.3f}"
 
 
 @pytest.mark.usefixtures("demo")

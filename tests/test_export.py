@@ -21,7 +21,7 @@ from mechdiff.reporting import bundle, bundle_reader, figures, notebooks
 pytestmark = pytest.mark.usefixtures("patient")
 ROOT = Path(__file__).parents[1]
 SITES = {  # a page's address, and its number: which metric, and how it is written
-    "drift": ({"layer": "1"}, "Debiased CKA at layer 1", "{:.3f}"),
+    "drift": ({"layer": "1"}, "CKA over templates at layer 1", "{:.3f}"),
     "patching": ({"layer": "2", "stream": "mlp_out"}, "Mean effect at layer 2", "{:.4f} nats"),
     "transport": ({"layer": "1", "fit": "ridge", "alpha": "0.5"}, "Effect at layer 1", "{:.4f} nats"),
     "rank": ({"layer": "2", "rank": "4"}, "Effect at rank 4", "{:.4f} nats"),

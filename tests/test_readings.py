@@ -90,7 +90,10 @@ def of_ranks(curve):
 
 @pytest.mark.parametrize(
     ("curve", "says"),
-    [([0.6, 0.6, 0.6, 0.6], "takes 0 [0, 0] directions"), ([0.0, 0.1, 0.6, 0.6], "takes 8 [8, 8] directions")],
+    [
+        ([0.6, 0.6, 0.6, 0.6], "needs 0 directions in 100 % of resamples"),
+        ([0.0, 0.1, 0.6, 0.6], "needs 8 directions in 100 % of resamples"),
+    ],
 )
 def test_directions_of_the_difference(planted, curve, says):
     planted.add("rq3", "difference", lines(of_ranks(curve), noise=0.02, layer=3, stream="resid_post"))

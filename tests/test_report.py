@@ -5,19 +5,21 @@ import shutil
 from html import unescape
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 from support.browser import NOISE
 
 from mechdiff import UserError
 from mechdiff.__main__ import main
-from mechdiff.common.terms import DIRECTIONS
-from mechdiff.reporting import html_report
+from mechdiff.common.terms import DIRECTIONS, OUR_MAP
+from mechdiff.reporting import findings, html_report
 from mechdiff.reporting.sentences import listed
 from mechdiff.study import artifacts, quantities, stored_sweep
+from mechdiff.study.compare_sweeps import is_shown
 from mechdiff.study.estimates import estimates
 from mechdiff.study.quantities import QUANTITIES
-from mechdiff.study.stored_sweep import MAP, STREAM
+from mechdiff.study.stored_sweep import STREAM
 
 pytestmark = pytest.mark.slow
 LOADS = {"src", "href", "xlink:href", "data", "action", "poster", "srcset", "background"}
@@ -56,7 +58,10 @@ def nats(line: pd.Series) -> str:
 
 def test_the_verdict_is_the_commands(made):
     sweep, _, text = made
-    for key, estimate in estimates(sweep, None).items():
+    values = estimates(sweep, None)
+    shown = {key: estimate for key, estimate in values.items() if is_shown(key, values)}
+    assert len(shown) >= 10 and "effect" not in shown
+    for key, estimate in shown.items():
         quantity = QUANTITIES[key]
         assert f"{quantity.name} {quantities.text(quantity, estimate)} {quantities.word(quantity, estimate)}" in text
     assert quantities.INTERVALS in text and "not over other fine-tunes" in text
@@ -65,9 +70,9 @@ def test_the_verdict_is_the_commands(made):
 def test_where_says_the_tables_numbers(made):
     sweep, _, text = made
     drift = table(sweep, "rq1", "drift", stream=STREAM)
-    low = drift.loc[drift["cka_debiased"].idxmin()]
-    said = f"{low['cka_debiased']:#.3g} [{low['low']:#.3g}, {low['high']:#.3g}]"
-    assert f"diverge most at layer {low['layer']} of {drift['layer'].max()}, with a debiased CKA of {said}" in text
+    low = drift.loc[drift["cka_templates"].idxmin()]
+    said = f"{low['cka_templates']:#.3g} [{low['low_templates']:#.3g}, {low['high_templates']:#.3g}]"
+    assert f"diverge most at layer {low['layer']} of {drift['layer'].max()}, with a CKA over templates of {said}" in text
     patch = table(sweep, "rq1", "patch_summary", stream=STREAM, map="none")
     effects = patch[patch["control"] == "none"].sort_values("layer")
     top = effects.loc[effects["mean"].idxmax()]
@@ -86,27 +91,48 @@ def test_where_says_the_tables_numbers(made):
 
 def test_linear_says_the_tables_numbers(made):
     sweep, _, text = made
-    lines = table(sweep, "rq2", "transport_summary", stream=STREAM, map=MAP, control="none")
+    lines = table(sweep, "rq2", "transport_summary", stream=STREAM, map=OUR_MAP, control="none")
     here = lines[lines["layer"] == sweep.affected()].iloc[0]
     drop = f"{here['drop']:z.0f} % [{here['drop_low']:z.0f}, {here['drop_high']:z.0f}]"
     assert f"removes {drop} of the z-score effect" in text and f"its effect is {nats(here)} nats" in text
     above = (lines["drop_low"] > 0).sum()
     assert f"above zero at {above} of {lines['drop'].notna().sum()} layers" in text
     controls = table(sweep, "rq2", "transport_summary", stream=STREAM)
-    mine = controls[(controls["map"] == MAP) | ((controls["control"] == "mean") | (controls["map"] == "zscore"))]
-    rest = mine[(mine["control"] != "self") & ~((mine["map"] == MAP) & (mine["control"] == "none"))]
-    lowest = rest[~((rest["control"] == "none") & (rest["map"] == "zscore"))].groupby("layer")["low"].min()
-    beats = sum(line.high < lowest[line.layer] for line in lines.itertuples())
-    assert f"clearly less effect than every control at {beats} of {len(lines)} layers" in text
+    mine = controls[(controls["map"] == OUR_MAP) | ((controls["control"] == "mean") | (controls["map"] == "zscore"))]
+    rest = mine[(mine["control"] != "self") & ~((mine["map"] == OUR_MAP) & (mine["control"] == "none"))]
+    names = rest[rest["control"] != "none"].groupby("layer")["mean"].min()
+    beats = sum(line.mean < names[line.layer] for line in lines.itertuples())
+    said = int(re.search(r"clearly less effect than every control at (\d+) of 30 layers", text)[1])
+    assert 20 < said <= beats, "no more than have less effect at all"
+
+
+@pytest.mark.parametrize(("own", "clear"), [(0.5, 1), (1.0, 0), (2.0, -1)])
+def test_a_map_is_judged_against_controls_on_the_same_prompts(own, clear):
+    """Prompts differ far more than the two conditions do, so that only a paired comparison can tell them apart."""
+    rng = np.random.default_rng(0)
+    of_prompts, noise = rng.lognormal(0, 1.5, 120), rng.normal(1, 0.02, (2, 120))
+    effects = pd.DataFrame({"map": own * noise[0] * of_prompts, "control": noise[1] * of_prompts})
+    common = {"layer": 3, "alpha": "1.0", "stream": STREAM, "template": [f"t{i}" for i in range(120)], "prompt": range(120)}
+    parts = [
+        pd.DataFrame(common | {"map": OUR_MAP, "control": c, "kl": effects[n]}) for n, c in zip(effects, ("none", "shuffled"))
+    ]
+    both = pd.DataFrame({"layer": 3, "map": OUR_MAP, "control": ["none", "shuffled"], "low": 0.0, "high": 9.0})
+
+    class Planted(stored_sweep.StoredSweep):
+        def read(self, folder, name, **where):
+            return pd.concat(parts) if name == "transport" else both.assign(alpha="1.0") if name == "transport_summary" else None
+
+    judged, how = findings.judge(Planted("a", "b", DIRECTIONS[0]), both[:1], both[1:])
+    assert judged["more"].tolist() == [clear] and "paired" in how
 
 
 def test_dimensions_say_the_tables_numbers(made):
     sweep, _, text = made
-    cuts = table(sweep, "rq3", "rank_summary", stream=STREAM, map=MAP, layer=sweep.affected(), complement="mean")
+    cuts = table(sweep, "rq3", "rank_summary", stream=STREAM, map=OUR_MAP, layer=sweep.affected(), complement="mean")
     for rank in ("1", "8", "full"):
         row = [cuts[(cuts["rank"] == rank) & (cuts["control"] == name)].iloc[0] for name in ("none", "random", "shuffled")]
         assert f" {rank} " + " ".join(f"{x['drop']:z.0f} [{x['drop_low']:z.0f}, {x['drop_high']:z.0f}]" for x in row) in text
-    maps = table(sweep, "rq2", "maps", stream=STREAM, map=MAP, layer=sweep.affected())
+    maps = table(sweep, "rq2", "maps", stream=STREAM, map=OUR_MAP, layer=sweep.affected())
     assert f"8: {maps['overlap_8'].iloc[0]:.2f}" in text
 
 

@@ -13,7 +13,7 @@ from mechdiff.__main__ import main
 from mechdiff.common.paths import SHIPPED_SWEEPS
 from mechdiff.maths.intervals import summarise
 from mechdiff.study import artifacts, published, quantities, stored_sweep
-from mechdiff.study.compare_sweeps import bootstrap_seeds, difference
+from mechdiff.study.compare_sweeps import bootstrap_seeds, difference, tabulate
 from mechdiff.study.estimates import AT_FLOOR, NO_DROP, NOT_STORED, estimates
 from mechdiff.study.quantities import QUANTITIES, Estimate, word
 from mechdiff.study.stored_sweep import StoredSweep, parse
@@ -254,6 +254,27 @@ def test_differences_without_resamples_take_both_intervals_far_ends():
     assert "9 heads against 32" in difference(QUANTITIES["topk"], a, Estimate(6, 5, 6, whole=32)).why
 
 
+def test_the_newer_quantity_is_read_where_it_is_stored():
+    old, new = choice("old"), choice("new")
+    for sweep in (old, new):
+        plant("rq1", patches(RISING), sweep)
+    shares = [-0.01, *np.linspace(0, 1, LAYERS)]
+    to_donor = {(("layer", layer),): 1.0 - share for layer, share in enumerate(shares, -1)}
+    every = lines(to_donor, noise=0).rename(columns={"kl": "kl_to_donor"}).assign(kl=0.1, kl_donor_clean=1.0)
+    every = every.assign(template=[TEMPLATES[prompt] for prompt in every["prompt"]])
+    plant("rq1", patches(RISING) | {"patch_all": every}, new)
+    pairs = ((old, old), (new, new), (old, new))
+    before, after, mixed = (set(tabulate(*(estimates(side, None) for side in pair))["key"]) for pair in pairs)
+    assert "effect" in before - after and "centroid" in after - before and {"effect", "centroid"} <= mixed
+    assert estimates(new, None)["centroid"].value == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_rank_that_is_the_same_in_all_resamples_has_no_interval():
+    certain, open_ = (Estimate(0, 0, high, draws=np.array(draws)) for high, draws in ((0, [0, 0, 0, 8]), (8, [0, 8])))
+    quantity = QUANTITIES["directions80"]
+    assert quantities.text(quantity, certain) == "0 in 75 % of resamples" and quantities.text(quantity, open_) == "0 [0, 8]"
+
+
 def test_ranks_differ_by_how_often_one_is_higher():
     a, b = (Estimate(1, 1, 1, draws=np.array(draws)) for draws in ([8, 8, np.inf, 8], [4, np.inf, np.inf, 4]))
     assert difference(QUANTITIES["rank_mean"], a, b).why == "B higher in 25 %, lower in 50 % of resamples"
@@ -267,7 +288,7 @@ def test_without_a_sweep_everything_says_so_and_what_to_type(capsys):
     output = capsys.readouterr().out
     assert "Try:  python -m mechdiff sweep --pair demo-cognitive --domain cognitive --grid full --protocol study" in output
     assert "Try:  python -m mechdiff sweep --pair demo-cultural --domain cultural --grid full" in output
-    assert output.count("Depth of drift;") == 2 and "nothing stored" in output
+    assert output.count("nothing is stored.") == 2
     assert main(["compare", "--a", "demo-cultural", "--b", "demo-cultural"]) == 0
     assert capsys.readouterr().out.count("Try:  python -m mechdiff sweep") == 1, "a sweep compared with itself is named once"
 
@@ -306,12 +327,16 @@ def test_the_shipped_sweeps_give_the_verdict_without_torch(monkeypatch):
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     monkeypatch.undo()
     sweep = parse("demo-cognitive", DIRECTION)
-    table = sweep.effect()
-    assert f"{(table['mean'] * table['depth']).sum() / table['mean'].sum():.2f} [" in output
-    at = sweep.affected()
-    drop = sweep.drop_by_rank(at).set_index("rank")["mean"]
-    reached = next(k for k in ("0", "1", "2", "4", "8", "16", "32", "64", "128", "full") if drop[k] >= 0.8 * drop["full"])
-    assert f"{reached} (no interval) at layer {at}" in output, "of cuts of maps only summaries are stored"
+    every = sweep.read("rq1", "patch_all", control="none")
+    every = every[every["layer"] >= 0]
+    assert f"{every['kl_to_donor'].sum() / every['kl_donor_clean'].sum():.2f} [" in output, "the centroid, 1 - mean of R"
+    assert "Depth of effect" not in output, "another quantity is read instead"
+    train = sweep.read("rq1", "patch_train", stream="resid_post", control="none")
+    means = train.groupby("layer")[["kl_to_donor", "kl_donor_clean"]].mean()
+    recovered = 1 - means["kl_to_donor"] / means["kl_donor_clean"]
+    layer = max(layer + 1 for layer, share in recovered.items() if share < 0.5)
+    cuts = sweep.read("rq3", "difference", control="none", layer=layer, rank="0")
+    assert f"{1 - cuts['kl_to_donor'].sum() / cuts['kl_donor_clean'].sum():.2f} [" in output and f"at layer {layer}" in output
 
 
 def test_published_numbers_stand_at_their_relative_depth_next_to_the_same_quantity():

@@ -10,9 +10,11 @@ import streamlit as st
 import talk
 from glossary import TERMS, say
 
+from mechdiff.questions.drift import similarity_of
 from mechdiff.questions.shared.in_words import counted
 from mechdiff.reporting import charts
 from mechdiff.study import artifacts, quantities, stored_sweep
+from mechdiff.study.compare_sweeps import is_shown
 from mechdiff.study.quantities import INTERVALS, QUANTITIES, Estimate
 from mechdiff.study.stored_sweep import StoredSweep, half_effect
 from views import behaviour, card, readings
@@ -22,7 +24,9 @@ DEMO_PAIRS = ("demo-cultural", "demo-cognitive")
 STUDYS_PAIRS = ("llama-8b-cultural@study", "llama-8b-cognitive@study")
 DIRECTION, STREAM = "base-to-tuned", "resid_post"
 CONTRASTS = {
+    "centroid": "Late or early?",
     "effect": "Late or early?",
+    "directions80": "High or low rank?",
     "rank_mean": "High or low rank?",
     "topk": "Many or few heads?",
     "streams": "Residual or attention?",
@@ -56,13 +60,14 @@ def contrasts() -> None:
     st.subheader("The study's contrasts, and what is left of them", help=say("effect", "rank", "drop", "coverage"))
     place = str(artifacts.ARTIFACTS)
     answers = {sweep.label: estimate(place, sweep, None, 0, sweep.stamp()) for sweep in sweeps}
-    rows = {"": [f"{question} ({QUANTITIES[key].name.lower()})" for key, question in CONTRASTS.items()]}
+    shown = [key for key in CONTRASTS if any(is_shown(key, values) for values in answers.values())]
+    rows = {"": [f"{CONTRASTS[key]} ({QUANTITIES[key].name.lower()})" for key in shown]}
     for label, values in answers.items():
-        rows[label] = [cell(key, values[key]) for key in CONTRASTS]
+        rows[label] = [cell(key, values[key]) if is_shown(key, values) else "—" for key in shown]
     st.table(pd.DataFrame(rows), border="horizontal", hide_index=True)
     st.caption(
         f"{INTERVALS} The study's own numbers (`@study`) are means without intervals, under its own definitions; the demo pairs' "
-        "are under mechdiff's. More, with controls, on Compare."
+        "are under mechdiff's, on lines of their own where these differ. More, with controls, on Compare."
     )
 
 
@@ -128,11 +133,12 @@ def choose(name: str, picked: dict) -> None:
 
 
 def read_drift(table: pd.DataFrame) -> str:
-    lowest = table.iloc[int(table["cka_debiased"].argmin())]
+    table = similarity_of(table)
+    lowest = table.iloc[int(table["mean"].argmin())]
     depth = lowest.layer / table["layer"].max()
     return (
-        f"The models differ most at **layer {int(lowest.layer)}** ({depth:.0%} of the depth): debiased CKA "
-        f"**{lowest.cka_debiased:.2f}** [{lowest.low:.2f}, {lowest.high:.2f}]."
+        f"The models differ most at **layer {int(lowest.layer)}** ({depth:.0%} of the depth): "
+        f"{lowest.similarity} **{lowest['mean']:.2f}** [{lowest.low:.2f}, {lowest.high:.2f}]."
     )
 
 

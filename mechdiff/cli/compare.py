@@ -9,7 +9,9 @@ def add(commands) -> None:
     for side in ("a", "b"):
         compare.add_argument(f"--{side}", required=True, metavar="PAIR[@DOMAIN]", help="without a domain: the pair's own")
     compare.add_argument("--direction", default=DIRECTIONS[0], help=", ".join(DIRECTIONS))
-    compare.add_argument("--depth", type=float, help="relative depth of the rank cuts, 0 to 1 (default: the most affected layer)")
+    compare.add_argument(
+        "--depth", type=float, help="relative depth of cuts and maps, 0 to 1 (default: the layer chosen on train)"
+    )
     compare.set_defaults(act=act)
 
 

@@ -8,7 +8,7 @@ Needs no torch.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mechdiff.maths.intervals import Ends, RatioOfSums, Templates
 
@@ -118,6 +118,16 @@ def smallest(
         low = high = value
     middle, first, last = (first_from(ends >= 0) for ends in (value, high, low))
     return None if middle is None or first is None or last is None else (middle, first, last)
+
+
+def smallest_drawn(
+    templates: Templates, clean: Float[Array, " n"], cuts: Float[Array, " n k"], reach: float = REACH
+) -> Int[Array, " resamples"]:
+    """The same point in each resample of templates; the last one where even that recovers nothing."""
+    contrast = (1 - reach) * clean[:, None] - cuts + reach * cuts[:, -1:]
+    missed = templates.resampled_means(contrast)[1:] < 0
+    after = missed.shape[1] - missed[:, ::-1].argmax(1)
+    return np.where(missed.any(1), after, 0).clip(max=missed.shape[1] - 1)
 
 
 def ratio(templates: Templates, top: Float[Array, " n *k"], bottom: Float[Array, " n *k"]) -> RatioOfSums:

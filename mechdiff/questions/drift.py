@@ -20,6 +20,7 @@ from mechdiff.questions.shared.table_tasks import StreamTablesTask
 
 MIN_PROMPTS = 4
 WITHIN = {"resid_pre": 0.0, "resid_post": 1.0}  # how far through its layer a stream is taken; the others half-way
+OVER_TEMPLATES, DEBIASED = "CKA over templates", "debiased CKA"
 OF_TEMPLATES = ("cka_templates", "low_templates", "high_templates", "cka_null")
 COLUMNS = ["layer", "stream", "cka", "cka_debiased", "low", "high", "low_plain", "high_plain", *OF_TEMPLATES, "n"]
 
@@ -51,6 +52,18 @@ class Drift(Question):
 
     def task(self, store: Store) -> "DriftTask":
         return DriftTask(self, store)
+
+
+def similarity_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Drift's lines with the similarity that is read, as columns mean, low, high and similarity, its name.
+
+    That is the one over templates; or the debiased one where there are too few templates, or the table is older.
+    """
+    table = table.reindex(columns=list(dict.fromkeys([*table, *OF_TEMPLATES])))
+    over = table["cka_templates"].notna()
+    ends = {end: table[f"{end}_templates"].where(over, table[end]) for end in ("low", "high")}
+    names = over.map({True: OVER_TEMPLATES, False: DEBIASED})
+    return table.assign(mean=table["cka_templates"].where(over, table["cka_debiased"]), **ends, similarity=names)
 
 
 def partners(stream: str, own: int, others: int) -> list[int]:

@@ -5,10 +5,12 @@ Every number has its 95 % interval over prompts, and its controls next to it. Ne
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
 
 from mechdiff.common.terms import WHITENED, sides
-from mechdiff.maths.intervals import LEVEL
+from mechdiff.maths.intervals import LEVEL, Templates
+from mechdiff.maths.multiple import holm, p_value
 from mechdiff.reporting import chart_tables, charts
 from mechdiff.reporting.sentences import (
     COVERAGE,
@@ -23,13 +25,16 @@ from mechdiff.reporting.sentences import (
     recovery,
 )
 from mechdiff.study import quantities, readings
+from mechdiff.study.compare_sweeps import is_shown
 from mechdiff.study.quantities import QUANTITIES, REACH, Estimate
 from mechdiff.study.stored_sweep import MODULES, STREAM, StoredSweep, half_effect
 
 Estimates = dict[str, Estimate]
 NAMES = dict(zip(MODULES, ("attention", "MLP")))
-CLEAR = f"clearly: their {LEVEL} % intervals do not overlap"
+CLEAR = "clearly: p < 0.05, paired over prompts, Holm over the controls of a layer"
+APART = f"clearly: their {LEVEL} % intervals do not overlap, since no effects by prompt are stored"
 SENTENCES = {  # a quantity's estimate in a sentence, if it has a word
+    "centroid": "The change is {word}: its centroid is {text}, from 0 (first layer) to 1 (the end).",
     "drift": "The drift is {word}: its mean relative depth is {text}, from 0 (first layer) to 1 (last).",
     "effect": "The effect of patching is {word}: its mean relative depth is {text}.",
     "attention": "Single modules' changes are {word}: attention's share of their summed effects is {text}.",
@@ -81,7 +86,8 @@ def in_words(key: str, estimates: Estimates) -> str:
 def where(sweep: StoredSweep, estimates: Estimates) -> Section:
     """RQ1: where do representations diverge, and where does that move the next token?"""
     keys = ("depth", "token", "answer", "transplant")
-    answer = f"{in_words('drift', estimates)} {in_words('effect', estimates)}"
+    place = "centroid" if is_shown("centroid", estimates) else "effect"
+    answer = f"{in_words('drift', estimates)} {in_words(place, estimates)}"
     section = Section("Where do the models differ?", answer, readings=keys)
     drift, effect = sweep.drift(), sweep.effect()
     if drift is not None:
@@ -108,7 +114,7 @@ def where(sweep: StoredSweep, estimates: Estimates) -> Section:
 def lowest_similarity(drift: pd.DataFrame) -> str:
     line = drift.iloc[int(drift["mean"].argmin())]
     return (
-        f"Representations diverge most at layer {line['layer']} of {drift['layer'].max()}, with a debiased CKA of "
+        f"Representations diverge most at layer {line['layer']} of {drift['layer'].max()}, with a {line['similarity']} of "
         f"{number(line, unit='')}; 1 is the same geometry. (The interval is a jackknife over prompt templates.)"
     )
 
@@ -137,10 +143,10 @@ def linear(sweep: StoredSweep, estimates: Estimates) -> Section:
     mapped = table[(table["map"] == sweep.map) & (table["control"] == "none")]
     controls = table[~table["control"].isin(["none", "self"])]
     at_layer, line = table[table["layer"] == layer], mapped[mapped["layer"] == layer].iloc[0]
-    comparison = against_controls(line, controls[controls["layer"] == layer])
-    details = [f"At layer {layer} its effect is {number(line)}. {comparison} ({CLEAR})", *drops(mapped)]
-    lowest = controls.groupby("layer")["low"].min()
-    below = [int(row["layer"]) for _, row in mapped.iterrows() if row["high"] < lowest.get(row["layer"], float("-inf"))]
+    judged, how = judge(sweep, mapped, controls)
+    comparison = against_controls(judged[judged["layer"] == layer])
+    details = [f"At layer {layer} its effect is {number(line)}. {comparison} ({how})", *drops(mapped)]
+    below = [int(str(at)) for at, lines in judged.groupby("layer") if (lines["more"] == 1).all()]
     details.append(
         f"The map has clearly less effect than every control at {len(below)} of {len(mapped)} layers ({listed(below)})."
     )
@@ -153,6 +159,27 @@ def linear(sweep: StoredSweep, estimates: Estimates) -> Section:
     rows = by_condition(at_layer, EFFECT | DROP | recovery(at_layer), sweep.map)
     about = f"The full map at layer {layer}, {STREAM}"
     return Section("Is the change a linear map?", answer, details, rows, about, readings=("map",))
+
+
+def judge(sweep: StoredSweep, mapped: pd.DataFrame, controls: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The controls of every layer, with whether each clearly has more effect than the map (1), less (-1) or neither (0).
+
+    mapped, controls: the summaries, which are compared where no effects by prompt are stored. Also: how they were compared.
+    """
+    controls = controls.assign(shown=controls["control"].map(charts.CONTROL_NAMES).fillna("zscore"))
+    lines = sweep.read("rq2", "transport", stream=STREAM)
+    if lines is None:
+        own = controls[["layer"]].merge(mapped[["layer", "low", "high"]], on="layer", how="left")
+        above, below = controls["low"].to_numpy() > own["high"], controls["high"].to_numpy() < own["low"]
+        return controls.assign(more=above.to_numpy(int) - below.to_numpy(int)), APART
+    lines = chart_tables.named(chart_tables.of_uncut(lines, lines.iloc[:0], sweep.map, sweep.alpha))
+    wide = lines.pivot(index="prompt", columns=["layer", "shown"], values="kl").astype(float).dropna()
+    templates = Templates(sweep.templates("rq2", list(wide.index)))
+    pairs = list(zip(controls["layer"], controls["shown"]))
+    gaps = wide[pairs].to_numpy() - wide[[(layer, sweep.map) for layer, _ in pairs]].to_numpy()
+    controls = controls.assign(gap=gaps.mean(0), p=p_value(templates.average(gaps)))
+    adjusted = controls.groupby("layer")["p"].transform(lambda p: holm(p.to_numpy(float)))
+    return controls.assign(more=np.where(adjusted < readings.SURE, np.sign(controls["gap"]), 0).astype(int)), CLEAR
 
 
 def drops(mapped: pd.DataFrame) -> list[str]:
@@ -273,7 +300,7 @@ def on_other_domains(sweep: StoredSweep, domains: list[str]) -> pd.DataFrame:
         rows.append(
             {
                 "prompts": other.domain,
-                "lowest debiased CKA": f"{number(low, unit='')}, layer {low['layer']}",
+                "lowest CKA": f"{number(low, unit='')}, layer {low['layer']}",
                 "largest effect of a patch": f"{number(top)}, layer {top['layer']}",
             }
         )

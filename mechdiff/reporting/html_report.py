@@ -21,6 +21,7 @@ from mechdiff.reporting import chart_tables, charts, figures, findings
 from mechdiff.reporting.findings import Estimates, Section
 from mechdiff.reporting.sentences import digits
 from mechdiff.study import artifacts, quantities, readings
+from mechdiff.study.compare_sweeps import is_shown
 from mechdiff.study.estimates import estimates
 from mechdiff.study.quantities import QUANTITIES
 from mechdiff.study.stored_sweep import STREAM, StoredSweep
@@ -71,6 +72,7 @@ def build(sweep: StoredSweep) -> str:
     donor, recipient = sides(sweep.direction)
     others = sorted({folder.domain for folder in everything if folder.pair == sweep.pair} - {sweep.domain})
     manifests = [folder.manifest for folder in folders if folder.manifest]
+    shown = {key: quantity for key, quantity in QUANTITIES.items() if is_shown(key, values)}
     return template().render(
         sweep=sweep,
         donor=donor,
@@ -78,7 +80,7 @@ def build(sweep: StoredSweep) -> str:
         version=version_of("mechdiff"),
         intervals=quantities.INTERVALS,
         words=[(quantity, quantities.scale(quantity).replace("**", "")) for quantity in QUANTITIES.values()],
-        estimates=[(q.name, quantities.text(q, values[key]), quantities.word(q, values[key])) for key, q in QUANTITIES.items()],
+        estimates=[(q.name, quantities.text(q, values[key]), quantities.word(q, values[key])) for key, q in shown.items()],
         parts=parts(sweep, values),
         on_other_domains=findings.on_other_domains(sweep, others) if others else pd.DataFrame(),
         folders=folders,

@@ -10,6 +10,8 @@ from mechdiff.reporting.bundle import Headline
 from mechdiff.study.compare_sweeps import Comparison
 
 WIDTH = 80  # letters of a line of code
+FORMAT = 2  # of a notebook, in its metadata: those of version 0.1 have none
+WRITTEN_OUT = {"pair", "map", "basis"}  # though it is the default: that may change
 RUN = """table = mechdiff.run(run)
 lines = mechdiff.summarise(table, run)"""
 COMPARED = ["quantity", "a", "b", "difference"]
@@ -44,7 +46,8 @@ def printed(request: Question, headline: Headline | None) -> str:
     # a label never contains quotes of both kinds, so a query understands its repr
     condition = " and ".join(f"{name} == {value!r}" for name, value in headline.where.items())
     line = f"line = lines.query({condition!r}).squeeze()" if condition else "line = lines.squeeze()"
-    columns = (headline.column,) if request.question == "weights" else (headline.column, "low", "high")  # weights: no interval
+    ends = ("low_templates", "high_templates") if headline.column == "cka_templates" else ("low", "high")
+    columns = (headline.column,) if request.question == "weights" else (headline.column, *ends)  # weights: no interval
     return f"{line}\nprint({', '.join(f'line[{literal(name)}]' for name in columns)})"
 
 
@@ -71,11 +74,11 @@ def values_of(prompt: prompts.Prompt) -> list:
 
 
 def non_defaults(request, but: tuple[str, ...] = ()) -> dict[str, str]:
-    """The fields whose value is not the default, as code."""
+    """The fields whose value is not the default, or whose default may change, as code."""
     values = {}
     for spec in (spec for spec in fields(request) if spec.name not in but):
         value = getattr(request, spec.name)
-        if value is not None and (value != spec.default or spec.name == "pair"):
+        if value is not None and (value != spec.default or spec.name in WRITTEN_OUT):
             values[spec.name] = literal(value)
     return values
 
@@ -106,8 +109,9 @@ def notebook(request: Question | Comparison, headline: Headline | None, link: st
         cells.append(code(f"from mechdiff import charts\n\n{chart}"))
     for index, cell in enumerate(cells):
         cell["id"] = f"cell-{index}"
-    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}, indent=1).encode()
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "mechdiff": {"format": FORMAT}}
+    return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}, indent=1).encode()
 
 
 def markdown(text: str) -> dict:

@@ -60,14 +60,14 @@ def by_condition(table: pd.DataFrame, measures: dict[str, tuple[str, str, str]],
     return pd.DataFrame(rows)
 
 
-def against_controls(mapped: pd.Series, controls: pd.DataFrame) -> str:
-    """Which controls clearly have more effect than the map, which less, and which cannot be distinguished from it."""
-    names = [charts.CONTROL_NAMES.get(control, "zscore") for control in controls["control"]]
-    more = [name for name, low in zip(names, controls["low"]) if low > mapped["high"]]
-    less = [name for name, high in zip(names, controls["high"]) if high < mapped["low"]]
-    rest = [name for name in names if name not in more + less]
-    groups = [("Clearly more effect than the map", more), ("Clearly less", less), ("Not clearly different", rest)]
-    return " ".join(f"{heading}: {', '.join(members)}." for heading, members in groups if members)
+def against_controls(judged: pd.DataFrame) -> str:
+    """Which controls clearly have more effect than the map, which less, and which cannot be distinguished from it.
+
+    judged: a row per control, with columns shown (its name) and more (1, -1, or 0 where it is not clear).
+    """
+    headings = {1: "Clearly more effect than the map", -1: "Clearly less", 0: "Not clearly different"}
+    groups = {heading: judged.loc[judged["more"] == sign, "shown"] for sign, heading in headings.items()}
+    return " ".join(f"{heading}: {', '.join(members)}." for heading, members in groups.items() if len(members))
 
 
 def missing(parts: dict[str, object]) -> str:

@@ -12,10 +12,13 @@ from mechdiff.study.estimates import NOT_STORED, estimates
 from mechdiff.study.quantities import INTERVALS, QUANTITIES, Estimate, Quantity, text, word
 from mechdiff.study.stored_sweep import StoredSweep, parse
 
+ENDS = ("value", "low", "high")
+COLUMNS = ["key", "quantity", "a", "a_word", "b", "b_word", "difference", "clear", *(f"{s}_{end}" for s in "ab" for end in ENDS)]
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """What to compare. a, b: PAIR or PAIR@DOMAIN. depth: where rank cuts are read, 0 to 1; None: the most affected layer."""
+    """What to compare. a, b: PAIR or PAIR@DOMAIN. depth: where cuts and maps are read, 0 to 1; None: as chosen on train."""
 
     a: str
     b: str
@@ -63,19 +66,28 @@ def difference(quantity: Quantity, a: Estimate, b: Estimate) -> Estimate:
 def tabulate(a: dict[str, Estimate], b: dict[str, Estimate]) -> pd.DataFrame:
     """A line per quantity: key, name, each sweep's text and word, the difference, and whether its interval excludes zero.
 
-    Value, low and high of a and of b follow as numbers.
+    Value, low and high of a and of b follow as numbers. What neither sweep has is left out, and a quantity that another one has
+    taken the place of, where both have that one or neither has this one.
     """
     rows = []
     for key, quantity in QUANTITIES.items():
+        if not any(is_shown(key, estimates) for estimates in (a, b)):
+            continue
         change = difference(quantity, a[key], b[key])
         row = {"key": key, "quantity": quantity.name}
         row |= {"a": text(quantity, a[key]), "a_word": word(quantity, a[key])}
         row |= {"b": text(quantity, b[key]), "b_word": word(quantity, b[key])}
         row |= {"difference": text(quantity, change, sign=True), "clear": bool(change.low > 0 or change.high < 0)}
         for side, estimate in (("a", a[key]), ("b", b[key])):
-            row |= {f"{side}_{name}": float(getattr(estimate, name)) for name in ("value", "low", "high")}
+            row |= {f"{side}_{name}": float(getattr(estimate, name)) for name in ENDS}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+
+
+def is_shown(key: str, estimates: dict[str, Estimate]) -> bool:
+    """Whether a sweep has a quantity, and nothing that is read instead."""
+    later = QUANTITIES[key].instead
+    return estimates[key].why != NOT_STORED and (not later or estimates[later].why == NOT_STORED)
 
 
 def answer(comparison: Comparison) -> pd.DataFrame:
@@ -86,9 +98,11 @@ def answer(comparison: Comparison) -> pd.DataFrame:
     return tabulate(a, b)
 
 
-def missing(sweep: StoredSweep, values: dict[str, Estimate]) -> str:
-    """What to type for the quantities that are not stored; empty if all are."""
-    names = [QUANTITIES[key].name for key, estimate in values.items() if estimate.why == NOT_STORED]
+def missing(sweep: StoredSweep, values: dict[str, Estimate], other: dict[str, Estimate]) -> str:
+    """What to type for the quantities that are not stored here, though the other sweep has them; empty if there are none."""
+    names = [QUANTITIES[key].name for key in values if values[key].why == NOT_STORED and is_shown(key, other)]
+    if all(estimate.why == NOT_STORED for estimate in values.values()):
+        return f"{sweep.label}: nothing is stored.\nTry:  {sweep.command}"
     return f"{sweep.label}: not stored: {'; '.join(names)}.\nTry:  {sweep.command}" if names else ""
 
 
@@ -99,23 +113,24 @@ def report(a: StoredSweep, b: StoredSweep, depth: float | None = None) -> str:
     cells = {"": lines["quantity"]} | {side.upper(): lines[side] + "  " + lines[f"{side}_word"] for side in ("a", "b")}
     table = pd.DataFrame(cells | {"B - A": lines["difference"]})
     table = table.map(str.strip).apply(lambda column: column.str.ljust(column.str.len().max()))
+    verdict = [table.to_string(index=False, justify="left"), "", INTERVALS] if len(table) else []
     headings = [f"{side}: {sweep.label} ({sweep.origin()})" for side, sweep in (("A", a), ("B", b))]
-    notes = dict.fromkeys(note for note in map(missing, (a, b), values) if note)  # the same sweep twice needs one note
-    return "\n".join([*headings, "", table.to_string(index=False, justify="left"), "", INTERVALS, *notes])
+    notes = dict.fromkeys(filter(None, map(missing, (a, b), values, values[::-1])))  # the same sweep twice needs one note
+    return "\n".join([*headings, "", *verdict, *notes])
 
 
 def compare_sweeps(a: str, b: str, direction: str = DIRECTIONS[0], depth: float | None = None) -> pd.DataFrame:
     """What two pairs answer to the four questions, from their stored sweeps, a row per quantity.
 
     a, b: PAIR or PAIR@DOMAIN, as in the sweeps' commands. direction: base-to-tuned or tuned-to-base. depth: where rank cuts are
-    read, 0 (first layer) to 1 (last); None: at each pair's most affected layer.
+    read, 0 (first layer) to 1 (last); None: at each pair's layer that was chosen on train.
     Returns a row per quantity, by its key: quantity, its name; a, b and difference (B - A) as text; a_value, a_low, a_high (95 %
     interval over prompts) and those of b as numbers; clear: whether the difference's interval excludes zero. No weights are read.
     Raises UserError for a pair, a domain or a direction that does not exist, and for a depth outside 0 to 1.
 
     Example:
         >>> verdict = md.compare_sweeps("demo-cultural", "demo-cognitive")
-        >>> verdict.loc["drift", "a"]
-        '0.79 [0.77, 0.81]'
+        >>> verdict.loc["centroid", "a"]
+        '0.51 [0.50, 0.52]'
     """
     return answer(Comparison(a, b, direction, depth)).set_index("key")

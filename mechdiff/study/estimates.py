@@ -9,9 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mechdiff.common.terms import DIRECTIONS
+from mechdiff.common.terms import DIRECTIONS, OUR_MAP
+from mechdiff.maths import recovery_curves
 from mechdiff.maths.intervals import LEVEL, RatioOfSums, Templates, floor_of
 from mechdiff.study.quantities import REACH, Estimate, rank_text
+from mechdiff.study.readings import Curve, Read
 from mechdiff.study.stored_sweep import MODULES, STREAM, StoredSweep
 
 NOT_STORED, AT_FLOOR, NO_DROP = "not stored", "at the floor", "the full map has no drop"
@@ -20,13 +22,21 @@ NOT_STORED, AT_FLOOR, NO_DROP = "not stored", "at the floor", "the full map has 
 def estimates(sweep: StoredSweep, depth: float | None, seed: int = 0) -> dict[str, Estimate]:
     """Every quantity of one stored sweep, by its key in QUANTITIES.
 
-    depth: where rank cuts are read, 0 to 1; None: at the most affected layer. seed: of the bootstrap.
+    depth: where cuts and maps are read, 0 to 1; None: at the layer that was chosen on train, or without one at the most
+    affected layer. seed: of the bootstrap.
     """
-    layer, strongest = sweep.layer(depth), sweep.strongest()
+    layer, strongest, read = sweep.layer(depth), sweep.strongest(), Read(sweep, seed)
     cuts = (None, None) if layer is None else sweep.cuts(layer)
+    half = read.half if depth is None else layer
     return {
+        "centroid": centroid(read),
         "drift": drift(sweep),
         "effect": effect(sweep, seed),
+        "shift": recovered(half, half if half is None else read.cuts(half), 0.0),
+        "directions80": directions_needed(half, half if half is None else read.cuts(half)),
+        "format": format_share(half, half if half is None else read.neutral(half)),
+        "beyond": beyond(half, half if half is None else read.maps(half)),
+        "answer": recovered(half, half if half is None else read.answer(half), half),
         "rank_mean": rank(sweep, layer, *cuts, sweep.complement, seed),
         "rank_own": rank(sweep, layer, *cuts, "own", seed),
         "greedy": heads(sweep, strongest, "greedy"),
@@ -35,6 +45,58 @@ def estimates(sweep: StoredSweep, depth: float | None, seed: int = 0) -> dict[st
         "streams": streams(sweep, layer),
         "directions": directions(sweep, seed),
     }
+
+
+def centroid(read: Read) -> Estimate:
+    """Where in the depth the change lies, from the states of all tokens."""
+    every, where = read.everywhere, read.depth
+    if every is None or where is None:
+        return Estimate(why=NOT_STORED)
+    if where.why:
+        return Estimate(why=where.why)
+    return of_sums(every.templates, every.to_donor.iloc[:, 1:].to_numpy(float).mean(1), every.clean)
+
+
+def recovered(layer: int | None, curve: Curve | None, point: float | None) -> Estimate:
+    """The recovery at a point of a curve of a layer."""
+    if curve is None or point not in curve.to_donor:
+        return Estimate(why=NOT_STORED)
+    return of_sums(curve.templates, gain(curve, point), curve.clean, f"at layer {layer}")
+
+
+def directions_needed(layer: int | None, cuts: Curve | None) -> Estimate:
+    """The number of directions, next to the shift, from which REACH per cent of the whole patch holds."""
+    if cuts is None or np.inf not in cuts.to_donor:
+        return Estimate(why=NOT_STORED)
+    points, place = np.sort([float(str(point)) for point in cuts.to_donor]), f"at layer {layer}"
+    patched = cuts.to_donor[points].to_numpy(float)
+    ends = recovery_curves.smallest(cuts.templates, cuts.clean, patched, REACH / 100)
+    if ends is None:
+        return Estimate(why="the whole patch recovers nothing", place=place)
+    draws = points[recovery_curves.smallest_drawn(cuts.templates, cuts.clean, patched, REACH / 100)]
+    value, low, high = (float(points[end]) for end in ends)
+    return Estimate(value, low, high, place=place, draws=draws)
+
+
+def format_share(layer: int | None, neutral: Curve | None) -> Estimate:
+    """The recovery by the mean shift of neutral prompts as a share of the whole state's."""
+    if neutral is None:
+        return Estimate(why=NOT_STORED)
+    return of_sums(neutral.templates, gain(neutral, 0.0), gain(neutral, np.inf), f"at layer {layer}")
+
+
+def gain(curve: Curve, point: float | None) -> np.ndarray:
+    """What a point of a curve recovers of each prompt, in nats."""
+    return curve.clean - curve.to_donor[point].to_numpy(float)
+
+
+def beyond(layer: int | None, maps: Curve | None) -> Estimate:
+    """How much of one constant shift's effect the fitted map removes, in per cent."""
+    if maps is None or not {OUR_MAP, "shift"} <= set(maps.effect):
+        return Estimate(why=NOT_STORED)
+    shift = maps.effect["shift"].to_numpy(float)
+    removed = shift - maps.effect[OUR_MAP].to_numpy(float)
+    return of_sums(maps.templates, 100 * removed, shift, f"at layer {layer}")
 
 
 def drift(sweep: StoredSweep) -> Estimate:
@@ -176,7 +238,8 @@ def heads(sweep: StoredSweep, layer: int | None, chosen: str) -> Estimate:
 def attention(sweep: StoredSweep, seed: int) -> Estimate:
     tables = [table for module in MODULES if (table := sweep.read("rq1", "transplant", stream=module)) is not None]
     if len(tables) < len(MODULES):
-        return Estimate(why=NOT_STORED)
+        means = [float(table["mean"].sum()) for module in MODULES if (table := sweep.transplants(module)) is not None]
+        return Estimate(means[0] / sum(means)) if len(means) == len(MODULES) else Estimate(why=NOT_STORED)
     lines = pd.concat(tables)
     wide = by_prompt(lines[lines["control"] == "none"], ["stream", "layer"])
     templates = templates_of(wide, sweep, "rq1", seed)

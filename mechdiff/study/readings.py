@@ -66,8 +66,8 @@ class Curve:
         return RatioOfSums(self.templates, self.templates.sums(top), self.templates.sums(bottom)).ends()
 
 
-def curve(lines: pd.DataFrame | None, x: str | list[str]) -> Curve | None:
-    """Stored lines, one per prompt and point, as a curve over x; None if nothing is stored."""
+def curve(lines: pd.DataFrame | None, x: str | list[str], seed: int = 0) -> Curve | None:
+    """Stored lines, one per prompt and point, as a curve over x; None if nothing is stored. seed: of the resamples."""
     if lines is None or lines.empty or "template" not in lines:
         return None
     effect = lines.pivot(index="prompt", columns=x, values="kl").astype(float).dropna()
@@ -76,14 +76,14 @@ def curve(lines: pd.DataFrame | None, x: str | list[str]) -> Curve | None:
     if "kl_to_donor" in lines:
         to_donor = lines.pivot(index="prompt", columns=x, values="kl_to_donor").astype(float).loc[effect.index]
         clean = lines.drop_duplicates("prompt").set_index("prompt")["kl_donor_clean"].loc[effect.index].to_numpy(float)
-    return Curve(Templates(names), clean, to_donor, effect)
+    return Curve(Templates(names, seed), clean, to_donor, effect)
 
 
 class Read:
-    """What is read of a sweep, each table once."""
+    """What is read of a sweep, each table once. seed: of the resamples."""
 
-    def __init__(self, sweep: StoredSweep):
-        self.sweep = sweep
+    def __init__(self, sweep: StoredSweep, seed: int = 0):
+        self.sweep, self.seed = sweep, seed
 
     def lines(self, folder: str, name: str, control: str = "none", **where) -> pd.DataFrame | None:
         return self.sweep.read(folder, name, control=control, **where)
@@ -91,12 +91,12 @@ class Read:
     @cached_property
     def everywhere(self) -> Curve | None:
         """Patches at every token, over the embedding and the layers."""
-        return curve(self.lines("rq1", "patch_all"), "layer")
+        return curve(self.lines("rq1", "patch_all"), "layer", self.seed)
 
     @cached_property
     def token(self) -> Curve | None:
         """Patches at the decision token, over layers."""
-        return curve(self.lines("rq1", "patch", stream=STREAM), "layer")
+        return curve(self.lines("rq1", "patch", stream=STREAM), "layer", self.seed)
 
     @cached_property
     def half(self) -> int | None:
@@ -115,8 +115,19 @@ class Read:
 
     def cuts(self, layer: int, control: str = "none") -> Curve | None:
         """Cuts of the difference at a layer, over ranks as numbers, full as infinity."""
-        lines = self.lines("rq3", "difference", control, layer=layer)
-        return None if lines is None else curve(lines.assign(rank=ranks_of(lines["rank"])), "rank")
+        return self.over_ranks("difference", layer, control)
+
+    def neutral(self, layer: int) -> Curve | None:
+        """The mean shift of neutral prompts at a layer, as rank 0, and the whole state, as infinity."""
+        return self.over_ranks("format", layer, "none")
+
+    def over_ranks(self, name: str, layer: int, control: str) -> Curve | None:
+        lines = self.lines("rq3", name, control, layer=layer)
+        return None if lines is None else curve(lines.assign(rank=ranks_of(lines["rank"])), "rank", self.seed)
+
+    def answer(self, layer: int) -> Curve | None:
+        """The patch at a layer over the first tokens of the donor's own answer."""
+        return curve(self.lines("rq1", "patch_answer", stream=STREAM, layer=layer), "layer", self.seed)
 
     def maps(self, layer: int) -> Curve | None:
         """Uncut maps at a layer and their mean ablation, by name, with a share of the train templates where it is not all."""
@@ -127,7 +138,7 @@ class Read:
         named = named.assign(name=named["map"].where(named["control"] == "none", "mean"))
         if (learning := self.lines("rq2", "learning", layer=layer, stream=STREAM)) is not None:
             named = pd.concat([named, learning.assign(name=[share_name(share) for share in learning["train_share"]])])
-        return curve(named, "name")
+        return curve(named, "name", self.seed)
 
 
 def share_name(share: float) -> str:
@@ -213,15 +224,20 @@ def rank(read: Read) -> Reading | None:
     points = sorted(float(str(point)) for point in cuts.to_donor)
     shift, full = at(cuts.recovery([0.0])), at(cuts.recovery([np.inf]))
     where = recovery_curves.smallest(cuts.templates, cuts.clean, cuts.to_donor[points].to_numpy(float))
-    takes = "cannot be told" if where is None else "takes {} [{}, {}] directions".format(*(rank_text(points[i]) for i in where))
+    takes = "cannot be told"
+    if where is not None:
+        smallest, low, high = (rank_text(points[i]) for i in where)
+        drawn = recovery_curves.smallest_drawn(cuts.templates, cuts.clean, cuts.to_donor[points].to_numpy(float))
+        share = f"{smallest} directions in {100 * np.mean(drawn == where[0]):.0f} % of resamples"
+        takes = f"needs {share if low == high else f'{smallest} [{low}, {high}] directions'}"
     sentence = (
-        f"At layer {read.half}, one constant shift recovers {ends(shift)}; 80 % of the whole patch's {full[0]:.2f} {takes} "
-        f"({counted(cuts.prompts)})."
+        f"At layer {read.half}, one constant shift recovers {ends(shift)}; 80 % of the patch {takes} ({counted(cuts.prompts)})."
     )
     random, control = read.cuts(layer, "random"), ""
     if random is not None and 8.0 in random.to_donor and 8.0 in cuts.to_donor:
         both = [ends(at(curve.recovery([8.0]))) for curve in (cuts, random)]
         control = f"The shift and 8 directions recover {both[0]}, the shift and 8 random directions {both[1]}."
+    control = f"The whole patch recovers {ends(full)}. {control}".strip()
     estimand = (
         "The recipient's state plus the train mean of donor - recipient, plus k directions of what is left of the difference "
         "(observed on these prompts). k = 0 is the shift alone, full the ordinary patch. The number of directions is the "
@@ -233,8 +249,7 @@ def rank(read: Read) -> Reading | None:
 def format_share(read: Read) -> Reading | None:
     """How much of the recovery the mean difference over neutral prompts gives: what any prompt would show."""
     layer = read.half
-    lines = None if layer is None else read.lines("rq3", "format", layer=layer)
-    neutral = None if lines is None else curve(lines.assign(rank=ranks_of(lines["rank"])), "rank")
+    neutral = None if layer is None else read.neutral(layer)
     if layer is None or neutral is None:
         return None
     gained = {point: neutral.clean - neutral.to_donor[point].to_numpy(float) for point in (0.0, np.inf)}
@@ -308,8 +323,7 @@ def map_reading(read: Read) -> Reading | None:
 
 def answer(read: Read) -> Reading | None:
     """The same patch over the first tokens of the donor's own answer."""
-    lines = None if read.half is None else read.lines("rq1", "patch_answer", stream=STREAM, layer=read.half)
-    written = curve(lines, "layer")
+    written = None if read.half is None else read.answer(read.half)
     if written is None or read.half is None:
         return None
     sentence = (

@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.common.errors import UserError, one_of
-from mechdiff.common.terms import DIRECTIONS, STUDYS_MAP, WHITENED
+from mechdiff.common.terms import DIRECTIONS, OUR_MAP, STUDYS_MAP, WHITENED
 from mechdiff.inputs import prompts, protocols
 from mechdiff.inputs.pair_file import pair_names, read_pair
+from mechdiff.questions.drift import similarity_of
 from mechdiff.questions.shared.in_words import counted
 from mechdiff.study import artifacts
 
 STREAM, MODULES = "resid_post", ("attn_out", "mlp_out")
-MAPS = {"study": STUDYS_MAP}  # a protocol's map, if it is not MAP
-MAP = "procrustes_scaled"
+MAPS = {"study": (STUDYS_MAP,)}  # a protocol's map, if it has one of its own
+JUDGED = (OUR_MAP, "procrustes_scaled")  # the first that is stored: older sweeps have the second alone
 ALPHAS = ("auto", "1.0")  # the first that is stored
 
 
@@ -47,10 +48,13 @@ class StoredSweep:
     def protocol(self) -> str:
         return self.pair.partition("@")[2] or protocols.DEFAULT
 
-    @property
+    @cached_property
     def map(self) -> str:
         """The map whose drop is judged."""
-        return MAPS.get(self.protocol, MAP)
+        names = MAPS.get(self.protocol, JUDGED)
+        tables = (self.read("rq2", "transport_summary"), self.read("rq3", "rank_summary"))
+        stored = {name for table in tables if table is not None for name in table["map"].unique()}
+        return next((name for name in names if name in stored), names[-1])
 
     @property
     def complement(self) -> str:
@@ -137,11 +141,17 @@ class StoredSweep:
         return self.read("rq3", "rank", **where), self.read("rq2", "transport", **where, map="zscore", control="none")
 
     def drift(self) -> pd.DataFrame | None:
-        """A row per layer: depth, mean (CKA of the residual stream: debiased, or plain under the study's protocol), low, high."""
+        """A row per layer: depth, mean (CKA of the residual stream: over templates, or plain under the study's protocol), low,
+        high, and similarity, its name."""
         table = self.read("rq1", "drift", stream=STREAM)
-        if table is not None and self.protocol == "study":
-            table = table.assign(cka_debiased=table["cka"], low=table["low_plain"], high=table["high_plain"])
-        return table if table is None else self.deep(table.assign(mean=table["cka_debiased"]).dropna(subset=["mean"]))
+        if table is None:
+            return None
+        if self.protocol == "study":
+            plain = {"mean": table["cka"], "low": table["low_plain"], "high": table["high_plain"]}
+            table = table.assign(**plain, similarity="plain CKA")
+        else:
+            table = similarity_of(table)
+        return self.deep(table.dropna(subset=["mean"]))
 
     def effect(self) -> pd.DataFrame | None:
         """A row per layer: depth, mean effect (nats) of the residual stream's patch, low, high."""

@@ -16,8 +16,8 @@ from mechdiff.study.imports import marks as imported
 from mechdiff.study.stored_sweep import MODULES, StoredSweep
 from views import behaviour, imports
 
-AFFECTED = "most affected layer"
-DEPTHS = [AFFECTED, *(f"{tenth / 10:.1f}" for tenth in range(11))]
+CHOSEN = "layer chosen on train"
+DEPTHS = [CHOSEN, *(f"{tenth / 10:.1f}" for tenth in range(11))]
 WEIGHTS = dict(zip(MODULES, ("attention", "MLP")))
 SETS = {"greedy": "greedy", "topk": "top k"}
 CURVES = {  # curves over depth: how to read them, and how to draw them
@@ -44,12 +44,13 @@ def body(direction: str) -> None:
     left, middle, right = st.columns([1.2, 1, 1], vertical_alignment="bottom")
     with left:
         at = st.selectbox(
-            "Rank cuts at relative depth",
+            "Cuts and maps at relative depth",
             DEPTHS,
             key="rank_at",
             bind="query-params",
-            help="The layer at which rank cuts are compared: each choice's most affected layer (the largest effect of patching "
-            "resid_post, on the same prompts), or the layer nearest to a relative depth (0 first, 1 last).",
+            help="The layer at which cuts and maps are compared: each choice's own, the first from which the last token's state "
+            "recovers half, chosen on train (older sweeps: the most affected layer); or the layer nearest to a relative depth (0 "
+            "first, 1 last).",
         )
     with middle:
         marked = st.toggle(
@@ -60,7 +61,7 @@ def body(direction: str) -> None:
             help="Hollow marks: what the original study published of the same pair, on the same prompts, by the same definitions "
             f"(protocol study). Means without intervals. Source: {published.facts()['source']}.",
         )
-    depth = None if at == AFFECTED else float(at)
+    depth = None if at == CHOSEN else float(at)
     a, b = (f"{sweep.pair}@{sweep.domain}" for sweep in chosen.values())
     comparison = compare_sweeps.Comparison(a, b, direction, depth)
     judge(chosen, comparison, right)
@@ -109,6 +110,8 @@ def judge(chosen: dict[str, StoredSweep], comparison: compare_sweeps.Comparison,
     parts = {side: estimate(place, sweep, comparison.depth, seeds[side], sweep.stamp()) for side, sweep in chosen.items()}
     lines = compare_sweeps.tabulate(*parts.values())
     page_record.answer(comparison, lines, comparison.command)
+    if lines.empty:
+        return gaps(chosen, parts)
     cells = {"": lines["quantity"]}
     for side, sweep in chosen.items():
         name = side.lower()
@@ -121,7 +124,8 @@ def judge(chosen: dict[str, StoredSweep], comparison: compare_sweeps.Comparison,
     st.caption(f"{quantities.INTERVALS}{paired} Bold: the 95 % CI of the difference excludes zero.")
     with corner.popover("Glossary", icon=":material/help:"):
         for quantity in quantities.QUANTITIES.values():
-            st.markdown(f"**{quantity.name}.** {quantity.about}  \n{quantities.scale(quantity)}.")
+            words = quantities.scale(quantity)
+            st.markdown(f"**{quantity.name}.** {quantity.about}" + (f"  \n{words}." if words else ""))
         st.caption("If an interval covers more than one word, the words at both ends are given.")
     gaps(chosen, parts)
 
@@ -130,7 +134,8 @@ def gaps(chosen: dict[str, StoredSweep], estimates: dict[str, dict]) -> None:
     """What is not stored, and which sweeps have no manifest; once for a sweep that is compared with itself."""
     sides = {sweep: [side for side in chosen if chosen[side] == sweep] for sweep in chosen.values()}
     for sweep, names in sides.items():
-        if note := compare_sweeps.missing(sweep, estimates[names[0]]):
+        own, other = (estimates[side] for side in (SIDES if names[0] == "A" else reversed(SIDES)))
+        if note := compare_sweeps.missing(sweep, own, other):
             text, _, command = note.rpartition("Try:  ")
             st.info(f"**{' and '.join(names)}**: {text}\n\nTry:  `{command}`")
         if sweep.stamp() and sweep.manifest("rq1") is None:

@@ -6,6 +6,7 @@ import session
 import stored_results
 from glossary import TERMS, say
 
+from mechdiff.questions.drift import OVER_TEMPLATES, similarity_of
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
 from views import imports, metrics
@@ -14,7 +15,7 @@ from views import imports, metrics
 def page() -> None:
     session.heading(
         "Drift: where do representations diverge?",
-        say("CKA", "debiased", "jackknife", "decision token"),
+        say("CKA", OVER_TEMPLATES, "jackknife", "decision token"),
         f"{TERMS['CKA']} Look for the layer where it starts to fall.",
     )
     selection = controls.current()
@@ -52,20 +53,21 @@ def numbers(run, table, stored, stream: str, layer: int) -> None:
     if table.empty:
         session.waiting("Reading the prompts with both models...", session.NUMBERS)
         return
-    if table["cka_debiased"].isna().all():
+    table = similarity_of(table)
+    if table["mean"].isna().all():
         return  # a notice gives the reason
-    here, lowest = table.set_index("layer").loc[layer], table.loc[table["cka_debiased"].idxmin()]
+    here, lowest = table[table["layer"] == layer].iloc[0], table.iloc[int(table["mean"].argmin())]
     row = metrics.numbers()
     interval = metrics.interval(here.low, here.high, ".3f")
-    row.metric(
-        f"Debiased CKA at layer {layer}", f"{here.cka_debiased:.3f}", help=say("debiased", "jackknife"), **metrics.quiet(interval)
-    )
+    name, about = here.similarity[0].upper() + here.similarity[1:], say(here.similarity, "jackknife")
+    row.metric(f"{name} at layer {layer}", f"{here['mean']:.3f}", help=about, **metrics.quiet(interval))
     if len(stored):
-        then = stored.set_index("layer").loc[layer]
+        then = similarity_of(stored[stored["layer"] == layer]).iloc[0]
         interval = metrics.interval(then.low, then.high, ".3f")
-        row.metric(f"Stored ({int(then.n)} prompts)", f"{then.cka_debiased:.3f}", help=TERMS["stored"], **metrics.quiet(interval))
+        row.metric(f"Stored ({int(then.n)} prompts)", f"{then['mean']:.3f}", help=TERMS["stored"], **metrics.quiet(interval))
     where = f"at layer {int(lowest.layer)}"
     row.metric(
-        "Lowest CKA", f"{lowest.cka_debiased:.3f}", help="The layer at which the two models differ most.", **metrics.quiet(where)
+        "Lowest CKA", f"{lowest['mean']:.3f}", help="The layer at which the two models differ most.", **metrics.quiet(where)
     )
-    history.note(run, f"{stream} · L{layer}", here.cka_debiased, "CKA", column="cka_debiased", layer=layer)
+    column = "cka_templates" if here.similarity == OVER_TEMPLATES else "cka_debiased"
+    history.note(run, f"{stream} · L{layer}", here["mean"], "CKA", column=column, layer=layer)

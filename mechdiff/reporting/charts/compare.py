@@ -105,7 +105,7 @@ def hollow(points: pd.DataFrame, x: alt.X, y: alt.Y, colour: str, clip: bool) ->
 
 
 def compared_drift(tables: dict, marks: dict) -> alt.LayerChart:
-    about = "Debiased CKA of resid_post; bands: 95 % CI (jackknife)"
+    about = "CKA over templates, or of older sweeps the debiased one, of resid_post; bands: 95 % CI (jackknife)"
     y = "Linear CKA, base vs tuned"
     return compared(tables, marks, DEPTH, y, "Where do representations diverge?", about, domain=[0, 1])
 

@@ -1,8 +1,10 @@
 """Curves over layers. A click on a point returns its layer, where one is chosen."""
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
+from mechdiff.questions.drift import DEBIASED, OVER_TEMPLATES, similarity_of
 from mechdiff.reporting.charts.base import (
     BLUE,
     CONTROL_NAMES,
@@ -27,6 +29,7 @@ from mechdiff.reporting.charts.base import (
     zero_line,
 )
 
+NULL = "templates shuffled"
 MUTED = {name: (GREY, dash, False) for name, dash in CONTROLS.items()}
 
 
@@ -37,15 +40,20 @@ def by_layer(table: pd.DataFrame, looks: dict, y: str, layer: int | None, live_l
 
 
 def drift_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "") -> alt.LayerChart:
-    """Similarity of the two models by layer: debiased CKA with its 95 % interval, and plain CKA dashed; live points on top.
+    """Similarity of the two models by layer, with its 95 % interval, and its null in grey; live points on top.
 
-    table: a row per layer, with columns layer, cka, cka_debiased, low, high, n, and perhaps live (bool).
+    It is CKA over templates, or the debiased or the plain one where a table has no other.
+    table: a row per layer, as `drift` returns them, and perhaps live (bool).
     """
-    debiased = table.assign(mean=table["cka_debiased"], shown="debiased CKA").dropna(subset=["mean"])
-    plain = table.assign(mean=table["cka"], shown="plain CKA")[~is_live(table)]
-    both = pd.concat([debiased, plain], ignore_index=True).rename(columns={"n": "prompts"})
-    looks = {"debiased CKA": (BLUE, SOLID, True), "plain CKA": (BLUE, DASHED, False)}
-    layers = by_layer(both, looks, "Linear CKA, base vs tuned", layer)
+    lines, live = similarity_of(table), is_live(table)
+    judged = lines.assign(shown=lines["similarity"]).dropna(subset=["mean"])
+    null = lines.assign(mean=lines["cka_null"], low=np.nan, high=np.nan, shown=NULL)[~live].dropna(subset=["mean"])
+    plain = lines.assign(mean=lines["cka"], low=lines["low_plain"], high=lines["high_plain"], shown="plain CKA")
+    plain = plain[lines["mean"].isna() & ~live].dropna(subset=["mean"])
+    every = pd.concat([judged, null, plain], ignore_index=True).rename(columns={"n": "prompts"})
+    looks = dict.fromkeys((OVER_TEMPLATES, DEBIASED), (BLUE, SOLID, True)) | {"plain CKA": (BLUE, DASHED, False)}
+    looks = {name: look for name, look in looks.items() if name in set(every["shown"])} | {NULL: (GREY, DASHED, False)}
+    layers = by_layer(every, looks, "Linear CKA, base vs tuned", layer)
     return titled(layered(*layers), "Where do representations diverge?", subtitle)
 
 
