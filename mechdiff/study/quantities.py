@@ -64,8 +64,8 @@ QUANTITIES = {  # the one place that defines the words
     "drift": Quantity(
         "Depth of drift",
         f"Mean relative depth (0 first layer, 1 last), weighted by 1 - CKA over templates of {STREAM}; 0.5: the same drift "
-        "everywhere. No joint resamples of CKA are stored, so the layers' jackknife errors are added to first order, as if they were fully "
-        "correlated: this interval, and that of the difference, may be too wide but not too narrow.",
+        "everywhere. No joint resamples of CKA are stored, so the layers' jackknife errors are added to first order, as if they "
+        "were fully correlated: this interval, and that of the difference, may be too wide but not too narrow.",
         ((0.4, "early"), (0.6, "middle"), (np.inf, "late")),
     ),
     "effect": Quantity(
@@ -83,7 +83,8 @@ QUANTITIES = {  # the one place that defines the words
     "directions80": Quantity(
         f"Directions for {REACH} %",
         f"Smallest number of directions of the observed difference, next to the constant shift, from which {REACH} % of the "
-        f"whole patch's recovery holds at all larger ones. Its interval is that of a mean, turned into one of directions. {AT_HALF}",
+        "whole patch's recovery holds at all larger ones. Its interval is that of a mean, turned into one of directions. "
+        f"{AT_HALF}",
         ((0, "one shift is enough"), *RANKS),
         rank_text,
         True,
