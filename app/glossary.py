@@ -12,6 +12,13 @@ TERMS = {
         "1 - mean KL(donor || patched) / mean KL(donor || clean): the share of the two models' difference that the patch "
         "removes. No value where that difference is rounding error."
     ),
+    "recovery over 8 tokens": (
+        "The same over the first 8 tokens of the donor's own answer, which is given to both models (teacher-forced)."
+    ),
+    "format share": (
+        "The recovery by the mean difference over neutral prompts, as a share of the whole state's recovery: what the chat "
+        "format and the manner of answering do on any prompt."
+    ),
     "drop": (
         "The share of the z-score effect that the map removes, in per cent. No value where the z-score effect is rounding error."
     ),

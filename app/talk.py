@@ -18,7 +18,13 @@ from mechdiff.reporting.talk import PARTS, SLIDERS, Step, Talk, find, read_talk
 TALK, STEP = "talk", "step"  # their names in the URL
 KEYS = {  # page and part: the key of its element, or the beginning of the keys
     "drift": {"curve": "pick_drift"},
-    "patching": {"curve": "pick_layer", "prompts": "pick_prompt", "tokens": "tokens", "transplants": "pick_transplant"},
+    "patching": {
+        "curve": "pick_layer",
+        "recovery": "pick_recovery",
+        "prompts": "pick_prompt",
+        "tokens": "tokens",
+        "transplants": "pick_transplant",
+    },
     "transport": {"curve": "pick_transport", "drop": "pick_drop"},
     "rank": {"curve": "pick_rank", "shares": "pick_share", "alphas": "pick_cell"},
     "heads": {"map": "pick_head", "bars": "pick_bar", "coverage": "coverage_curve"},

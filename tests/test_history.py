@@ -61,7 +61,7 @@ def test_a_links_selection_survives_page_switches(tiny):
 def test_a_value_chosen_on_one_page_is_there_on_the_next(tiny):
     at = open_app("heads")
     at.slider(key="layer").set_value(2).run()
-    assert metric(go(at, "drift"), "Debiased CKA at layer 2")
+    assert metric(go(at, "drift"), "CKA over templates at layer 2")
     at.selectbox(key="stream").set_value("mlp_out").run()
     assert go(at, "transport").selectbox(key="stream").value == "mlp_out" and metric(at, "Effect at layer 2")
 
@@ -175,7 +175,9 @@ def test_what_was_clicked_before_is_part_of_a_click():
     assert '"calculate": "\'0\'"' in first and '"calculate": "\'1\'"' in second
 
 
-@pytest.mark.parametrize(("page", "stored_as"), [("drift", "debiased CKA"), ("patching", "stored ("), ("transport", "zscore")])
+@pytest.mark.parametrize(
+    ("page", "stored_as"), [("drift", "CKA over templates"), ("patching", "stored ("), ("transport", "zscore")]
+)
 def test_stored_and_live_stand_on_one_chart(swept, page, stored_as):
     at = open_app(page, layer="1")
     main = json.dumps(charts_of(at)[0])

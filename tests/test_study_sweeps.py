@@ -90,10 +90,17 @@ def test_what_was_not_asked_of_a_site_is_said_with_where_it_was():
 @pytest.mark.usefixtures("no_model")
 def test_home_has_the_contrasts_of_all_four_pairs():
     (table,) = [table.value for table in open_page("home").table]
-    assert len(table) == 4 and [name.partition(" on ")[0] for name in table.columns[1:]] == [
+    assert [row.partition("?")[0] for row in table.iloc[:, 0]] == [
+        "Late or early", "Late or early", "High or low rank", "High or low rank", "Many or few heads", "Residual or attention",
+    ]  # fmt: skip
+    assert [name.partition(" on ")[0] for name in table.columns[1:]] == [
         "demo-cultural", "demo-cognitive", "llama-8b-cultural@study", "llama-8b-cognitive@study",
     ]  # fmt: skip
-    assert "residual better" in table.iloc[3, 1]
+    assert "residual better" in table.iloc[5, 1]
+    for row in (1, 3):
+        assert (table.iloc[row, 1:3] == "—").all() and (table.iloc[row - 1, 3:] == "not stored").sum() == 0, (
+            "one definition a line"
+        )
 
 
 @pytest.mark.parametrize("protocol", ["mechdiff", "study"])

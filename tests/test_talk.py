@@ -20,9 +20,7 @@ from mechdiff.reporting import charts, prepare
 from mechdiff.reporting import talk as talks
 from mechdiff.reporting.talk import PARTS, READY, SELECTION, find, keep, read_talk
 from mechdiff.study import artifacts
-from mechdiff.study.compare_sweeps import difference
 from mechdiff.study.estimates import estimates
-from mechdiff.study.quantities import QUANTITIES
 from mechdiff.study.stored_sweep import parse
 
 STEP = '[[step]]\nheadline = "What is seen"\npage = "patching"\n'
@@ -128,10 +126,6 @@ def test_a_kept_talk_is_found_by_its_name_and_no_other_file_is(read, tmp_path, m
         keep(tmp_path / "1.toml")
 
 
-def number(text: str, pattern: str) -> float:
-    return float(re.search(pattern, text)[1])
-
-
 def stored_lines(step: talks.Step, folder: str, name: str, **where) -> pd.DataFrame:
     pair = controls.read_pair(step.values["pair"])
     lines, about = artifacts.read(step.values.get("domain", pair.domain), folder, pair.name, name, where)
@@ -139,34 +133,35 @@ def stored_lines(step: talks.Step, folder: str, name: str, **where) -> pd.DataFr
     return lines
 
 
+def decimals(text: str) -> list[float]:
+    return [float(x) for x in re.findall(r"0\.\d+", text)]
+
+
 @pytest.mark.slow
 def test_every_number_in_the_ready_talks_headlines_is_the_stored_one():
-    _, drift, patch, control, transport, rank, heads, together = read_talk(find(READY)).steps
-    there = {"stream": "resid_post", "direction": "base-to-tuned"}
-    line = stored_lines(drift, "rq1", "drift", stream="resid_post").set_index("layer")["cka_debiased"]
-    assert [float(x) for x in re.findall(r"0\.\d\d", drift.headline)] == [round(line[layer], 2) for layer in (12, 29)]
+    home, drift, patch, shift, control, transport, heads, together = read_talk(find(READY)).steps
+    there = {"direction": "base-to-tuned", "control": "none"}
+    pairs = ("demo-cultural", "demo-cognitive")
+    removed, installed = ([estimates(parse(name, way), None) for name in pairs] for way in ("base-to-tuned", "tuned-to-base"))
+    assert decimals(home.headline) == [round(values["centroid"].value, 2) for values in removed]
+    line = stored_lines(drift, "rq1", "drift", stream="resid_post").set_index("layer")["cka_templates"]
+    assert decimals(drift.headline) == [round(line[layer], 2) for layer in (12, 29)]
     assert line.idxmin() == drift.values["layer"] == 29
-    line = stored_lines(patch, "rq1", "patch_summary", control="none", **there).set_index("layer")["mean"]
-    for layer in (8, 16, 29):
-        assert number(patch.headline, rf"(\d\.\d\d)(?: nats)? at layer {layer}\b") == round(line[layer], 2)
-    other = stored_lines(control, "rq1", "patch_summary", control="none", layer=29, **there)
-    assert number(control.headline, r"(\d\.\d\d) nats") == round(other["mean"].item(), 2) and other["low"].item() > line[29]
-    line = stored_lines(transport, "rq2", "transport_summary", layer=28, **there).set_index(["map", "control"])["mean"]
-    mapped = line.loc[("procrustes_scaled", "none")]
-    numbers = [float(x) for x in re.findall(r"\d\.\d\d", transport.headline)]
-    assert numbers == [round(mapped, 2), round(line.xs("mean", level="control").item(), 2)]
-    assert mapped < line.drop([("procrustes_scaled", "none")]).loc[lambda effects: effects > 1e-3].min(), "below every control"
-    line = stored_lines(rank, "rq3", "rank_summary", layer=29, **there)
-    full = line[(line["map"] == "procrustes_scaled") & (line["rank"] == "full") & (line["control"] == "none")]
-    drops = line[line["control"] == "mean"]["drop"].unique().item(), full[full["complement"] == "mean"]["drop"].item()
-    assert [int(x) for x in re.findall(r"(\d+) %", rank.headline)] == [round(drop) for drop in drops] and drops[0] > drops[1]
-    line = stored_lines(heads, "rq4", "coverage_summary", layer=21, direction="base-to-tuned", control="none")
+    line = stored_lines(patch, "rq1", "patch_summary", stream="resid_post", **there).set_index("layer")["recovery"]
+    assert decimals(patch.headline) == [round(line[layer], 2) for layer in (14, 21)] and "layer 14, and 0.87 at" in patch.headline
+    line = stored_lines(shift, "rq3", "difference_summary", layer=14, **there).set_index("rank")["recovery"]
+    assert decimals(shift.headline) == [round(line[rank], 2) for rank in ("0", "full")]
+    assert decimals(control.headline) == [round(values["format"].value, 2) for values in removed]
+    effects = stored_lines(transport, "rq2", "transport_summary", layer=14, stream="resid_post", direction="base-to-tuned")
+    line = effects[effects["control"] == "none"].set_index("map")["mean"]
+    mean = effects.loc[effects["control"] == "mean", "mean"].item()
+    assert decimals(transport.headline) == [round(value, 3) for value in (line["ridge_cv"], line["shift"], mean)]
+    line = stored_lines(heads, "rq4", "coverage_summary", layer=21, **there)
     three = line[line["heads"].str.count("-") == 2].groupby("chosen")["coverage"]
     numbers = [int(x) for x in re.findall(r"(\d+) %", heads.headline)]
     assert numbers == [round(100 * three.get_group(name).item()) for name in ("greedy", "topk")]
-    a, b = (estimates(parse(together.values[side], "base-to-tuned"), None) for side in ("a_pair", "b_pair"))
-    assert a["drift"].low > b["drift"].high - 0.05 and difference(QUANTITIES["drift"], a["drift"], b["drift"]).high < 0
-    assert a["rank_mean"].value == 0 < b["rank_mean"].value
+    assert together.values["direction"] == "tuned-to-base"
+    assert decimals(together.headline) == [round(values["centroid"].value, 2) for values in installed[::-1]]
 
 
 def test_a_large_chart_grows_with_the_window_and_keeps_its_data():

@@ -1,6 +1,7 @@
 """What the stored sweep says of a page's question: one sentence each, and how to read it."""
 
 import controls
+import pandas as pd
 import streamlit as st
 
 from mechdiff.reporting import chart_tables, charts
@@ -44,19 +45,23 @@ def show(selection: Selection, *keys: str) -> None:
         st.caption(f"From the stored sweep: {sweep.origin()}. Intervals are over prompts, not over other fine-tunes.")
 
 
-def recoveries(sweep: StoredSweep, layer: int | None, key: str, take=None) -> bool:
-    """The stored recovery over layers, of all tokens' states and of the last one's. Returns whether it is stored.
+def recoveries(sweep: StoredSweep, layer: int | None, key: str, take=None, live: dict[str, pd.DataFrame] | None = None) -> bool:
+    """The recovery over layers, of all tokens' states and of the last one's, stored and live. Returns whether it is drawn.
 
-    take: what a click does; None: nothing.
+    take: what a click does; None: nothing. live: summaries by series; drawn if the stored ones are, or all tokens' are there.
     """
     tables = {
         charts.ALL_TOKENS: sweep.read("rq1", "patch_all_summary", control="none"),
         charts.LAST_TOKEN: sweep.read("rq1", "patch_summary", stream=STREAM, control="none"),
     }
-    if tables[charts.ALL_TOKENS] is None:
+    stored, live = {name: part for name, part in tables.items() if part is not None}, live or {}
+    if charts.ALL_TOKENS not in stored:
+        stored = {}
+    if not stored and charts.ALL_TOKENS not in live:
         return False
-    table = chart_tables.recoveries({name: part for name, part in tables.items() if part is not None})
-    figure = charts.recovery_curve(table, layer, f"{sweep.origin()}; bands: 95 %, for all layers together")
+    table = chart_tables.join(chart_tables.recoveries(stored), chart_tables.recoveries(live).assign(live=True))
+    about = sweep.origin() if stored else "computed on these prompts"
+    figure = charts.recovery_curve(table, layer, f"{about}{chart_tables.ends(table)}")
     if take is None:
         controls.draw(figure, key)
     else:

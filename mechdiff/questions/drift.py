@@ -59,7 +59,7 @@ def similarity_of(table: pd.DataFrame) -> pd.DataFrame:
 
     That is the one over templates; or the debiased one where there are too few templates, or the table is older.
     """
-    table = table.reindex(columns=list(dict.fromkeys([*table, *OF_TEMPLATES])))
+    table = table.reindex(columns=list(dict.fromkeys([*table, *OF_TEMPLATES, "low_plain", "high_plain"])))
     over = table["cka_templates"].notna()
     ends = {end: table[f"{end}_templates"].where(over, table[end]) for end in ("low", "high")}
     names = over.map({True: OVER_TEMPLATES, False: DEBIASED})

@@ -19,30 +19,34 @@ def join(*parts: pd.DataFrame) -> pd.DataFrame:
 
 
 def share(table: pd.DataFrame, name: str, factor: float = 1.0, **more) -> pd.DataFrame:
-    """The lines with one of their ratios as mean, low and high, in per cent. more: further columns."""
+    """The lines with one of their ratios as mean, low and high, in per cent, as a chart draws them. more: further columns."""
     parts = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
-    return table.assign(**{short: factor * table[column] for short, column in parts.items()}, **more)
+    parts |= {f"band_{end}": f"{name}_band_{end}" for end in ("low", "high") if f"{name}_band_{end}" in table}
+    table = table.drop(columns=["band_low", "band_high"], errors="ignore")
+    return banded(table.assign(**{short: factor * table[column] for short, column in parts.items()}, **more))
+
+
+def banded(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines with the ends of the band that holds for a whole chart, where one is stored, in place of each line's own."""
+    if "band_low" not in table:
+        return table
+    stored = table["band_low"].notna()
+    return table.assign(**{end: table[f"band_{end}"].where(stored, table[end]) for end in ("low", "high")})
 
 
 def patched(table: pd.DataFrame) -> pd.DataFrame:
     """Patches with their series: their control, or that they are patched."""
-    return table.assign(shown=table["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED))
+    return banded(table.assign(shown=table["control"].map(charts.CONTROL_NAMES).fillna(charts.PATCHED)))
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
     """The lines with their series: their control, or their map."""
-    return table.assign(shown=table["control"].map(charts.CONTROL_NAMES).fillna(table["map"]))
+    return banded(table.assign(shown=table["control"].map(charts.CONTROL_NAMES).fillna(table["map"])))
 
 
 def recoveries(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Summaries of patches by what they replace, as recoveries over layers; with bands over all layers where they are stored."""
-    parts = []
-    for name, lines in tables.items():
-        lines = share(lines[lines["layer"] >= 0], "recovery", shown=name)
-        if "recovery_band_low" in lines:
-            lines = lines.assign(low=lines["recovery_band_low"], high=lines["recovery_band_high"])
-        parts.append(lines)
-    return join(*parts)
+    """Summaries of patches by what they replace, as recoveries over layers."""
+    return join(*(share(lines[lines["layer"] >= 0], "recovery", shown=name) for name, lines in tables.items()))
 
 
 def of_difference(lines: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +78,7 @@ def by_module(lines: pd.DataFrame, live: bool = False, floor: bool = True) -> pd
         return lines
     modules = lines[lines["stream"].isin(MODULES)]
     wanted = (modules["control"] == "none") | ((modules["stream"] == MODULES[0]) & floor)
-    return modules.assign(shown=modules["stream"].where(modules["control"] == "none", FLOOR), live=live)[wanted]
+    return banded(modules.assign(shown=modules["stream"].where(modules["control"] == "none", FLOOR), live=live)[wanted])
 
 
 def of_uncut(every: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> pd.DataFrame:
@@ -106,7 +110,10 @@ def of_cut(every: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> 
 
 def ends(lines: pd.DataFrame) -> str:
     """A subtitle's part on intervals, if the lines have any."""
-    return "; bands, bars: 95 % CI" if lines["low"].notna().any() else ""
+    if lines["low"].isna().all():
+        return ""
+    whole = "band_low" in lines and lines["band_low"].notna().any()
+    return "; bands: 95 % for the whole chart; bars: 95 % CI" if whole else "; bands, bars: 95 % CI"
 
 
 def at_alpha(lines: pd.DataFrame, scaled: pd.DataFrame, alpha: str) -> pd.DataFrame:
@@ -132,7 +139,7 @@ def by_rank(lines: pd.DataFrame, complement: str, ranks: set[str]) -> pd.DataFra
     flat = join(flat, uncut).drop(columns="rank").merge(pd.DataFrame({"rank": charts.rank_order(ranks)}), how="cross")
     controlled = lines[lines["control"].isin(MAP_CONTROLS) & (lines["complement"] == complement)]
     controlled = controlled.assign(shown=controlled["control"].map(charts.CONTROL_NAMES))
-    return join(cuts, flat, controlled)
+    return banded(join(cuts, flat, controlled))
 
 
 def overlap(diagnostics: pd.DataFrame) -> pd.DataFrame:

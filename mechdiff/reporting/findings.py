@@ -167,12 +167,14 @@ def judge(sweep: StoredSweep, mapped: pd.DataFrame, controls: pd.DataFrame) -> t
     mapped, controls: the summaries, which are compared where no effects by prompt are stored. Also: how they were compared.
     """
     controls = controls.assign(shown=controls["control"].map(charts.CONTROL_NAMES).fillna("zscore"))
+    controls = controls.drop_duplicates(["layer", "shown"])
     lines = sweep.read("rq2", "transport", stream=STREAM)
     if lines is None:
         own = controls[["layer"]].merge(mapped[["layer", "low", "high"]], on="layer", how="left")
         above, below = controls["low"].to_numpy() > own["high"], controls["high"].to_numpy() < own["low"]
         return controls.assign(more=above.to_numpy(int) - below.to_numpy(int)), APART
     lines = chart_tables.named(chart_tables.of_uncut(lines, lines.iloc[:0], sweep.map, sweep.alpha))
+    lines = lines.drop_duplicates(["prompt", "layer", "shown"])  # mean ablation is stored with each map
     wide = lines.pivot(index="prompt", columns=["layer", "shown"], values="kl").astype(float).dropna()
     templates = Templates(sweep.templates("rq2", list(wide.index)))
     pairs = list(zip(controls["layer"], controls["shown"]))

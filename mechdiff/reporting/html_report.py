@@ -134,14 +134,14 @@ def where(sweep: StoredSweep) -> list[Figure]:
     if patch is not None and every is not None:
         token = patch[patch["control"] == "none"]
         recoveries = chart_tables.recoveries({charts.ALL_TOKENS: every, charts.LAST_TOKEN: token})
-        drawn.append(draw(charts.recovery_curve(recoveries, None, f"{origin}; bands: 95 %, for all layers together"), recoveries))
+        drawn.append(draw(charts.recovery_curve(recoveries, None, f"{origin}{chart_tables.ends(recoveries)}"), recoveries))
     if patch is not None:
         patch = chart_tables.patched(patch)
-        drawn.append(draw(charts.layer_curve(patch, None, f"{STREAM}, {origin}; band: 95 % CI"), patch))
+        drawn.append(draw(charts.layer_curve(patch, None, f"{STREAM}, {origin}{chart_tables.ends(patch)}"), patch))
     transplants = sweep.read("rq1", "transplant_summary")
     if transplants is not None:
         modules = chart_tables.by_module(transplants)
-        about = "Transplants: one module runs with the other model's weights, on its own input; bands: 95 % CI"
+        about = f"Transplants: one module runs with the other model's weights, on its own input{chart_tables.ends(modules)}"
         drawn.append(draw(charts.transplant_curve(modules, None, about), modules))
     return drawn
 
@@ -151,7 +151,7 @@ def linear(sweep: StoredSweep) -> list[Figure]:
     if table is None:
         return []
     table = chart_tables.named(table)
-    about = f"{STREAM}, alpha {sweep.alpha}; dashed: the most affected layer; bands: 95 % CI."
+    about = f"{STREAM}, alpha {sweep.alpha}; dashed: the most affected layer{chart_tables.ends(table)}"
     removed = chart_tables.removed(table[(table["map"] == sweep.map) & (table["control"] == "none")], table.iloc[:0])
     return [
         draw(charts.transport_curve(table, layer, sweep.map, about), table),
@@ -169,8 +169,8 @@ def dimensions(sweep: StoredSweep, values: Estimates) -> list[Figure]:
     rank = quantities.rank_text(enough) if enough == enough else "full"
     cuts = chart_tables.by_rank(table, complement, {*table["rank"], rank})
     shares = shares_by_rank(table, complement)
-    about = f"Layer {layer}, {sweep.map}, alpha {sweep.alpha}; controls under complement {complement}; dashed: rank {rank}; "
-    about += "bands: 95 % CI."
+    about = f"Layer {layer}, {sweep.map}, alpha {sweep.alpha}; controls under complement {complement}; dashed: rank {rank}"
+    about += chart_tables.ends(cuts)
     about_shares = (
         f"Complement {complement}; recovery: of the models' difference; drop: of the z-score effect; rank 0: mean ablation"
     )
@@ -194,7 +194,7 @@ def of_difference(sweep: StoredSweep) -> list[Figure]:
     if table is None:
         return []
     rows = chart_tables.of_difference(table)
-    about = f"layer {layer}, chosen on train; directions of the observed difference on these prompts; band: 95 % CI"
+    about = f"layer {layer}, chosen on train; directions of the observed difference on these prompts{chart_tables.ends(rows)}"
     return [draw(charts.difference_curve(rows, "0", about), rows)]
 
 

@@ -21,7 +21,7 @@ READY = "1"  # the address' name for the talk that comes with mechdiff
 PARTS = {  # page -> the parts that a slide can show; the first is the default
     "home": ("effects", "drift"),
     "drift": ("curve",),
-    "patching": ("curve", "prompts", "tokens", "transplants"),
+    "patching": ("curve", "recovery", "prompts", "tokens", "transplants"),
     "transport": ("curve", "drop"),
     "rank": ("curve", "shares", "alphas"),
     "heads": ("map", "bars", "coverage"),
@@ -53,6 +53,7 @@ PAIRS, DOMAINS = ("pair", "a_pair", "b_pair"), ("domain", "a_domain", "b_domain"
 SELECTION = (*PAIRS, *DOMAINS, *CHOICES, *WHOLE, *LISTS, *SHARES, *SWITCHES, *TEXTS)
 ABOUT = ("headline", "page", "note", "show", "link")
 EXAMPLE = """title = "My talk"
+format = 2
 [[step]]
 headline = "What is seen, in one sentence"
 page = "patching"

@@ -15,11 +15,14 @@ from mechdiff.questions.behaviour import Behaviour
 from mechdiff.questions.diagnostics.weight_overlap import Overlap
 from mechdiff.questions.prompt.next_tokens import NextTokens
 from mechdiff.questions.shared.mapped import MappedQuestion
+from mechdiff.questions.shared.request import FULL
 from mechdiff.reporting import chart_tables
 from mechdiff.reporting.selection import Selection
 from mechdiff.study.artifacts import stored_lines
+from mechdiff.study.sweep_plan import ANSWER, NEUTRAL
 
 MODULES = ("attn_out", "mlp_out")
+STRIDES = (8, 4, 2)  # of layers, from coarse to fine
 
 
 def behaviour(selection: Selection) -> Behaviour:
@@ -35,6 +38,22 @@ def drift(selection: Selection) -> Question:
 def patch(selection: Selection) -> EffectQuestion:
     of_train = {"statistics": "train"} if selection.map in FITTED else {}  # such a map is never fitted on the prompts themselves
     return effects(selection, "patch", streams=(selection.stream,), map=selection.map, controls=("self",), **of_train)
+
+
+def everywhere(selection: Selection) -> list[Question]:
+    """Patches of all tokens' states: every eighth layer, then those between, and at last every layer and the embedding."""
+    layers = [tuple(range(stride - 1, selection.spec.layers, stride)) for stride in STRIDES]
+    whole: dict[str, Any] = {"replace": "all", "map": "none", "controls": (), "streams": ("resid_post",)}
+    return [selection.run("patch", **whole | ({"layers": at} if at else {})) for at in (*filter(None, layers), ())]
+
+
+def at_the_layer(selection: Selection) -> list[Question]:
+    """The chosen layer's patch over the first tokens of the donor's answer, and the shift of neutral prompts there."""
+    site: dict[str, Any] = {"layers": (selection.chosen_layer,), "controls": ("self",)}
+    runs = [selection.run("patch", horizon=ANSWER, map="none", **site)]
+    if selection.domain != NEUTRAL:
+        runs.append(selection.run("rank", **site | {"basis": DIFFERENCE, "ranks": ("0", FULL), "train": NEUTRAL}))
+    return runs
 
 
 def next_tokens(selection: Selection) -> NextTokens | None:

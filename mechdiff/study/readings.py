@@ -79,6 +79,19 @@ def curve(lines: pd.DataFrame | None, x: str | list[str], seed: int = 0) -> Curv
     return Curve(Templates(names, seed), clean, to_donor, effect)
 
 
+def over_ranks(lines: pd.DataFrame | None, seed: int = 0) -> Curve | None:
+    """The same over ranks as numbers, full as infinity."""
+    if lines is None or lines.empty:
+        return None
+    return curve(lines.assign(rank=ranks_of(lines["rank"])), "rank", seed)
+
+
+def share_of_shift(cuts: Curve) -> Ends:
+    """The recovery by the mean shift (rank 0) as a share of the whole state's."""
+    shift, whole = (cuts.clean - cuts.to_donor[point].to_numpy(float) for point in (0.0, np.inf))
+    return cuts.share(shift, whole)
+
+
 class Read:
     """What is read of a sweep, each table once. seed: of the resamples."""
 
@@ -115,15 +128,11 @@ class Read:
 
     def cuts(self, layer: int, control: str = "none") -> Curve | None:
         """Cuts of the difference at a layer, over ranks as numbers, full as infinity."""
-        return self.over_ranks("difference", layer, control)
+        return over_ranks(self.lines("rq3", "difference", control, layer=layer), self.seed)
 
     def neutral(self, layer: int) -> Curve | None:
         """The mean shift of neutral prompts at a layer, as rank 0, and the whole state, as infinity."""
-        return self.over_ranks("format", layer, "none")
-
-    def over_ranks(self, name: str, layer: int, control: str) -> Curve | None:
-        lines = self.lines("rq3", name, control, layer=layer)
-        return None if lines is None else curve(lines.assign(rank=ranks_of(lines["rank"])), "rank", self.seed)
+        return over_ranks(self.lines("rq3", "format", layer=layer), self.seed)
 
     def answer(self, layer: int) -> Curve | None:
         """The patch at a layer over the first tokens of the donor's own answer."""
@@ -167,8 +176,11 @@ def counted(count: int) -> str:
 def depth(read: Read) -> Reading | None:
     """RQ1: where the change lies, from the states of all tokens."""
     every, where = read.everywhere, read.depth
-    if every is None or where is None:
-        return None
+    return None if every is None or where is None else depth_of(every, where)
+
+
+def depth_of(every: Curve, where: recovery_curves.Depth) -> Reading:
+    """The same, of a curve over the embedding and all layers."""
     layers, count = every.to_donor.shape[1] - 1, counted(every.prompts)
     if where.half is None:
         sentence = f"No layer's states carry half of the change: {where.why or 'the final norm and unembedding do'} ({count})."
@@ -252,16 +264,14 @@ def format_share(read: Read) -> Reading | None:
     neutral = None if layer is None else read.neutral(layer)
     if layer is None or neutral is None:
         return None
-    gained = {point: neutral.clean - neutral.to_donor[point].to_numpy(float) for point in (0.0, np.inf)}
-    value = neutral.share(gained[0.0], gained[np.inf])
+    value = share_of_shift(neutral)
     sentence = (
         f"At layer {read.half}, the mean shift of neutral prompts gives {ends(value)} of what the whole state recovers "
         f"({counted(neutral.prompts)})."
     )
     own, control = read.cuts(layer), ""
     if own is not None:
-        parts = (own.clean - own.to_donor[point].to_numpy(float) for point in (0.0, np.inf))
-        control = f"The mean shift of the domain's own train prompts gives {ends(own.share(*parts))}."
+        control = f"The mean shift of the domain's own train prompts gives {ends(share_of_shift(own))}."
     estimand = (
         "Format share: R(the mean of donor - recipient over neutral train prompts, added to the recipient's state) / R(full)."
     )

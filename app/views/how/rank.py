@@ -64,8 +64,8 @@ def of_difference(selection: Selection) -> None:
     rows = chart_tables.join(*parts)
     if len(rows):
         with place:
-            about = f"layer {layer}; directions of the observed difference on these prompts; {about}; click a rank"
-            controls.clickable(charts.difference_curve(rows, rank, about), "pick_rank")
+            about = f"layer {layer}; directions of the observed difference on these prompts; {about}{chart_tables.ends(rows)}"
+            controls.clickable(charts.difference_curve(rows, rank, f"{about}; click a rank"), "pick_rank")
     with origins:
         here = table[(table["control"] == "none") & (table["rank"] == rank)]
         where = {"layer": layer, "stream": selection.stream, "rank": rank, "control": "none"}
@@ -122,12 +122,12 @@ def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
 
 def effects_and_shares(run, stored: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
     (complement,), (layer,), (rank,) = run.complements, run.layers, run.ranks
-    about = f"layer {layer}, {run.map}, alpha {run.alpha[0]}; {about}; click a rank"
+    about = f"layer {layer}, {run.map}, alpha {run.alpha[0]}; {about}"
     left, right = st.columns([3, 2])
     ranks = {*(stored["rank"] if len(stored) else ()), *(live["rank"] if len(live) else ()), rank}
     with left:
         rows = chart_tables.join(chart_tables.by_rank(stored, complement, ranks), live)
-        figure = charts.rank_curve(rows, complement, rank, about)
+        figure = charts.rank_curve(rows, complement, rank, f"{about}{chart_tables.ends(rows)}; click a rank")
         controls.clickable(with_marks(figure, "cut", run), "pick_rank")
     mine = stored[(stored["control"] == "none") & (stored["complement"] == complement)] if len(stored) else stored
     parts, about = [], "no drop for complement own: keeping everything would count as a drop"

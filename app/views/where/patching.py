@@ -13,7 +13,7 @@ from mechdiff.questions.shared.in_words import counted
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
 from views import imports, metrics, readings
-from views.where import transplants
+from views.where import transplants, whole_change
 
 
 def page() -> None:
@@ -43,7 +43,7 @@ def layers(selection: Selection) -> None:
         session.waiting("Computing the first layers...", session.NUMBERS)
     else:
         numbers(run, here, line, layer)
-    readings.recoveries(readings.sweep_of(selection), layer, "pick_recovery", controls.choose)
+    session.guard(whole_change.section, selection, summary)
     curve(run, summary, layer)
     with stored_results.row():
         stored_results.badge(run, here, "rq1", "patch", layer=layer, stream=selection.stream, map=selection.map, control="none")

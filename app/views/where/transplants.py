@@ -53,7 +53,7 @@ def draw(stored: pd.DataFrame, live: pd.DataFrame, layer: int, about: str) -> No
     left, right = st.columns([3, 2])
     rows = chart_tables.join(chart_tables.by_module(stored), chart_tables.by_module(live, live=True, floor=stored.empty))
     if len(rows):
-        about = f"{about}; bands, bars: 95 % CI; click a layer"
+        about = f"{about}{chart_tables.ends(rows)}; click a layer"
         with left:
             controls.clickable(charts.transplant_curve(rows, layer, about), "pick_transplant")
     singles = chart_tables.join(one_by_one(stored, layer, False), one_by_one(live, layer, True))
