@@ -170,6 +170,11 @@ def show_rejected(requested: dict, place) -> None:
         place.warning(f"This link's {parts} is not available here. Using the default instead.", icon=":material/link_off:")
 
 
+def more(label: str = "More"):
+    """Where the rest of a page's charts goes: folded up, but on a slide, which shows its parts alone."""
+    return st.container() if talk.TALK in st.query_params else st.expander(label)
+
+
 def heading(title: str, about: str, caption: str) -> None:
     """A page's question, above its widgets. about: the terms it uses, for the help text."""
     with st.session_state["_top"]:

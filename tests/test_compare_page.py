@@ -70,8 +70,8 @@ def test_every_chart_names_the_choices_in_their_own_colours():
 
 def test_a_point_can_be_clicked_and_what_is_chosen_is_marked():
     fields = [p["select"]["fields"] for spec in charts_of(open_page("compare")) for p in spec.get("params", ())]
-    assert all({"shown", "layer", "now"} <= set(names) for names in fields) and len(fields) == 8
-    assert [names for names in fields if "rank" in names] == [fields[5]]
+    assert all({"shown", "layer", "now"} <= set(names) for names in fields) and len(fields) == 11
+    assert [names for names in fields if "rank" in names] == [fields[2], fields[8]]
     at = open_page("compare", pair=SECOND, layer="15")
     at.run()
     (rule,) = [layer for layer in layers(charts_of(at)[1]) if "values" in layer.get("data", {})]
@@ -158,4 +158,4 @@ def test_a_page_that_was_there_once_reads_and_draws_nothing_anew(monkeypatch):
     monkeypatch.delattr(compare.estimates, "estimates")
     monkeypatch.delattr(compare, "curve")
     at.run()
-    assert not at.exception and charts_of(at) == before and len(before) == 9
+    assert not at.exception and charts_of(at) == before and len(before) == 12

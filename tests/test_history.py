@@ -176,7 +176,7 @@ def test_what_was_clicked_before_is_part_of_a_click():
 
 
 @pytest.mark.parametrize(
-    ("page", "stored_as"), [("drift", "CKA over templates"), ("patching", "stored ("), ("transport", "zscore")]
+    ("page", "stored_as"), [("drift", "CKA over templates"), ("patching", "stored ("), ("transport", "shift")]
 )
 def test_stored_and_live_stand_on_one_chart(swept, page, stored_as):
     at = open_app(page, layer="1")

@@ -110,7 +110,7 @@ def test_an_address_is_read_back_as_its_step(read):
 def test_talks_and_the_app_know_the_same_names():
     assert set(SELECTION) >= controls.DEFAULTS.keys() - NOT_ON_SLIDES
     assert {page: set(parts) for page, parts in talk.KEYS.items()} == {page: set(parts) for page, parts in PARTS.items()}
-    assert set(PARTS["compare"]) == {"verdict", *compare.CURVES, *compare.MODULES, *compare.SETS, "rank"}
+    assert set(PARTS["compare"]) == {"verdict", *compare.CURVES, *compare.MODULES, *compare.SETS, *compare.AT_A_LAYER}
 
 
 def test_a_kept_talk_is_found_by_its_name_and_no_other_file_is(read, tmp_path, monkeypatch):

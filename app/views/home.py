@@ -81,7 +81,12 @@ def steps() -> None:
     pair = {"pair": DEMO_PAIRS[0]}
     cards = [
         ("patching", {"layer": 16}, "1. Where does it matter?", "Click a layer: how far does its state move the next token?"),
-        ("rank", {"layer": 26, "rank": "16"}, "2. How many dimensions?", "Cut the map to rank k, and check both complements."),
+        (
+            "rank",
+            {"layer": 26, "rank": "8"},
+            "2. How many directions?",
+            "One constant shift, and k directions beside it: what is enough?",
+        ),
         (
             "heads",
             {"layer": 26, "heads": [0, 3]},

@@ -82,7 +82,7 @@ def by_module(lines: pd.DataFrame, live: bool = False, floor: bool = True) -> pd
 
 
 def of_uncut(every: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> pd.DataFrame:
-    """The stored lines of a full map at an alpha, with those of z-score and of the controls that belong to them.
+    """The stored lines of a full map at an alpha, with those of shift, z-score and of the controls that belong to them.
 
     every: at alpha auto. scaled: the map's lines at other alphas.
     """
@@ -92,8 +92,18 @@ def of_uncut(every: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -
     mapped = at_alpha(every[(every["map"] == name) & ~fixed], scaled, alpha)
     if mapped.empty:
         return mapped
-    reference = every[(every["map"] == "zscore") & (every["map"] != name)]
+    reference = every[every["map"].isin(["shift", "zscore"]) & (every["map"] != name)]
     return join(mapped, reference, every[fixed])
+
+
+def judged(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The map, the two that it is judged against, one constant shift and mean ablation, and what is live.
+
+    Without a stored shift, z-score is in its place.
+    """
+    reference = "shift" if (rows["shown"] == "shift").any() else "zscore"
+    live = rows["live"].eq(True) if "live" in rows else False
+    return rows[rows["shown"].isin([name, reference, charts.CONTROL_NAMES["mean"]]) | live]
 
 
 def of_cut(every: pd.DataFrame, scaled: pd.DataFrame, name: str, alpha: str) -> pd.DataFrame:
@@ -113,7 +123,9 @@ def ends(lines: pd.DataFrame) -> str:
     if lines["low"].isna().all():
         return ""
     whole = "band_low" in lines and lines["band_low"].notna().any()
-    return "; bands: 95 % for the whole chart; bars: 95 % CI" if whole else "; bands, bars: 95 % CI"
+    if "live" not in lines or not lines["live"].eq(True).any():
+        return "; band: 95 % for the whole chart" if whole else "; band: 95 % CI"
+    return "; band: 95 % for the whole chart; bars: 95 % CI" if whole else "; band, bars: 95 % CI"
 
 
 def at_alpha(lines: pd.DataFrame, scaled: pd.DataFrame, alpha: str) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from mechdiff.common.terms import FIXED
 from mechdiff.reporting import charts
 
 EFFECT = {"effect, nats": ("mean", "low", "high")}  # a measure's heading -> its columns
@@ -51,7 +52,7 @@ def by_condition(table: pd.DataFrame, measures: dict[str, tuple[str, str, str]],
     """A table for people: a row per condition, and its numbers with intervals. own: the name of what is not a control."""
     rows = []
     for _, line in table.iterrows():
-        row = {"condition": charts.CONTROL_NAMES.get(line["control"], own if line["map"] != "zscore" else "zscore")}
+        row = {"condition": charts.CONTROL_NAMES.get(line["control"], own if line["map"] not in FIXED else line["map"])}
         for label, columns in measures.items():
             unit, factor = ("%", 1 if "drop" in label else 100) if label.endswith("%") else ("", 1)
             values = pd.Series([line[column] for column in columns], ["mean", "low", "high"])

@@ -25,8 +25,10 @@ PARTS = {  # page -> the parts that a slide can show; the first is the default
     "transport": ("curve", "drop"),
     "rank": ("curve", "shares", "alphas"),
     "heads": ("map", "bars", "coverage"),
-    "compare": ("verdict", "drift", "effect", "attn_out", "mlp_out", "drop", "rank", "greedy", "topk"),
-}
+    "compare": (
+        "verdict", "recovery", "drift", "directions", "beyond", "effect", "drop", "attn_out", "mlp_out", "rank", "greedy", "topk",
+    ),
+}  # fmt: skip
 SLIDERS = {  # page -> the widgets that stay on its slide, the main one first
     "drift": ("layer",),
     "patching": ("layer",),

@@ -153,6 +153,21 @@ class StoredSweep:
             table = similarity_of(table)
         return self.deep(table.dropna(subset=["mean"]))
 
+    def recovery(self) -> pd.DataFrame | None:
+        """A row per layer: depth, mean recovery with the states of all tokens, low, high."""
+        table = self.read("rq1", "patch_all_summary", control="none")
+        return None if table is None else ratio(self.deep(table[table["layer"] >= 0]), "recovery")
+
+    def beyond(self) -> pd.DataFrame | None:
+        """A row per layer: depth, mean part of the constant shift's effect (per cent) that the map removes, low, high."""
+        where = {"map": self.map, "alpha": self.alpha, "control": "none"}
+        table = self.deep(self.read("rq2", "transport_summary", stream=STREAM, **where))
+        return None if table is None or "beyond_shift" not in table else ratio(table, "beyond_shift", 100)
+
+    def directions(self, layer: int) -> pd.DataFrame | None:
+        """A row per rank (text) at a layer: mean recovery of the shift and so many directions of the difference, low, high."""
+        return ratio(self.read("rq3", "difference_summary", stream=STREAM, layer=layer, control="none"), "recovery")
+
     def effect(self) -> pd.DataFrame | None:
         """A row per layer: depth, mean effect (nats) of the residual stream's patch, low, high."""
         return self.deep(self.read("rq1", "patch_summary", stream=STREAM, control="none"))

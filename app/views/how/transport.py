@@ -76,7 +76,8 @@ def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
 def effect_and_drop(run, stored: pd.DataFrame, live: pd.DataFrame, about: str) -> None:
     (layer,) = run.layers
     selection, where = controls.current(), {"stream": run.streams[0], "control": "none"}
-    rows = chart_tables.join(chart_tables.named(stored) if len(stored) else stored, live)
+    every = chart_tables.join(chart_tables.named(stored) if len(stored) else stored, live)
+    rows = chart_tables.judged(every, run.map)
     about = f"alpha {run.alpha[0]}; {about}{chart_tables.ends(rows)}; click a layer"
     left, right = st.columns([3, 2])
     with left:
@@ -87,3 +88,8 @@ def effect_and_drop(run, stored: pd.DataFrame, live: pd.DataFrame, about: str) -
         about = "no value where that effect is rounding error; click a layer"
         figure = charts.drop_curve(chart_tables.removed(mapped, live), layer, about)
         controls.clickable(imports.on(figure, "drop", selection, **where), "pick_drop")
+    if len(every) > len(rows):
+        with session.more("More: all controls"):
+            about, title = f"alpha {run.alpha[0]}; click a layer", "Does the map beat its controls?"
+            figure = charts.transport_curve(every, layer, run.map, about, title)
+            controls.clickable(figure, "pick_control")

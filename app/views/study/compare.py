@@ -5,6 +5,7 @@ from functools import partial
 import controls
 import page_record
 import pandas as pd
+import session
 import streamlit as st
 from glossary import say
 
@@ -13,6 +14,7 @@ from mechdiff.reporting import charts
 from mechdiff.study import artifacts, compare_sweeps, estimates, published, quantities, stored_sweep
 from mechdiff.study.imports import imported_sets
 from mechdiff.study.imports import marks as imported
+from mechdiff.study.readings import Read
 from mechdiff.study.stored_sweep import MODULES, StoredSweep
 from views import behaviour, imports
 
@@ -21,10 +23,14 @@ DEPTHS = [CHOSEN, *(f"{tenth / 10:.1f}" for tenth in range(11))]
 WEIGHTS = dict(zip(MODULES, ("attention", "MLP")))
 SETS = {"greedy": "greedy", "topk": "top k"}
 CURVES = {  # curves over depth: how to read them, and how to draw them
+    "recovery": (StoredSweep.recovery, charts.compared_recovery),
     "drift": (StoredSweep.drift, charts.compared_drift),
+    "beyond": (StoredSweep.beyond, charts.compared_beyond),
     "effect": (StoredSweep.effect, charts.compared_effect),
     "drop": (StoredSweep.drop, charts.compared_drop),
 }
+AT_A_LAYER = ("directions", "rank")  # curves over the directions that are kept at one layer
+MAIN, REST = (("recovery", "drift"), ("directions", "beyond")), (("effect", "drop"), MODULES, ("rank",), tuple(SETS))
 SIDES = {"A": "blue", "B": "orange"}  # their colours in text, as in the charts
 DEFAULTS = {"A": "demo-cultural", "B": "demo-cognitive"}  # in the study's order, not alphabetical
 
@@ -149,15 +155,24 @@ def draw(chosen: dict[str, StoredSweep], depth: float | None, marked: bool) -> N
     rules = {side: at for side, sweep in chosen.items() if (at := chosen_depth(sweep, state)) is not None}
     take, now = partial(choose, chosen), (state["pair"], state["domain"], state["rank"], rules)
     stamps = (*(sweep.stamp() for sweep in chosen.values()), imported_sets.stamp(name) if name else 0.0)
-    for row in (("drift", "effect"), MODULES, ("drop", "rank"), tuple(SETS)):
-        for kind, column in zip(row, st.columns(2, gap="medium")):
-            at = depth if kind == "rank" else None
-            if figure := specification(place, kind, chosen["A"], chosen["B"], at, marked, name, stamps):
-                page_record.chart(figure)
-                figure = charts.staged(charts.chosen_now(figure, now, rules))
-                key = f"pick-compared-{kind}"
-                clicks = {"key": key, "on_select": partial(controls.clicked, key, take), "selection_mode": charts.PICK}
-                column.container(key=f"compared-{kind}").vega_lite_chart(figure, width="stretch", **clicks)
+
+    def drawn(rows: tuple) -> bool:
+        """Draw these kinds, and say whether any is stored."""
+        count = 0
+        for row in rows:
+            for kind, column in zip(row, st.columns(2, gap="medium")):
+                at = depth if kind in AT_A_LAYER else None
+                if figure := specification(place, kind, chosen["A"], chosen["B"], at, marked, name, stamps):
+                    count += 1
+                    page_record.chart(figure)
+                    figure = charts.staged(charts.chosen_now(figure, now, rules))
+                    key = f"pick-compared-{kind}"
+                    clicks = {"key": key, "on_select": partial(controls.clicked, key, take), "selection_mode": charts.PICK}
+                    column.container(key=f"compared-{kind}").vega_lite_chart(figure, width="stretch", **clicks)
+        return count > 1
+
+    with session.more("More curves") if drawn(MAIN) else st.container():
+        drawn(REST)
 
 
 def choose(chosen: dict[str, StoredSweep], picked: dict) -> None:
@@ -188,7 +203,9 @@ def specification(
     chart = "coverage" if kind in SETS else kind
     marks = {side: marks_of(chart, sweep, near, marked, name) for side, sweep in own.items()}
     layers = ", ".join(f"{name[0]}: layer {table['layer'].iloc[0]}" for name, table in tables.items())
-    if kind in MODULES:
+    if kind == "directions":
+        figure = charts.compared_directions(tables, f"{layers}; bands: 95 % CI")
+    elif kind in MODULES:
         figure = charts.compared_transplants(tables, WEIGHTS[kind])
     elif kind in SETS:
         strongest = {name: layer for name, sweep in chosen.items() if (layer := sweep.strongest()) is not None}
@@ -214,6 +231,9 @@ def curve(sweep: StoredSweep, kind: str, depth: float | None) -> pd.DataFrame | 
         return CURVES[kind][0](sweep)
     if kind in MODULES:
         return sweep.transplants(kind)
+    if kind == "directions":
+        layer = Read(sweep).half if depth is None else sweep.layer(depth)
+        return None if layer is None else sweep.directions(layer)
     layer = sweep.layer(depth) if kind == "rank" else sweep.strongest()
     if layer is None:
         return None

@@ -43,8 +43,9 @@ def layers(selection: Selection) -> None:
         session.waiting("Computing the first layers...", session.NUMBERS)
     else:
         numbers(run, here, line, layer)
-    session.guard(whole_change.section, selection, summary)
-    curve(run, summary, layer)
+    folded = whole_change.section(selection, summary)
+    with session.more("More: the effect in nats, with its controls") if folded else st.container():
+        curve(run, summary, layer)
     with stored_results.row():
         stored_results.badge(run, here, "rq1", "patch", layer=layer, stream=selection.stream, map=selection.map, control="none")
         stored_results.provenance(run, "rq1")

@@ -8,6 +8,7 @@ import session
 import streamlit as st
 from glossary import TERMS, say
 
+from mechdiff.common.errors import UserError
 from mechdiff.maths import recovery_curves
 from mechdiff.maths.intervals import Ends
 from mechdiff.reporting import charts, view_requests
@@ -22,18 +23,24 @@ ABOUT = (
 )
 
 
-def section(selection: Selection, token: pd.DataFrame) -> None:
-    """token: the live summary of the last token's patches, whose recoveries are drawn next to those of all tokens."""
+def section(selection: Selection, token: pd.DataFrame) -> bool:
+    """Draw the recoveries that there are. Returns whether there are any.
+
+    token: the live summary of the last token's patches, whose recoveries are drawn next to those of all tokens.
+    """
     sweep, layer, place = readings.sweep_of(selection), selection.chosen_layer, st.container()
     live, table = {}, pd.DataFrame()
     if len(token) and selection.stream == STREAM and selection.map == "none":
         live[charts.LAST_TOKEN] = token[token["control"] == "none"]
     if not session.stored_only() and not tokenizers_differ(selection.spec):  # else only the last token is the same in both
-        table = computed(selection)
+        try:
+            table = computed(selection)
+        except UserError as error:  # such as a neutral prompt that is too long for the model: the rest of the page is still drawn
+            session.show_error(error)
     if len(table):
         live[charts.ALL_TOKENS] = metrics.summary(view_requests.everywhere(selection)[-1], table)
     with place:
-        readings.recoveries(sweep, layer, "pick_recovery", controls.choose, live)
+        return readings.recoveries(sweep, layer, "pick_recovery", controls.choose, live)
 
 
 def computed(selection: Selection) -> pd.DataFrame:

@@ -10,11 +10,14 @@ from mechdiff.reporting.charts.base import CONTROL_NAMES, PATCHED, PICK, Uncheck
 from mechdiff.reporting.charts.behaviour import style_marks
 from mechdiff.reporting.charts.compare import (
     chosen_now,
+    compared_beyond,
     compared_coverage,
+    compared_directions,
     compared_drift,
     compared_drop,
     compared_effect,
     compared_ranks,
+    compared_recovery,
     compared_transplants,
 )
 from mechdiff.reporting.charts.heads import coverage_curve, head_bars, heads_map, transplant_bars
@@ -69,11 +72,14 @@ __all__ = [
     "Unchecked",
     "alpha_curve",
     "chosen_now",
+    "compared_beyond",
     "compared_coverage",
+    "compared_directions",
     "compared_drift",
     "compared_drop",
     "compared_effect",
     "compared_ranks",
+    "compared_recovery",
     "compared_transplants",
     "coverage_curve",
     "difference_curve",

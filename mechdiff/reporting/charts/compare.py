@@ -114,15 +114,37 @@ def compared_effect(tables: dict, marks: dict) -> alt.LayerChart:
     return compared(tables, marks, DEPTH, KL, "Where does patching move the next token?", "resid_post; bands: 95 % CI")
 
 
+def compared_recovery(tables: dict, marks: dict) -> alt.LayerChart:
+    about = "Recovery with the donor's states of all tokens; bands: 95 % CI"
+    title = "How much of the change lies at or below a layer?"
+    return compared(tables, marks, DEPTH, "Recovery", title, about, [zero_line()])
+
+
+def compared_beyond(tables: dict, marks: dict) -> alt.LayerChart:
+    title, y = "What does a linear map do beyond one constant shift?", "Removed of the shift's effect, %"
+    return compared(tables, marks, DEPTH, y, title, of_maps(tables), [zero_line()], domain=drops(tables, marks))
+
+
+def compared_directions(tables: dict, about: str) -> alt.LayerChart:
+    ranks = {rank for part in tables.values() for rank in part["rank"]}
+    x = alt.X("rank:O").title("Directions k, beside the shift").sort(rank_order(ranks)).axis(labelAngle=0)
+    return compared(tables, {}, x, "Recovery", "How many directions carry the difference?", about, [zero_line()])
+
+
+def of_maps(tables: dict) -> str:
+    """Which map each sweep's curve is of."""
+    names = ", ".join(f"{name[0]}: {part['map'].iloc[0]}" for name, part in tables.items())
+    return f"resid_post; {names}; bands: 95 % CI"
+
+
 def compared_transplants(tables: dict, module: str) -> alt.LayerChart:
     about = "Transplants, each on its own scale; bands: 95 % CI"
     return compared(tables, {}, DEPTH, KL, f"What did the {module} weights alone change?", about)
 
 
 def compared_drop(tables: dict, marks: dict) -> alt.LayerChart:
-    about = "resid_post, procrustes_scaled; bands: 95 % CI"
     scale = {"domain": drops(tables, marks)}
-    return compared(tables, marks, DEPTH, DROP, "How much does a linear map explain?", about, [zero_line()], **scale)
+    return compared(tables, marks, DEPTH, DROP, "How much does a linear map explain?", of_maps(tables), [zero_line()], **scale)
 
 
 def compared_ranks(tables: dict, marks: dict, about: str) -> alt.LayerChart:

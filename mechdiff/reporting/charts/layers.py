@@ -81,17 +81,19 @@ def recovery_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str 
     return titled(layered(zero_line(), *layers), "How much of the change lies at or below each layer?", subtitle)
 
 
-def transport_curve(table: pd.DataFrame, layer: int | None, name: str, subtitle: str = "") -> alt.LayerChart:
-    """Effect of the mapped state by layer, with the z-score reference and the controls; live points on top.
+def transport_curve(
+    table: pd.DataFrame, layer: int | None, name: str, subtitle: str = "", title: str = "Does a linear map explain the change?"
+) -> alt.LayerChart:
+    """Effect of the mapped state by layer, with one constant shift, z-score and the controls; live points on top.
 
-    table: columns layer, shown (name, `zscore` or a control's name), mean, low, high (nats), prompts, templates, perhaps live.
+    table: columns layer, shown (name, `shift`, `zscore` or a control's name), mean, low, high (nats), prompts, templates, perhaps
+    live.
     """
-    looks = {name: (BLUE, SOLID, True), "zscore": (GREEN, DASHED, name != "zscore")} | MUTED
-    if name == "zscore":
-        looks["zscore"] = (BLUE, SOLID, True)
+    looks = {name: (BLUE, SOLID, True), "shift": (GREEN, DASHED, False), "zscore": (PLUM, DASHED, False)} | MUTED
+    looks[name] = (BLUE, SOLID, True)
     scale, note = room(table)
     layers = by_layer(table, looks, KL, layer, **scale)
-    return titled(layered(*layers), "Does a linear map explain the change?", [subtitle, note] if note else subtitle)
+    return titled(layered(*layers), title, [subtitle, note] if note else subtitle)
 
 
 BEYOND, DROP = "of the shift's effect", "of the z-score effect"
