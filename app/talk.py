@@ -41,7 +41,7 @@ ALWAYS = (  # what a slide always shows
 HEIGHTS = {"home": 30, "compare": 34}  # of a slide's charts, in rem
 FURNITURE = ("stSidebar", "stHeader", "stExpandSidebarButton", "stToolbar", "stElementToolbar", "stExpander", "stPopover")
 BLOCKS = ("stElementContainer", "stLayoutWrapper", "stColumn", "stHorizontalBlock", "stVerticalBlock")
-SURPLUS = '[data-testid="stElementContainer"]:has(> [data-testid="stMetric"]):nth-child(2)'  # the z-score reference
+SURPLUS = '[data-testid="stElementContainer"]:has(> [data-testid="stMetric"]):nth-child(n+4)'  # there is room for three
 # One rem is a fixed share of the window, so that a slide has the same proportions on every projector.
 STYLE = """<style>
 html {{ font-size: min(2.3vh, 1.3vw) !important; overflow: hidden; }}
@@ -61,7 +61,8 @@ html .st-key-places > div:not({sliders}) {{ display: none !important; }}
 [data-testid="stMetricLabel"] p {{ font-size: 1.15rem; }}
 [data-testid="stMetricDelta"] {{ font-size: 1.05rem; }}
 {charts} {{ height: {height}rem !important; min-height: {height}rem; }}
-.st-key-verdict table {{ font-size: 1.35rem; }}
+.st-key-verdict table {{ font-size: 1.05rem; }}
+.st-key-verdict :is(td, th) {{ padding: .22rem .5rem !important; }}
 {surplus} {{ display: none; }}
 [data-testid="stHeading"] h3 {{ font-size: 1.5rem; }}
 </style>"""

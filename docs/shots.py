@@ -22,7 +22,7 @@ from mechdiff.common.paths import CACHE  # noqa: E402
 WIDTH, HEIGHT, SCALE = 1280, 800, 1.5
 COLOURS = (None, 256, 128)  # of a picture's palette, if it needs one to be small enough
 LARGEST = 250_000  # bytes
-CULTURAL, COGNITIVE = "pair=demo-cultural", "pair=demo-cognitive"
+CULTURAL, COGNITIVE = "v=2&pair=demo-cultural", "v=2&pair=demo-cognitive"
 STACK = "layer%3D26+stream%3Dresid_post+map%3Dprocrustes_scaled+rank%3D8%3B+layer%3D28+stream%3Dheads+heads%3D2%2C5"
 OWN = "What do people in Kazakhstan eat at a wedding?"
 
@@ -41,15 +41,15 @@ class Shot:
 SHOTS = {
     "pictures/home.png": Shot(f"?{CULTURAL}"),
     "pictures/drift.png": Shot(f"drift?{CULTURAL}&layer=26"),
-    "pictures/patching.png": Shot(f"patching?{CULTURAL}&layer=16"),
-    "pictures/transport.png": Shot(f"transport?{CULTURAL}&layer=29"),
-    "pictures/rank.png": Shot(f"rank?{COGNITIVE}&layer=26&rank=32"),
+    "pictures/patching.png": Shot(f"patching?{CULTURAL}&layer=14"),
+    "pictures/transport.png": Shot(f"transport?{CULTURAL}&layer=14"),
+    "pictures/rank.png": Shot(f"rank?{CULTURAL}&layer=29&rank=8"),
     "pictures/heads.png": Shot(f"heads?{CULTURAL}&layer=21&heads=6&heads=7&heads=8", height=900, window=(WIDTH, 900)),
     "pictures/lab.png": Shot(f"lab?{CULTURAL}&stack={STACK}", do="own", height=1000, window=(WIDTH, 1000)),
     "pictures/weights.png": Shot(f"weights?{CULTURAL}&layer=24"),
     "pictures/compare.png": Shot("compare?v=2&a_pair=demo-cultural&b_pair=demo-cognitive", height=1000, window=(WIDTH, 1000)),
-    "pictures/take-away.png": Shot(f"patching?{CULTURAL}&layer=16", do="away"),
-    "pictures/talk.png": Shot(f"transport?{COGNITIVE}&talk=1&step=5&layer=28&prompts=150", height=720, window=(WIDTH, 720)),
+    "pictures/take-away.png": Shot(f"patching?{CULTURAL}&layer=14", do="away"),
+    "pictures/talk.png": Shot(f"transport?{CULTURAL}&talk=1&step=6&layer=14&prompts=150", height=720, window=(WIDTH, 720)),
 }
 
 

@@ -36,7 +36,7 @@ def downloaded(tab: Visitor, label: str) -> tuple[str, bytes]:
 def test_a_chart_leaves_as_png_and_svg_with_its_table(visit):
     tab = take(visit(VIEW), "Figures")
     name, png = downloaded(tab, "PNG")
-    assert name == "how-much-of-the-change-lies-at-or-below-each-layer.png"
+    assert name == "where-in-the-depth-does-the-change-lie.png"
     width, height = struct.unpack(">II", png[16:24])
     assert abs(width - figures.WIDTH * 300 / 96) < 2 and height > 800
     name, content = downloaded(tab, "SVG")

@@ -11,7 +11,7 @@ from mechdiff.reporting import charts, view_requests
 from mechdiff.reporting.selection import Selection
 
 pytestmark = [pytest.mark.usefixtures("patient"), pytest.mark.slow]
-TITLE = "How much of the change lies at or below each layer?"
+TITLE = "Where in the depth does the change lie?"
 
 
 @pytest.fixture

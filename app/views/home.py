@@ -48,7 +48,8 @@ def page() -> None:
             pair_curves(name)
     contrasts()
     session.ready(selection.spec)
-    behaviour.block(selection)
+    if talk.TALK not in st.query_params:
+        behaviour.block(selection)
 
 
 def contrasts() -> None:

@@ -89,10 +89,11 @@ def metrics(table: pd.DataFrame, line: pd.Series, what: str) -> None:
     if "beyond_shift" in line:
         ratio(row, "Of the shift's effect", line, "beyond_shift", 100, TERMS["beyond shift"])
     if "kl_reference" in table:
-        zscore = table["kl_reference"].mean()
-        row.metric("Z-score effect", f"{zscore:.4f} nats", help=TERMS["zscore"], **quiet("the reference"))
         ratio(row, "Drop", line, "drop", 1, f"{TERMS['drop']} Not defined for complement own.")
     ratio(row, "Recovery", line, "recovery", 100, TERMS["recovery"])
+    if "kl_reference" in table:
+        zscore = table["kl_reference"].mean()
+        row.metric("Z-score effect", f"{zscore:.4f} nats", help=TERMS["zscore"], **quiet("the reference"))
 
 
 def ratio(row, label: str, line: pd.Series, name: str, factor: float, about: str) -> None:

@@ -62,12 +62,6 @@ def curves(run, selection: Selection, line, here: pd.DataFrame) -> None:
         with place:
             effect_and_drop(run, stored, live, about or "not stored")
     (layer,), (stream,), (alpha,) = run.layers, run.streams, run.alpha
-    best = chart_tables.best_drops(
-        stored_results.lines(run, "rq2", "transport_summary", map=run.map, alpha=alpha, control="none")
-    )
-    if len(best) > 1:
-        about = f"{run.map}, alpha {alpha}; the best layer of each, so somewhat too good; bars: 95 % CI"
-        controls.draw(charts.stream_bars(best, about))
     with origins:
         stored_results.badge(run, here, "rq2", "transport", layer=layer, stream=stream, map=run.map, alpha=alpha, control="none")
         stored_results.provenance(run, "rq2")
@@ -89,7 +83,18 @@ def effect_and_drop(run, stored: pd.DataFrame, live: pd.DataFrame, about: str) -
         figure = charts.drop_curve(chart_tables.removed(mapped, live), layer, about)
         controls.clickable(imports.on(figure, "drop", selection, **where), "pick_drop")
     if len(every) > len(rows):
-        with session.more("More: all controls"):
-            about, title = f"alpha {run.alpha[0]}; click a layer", "Does the map beat its controls?"
-            figure = charts.transport_curve(every, layer, run.map, about, title)
-            controls.clickable(figure, "pick_control")
+        with session.more("More: all controls and streams"):
+            rest(run, every)
+
+
+def rest(run, every: pd.DataFrame) -> None:
+    """The map against all of its controls, and its drop in every stream."""
+    (layer,), (alpha,) = run.layers, run.alpha
+    about, title = f"alpha {alpha}; click a layer", "Does the map beat its controls?"
+    controls.clickable(charts.transport_curve(every, layer, run.map, about, title), "pick_control")
+    best = chart_tables.best_drops(
+        stored_results.lines(run, "rq2", "transport_summary", map=run.map, alpha=alpha, control="none")
+    )
+    if len(best) > 1:
+        about = f"{run.map}, alpha {alpha}; the best layer of each, so somewhat too good; bars: 95 % CI"
+        controls.draw(charts.stream_bars(best, about))

@@ -39,6 +39,7 @@ SOLID, DASHED, DOTTED = [1, 0], [7, 4], [2, 2]
 AnyChart = TypeVar("AnyChart", alt.Chart, alt.LayerChart)
 Look = tuple[str, list[int], bool]  # colour, dash, whether it has a band
 LIVE_LOOK: Look = (ORANGE, SOLID, False)
+LONG_LEGEND: dict[str, Any] = LEGEND | {"columns": 1}  # for long names
 CONTROLS = {  # a control's dashes; all controls are thin and grey, and drawn behind the rest
     "self (floor)": SOLID,
     "mean ablation": [9, 4],
@@ -142,6 +143,17 @@ def curves(
     size, clear = among(lives, alt.SizeValue, 110, 24), among(controls, alt.OpacityValue, 0, 1)
     points = alt.Chart(behind).mark_point(filled=True, clip=clip).encode(x, axis, colour, size, clear, tooltip=tip)
     return [*layers, points if now is None else clickable(points, now, x["shorthand"].partition(":")[0])]
+
+
+def with_long_legend(layer: alt.Chart) -> alt.Chart:
+    """The layer with a line of the legend for each series, as their names are long, and no tooltip on bands."""
+    if layer.mark["type"] == "area":
+        layer.mark["tooltip"] = None
+    for channel in ("color", "strokeDash"):
+        encoding = getattr(layer.encoding, channel)
+        if encoding is not alt.Undefined and encoding["legend"]:
+            encoding["legend"] = alt.Legend(**LONG_LEGEND)
+    return layer
 
 
 def is_live(table: pd.DataFrame) -> pd.Series:

@@ -1,6 +1,5 @@
 """Two stored sweeps on one chart: A and B in fixed colours, published marks hollow in the colour of the sweep they belong to."""
 
-from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -10,7 +9,6 @@ from mechdiff.reporting.charts.base import (
     DOTTED,
     GREY,
     KL,
-    LEGEND,
     ORANGE,
     SOLID,
     clickable,
@@ -18,6 +16,7 @@ from mechdiff.reporting.charts.base import (
     layered,
     numbers,
     titled,
+    with_long_legend,
     zero_line,
 )
 from mechdiff.reporting.charts.imported import apart, legend_lines, squares
@@ -28,7 +27,6 @@ LOWEST = -160.0  # per cent: the lowest end of a drop axis
 DRAWN = ("shown", "depth", "share", "layer", "rank", "size", "mean", "low", "high")
 DROP = "Drop relative to z-score, %"
 PUBLISHED = "Hollow: published by the study"
-LONG_LEGEND: dict[str, Any] = LEGEND | {"columns": 1}  # for long names
 OUTLINE = {"strokeWidth": 1.8, "opacity": 1}
 FIFTHS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 DEPTH = alt.X("depth:Q").title("Relative depth: layer / last layer").scale(domain=[-0.02, 1.02]).axis(grid=False, values=FIFTHS)
@@ -75,17 +73,6 @@ def chosen_now(spec: dict, now: object, depths: dict[str, float]) -> dict:
     return spec
 
 
-def with_long_legend(layer: alt.Chart) -> alt.Chart:
-    """The layer with one line per sweep in its legend, as their names are long, and no tooltip on bands."""
-    if layer.mark["type"] == "area":
-        layer.mark["tooltip"] = None
-    for channel in ("color", "strokeDash"):
-        encoding = getattr(layer.encoding, channel)
-        if encoding is not alt.Undefined and encoding["legend"]:
-            encoding["legend"] = alt.Legend(**LONG_LEGEND)
-    return layer
-
-
 def hollow(points: pd.DataFrame, x: alt.X, y: alt.Y, colour: str, clip: bool) -> list[alt.Chart]:
     """Published numbers: diamonds, and boxes where a range of layers was published."""
     name = x["shorthand"].partition(":")[0]
@@ -116,7 +103,7 @@ def compared_effect(tables: dict, marks: dict) -> alt.LayerChart:
 
 def compared_recovery(tables: dict, marks: dict) -> alt.LayerChart:
     about = "Recovery with the donor's states of all tokens; bands: 95 % CI"
-    title = "How much of the change lies at or below a layer?"
+    title = "Where in the depth does the change lie?"
     return compared(tables, marks, DEPTH, "Recovery", title, about, [zero_line()])
 
 

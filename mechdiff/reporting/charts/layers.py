@@ -26,6 +26,7 @@ from mechdiff.reporting.charts.base import (
     percent,
     room,
     titled,
+    with_long_legend,
     zero_line,
 )
 
@@ -78,7 +79,7 @@ def recovery_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str 
     """
     looks = {ALL_TOKENS: (BLUE, SOLID, True), LAST_TOKEN: (GREEN, DASHED, True)}
     layers = by_layer(table, looks, "Recovery", layer, {ALL_TOKENS: LIVE_LOOK, LAST_TOKEN: (PLUM, DASHED, False)})
-    return titled(layered(zero_line(), *layers), "How much of the change lies at or below each layer?", subtitle)
+    return titled(layered(zero_line(), *layers), "Where in the depth does the change lie?", subtitle)
 
 
 def transport_curve(
@@ -108,7 +109,8 @@ def drop_curve(table: pd.DataFrame, layer: int | None, subtitle: str = "") -> al
     looks = {name: look for name, look in looks.items() if name in set(table["shown"])} if len(table) else looks
     live_looks = {BEYOND: LIVE_LOOK, DROP: (PLUM, DASHED, False)}
     layers = by_layer(table, looks, "Removed by the map, %", layer, live_looks, domain=percent(table))
-    return titled(layered(zero_line(), *layers), "How much does the map remove?", subtitle, NARROW)
+    title = "How much does the map remove?"
+    return titled(layered(zero_line(), *map(with_long_legend, layers)), title, subtitle, NARROW)
 
 
 def transplant_curve(table: pd.DataFrame, layer: int | None, subtitle: str = "") -> alt.LayerChart:
