@@ -1,6 +1,5 @@
 """Two stored sweeps on one chart: A and B in fixed colours, published marks hollow in the colour of the sweep they belong to."""
 
-
 import altair as alt
 import pandas as pd
 
