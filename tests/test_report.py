@@ -92,7 +92,7 @@ def test_where_says_the_tables_numbers(made):
 def test_linear_says_the_tables_numbers(made):
     sweep, _, text = made
     lines = table(sweep, "rq2", "transport_summary", stream=STREAM, map=OUR_MAP, control="none")
-    here = lines[lines["layer"] == sweep.affected()].iloc[0]
+    here = lines[lines["layer"] == sweep.layer(None)].iloc[0]
     drop = f"{here['drop']:z.0f} % [{here['drop_low']:z.0f}, {here['drop_high']:z.0f}]"
     assert f"removes {drop} of the z-score effect" in text and f"its effect is {nats(here)} nats" in text
     above = (lines["drop_low"] > 0).sum()
@@ -128,11 +128,11 @@ def test_a_map_is_judged_against_controls_on_the_same_prompts(own, clear):
 
 def test_dimensions_say_the_tables_numbers(made):
     sweep, _, text = made
-    cuts = table(sweep, "rq3", "rank_summary", stream=STREAM, map=OUR_MAP, layer=sweep.affected(), complement="mean")
+    cuts = table(sweep, "rq3", "rank_summary", stream=STREAM, map=OUR_MAP, layer=sweep.layer(None), complement="mean")
     for rank in ("1", "8", "full"):
         row = [cuts[(cuts["rank"] == rank) & (cuts["control"] == name)].iloc[0] for name in ("none", "random", "shuffled")]
         assert f" {rank} " + " ".join(f"{x['drop']:z.0f} [{x['drop_low']:z.0f}, {x['drop_high']:z.0f}]" for x in row) in text
-    maps = table(sweep, "rq2", "maps", stream=STREAM, map=OUR_MAP, layer=sweep.affected())
+    maps = table(sweep, "rq2", "maps", stream=STREAM, map=OUR_MAP, layer=sweep.layer(None))
     assert f"8: {maps['overlap_8'].iloc[0]:.2f}" in text
 
 

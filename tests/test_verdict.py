@@ -202,7 +202,7 @@ def test_rank_cuts_are_read_at_the_most_affected_or_the_asked_depth():
     cuts(RANKS, {"full": 1.0}, layer=3)
     assert estimates(choice(), None)["rank_mean"].why == NOT_STORED
     assert estimates(choice(), 0.45)["rank_mean"].place == "at layer 3"
-    assert choice().layer(1.0) == choice().affected() == LAYERS - 1
+    assert choice().layer(1.0) == choice().layer(None) == LAYERS - 1
 
 
 def test_heads_are_counted_on_the_curve_and_on_its_interval():

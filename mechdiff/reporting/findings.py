@@ -137,7 +137,7 @@ def uncut(sweep: StoredSweep) -> pd.DataFrame | None:
 
 def linear(sweep: StoredSweep, estimates: Estimates) -> Section:
     """RQ2: is the change a linear map?"""
-    table, layer = uncut(sweep), sweep.affected()
+    table, (layer, why) = uncut(sweep), sweep.read_at()
     if table is None or layer is None:
         return Section("Is the change a linear map?", "Not stored.", missing="maps")
     mapped = table[(table["map"] == sweep.map) & (table["control"] == "none")]
@@ -151,7 +151,7 @@ def linear(sweep: StoredSweep, estimates: Estimates) -> Section:
         f"The map has clearly less effect than every control at {len(below)} of {len(mapped)} layers ({listed(below)})."
     )
     answer = (
-        f"At layer {layer}, where patching has the largest effect, the fitted map ({sweep.map}) removes "
+        f"At layer {layer}, {why}, the fitted map ({sweep.map}) removes "
         f"{number(line, 'drop', 1, '%')} of the z-score effect (its drop). At 100 % the mapped state would act like the "
         "recipient's own."
     )
@@ -206,7 +206,7 @@ CUTS = {
 
 def dimensions(sweep: StoredSweep, estimates: Estimates) -> Section:
     """RQ3: how many dimensions does the change need?"""
-    layer = sweep.affected()
+    layer = sweep.layer(None)
     table = None if layer is None else sweep.read("rq3", "rank_summary", stream=STREAM, layer=layer)
     answer = f"{in_words('rank_mean', estimates)} {in_words('rank_own', estimates)}"
     section = Section("How many dimensions does it need?", answer, readings=("rank", "format"))

@@ -147,11 +147,11 @@ def where(sweep: StoredSweep) -> list[Figure]:
 
 
 def linear(sweep: StoredSweep) -> list[Figure]:
-    table, layer = findings.uncut(sweep), sweep.affected()
+    table, layer = findings.uncut(sweep), sweep.layer(None)
     if table is None:
         return []
     table = chart_tables.named(table)
-    about = f"{STREAM}, alpha {sweep.alpha}; dashed: the most affected layer{chart_tables.ends(table)}"
+    about = f"{STREAM}, alpha {sweep.alpha}; dashed: layer {layer}{chart_tables.ends(table)}"
     removed = chart_tables.removed(table[(table["map"] == sweep.map) & (table["control"] == "none")], table.iloc[:0])
     return [
         draw(charts.transport_curve(table, layer, sweep.map, about), table),
@@ -160,7 +160,7 @@ def linear(sweep: StoredSweep) -> list[Figure]:
 
 
 def dimensions(sweep: StoredSweep, values: Estimates) -> list[Figure]:
-    layer = sweep.affected()
+    layer = sweep.layer(None)
     table = None if layer is None else sweep.read("rq3", "rank_summary", stream=STREAM, layer=layer)
     if table is None:
         return []

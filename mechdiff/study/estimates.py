@@ -27,7 +27,7 @@ def estimates(sweep: StoredSweep, depth: float | None, seed: int = 0) -> dict[st
     """
     layer, strongest, read = sweep.layer(depth), sweep.strongest(), Read(sweep, seed)
     cuts = (None, None) if layer is None else sweep.cuts(layer)
-    half = read.half if depth is None else layer
+    half = sweep.half() if depth is None else layer
     return {
         "centroid": centroid(read),
         "drift": drift(sweep),

@@ -114,8 +114,7 @@ class Read:
     @cached_property
     def half(self) -> int | None:
         """The first layer from which the decision token's state recovers half at all later ones, on the train split."""
-        train = curve(self.lines("rq1", "patch_train", stream=STREAM), "layer")
-        return None if train is None else recovery_curves.half(train.clean, train.to_donor.to_numpy(float))
+        return self.sweep.half()
 
     @cached_property
     def depth(self) -> recovery_curves.Depth | None:

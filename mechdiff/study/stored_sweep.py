@@ -12,6 +12,7 @@ from mechdiff.common.errors import UserError, one_of
 from mechdiff.common.terms import DIRECTIONS, OUR_MAP, STUDYS_MAP, WHITENED
 from mechdiff.inputs import prompts, protocols
 from mechdiff.inputs.pair_file import pair_names, read_pair
+from mechdiff.maths.recovery_curves import HALF, first_from
 from mechdiff.questions.drift import similarity_of
 from mechdiff.questions.shared.in_words import counted
 from mechdiff.study import artifacts
@@ -115,15 +116,27 @@ class StoredSweep:
         folders = artifacts.matching(f"{self.domain}/rq*/{self.pair}", self.roots)
         return max((path.stat().st_mtime for folder in folders for path in folder.glob("*")), default=0.0)
 
-    def affected(self) -> int | None:
-        """The most affected layer: where patching the residual stream has the largest mean effect."""
+    def half(self) -> int | None:
+        """The first layer from which the last token's state recovers half at all later ones, on the train split."""
+        train = self.read("rq1", "patch_train", stream=STREAM, control="none")
+        if train is None:
+            return None
+        means = train.groupby("layer")[["kl_to_donor", "kl_donor_clean"]].mean()
+        first = first_from((1 - means["kl_to_donor"] / means["kl_donor_clean"]).to_numpy(float) >= HALF)
+        return None if first is None else int(means.index[first])
+
+    def read_at(self) -> tuple[int | None, str]:
+        """The layer at which maps and ranks are read, and why: see `half`, or else where patching has the largest effect."""
+        if (half := self.half()) is not None:
+            return half, "the first layer from which the last token's state recovers half, chosen on train"
         table = self.read("rq1", "patch_summary", stream=STREAM, control="none")
-        return None if table is None else int(table["layer"].iloc[int(table["mean"].argmax())])
+        layer = None if table is None else int(table["layer"].iloc[int(table["mean"].argmax())])
+        return layer, "where patching has the largest effect"
 
     def layer(self, depth: float | None) -> int | None:
-        """The layer nearest to a relative depth, 0 to 1; None: the most affected one."""
+        """The layer nearest to a relative depth, 0 to 1; None: see `read_at`."""
         if depth is None:
-            return self.affected()
+            return self.read_at()[0]
         table = self.read("rq1", "patch_summary", stream=STREAM, control="none")
         if table is None:
             return None
@@ -131,8 +144,10 @@ class StoredSweep:
         return int(min(table["layer"], key=lambda layer: abs(layer - wanted)))
 
     def strongest(self) -> int | None:
-        """The layer where replacing all attention heads together has the largest mean effect."""
-        table = self.read("rq4", "heads_summary", heads="all", control="none")
+        """The layer where all attention heads together have the largest mean effect, on the train split where that is stored."""
+        where = {"heads": "all", "control": "none"}
+        table = self.read("rq4", "heads_train_summary", **where)
+        table = self.read("rq4", "heads_summary", **where) if table is None else table
         return None if table is None else int(table["layer"].iloc[int(table["mean"].fillna(0).argmax())])
 
     def cuts(self, layer: int) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:

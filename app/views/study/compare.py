@@ -14,7 +14,6 @@ from mechdiff.reporting import charts
 from mechdiff.study import artifacts, compare_sweeps, estimates, published, quantities, stored_sweep
 from mechdiff.study.imports import imported_sets
 from mechdiff.study.imports import marks as imported
-from mechdiff.study.readings import Read
 from mechdiff.study.stored_sweep import MODULES, StoredSweep
 from views import behaviour, imports
 
@@ -232,7 +231,7 @@ def curve(sweep: StoredSweep, kind: str, depth: float | None) -> pd.DataFrame | 
     if kind in MODULES:
         return sweep.transplants(kind)
     if kind == "directions":
-        layer = Read(sweep).half if depth is None else sweep.layer(depth)
+        layer = sweep.half() if depth is None else sweep.layer(depth)
         return None if layer is None else sweep.directions(layer)
     layer = sweep.layer(depth) if kind == "rank" else sweep.strongest()
     if layer is None:
