@@ -127,8 +127,8 @@ QUANTITIES = {  # the one place that defines the words
         f"Heads for {REACH} %, greedy",
         f"Smallest number of heads, chosen one after another on the train split, that reaches {REACH} % of all heads' effect, at "
         "the layer where that effect is largest there (in older sweeps: on these prompts). Only summaries of sets are stored: "
-        "the range runs from where the upper end of the curve's interval reaches it to where the lower end does. The words refer to "
-        "the share of the layer's heads.",
+        "the range runs from where the upper end of the curve's interval reaches it to where the lower end does. The words refer "
+        "to the share of the layer's heads.",
         HEAD_WORDS,
         "{:.0f}".format,
     ),
