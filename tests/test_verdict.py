@@ -279,6 +279,8 @@ def test_ranks_differ_by_how_often_one_is_higher():
     a, b = (Estimate(1, 1, 1, draws=np.array(draws)) for draws in ([8, 8, np.inf, 8], [4, np.inf, np.inf, 4]))
     assert difference(QUANTITIES["rank_mean"], a, b).why == "B higher in 25 %, lower in 50 % of resamples"
     assert difference(QUANTITIES["rank_mean"], a, a).why == "B the same in 100 % of resamples"
+    alone = difference(QUANTITIES["rank_mean"], Estimate(0), Estimate(np.inf))
+    assert quantities.text(QUANTITIES["rank_mean"], alone, sign=True) == "—"
 
 
 def test_without_a_sweep_everything_says_so_and_what_to_type(capsys):

@@ -56,6 +56,8 @@ def difference(quantity: Quantity, a: Estimate, b: Estimate) -> Estimate:
         return Estimate(why=f"B {', '.join(parts) or 'the same in 100 %'} of resamples")
     if a.whole != b.whole:
         return Estimate(why=f"{a.whole:.0f} heads against {b.whole:.0f}")
+    if np.isinf([a.value, b.value]).any():  # the full rank is no number of directions
+        return Estimate(why="")
     if a.ratio is None or b.ratio is None:
         return Estimate(b.value - a.value, b.low - a.high, b.high - a.low)
     paired = a.ratio.templates.same_as(b.ratio.templates)
