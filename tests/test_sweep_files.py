@@ -22,8 +22,8 @@ def test_every_table_and_every_chart_of_a_sweep_is_a_file(tmp_path, capsys):
 
 
 def test_a_sweep_that_is_not_stored_is_a_sentence_with_its_command(tmp_path, capsys):
-    assert main(["export", str(tmp_path), "--pair", "demo-cultural@study", "--domain", "cognitive"]) == 2
-    assert "--pair demo-cultural --domain cognitive --grid full --protocol study" in capsys.readouterr().err
+    assert main(["export", str(tmp_path), "--pair", "demo-cultural@study", "--domain", "neutral"]) == 2
+    assert "--pair demo-cultural --domain neutral --grid full --protocol study" in capsys.readouterr().err
 
 
 CELLS = pd.DataFrame(
@@ -59,10 +59,11 @@ def test_the_spectrum_and_the_ranks_that_reach_its_shares():
     assert chart_tables.spectrum(pd.DataFrame([{"layer": 3}])).empty, "older sweeps have none"
 
 
+@pytest.mark.parametrize("domain", ["cognitive", "cultural"])
 @pytest.mark.parametrize("pair", ["demo-cognitive", "demo-cultural"])
-def test_the_demo_sweeps_under_the_studys_protocol(pair):
-    folders = list(SHIPPED_SWEEPS.glob(f"*/rq*/{pair}@study"))
-    assert {folder.parent.name for folder in folders} == {"rq1", "rq2", "rq3", "rq4"}
+def test_the_demo_sweeps_under_the_studys_protocol(pair, domain):
+    folders = list(SHIPPED_SWEEPS.glob(f"{domain}/rq*/{pair}@study"))
+    assert {folder.parent.name for folder in folders} == {"rq1", "rq1-behaviour", "rq2", "rq3", "rq4"}
     assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 1_000_000
     (folder,) = [folder for folder in folders if folder.parent.name == "rq3"]
     cuts, controls = (at_site(pd.read_parquet(folder / f"{name}.parquet")) for name in ("alpha_summary", "rank_summary"))
