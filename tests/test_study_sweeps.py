@@ -11,6 +11,7 @@ from support.study_folder import write
 from mechdiff import UserError
 from mechdiff.common.paths import SHIPPED_SWEEPS
 from mechdiff.inputs.pair_file import read_pair
+from mechdiff.reporting import charts
 from mechdiff.study import artifacts, published_comparison
 from mechdiff.study.imports import as_sweep
 from mechdiff.study.imports.reading import read_study
@@ -88,6 +89,14 @@ def test_what_was_not_asked_of_a_site_is_said_with_where_it_was():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_model")
+def test_the_studys_definition_of_drift_stands_beside_ours_under_its_protocol():
+    lines, _ = artifacts.read("cultural", "rq1", "demo-cultural@study", "drift", {"stream": "resid_post"})
+    for plain, names in ((True, {"CKA over templates", "plain CKA", "templates shuffled"}), (False, {"CKA over templates"})):
+        drawn = charts.drift_curve(lines, plain=plain).to_dict()
+        series = {row["shown"] for rows in drawn["datasets"].values() for row in rows if "shown" in row}
+        assert names <= series and ("plain CKA" in series) == plain
+
+
 def test_home_has_the_contrasts_of_all_four_pairs():
     (table,) = [table.value for table in open_page("home").table]
     assert [row.partition("?")[0] for row in table.iloc[:, 0]] == [

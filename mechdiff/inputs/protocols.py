@@ -8,7 +8,7 @@ from mechdiff.common.errors import one_of
 from mechdiff.common.paths import DATA
 
 FOLDER = DATA / "protocols"
-DEFAULT = "mechdiff"
+DEFAULT, STUDY = "mechdiff", "study"
 LAYERS = "layers"  # the table of layers, which are scaled to a pair's depth
 
 

@@ -17,6 +17,7 @@ from mechdiff.common.errors import UserError
 from mechdiff.common.paths import DATA
 from mechdiff.common.terms import DIRECTIONS, sides
 from mechdiff.common.versions import version_of
+from mechdiff.inputs.protocols import STUDY
 from mechdiff.reporting import chart_tables, charts, figures, findings
 from mechdiff.reporting.findings import Estimates, Section
 from mechdiff.reporting.sentences import digits
@@ -127,9 +128,8 @@ def where(sweep: StoredSweep) -> list[Figure]:
     drawn, origin = [], sweep.origin()
     drift, patch = sweep.read("rq1", "drift", stream=STREAM), sweep.read("rq1", "patch_summary", stream=STREAM)
     if drift is not None:
-        drawn.append(
-            draw(charts.drift_curve(drift, None, f"{STREAM}, {origin}; band: 95 % CI (jackknife over templates)"), drift)
-        )
+        about = f"{STREAM}, {origin}; band: 95 % CI (jackknife over templates)"
+        drawn.append(draw(charts.drift_curve(drift, None, about, plain=sweep.protocol == STUDY), drift))
     every = sweep.read("rq1", "patch_all_summary", control="none")
     if patch is not None and every is not None:
         token = patch[patch["control"] == "none"]

@@ -28,15 +28,17 @@ def estimates(sweep: StoredSweep, depth: float | None, seed: int = 0) -> dict[st
     layer, strongest, read = sweep.layer(depth), sweep.strongest(), Read(sweep, seed)
     cuts = (None, None) if layer is None else sweep.cuts(layer)
     half = sweep.half() if depth is None else layer
+    readers = (read.cuts, read.neutral, read.maps, read.answer)
+    difference, neutral, maps, answer = (None if half is None else reader(half) for reader in readers)
     return {
         "centroid": centroid(read),
         "drift": drift(sweep),
         "effect": effect(sweep, seed),
-        "shift": recovered(half, half if half is None else read.cuts(half), 0.0),
-        "directions80": directions_needed(half, half if half is None else read.cuts(half)),
-        "format": format_share(half, half if half is None else read.neutral(half)),
-        "beyond": beyond(half, half if half is None else read.maps(half)),
-        "answer": recovered(half, half if half is None else read.answer(half), half),
+        "shift": recovered(half, difference, 0.0),
+        "directions80": directions_needed(half, difference),
+        "format": format_share(half, neutral),
+        "beyond": beyond(half, maps),
+        "answer": recovered(half, answer, half),
         "rank_mean": rank(sweep, layer, *cuts, sweep.complement, seed),
         "rank_own": rank(sweep, layer, *cuts, "own", seed),
         "greedy": heads(sweep, strongest, "greedy"),

@@ -18,7 +18,7 @@ from mechdiff.questions.shared.in_words import counted
 from mechdiff.study import artifacts
 
 STREAM, MODULES = "resid_post", ("attn_out", "mlp_out")
-MAPS = {"study": (STUDYS_MAP,)}  # a protocol's map, if it has one of its own
+MAPS = {protocols.STUDY: (STUDYS_MAP,)}  # a protocol's map, if it has one of its own
 JUDGED = (OUR_MAP, "procrustes_scaled")  # the first that is stored: older sweeps have the second alone
 ALPHAS = ("auto", "1.0")  # the first that is stored
 
@@ -161,7 +161,7 @@ class StoredSweep:
         table = self.read("rq1", "drift", stream=STREAM)
         if table is None:
             return None
-        if self.protocol == "study":
+        if self.protocol == protocols.STUDY:
             plain = {"mean": table["cka"], "low": table["low_plain"], "high": table["high_plain"]}
             table = table.assign(**plain, similarity="plain CKA")
         else:

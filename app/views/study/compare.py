@@ -156,7 +156,7 @@ def draw(chosen: dict[str, StoredSweep], depth: float | None, marked: bool) -> N
     stamps = (*(sweep.stamp() for sweep in chosen.values()), imported_sets.stamp(name) if name else 0.0)
 
     def drawn(rows: tuple) -> bool:
-        """Draw these kinds, and say whether any is stored."""
+        """Draw these kinds as far as they are stored. Returns whether more than one is."""
         count = 0
         for row in rows:
             for kind, column in zip(row, st.columns(2, gap="medium")):

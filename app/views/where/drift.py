@@ -6,6 +6,7 @@ import session
 import stored_results
 from glossary import TERMS, say
 
+from mechdiff.inputs.protocols import STUDY
 from mechdiff.questions.drift import OVER_TEMPLATES, similarity_of
 from mechdiff.reporting import chart_tables, charts, view_requests
 from mechdiff.reporting.selection import Selection
@@ -41,7 +42,8 @@ def curve(selection: Selection) -> None:
             if len(part)
         ]
         about = f"{'; '.join(counts)}{chart_tables.ends(rows)}; click a layer"
-        figure = imports.on(charts.drift_curve(rows, layer, about), "drift", selection, stream=stream)
+        figure = charts.drift_curve(rows, layer, about, plain=selection.protocol == STUDY)
+        figure = imports.on(figure, "drift", selection, stream=stream)
         controls.clickable(figure, "pick_drift")
     stored_results.provenance(run, "rq1")
     if len(table):

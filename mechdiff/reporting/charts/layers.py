@@ -40,18 +40,19 @@ def by_layer(table: pd.DataFrame, looks: dict, y: str, layer: int | None, live_l
     return layers if layer is None else [chosen_layer(layer), *layers]
 
 
-def drift_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "") -> alt.LayerChart:
+def drift_curve(table: pd.DataFrame, layer: int | None = None, subtitle: str = "", plain: bool = False) -> alt.LayerChart:
     """Similarity of the two models by layer, with its 95 % interval, and its null in grey; live points on top.
 
     It is CKA over templates, or the debiased or the plain one where a table has no other.
-    table: a row per layer, as `drift` returns them, and perhaps live (bool).
+    table: a row per layer, as `drift` returns them, and perhaps live (bool). plain: whether the plain one stands beside it, as
+    the original study defined drift.
     """
     lines, live = similarity_of(table), is_live(table)
     judged = lines.assign(shown=lines["similarity"]).dropna(subset=["mean"])
     null = lines.assign(mean=lines["cka_null"], low=np.nan, high=np.nan, shown=NULL)[~live].dropna(subset=["mean"])
-    plain = lines.assign(mean=lines["cka"], low=lines["low_plain"], high=lines["high_plain"], shown="plain CKA")
-    plain = plain[lines["mean"].isna() & ~live].dropna(subset=["mean"])
-    every = pd.concat([judged, null, plain], ignore_index=True).rename(columns={"n": "prompts"})
+    studys = lines.assign(mean=lines["cka"], low=lines["low_plain"], high=lines["high_plain"], shown="plain CKA")
+    studys = studys[(lines["mean"].isna() | plain) & ~live].dropna(subset=["mean"])
+    every = pd.concat([judged, null, studys], ignore_index=True).rename(columns={"n": "prompts"})
     looks = dict.fromkeys((OVER_TEMPLATES, DEBIASED), (BLUE, SOLID, True)) | {"plain CKA": (BLUE, DASHED, False)}
     looks = {name: look for name, look in looks.items() if name in set(every["shown"])} | {NULL: (GREY, DASHED, False)}
     layers = by_layer(every, looks, "Linear CKA, base vs tuned", layer)
